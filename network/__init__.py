@@ -1,0 +1,1 @@
+"""The networks. Nothing is imported here, so that `network.names` stays readable without torch."""

@@ -1,0 +1,114 @@
+"""Blocks that the trunks and the DeepLabV3+ head share.
+
+Shapes: B images, C channels, H x W pixels of the feature map at hand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize `x` [B, C, h, w] bilinearly to `size` (rows, columns), corner pixels onto corner pixels.
+
+    Published weights were trained with aligned corners; the other convention shifts thin objects.
+    """
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+def init_weights(net: nn.Module) -> None:
+    """He initialisation (arXiv:1502.01852) for every convolution; batch norms start as the identity, biases at 0.
+
+    Fan-in, not fan-out: it counts the connections of grouped and depthwise convolutions rightly.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that also works in training mode on a single value per channel.
+
+    One image pooled to 1x1 has no batch statistics: (x - mean) / std is 0 / 0, and PyTorch refuses it. There the
+    running statistics are used, as in evaluation, and not updated. Same keys as `nn.BatchNorm2d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` [B, C, H, W]."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def conv_layers(in_channels: int, out_channels: int, kernel: int, dilation: int = 1, separable: bool = False) -> list:
+    """A bias-free convolution that keeps H and W, as a list of one layer, or of two where it is depthwise-separable."""
+    padding = dilation * (kernel // 2)
+    if separable and kernel > 1:
+        return [
+            nn.Conv2d(
+                in_channels, in_channels, kernel, padding=padding, dilation=dilation, groups=in_channels, bias=False
+            ),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        ]
+    return [nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)]
+
+
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int, dilation: int = 1, separable: bool = False
+) -> nn.Sequential:
+    """Convolution that keeps H and W, batch norm, ReLU."""
+    return nn.Sequential(
+        *conv_layers(in_channels, out_channels, kernel, dilation, separable),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (DeepLabV3, arXiv:1706.05587, section 3.3).
+
+    Returns [B, width * (2 + len(rates)), H, W]: the image's mean, a 1x1 convolution, and one 3x3 convolution per rate.
+    """
+
+    def __init__(self, in_channels: int, width: int, rates: tuple[int, ...], separable: bool = False) -> None:
+        super().__init__()
+        # Attribute names, and their order, are keys of published checkpoints. Renaming breaks loading.
+        self.features = nn.ModuleList(
+            [conv_bn_relu(in_channels, width, 1)]
+            + [conv_bn_relu(in_channels, width, 3, rate, separable) for rate in rates]
+        )
+        self.img_conv = nn.Sequential(
+            nn.Conv2d(in_channels, width, 1, bias=False), PooledBatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, in_channels, H, W]."""
+        pooled = self.img_conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return torch.cat([pooled] + [branch(x) for branch in self.features], dim=1)
+
+
+class Trunk(NamedTuple):
+    """A feature extractor as DeepLabV3+ takes it over: its modules become attributes of the network.
+
+    A published checkpoint names the trunk's stages at the top level, without a common prefix, hence the plain mapping.
+    """
+
+    modules: dict[str, nn.Module]
+    """name in the checkpoint -> module"""
+    stages: tuple[str, ...]
+    """dotted names of what is run, in order"""
+    fine_stage: str
+    """the stage whose output is the decoder's fine input"""
+    fine_channels: int
+    out_channels: int
+    published_keys: dict[str, str] = {}  # noqa: RUF012 - never changed
+    """prefixes in published ImageNet files -> prefixes here, where they differ"""

@@ -1,0 +1,87 @@
+"""DeepLabV3+ ("Encoder-Decoder with Atrous Separable Convolution", arXiv:1802.02611) on several trunks.
+
+The named networks are those of "Improving Semantic Segmentation via Video Propagation and Label Relaxation"
+(CVPR 2019, arXiv:1812.01593) and lighter relatives. In a name, D says that the trunk is dilated, and m1 that the
+decoder's fine input comes from the first stage (stride 4). Networks know no loss: images in, logits out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from network.blocks import ASPP, Trunk, conv_layers, init_weights, upsample
+from network.mobilenetv3 import mobilenetv3_large
+
+FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
+
+
+class DeepLabV3Plus(nn.Module):
+    """A trunk, atrous spatial pyramid pooling, and a decoder with one fine input.
+
+    `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in training as in
+    evaluation. Any H and W will do, as long as the deepest map has more than one pixel while training.
+    """
+
+    def __init__(
+        self, trunk: Trunk, num_classes: int, *, rates: tuple[int, ...], width: int = 256, separable: bool = False
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        self.trunk_names = tuple(trunk.modules)
+        self.stages = trunk.stages
+        self.fine_stage = trunk.fine_stage
+        self.published_keys = dict(trunk.published_keys)
+        # Attribute names, and their order, are keys of published checkpoints. Renaming breaks loading.
+        for name, module in trunk.modules.items():
+            self.add_module(name, module)
+        self.aspp = ASPP(trunk.out_channels, width, rates, separable)
+        self.bot_fine = nn.Conv2d(trunk.fine_channels, FINE_WIDTH, 1, bias=False)
+        self.bot_aspp = nn.Conv2d(width * (2 + len(rates)), width, 1, bias=False)
+        self.final = nn.Sequential(
+            *conv_layers(width + FINE_WIDTH, width, 3, separable=separable),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            *conv_layers(width, width, 3, separable=separable),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, num_classes, 1, bias=False),
+        )
+        init_weights(self)
+
+    def trunk_modules(self) -> list[nn.Module]:
+        """The feature extractor's modules: what ImageNet weights fill, and `--freeze_trunk` freezes."""
+        return [self.get_submodule(name) for name in self.trunk_names]
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """The feature extractor's parameters; all others belong to the head."""
+        for module in self.trunk_modules():
+            yield from module.parameters()
+
+    def run_trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the trunk: the decoder's fine input [B, fine_channels, h, w] and the deepest map."""
+        x = fine = images
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+            if stage == self.fine_stage:
+                fine = x
+        return fine, x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
+        fine, deep = self.run_trunk(images)
+        fine = self.bot_fine(fine)
+        context = upsample(self.bot_aspp(self.aspp(deep)), fine.shape[2:])
+        logits = self.final(torch.cat([fine, context], dim=1))
+        return upsample(logits, images.shape[2:])
+
+
+def DeepMNV3V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:  # noqa: N802
+    """MobileNetV3-Large at output stride 16 with a separable head of half the width: trains on a CPU.
+
+    Rates are half of those for stride 16, since the maps of the small images it is meant for are small.
+    """
+    return DeepLabV3Plus(mobilenetv3_large(), num_classes, rates=(3, 6, 9), width=128, separable=True)
