@@ -1,0 +1,1 @@
+"""Training losses: cross entropy, image-weighted cross entropy and label relaxation."""

@@ -1,0 +1,31 @@
+"""Class weights from how often each class is seen: rarer classes count more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def count_classes(classes: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels of each class, image by image.
+
+    classes: [B, ...] int64 in 0 ... `num_classes`, where `num_classes` itself stands for "ignored".
+    Returns [B, num_classes + 1] int64; the last column counts the ignored pixels.
+    """
+    batch, columns = classes.shape[0], num_classes + 1
+    image = torch.arange(batch, device=classes.device).view(-1, *[1] * (classes.dim() - 1))
+    return torch.bincount((classes + image * columns).flatten(), minlength=batch * columns).view(batch, columns)
+
+
+def class_weights(counts: Tensor, total: Tensor, upper_bound: float, batch_weighting: bool, dtype: torch.dtype) -> Tensor:
+    """Weight of each class: `1 + upper_bound * (1 - share)` where the class is present, else 1.
+
+    counts: [B, C] how often each class occurs in each image; total: [B] what the shares are taken of.
+    batch_weighting: take the shares over the whole batch, so that all images have the same weights.
+    Returns [B, C] of `dtype`.
+    """
+    if batch_weighting:
+        counts = counts.sum(0, keepdim=True).expand_as(counts)
+        total = total.sum(0, keepdim=True).expand_as(total)
+    share = counts.to(dtype) / total.clamp(min=1).to(dtype).unsqueeze(1)
+    return torch.where(counts > 0, 1 + upper_bound * (1 - share), torch.ones_like(share))

@@ -1,0 +1,258 @@
+"""Label relaxation: near a boundary, any class found nearby counts as right (CVPR 2019, section 3.3).
+
+With S(p) the classes found within `border` pixels of a pixel p, the likelihood that training raises is that of the
+union of S(p): the loss is `w(S) * (lse_all - lse_S)`, the difference of the log-sum-exps over all classes and over
+S(p), and its gradient `w(S) * (softmax_all - softmax_S)`. Away from boundaries S(p) is the pixel's own class, and
+the loss is cross entropy, so only the pixels on a boundary are gathered and given more work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from loss.class_weights import class_weights, count_classes
+from loss.cross_entropy import at_least_float32, check_inputs, to_classes
+
+
+class RelaxedSets(NamedTuple):
+    """The sets S(p) of the N pixels where S(p) has more than the pixel's own class.
+
+    pixels: [N] int64, index into the flattened [B, H, W].
+    members: [K, N] int64, the class at each of the K window positions, the pixel's own first.
+    is_new: [K, N] bool, true where the class was not at an earlier position, so that each class counts once.
+    """
+
+    pixels: Tensor
+    members: Tensor
+    is_new: Tensor
+
+
+def relaxed_sets(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int] = ()) -> RelaxedSets:
+    """Find the pixels near a boundary and the classes allowed there.
+
+    classes: [B, H, W] int64, `num_classes` where ignored. Ignored pixels have no set, and neither they nor the
+    outside of the image add to another's. Pixels of `strict_classes` keep their own class alone.
+    """
+    near_another = _window_has_several(classes, num_classes, border) & (classes != num_classes)
+    for strict in strict_classes:
+        near_another &= classes != strict
+    image, row, column = near_another.nonzero(as_tuple=True)
+    height, width = classes.shape[1:]
+    padded = F.pad(classes, (border,) * 4, value=num_classes)
+    padded_width = width + 2 * border
+    centre = (image * (height + 2 * border) + row + border) * padded_width + column + border
+    members = padded.flatten()[centre + _window_offsets(border, padded_width, classes.device).unsqueeze(1)]
+    return RelaxedSets((image * height + row) * width + column, members, _first_occurrence(members, num_classes))
+
+
+def _window_has_several(classes: Tensor, num_classes: int, border: int) -> Tensor:
+    """[B, H, W] bool: does the window around the pixel hold two different classes?"""
+    ignored = classes == num_classes
+    highest = classes.masked_fill(ignored, -1)
+    lowest = (num_classes - 1 - classes).masked_fill(ignored, -1)  # mirrored, so that one maximum finds both
+    both = torch.stack((highest, lowest), 1).float()
+    rows = F.max_pool2d(both, (2 * border + 1, 1), 1, (border, 0))
+    window = F.max_pool2d(rows, (1, 2 * border + 1), 1, (0, border))
+    return window.sum(1) > num_classes - 1
+
+
+def _window_offsets(border: int, row_stride: int, device: torch.device) -> Tensor:
+    """[K] int64 steps in a flattened map from a pixel to each position of its window, the pixel itself first."""
+    reach = torch.arange(-border, border + 1, device=device)
+    offsets = (reach.unsqueeze(1) * row_stride + reach).flatten()
+    centre = offsets.numel() // 2
+    return torch.cat((offsets[centre : centre + 1], offsets[:centre], offsets[centre + 1 :]))
+
+
+def _first_occurrence(members: Tensor, num_classes: int) -> Tensor:
+    """[K, N] bool: is this the first time the class occurs in its column? Never true for ignored."""
+    bits_per_word = 62
+    ids = torch.arange(num_classes + 1, device=members.device)
+    word = torch.arange(num_classes // bits_per_word + 1, device=members.device)
+    one_bit = torch.where(ids.unsqueeze(1) // bits_per_word == word, 1 << (ids % bits_per_word).unsqueeze(1), 0)
+    bits = one_bit[members]  # [K, N, words]
+    seen = one_bit[num_classes]  # the ignored are in every set from the start, so never new
+    is_new = []
+    for step in bits:
+        is_new.append(((seen & step) == 0).all(-1))
+        seen = seen | step
+    return torch.stack(is_new)
+
+
+class _SetLoss(torch.autograd.Function):
+    """Sum over pixels of `weight * (lse_all - lse_S)`, with its gradient written out."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, own: Tensor, weights: Tensor, sets: RelaxedSets) -> Tensor:
+        """own: [B, H, W] int64 in 0 ... C-1; weights: [B, H, W], 0 where ignored. Returns a scalar."""
+        batch, num_classes, height, width = logits.shape
+        plane = height * width
+        log_p = F.log_softmax(logits, 1, dtype=weights.dtype).contiguous()
+        loss = -log_p.gather(1, own.unsqueeze(1)).squeeze(1)
+        first = sets.pixels // plane * (num_classes * plane) + sets.pixels % plane
+        index = first + sets.members.clamp(max=num_classes - 1) * plane
+        chosen = log_p.view(-1)[index].masked_fill(~sets.is_new, -torch.inf)
+        log_p_set = chosen.logsumexp(0)
+        loss.view(-1)[sets.pixels] = -log_p_set
+        softmax_set = (chosen - log_p_set).exp() * weights.view(-1)[sets.pixels]
+        ctx.save_for_backward(log_p, own, weights, sets.pixels, index[sets.is_new], softmax_set[sets.is_new])
+        ctx.dtype = logits.dtype
+        return (loss * weights).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient with respect to the logits: `weight * (softmax_all - softmax_S)`."""
+        log_p, own, weights, pixels, index, softmax_set = ctx.saved_tensors
+        scaled = weights * grad
+        result = log_p.exp().mul_(scaled.unsqueeze(1))
+        scaled.view(-1)[pixels] = 0
+        # No position is written twice in either line, so both are deterministic without accumulation.
+        result.scatter_(1, own.unsqueeze(1), result.gather(1, own.unsqueeze(1)) - scaled.unsqueeze(1))
+        flat = result.view(-1)
+        flat[index] -= softmax_set * grad
+        return result.to(ctx.dtype), None, None, None
+
+
+class RelaxedCrossEntropy(nn.Module):
+    """Cross entropy with relaxed labels at class boundaries.
+
+    The loss is the mean over the batch's labelled pixels of `w(S) * (lse_all - lse_S)`, 0 where there is none.
+    w(S) is the mean over S(p) of the class weights of `loss.class_weights`, whose shares are those of the classes
+    in the relaxed sets of the image.
+
+    num_classes: C; ignore_label: train id that is no class.
+    border: a class is allowed within this many pixels of its region, in a square window.
+    strict_classes: train ids whose own pixels are not relaxed.
+    upper_bound: how much more the rarest class counts, 0 for equal weights.
+    batch_weighting: take the classes' shares over the batch, not image by image.
+    reduction: "mean" over the labelled pixels, or their "sum".
+    published: reproduce the published code with its errors; see `published_loss`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_label: int = 255,
+        border: int = 1,
+        strict_classes: Collection[int] = (),
+        upper_bound: float = 1.0,
+        batch_weighting: bool = False,
+        reduction: str = "mean",
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
+        if unknown:
+            raise ValueError(f"strict_classes {unknown} are no train ids. Choose from 0 to {num_classes - 1}.")
+        if border < 1:
+            raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction {reduction!r} is unknown. Choose one of: mean, sum.")
+        if published and reduction != "mean":
+            raise ValueError("published=True reproduces one recorded reduction: leave reduction at 'mean'.")
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.border = border
+        self.strict_classes = tuple(sorted(set(strict_classes)))
+        self.upper_bound = upper_bound
+        self.batch_weighting = batch_weighting
+        self.reduction = reduction
+        self.published = published
+
+    def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
+        """Return the scalar loss.
+
+        logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids.
+        relax: False for the last epochs of training, with class-weighted cross entropy.
+        ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
+        """
+        check_inputs(logits, labels, self.num_classes)
+        classes = to_classes(labels, self.num_classes, self.ignore_label)
+        if self.published:
+            target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
+            return published_loss(logits, target, self.upper_bound, self.batch_weighting)
+        labelled = classes != self.num_classes
+        dtype = at_least_float32(logits.dtype)
+        if relax:
+            sets = relaxed_sets(classes, self.num_classes, self.border, self.strict_classes)
+        else:
+            sets = _no_sets(classes)
+        weights = self._pixel_weights(classes, sets, dtype)
+        if self.reduction == "mean":
+            weights = weights / labelled.sum().clamp(min=1)
+        loss: Tensor = _SetLoss.apply(logits, classes.masked_fill(~labelled, 0), weights, sets)
+        return loss
+
+    def _pixel_weights(self, classes: Tensor, sets: RelaxedSets, dtype: torch.dtype) -> Tensor:
+        """w(S) for each pixel, 0 where ignored: [B, H, W]."""
+        columns = self.num_classes + 1
+        batch, plane = classes.shape[0], classes[0].numel()
+        counts = count_classes(classes, self.num_classes)
+        # Cell of a table [B, C + 1] for each member: the added members of a set are counted on top of the own class.
+        cell = sets.members + sets.pixels // plane * columns
+        counts += torch.bincount(cell[1:][sets.is_new[1:]], minlength=batch * columns).view(batch, columns)
+        present = counts[:, :-1]
+        table = class_weights(present, present.sum(1), self.upper_bound, self.batch_weighting, dtype)
+        table = F.pad(table, (0, 1))
+        weights = table.gather(1, classes.flatten(1)).flatten()
+        weights[sets.pixels] = (table.flatten()[cell] * sets.is_new).sum(0) / sets.is_new.sum(0)
+        return weights.view_as(classes)
+
+
+def _no_sets(classes: Tensor) -> RelaxedSets:
+    """Sets for no pixel at all: every pixel keeps its own class."""
+    empty = classes.new_zeros(0)
+    return RelaxedSets(empty, empty.view(1, 0), torch.zeros(1, 0, dtype=torch.bool, device=classes.device))
+
+
+def published_target(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int]) -> Tensor:
+    """Multi-hot target of the published code: [B, C + 1, H, W] float32, the last channel for ignored and outside.
+
+    border: 0 once the relaxation is off; the target is then one-hot, and twice that on a boundary (the published
+    code meant to weight boundary pixels once).
+    """
+    one_hot = F.one_hot(classes, num_classes + 1).permute(0, 3, 1, 2).float()
+    if border == 0:
+        same = torch.ones_like(classes, dtype=torch.bool)
+        for axis in (1, 2):
+            size = classes.shape[axis] - 1
+            equal = classes.narrow(axis, 0, size) == classes.narrow(axis, 1, size)
+            same.narrow(axis, 0, size).logical_and_(equal)
+            same.narrow(axis, 1, size).logical_and_(equal)
+        return one_hot * torch.where(same, 1.0, 2.0).unsqueeze(1)
+    outside = F.pad(one_hot, (border,) * 4)
+    outside[:, -1] = F.pad(one_hot[:, -1], (border,) * 4, value=1.0)
+    target = F.max_pool2d(outside, 2 * border + 1, 1)
+    for strict in strict_classes:
+        target = torch.where((classes == strict).unsqueeze(1), one_hot, target)
+    return target
+
+
+def published_loss(logits: Tensor, target: Tensor, upper_bound: float, batch_weighting: bool) -> Tensor:
+    """Relaxed loss as the published code computes it, errors included, to compare against its runs.
+
+    Its errors: the images of a batch share their border weights, so the loss grows with the square of the batch
+    size; an ignored pixel beside a labelled one is trained as its neighbour; ignored pixels count in the shares.
+
+    logits: [B, C, H, W]; target: [B, C + 1, H, W] of `published_target`. Returns a scalar.
+    """
+    allowed = target[:, :-1] > 0
+    dtype = at_least_float32(logits.dtype)
+    channel_counts = target.sum((2, 3))
+    counts = channel_counts[:, :-1]
+    weights = class_weights(counts, channel_counts.sum(1), upper_bound, batch_weighting, dtype)
+    log_p = F.log_softmax(logits, 1, dtype=dtype)
+    used = allowed.any(1)
+    # Where nothing is allowed, allowing everything keeps the value and its gradient finite; it is left out below.
+    log_p_set = log_p.masked_fill(~allowed & used.unsqueeze(1), -torch.inf).logsumexp(1)
+    weight = torch.einsum("bchw,bc->bhw", target[:, :-1].to(dtype), weights)
+    shared = (1 / allowed.sum(1).clamp(min=1)).sum(0, keepdim=True)
+    loss = torch.where(used, -shared * weight * log_p_set, 0.0)
+    return (loss.sum((1, 2)) / (used.sum((1, 2)) + 1)).sum()
