@@ -74,9 +74,9 @@ class DeepLabV3Plus(nn.Module):
         """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
         fine, deep = self.run_trunk(images)
         fine = self.bot_fine(fine)
-        context = upsample(self.bot_aspp(self.aspp(deep)), fine.shape[2:])
+        context = upsample(self.bot_aspp(self.aspp(deep)), (fine.shape[2], fine.shape[3]))
         logits = self.final(torch.cat([fine, context], dim=1))
-        return upsample(logits, images.shape[2:])
+        return upsample(logits, (images.shape[2], images.shape[3]))
 
 
 def DeepMNV3V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:  # noqa: N802
