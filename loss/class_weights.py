@@ -17,7 +17,9 @@ def count_classes(classes: Tensor, num_classes: int) -> Tensor:
     return torch.bincount((classes + image * columns).flatten(), minlength=batch * columns).view(batch, columns)
 
 
-def class_weights(counts: Tensor, total: Tensor, upper_bound: float, batch_weighting: bool, dtype: torch.dtype) -> Tensor:
+def class_weights(
+    counts: Tensor, total: Tensor, upper_bound: float, batch_weighting: bool, dtype: torch.dtype
+) -> Tensor:
     """Weight of each class: `1 + upper_bound * (1 - share)` where the class is present, else 1.
 
     counts: [B, C] how often each class occurs in each image; total: [B] what the shares are taken of.

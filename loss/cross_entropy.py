@@ -52,6 +52,7 @@ def pixel_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     logits: [B, C, H, W]; classes: [B, H, W] int64, C where ignored. Returns [B, H, W], float32 or wider.
     """
     wide = logits.to(at_least_float32(logits.dtype))
+    # Summed by the caller: PyTorch's own sum over a label map is not deterministic on CUDA.
     return F.cross_entropy(wide, classes, ignore_index=logits.shape[1], reduction="none")
 
 
@@ -71,9 +72,7 @@ class CrossEntropy(nn.Module):
         """
         check_inputs(logits, labels, self.num_classes)
         classes = to_classes(labels, self.num_classes, self.ignore_label)
-        wide = logits.to(at_least_float32(logits.dtype))
-        total = F.cross_entropy(wide, classes, ignore_index=self.num_classes, reduction="sum")
-        return total / (classes != self.num_classes).sum().clamp(min=1)
+        return pixel_cross_entropy(logits, classes).sum() / (classes != self.num_classes).sum().clamp(min=1)
 
 
 class ImageWeightedCrossEntropy(nn.Module):

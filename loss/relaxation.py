@@ -24,13 +24,12 @@ class RelaxedSets(NamedTuple):
     """The sets S(p) of the N pixels where S(p) has more than the pixel's own class.
 
     pixels: [N] int64, index into the flattened [B, H, W].
-    members: [K, N] int64, the class at each of the K window positions, the pixel's own first.
-    is_new: [K, N] bool, true where the class was not at an earlier position, so that each class counts once.
+    members: [K, N] int64, K the size of the largest set. A column holds a pixel's own class, then the other
+        members of its set, each once, then C where its set is smaller.
     """
 
     pixels: Tensor
     members: Tensor
-    is_new: Tensor
 
 
 def relaxed_sets(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int] = ()) -> RelaxedSets:
@@ -47,8 +46,8 @@ def relaxed_sets(classes: Tensor, num_classes: int, border: int, strict_classes:
     padded = F.pad(classes, (border,) * 4, value=num_classes)
     padded_width = width + 2 * border
     centre = (image * (height + 2 * border) + row + border) * padded_width + column + border
-    members = padded.flatten()[centre + _window_offsets(border, padded_width, classes.device).unsqueeze(1)]
-    return RelaxedSets((image * height + row) * width + column, members, _first_occurrence(members, num_classes))
+    window = padded.flatten()[centre + _window_offsets(border, padded_width, classes.device).unsqueeze(1)]
+    return RelaxedSets((image * height + row) * width + column, _distinct(window, num_classes))
 
 
 def _window_has_several(classes: Tensor, num_classes: int, border: int) -> Tensor:
@@ -56,32 +55,56 @@ def _window_has_several(classes: Tensor, num_classes: int, border: int) -> Tenso
     ignored = classes == num_classes
     highest = classes.masked_fill(ignored, -1)
     lowest = (num_classes - 1 - classes).masked_fill(ignored, -1)  # mirrored, so that one maximum finds both
-    both = torch.stack((highest, lowest), 1).float()
-    rows = F.max_pool2d(both, (2 * border + 1, 1), 1, (border, 0))
-    window = F.max_pool2d(rows, (1, 2 * border + 1), 1, (0, border))
-    return window.sum(1) > num_classes - 1
+    both = torch.stack((highest, lowest)).int()
+    both = _sliding_max(_sliding_max(both, 2, border), 3, border)
+    return both.sum(0) > num_classes - 1
+
+
+def _sliding_max(values: Tensor, axis: int, border: int) -> Tensor:
+    """Maximum over the positions within `border` along `axis`, in the shape of `values`."""
+    result = values.clone()
+    for step in range(1, min(border + 1, values.shape[axis])):
+        overlap = values.shape[axis] - step
+        before, after = result.narrow(axis, 0, overlap), result.narrow(axis, step, overlap)
+        torch.maximum(before, values.narrow(axis, step, overlap), out=before)
+        torch.maximum(after, values.narrow(axis, 0, overlap), out=after)
+    return result
 
 
 def _window_offsets(border: int, row_stride: int, device: torch.device) -> Tensor:
-    """[K] int64 steps in a flattened map from a pixel to each position of its window, the pixel itself first."""
+    """Steps in a flattened map from a pixel to each position of its window, the pixel itself first: int64."""
     reach = torch.arange(-border, border + 1, device=device)
     offsets = (reach.unsqueeze(1) * row_stride + reach).flatten()
     centre = offsets.numel() // 2
     return torch.cat((offsets[centre : centre + 1], offsets[:centre], offsets[centre + 1 :]))
 
 
-def _first_occurrence(members: Tensor, num_classes: int) -> Tensor:
-    """[K, N] bool: is this the first time the class occurs in its column? Never true for ignored."""
+def _distinct(window: Tensor, num_classes: int) -> Tensor:
+    """Keep the first occurrence of each class in each column, without the ignored, moved to the top.
+
+    window: [positions, N] int64, `num_classes` where ignored. Returns [K, N], filled up with `num_classes`.
+    """
+    is_new = _first_occurrence(window, num_classes)
+    rank = is_new.cumsum(0, dtype=torch.int32)
+    size = int(rank[-1].max()) if rank.numel() else 1
+    position, column = is_new.nonzero(as_tuple=True)
+    members = window.new_full((size, window.shape[1]), num_classes)
+    members[rank[position, column].long() - 1, column] = window[position, column]
+    return members
+
+
+def _first_occurrence(window: Tensor, num_classes: int) -> Tensor:
+    """[positions, N] bool: is the class at this position at no earlier one of its column? Never true for ignored."""
     bits_per_word = 62
-    ids = torch.arange(num_classes + 1, device=members.device)
-    word = torch.arange(num_classes // bits_per_word + 1, device=members.device)
+    ids = torch.arange(num_classes + 1, device=window.device)
+    word = torch.arange(num_classes // bits_per_word + 1, device=window.device)
     one_bit = torch.where(ids.unsqueeze(1) // bits_per_word == word, 1 << (ids % bits_per_word).unsqueeze(1), 0)
-    bits = one_bit[members]  # [K, N, words]
     seen = one_bit[num_classes]  # the ignored are in every set from the start, so never new
     is_new = []
-    for step in bits:
-        is_new.append(((seen & step) == 0).all(-1))
-        seen = seen | step
+    for position in window:
+        bits = one_bit[position]  # [N, words]
+        is_new.append(((seen & bits) == 0).all(-1))
+        seen = seen | bits
     return torch.stack(is_new)
 
 
@@ -91,17 +114,18 @@ class _SetLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, own: Tensor, weights: Tensor, sets: RelaxedSets) -> Tensor:
         """own: [B, H, W] int64 in 0 ... C-1; weights: [B, H, W], 0 where ignored. Returns a scalar."""
-        batch, num_classes, height, width = logits.shape
-        plane = height * width
+        num_classes, plane = logits.shape[1], logits.shape[2] * logits.shape[3]
         log_p = F.log_softmax(logits, 1, dtype=weights.dtype).contiguous()
         loss = -log_p.gather(1, own.unsqueeze(1)).squeeze(1)
         first = sets.pixels // plane * (num_classes * plane) + sets.pixels % plane
         index = first + sets.members.clamp(max=num_classes - 1) * plane
-        chosen = log_p.view(-1)[index].masked_fill(~sets.is_new, -torch.inf)
+        is_member = sets.members != num_classes
+        chosen = log_p.view(-1)[index].masked_fill(~is_member, -torch.inf)
         log_p_set = chosen.logsumexp(0)
         loss.view(-1)[sets.pixels] = -log_p_set
         softmax_set = (chosen - log_p_set).exp() * weights.view(-1)[sets.pixels]
-        ctx.save_for_backward(log_p, own, weights, sets.pixels, index[sets.is_new], softmax_set[sets.is_new])
+        used = is_member.nonzero(as_tuple=True)
+        ctx.save_for_backward(log_p, own, weights, sets.pixels, index[used], softmax_set[used])
         ctx.dtype = logits.dtype
         return (loss * weights).sum()
 
@@ -180,36 +204,34 @@ class RelaxedCrossEntropy(nn.Module):
             return published_loss(logits, target, self.upper_bound, self.batch_weighting)
         labelled = classes != self.num_classes
         dtype = at_least_float32(logits.dtype)
+        sets = _no_sets(classes)
         if relax:
             sets = relaxed_sets(classes, self.num_classes, self.border, self.strict_classes)
-        else:
-            sets = _no_sets(classes)
         weights = self._pixel_weights(classes, sets, dtype)
-        if self.reduction == "mean":
-            weights = weights / labelled.sum().clamp(min=1)
-        loss: Tensor = _SetLoss.apply(logits, classes.masked_fill(~labelled, 0), weights, sets)
-        return loss
+        total: Tensor = _SetLoss.apply(logits, classes.masked_fill(~labelled, 0), weights, sets)
+        return total / labelled.sum().clamp(min=1) if self.reduction == "mean" else total
 
     def _pixel_weights(self, classes: Tensor, sets: RelaxedSets, dtype: torch.dtype) -> Tensor:
         """w(S) for each pixel, 0 where ignored: [B, H, W]."""
-        columns = self.num_classes + 1
+        num_classes, columns = self.num_classes, self.num_classes + 1
         batch, plane = classes.shape[0], classes[0].numel()
-        counts = count_classes(classes, self.num_classes)
-        # Cell of a table [B, C + 1] for each member: the added members of a set are counted on top of the own class.
+        # A member's cell in a table [B, C + 1]. The own classes are counted everywhere, the others' on top.
         cell = sets.members + sets.pixels // plane * columns
-        counts += torch.bincount(cell[1:][sets.is_new[1:]], minlength=batch * columns).view(batch, columns)
-        present = counts[:, :-1]
+        counts = count_classes(classes, num_classes).flatten() + torch.bincount(
+            cell[1:].flatten(), minlength=batch * columns
+        )
+        present = counts.view(batch, columns)[:, :-1]  # the last column counts the ignored, and the empty places
         table = class_weights(present, present.sum(1), self.upper_bound, self.batch_weighting, dtype)
         table = F.pad(table, (0, 1))
         weights = table.gather(1, classes.flatten(1)).flatten()
-        weights[sets.pixels] = (table.flatten()[cell] * sets.is_new).sum(0) / sets.is_new.sum(0)
+        weights[sets.pixels] = table.flatten()[cell].sum(0) / (sets.members != num_classes).sum(0)
         return weights.view_as(classes)
 
 
 def _no_sets(classes: Tensor) -> RelaxedSets:
     """Sets for no pixel at all: every pixel keeps its own class."""
     empty = classes.new_zeros(0)
-    return RelaxedSets(empty, empty.view(1, 0), torch.zeros(1, 0, dtype=torch.bool, device=classes.device))
+    return RelaxedSets(empty, empty.view(1, 0))
 
 
 def published_target(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int]) -> Tensor:
