@@ -20,7 +20,7 @@ def count_classes(classes: Tensor, num_classes: int) -> Tensor:
 def class_weights(
     counts: Tensor, total: Tensor, upper_bound: float, batch_weighting: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Weight of each class: `1 + upper_bound * (1 - share)` where the class is present, else 1.
+    """Weight of each class: `1 + upper_bound * (1 - share)`. That of an absent class is never used.
 
     counts: [B, C] how often each class occurs in each image; total: [B] what the shares are taken of.
     batch_weighting: take the shares over the whole batch, so that all images have the same weights.
@@ -30,4 +30,4 @@ def class_weights(
         counts = counts.sum(0, keepdim=True).expand_as(counts)
         total = total.sum(0, keepdim=True).expand_as(total)
     share = counts.to(dtype) / total.clamp(min=1).to(dtype).unsqueeze(1)
-    return torch.where(counts > 0, 1 + upper_bound * (1 - share), torch.ones_like(share))
+    return 1 + upper_bound * (1 - share)

@@ -95,17 +95,17 @@ def _distinct(window: Tensor, num_classes: int) -> Tensor:
 
 def _first_occurrence(window: Tensor, num_classes: int) -> Tensor:
     """[positions, N] bool: is the class at this position at no earlier one of its column? Never true for ignored."""
+    is_new = window != num_classes
     bits_per_word = 62
-    ids = torch.arange(num_classes + 1, device=window.device)
-    word = torch.arange(num_classes // bits_per_word + 1, device=window.device)
-    one_bit = torch.where(ids.unsqueeze(1) // bits_per_word == word, 1 << (ids % bits_per_word).unsqueeze(1), 0)
-    seen = one_bit[num_classes]  # the ignored are in every set from the start, so never new
-    is_new = []
-    for position in window:
-        bits = one_bit[position]  # [N, words]
-        is_new.append(((seen & bits) == 0).all(-1))
-        seen = seen | bits
-    return torch.stack(is_new)
+    for first in range(0, num_classes, bits_per_word):
+        bit = window - first
+        in_word = (bit >= 0) & (bit < bits_per_word)
+        bits = (1 << bit.clamp(0, bits_per_word - 1)) * in_word
+        seen = torch.zeros_like(bits[0])
+        for position, new in zip(bits, is_new, strict=True):
+            new &= (seen & position) == 0
+            seen |= position
+    return is_new
 
 
 class _SetLoss(torch.autograd.Function):
@@ -274,7 +274,7 @@ def published_loss(logits: Tensor, target: Tensor, upper_bound: float, batch_wei
     used = allowed.any(1)
     # Where nothing is allowed, allowing everything keeps the value and its gradient finite; it is left out below.
     log_p_set = log_p.masked_fill(~allowed & used.unsqueeze(1), -torch.inf).logsumexp(1)
-    weight = torch.einsum("bchw,bc->bhw", target[:, :-1].to(dtype), weights)
+    weight = (target[:, :-1] * weights[:, :, None, None]).sum(1)
     shared = (1 / allowed.sum(1).clamp(min=1)).sum(0, keepdim=True)
     loss = torch.where(used, -shared * weight * log_p_set, 0.0)
     return (loss.sum((1, 2)) / (used.sum((1, 2)) + 1)).sum()

@@ -357,13 +357,15 @@ def test_a_gap_of_1000_costs_1000_where_wrong_and_nothing_where_right():
 
 
 @ALL_LOSSES
+@pytest.mark.parametrize("options", [{}, {"published": True}])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_widened_before_anything_is_computed(criterion, dtype):
+def test_half_precision_logits_are_widened_before_anything_is_computed(criterion, options, dtype):
+    options = {} if criterion is CrossEntropy else options
     logits, labels = random_case(height=64, width=64)
     logits = (logits * 20).to(dtype)
-    exact, exact_grad = loss_and_gradient(criterion(5), logits.float(), labels)
+    exact, exact_grad = loss_and_gradient(criterion(5, **options), logits.float(), labels)
     with torch.autocast("cpu", dtype=dtype):
-        loss, grad = loss_and_gradient(criterion(5), logits, labels)
+        loss, grad = loss_and_gradient(criterion(5, **options), logits, labels)
     assert (loss.dtype, grad.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss, exact)
     torch.testing.assert_close(grad, exact_grad.to(dtype))
@@ -383,11 +385,12 @@ def test_layout_and_integer_type_do_not_matter(criterion, relax):
             torch.testing.assert_close(grad, expected_grad)
 
 
-def test_the_published_form_is_finite_for_large_logits_too():
+def test_the_published_form_is_finite_for_large_logits_and_without_labels():
     logits, labels = random_case()
-    loss, grad = loss_and_gradient(RelaxedCrossEntropy(5, published=True), 1e4 * logits.sign(), labels)
-    assert loss.isfinite()
-    assert grad.isfinite().all()
+    for other in (labels, torch.full_like(labels, 255)):
+        loss, grad = loss_and_gradient(RelaxedCrossEntropy(5, published=True), 1e4 * logits.sign(), other)
+        assert loss.isfinite()
+        assert grad.isfinite().all()
 
 
 def test_repeating_the_loss_gives_the_same_bits():
