@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from network.blocks import ASPP, Trunk, conv_layers, init_weights, upsample
 from network.mobilenetv3 import mobilenetv3_large
+from network.resnet import resnet18, resnet50, resnet101
+from network.seresnext import seresnext50, seresnext101
+from network.wider_resnet import wider_resnet38
 
+RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice those for stride 16
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
 
 
@@ -41,6 +45,7 @@ class DeepLabV3Plus(nn.Module):
         self.aspp = ASPP(trunk.out_channels, width, rates, separable)
         self.bot_fine = nn.Conv2d(trunk.fine_channels, FINE_WIDTH, 1, bias=False)
         self.bot_aspp = nn.Conv2d(width * (2 + len(rates)), width, 1, bias=False)
+        classifier = nn.Conv2d(width, num_classes, 1, bias=False)
         self.final = nn.Sequential(
             *conv_layers(width + FINE_WIDTH, width, 3, separable=separable),
             nn.BatchNorm2d(width),
@@ -48,9 +53,11 @@ class DeepLabV3Plus(nn.Module):
             *conv_layers(width, width, 3, separable=separable),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, num_classes, 1, bias=False),
+            classifier,
         )
         init_weights(self)
+        # Small, so that a fresh network finds all classes about equally likely, and no large first step is wasted.
+        nn.init.normal_(classifier.weight, std=0.01)
 
     def trunk_modules(self) -> list[nn.Module]:
         """The feature extractor's modules: what ImageNet weights fill, and `--freeze_trunk` freezes."""
@@ -60,6 +67,17 @@ class DeepLabV3Plus(nn.Module):
         """The feature extractor's parameters; all others belong to the head."""
         for module in self.trunk_modules():
             yield from module.parameters()
+
+    def is_trunk_key(self, key: str) -> bool:
+        """Whether `key` of a state dict belongs to the trunk."""
+        return key.split(".", 1)[0] in self.trunk_names
+
+    def trunk_key(self, key: str) -> str:
+        """A key of a published ImageNet file -> the key here."""
+        for published, ours in self.published_keys.items():
+            if key.startswith(published):
+                return ours + key.removeprefix(published)
+        return key
 
     def run_trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Run the trunk: the decoder's fine input [B, fine_channels, h, w] and the deepest map."""
@@ -79,7 +97,41 @@ class DeepLabV3Plus(nn.Module):
         return upsample(logits, (images.shape[2], images.shape[3]))
 
 
-def DeepMNV3V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:  # noqa: N802
+# The names below are those that recipes and checkpoints of the published code give.
+# ruff: noqa: N802
+
+
+def DeepWV3Plus(num_classes: int) -> DeepLabV3Plus:
+    """WideResNet38 (A2), fine input at stride 2: the paper's best network."""
+    return DeepLabV3Plus(wider_resnet38(), num_classes, rates=RATES_STRIDE_8)
+
+
+def DeepSRNX50V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+    """SE-ResNeXt50 32x4d: the paper's network for ablations."""
+    return DeepLabV3Plus(seresnext50(), num_classes, rates=RATES_STRIDE_8)
+
+
+def DeepSRNX101V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+    """SE-ResNeXt101 32x4d."""
+    return DeepLabV3Plus(seresnext101(), num_classes, rates=RATES_STRIDE_8)
+
+
+def DeepR50V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+    """ResNet-50."""
+    return DeepLabV3Plus(resnet50(), num_classes, rates=RATES_STRIDE_8)
+
+
+def DeepR101V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+    """ResNet-101."""
+    return DeepLabV3Plus(resnet101(), num_classes, rates=RATES_STRIDE_8)
+
+
+def DeepR18V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+    """ResNet-18: the smallest network with the published head."""
+    return DeepLabV3Plus(resnet18(), num_classes, rates=RATES_STRIDE_8)
+
+
+def DeepMNV3V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
     """MobileNetV3-Large at output stride 16 with a separable head of half the width: trains on a CPU.
 
     Rates are half of those for stride 16, since the maps of the small images it is meant for are small.
