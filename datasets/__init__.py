@@ -1,0 +1,1 @@
+"""Data sets: declarations (no heavy imports), and what turns them into samples."""

@@ -1,0 +1,60 @@
+"""Cityscapes (Cordts et al., CVPR 2016): 19 classes, 50 cities, 2048x1024."""
+
+from datasets.spec import DatasetSpec, Layout, SegClass
+
+CLASSES = (
+    SegClass("road", (128, 64, 128), (7,)),
+    SegClass("sidewalk", (244, 35, 232), (8,)),
+    SegClass("building", (70, 70, 70), (11,)),
+    SegClass("wall", (102, 102, 156), (12,)),
+    SegClass("fence", (190, 153, 153), (13,)),
+    SegClass("pole", (153, 153, 153), (17,)),
+    SegClass("traffic light", (250, 170, 30), (19,)),
+    SegClass("traffic sign", (220, 220, 0), (20,)),
+    SegClass("vegetation", (107, 142, 35), (21,)),
+    SegClass("terrain", (152, 251, 152), (22,)),
+    SegClass("sky", (70, 130, 180), (23,)),
+    SegClass("person", (220, 20, 60), (24,)),
+    SegClass("rider", (255, 0, 0), (25,)),
+    SegClass("car", (0, 0, 142), (26,)),
+    SegClass("truck", (0, 0, 70), (27,)),
+    SegClass("bus", (0, 60, 100), (28,)),
+    SegClass("train", (0, 80, 100), (31,)),
+    SegClass("motorcycle", (0, 0, 230), (32,)),
+    SegClass("bicycle", (119, 11, 32), (33,)),
+)
+
+# License plates (-1 in the label table) are written as 255, which every data set ignores.
+IGNORED_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+
+
+def _layouts(kind: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[Layout, ...]:
+    return tuple(
+        Layout(
+            f"{images}leftImg8bit/{{folder}}",
+            f"{labels}{kind}/{{folder}}",
+            image_suffixes=("_leftImg8bit.png",),
+            label_suffixes=(f"_{kind}_labelIds.png",),
+        )
+        for images, labels in prefixes
+    )
+
+
+SPEC = DatasetSpec(
+    name="cityscapes",
+    title="Cityscapes, fine labels",
+    classes=CLASSES,
+    # As the archives unpack, and as the published code wants it.
+    layouts=_layouts("gtFine", (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/"))),
+    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
+    unlabelled=("test",),
+    ignored_ids=IGNORED_IDS,
+    # The 21 labelled cities, val first, then train, each sorted by name; fold k starts at city k * 21 // 3.
+    val_folds=(
+        ("frankfurt", "lindau", "munster"),
+        ("darmstadt", "dusseldorf", "erfurt"),
+        ("monchengladbach", "strasbourg", "stuttgart"),
+    ),
+    coarse_layouts=_layouts("gtCoarse", (("", ""), ("leftImg8bit_trainextra/", "gtCoarse/"))),
+    coarse_folders=("train_extra",),
+)

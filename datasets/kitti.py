@@ -1,0 +1,24 @@
+"""KITTI semantics (Abu Alhaija et al., IJCV 2018): 200 labelled frames, Cityscapes' classes and label ids."""
+
+from datasets import cityscapes
+from datasets.spec import DatasetSpec, Layout
+
+SPEC = DatasetSpec(
+    name="kitti",
+    title="KITTI semantics",
+    classes=cityscapes.CLASSES,
+    layouts=(
+        Layout("{folder}/image_2", "{folder}/semantic"),
+        Layout("data_semantics/{folder}/image_2", "data_semantics/{folder}/semantic"),
+    ),
+    # KITTI has no validation split: a fold is cut from training.
+    splits={"trainval": ("training",), "test": ("testing",)},
+    unlabelled=("test",),
+    ignored_ids=cityscapes.IGNORED_IDS,
+    val_folds=(
+        (1, 5, 11, 29, 35, 49, 57, 68, 72, 82, 93, 115, 119, 130, 145, 154, 156, 167, 169, 189, 198),
+        (0, 12, 24, 31, 42, 50, 63, 71, 84, 96, 101, 112, 121, 133, 141, 155, 164, 171, 187, 191, 197),
+        (3, 6, 13, 21, 41, 54, 61, 73, 88, 91, 110, 121, 126, 131, 142, 149, 150, 163, 173, 183, 199),
+    ),
+    default_fold=0,
+)

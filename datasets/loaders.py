@@ -1,0 +1,126 @@
+"""Loaders as a config describes them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from config import AugmentConfig, DataConfig, parse_numbers
+from datasets.class_uniform import ClassIndex, build_class_index, draw_epoch, merge, places_of
+from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
+from datasets.sampler import EpochSampler, part_of
+from datasets.segmentation import Draw, TrainingSet, ValidationSet, load_labels
+from datasets.spec import DatasetSpec
+from transforms.presets import train_transform
+from utils.distributed import Processes
+
+Loader = DataLoader[tuple[Tensor, Tensor]]
+
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Training loader with the sampler that wants to be told the epoch, and the number of steps of an epoch."""
+
+    loader: Loader
+    sampler: EpochSampler
+    num_images: int
+
+    def epoch(self, epoch: int) -> Loader:
+        """The loader, set to visit `epoch`."""
+        self.sampler.set_epoch(epoch)
+        return self.loader
+
+
+def train_data(
+    data: DataConfig, augment: AugmentConfig, spec: DatasetSpec, *, seed: int, num_workers: int | None,
+    processes: Processes, pin_memory: bool,
+) -> TrainData:
+    """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
+    if data.maxSkip or data.scf:
+        raise ValueError(
+            f"--{'maxSkip' if data.maxSkip else 'scf'}: {spec.name} declares no propagated frames. Leave the flag out."
+        )
+    root = dataset_root(spec, data.dataset_dir)
+    pairs = find_pairs(spec, root, data.train_split, data.cv)
+    if any(pair.labels is None for pair in pairs):
+        raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
+    boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
+    coarse = find_coarse_pairs(spec, root) if boosted else []
+    class_index = _class_index(data, spec, pairs, coarse, boosted, seed)
+
+    def draw(epoch: int) -> list[Draw]:
+        share = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0
+        return draw_epoch(
+            seed=seed, epoch=epoch, num_images=len(pairs), length=len(pairs) * data.repeat, share=share,
+            class_index=class_index,
+        )
+
+    sampler = EpochSampler(draw, rank=processes.rank, num_processes=processes.count, batch=data.bs_mult)
+    if len(sampler) == 0:
+        raise ValueError(f"{len(pairs)} training images are too few for {processes.count} processes.")
+    dataset = TrainingSet(pairs + coarse, spec, train_transform(augment, spec.ignore_label), seed)
+    loader: Loader = DataLoader(dataset, batch_size=data.bs_mult, sampler=sampler,
+                                **_worker_options(num_workers, pin_memory))
+    return TrainData(loader, sampler, len(pairs))
+
+
+def val_loader(
+    data: DataConfig, spec: DatasetSpec, *, num_workers: int | None, processes: Processes, pin_memory: bool,
+    at_most: int | None = None,
+) -> Loader:
+    """Whole validation images, each on exactly one process."""
+    pairs: list[Pair] = find_pairs(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
+    dataset = ValidationSet(part_of(pairs, processes.rank, processes.count), spec)
+    batch_size = data.bs_mult_val if _same_size(dataset) else 1
+    return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers, pin_memory))
+
+
+def default_num_workers() -> int:
+    """One per core that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_WORKERS)
+
+
+def _class_index(
+    data: DataConfig, spec: DatasetSpec, pairs: list[Pair], coarse: list[Pair], boosted: tuple[int, ...], seed: int
+) -> ClassIndex | None:
+    if not data.class_uniform_pct or not data.max_cu_epoch:
+        return None
+    if any(not 0 <= c < spec.num_classes for c in boosted):
+        raise ValueError(f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has train ids 0 to "
+                         f"{spec.num_classes - 1}.")
+
+    def index_of(some: list[Pair]) -> ClassIndex:
+        return build_class_index(len(some), lambda i: load_labels(some[i], spec), spec.num_classes,
+                                 data.class_uniform_tile, seed)
+
+    fine = index_of(pairs)
+    return merge(fine, places_of(index_of(coarse), boosted, len(pairs))) if coarse else fine
+
+
+def _worker_options(num_workers: int | None, pin_memory: bool) -> dict[str, Any]:
+    count = default_num_workers() if num_workers is None else num_workers
+    options: dict[str, Any] = {"num_workers": count, "pin_memory": pin_memory}
+    if count:
+        options |= {"persistent_workers": True, "worker_init_fn": _one_thread, "prefetch_factor": 3}
+    return options
+
+
+def _one_thread(worker: int) -> None:
+    # One process per core is the parallelism; threads on top of it only get in each other's way.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _same_size(dataset: ValidationSet) -> bool:
+    return False

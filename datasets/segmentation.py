@@ -1,0 +1,112 @@
+"""Images and labels as arrays, and the training and validation sets made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets.index import Pair
+from datasets.spec import DatasetSpec
+from utils.images import Uint8Array, read_image, read_label_ids
+
+_UNKNOWN = 254  # marks values no class claims while a label file is looked up; a train id below it in every set
+
+# Joint transform of one sample: image, labels, where to centre the crop (row, column) or None, random generator.
+Transform = Callable[[Uint8Array, Uint8Array, "tuple[int, int] | None", np.random.Generator], tuple[Uint8Array, Uint8Array]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training sample to be made: which pair, centred where, in which epoch and place of the epoch."""
+
+    epoch: int
+    place: int
+    pair_index: int
+    center: tuple[int, int] | None = None
+
+
+def load_labels(pair: Pair, spec: DatasetSpec) -> Uint8Array:
+    """The train ids [H, W] uint8 of `pair`, `ignore_label` where there is no class.
+
+    Raises ValueError naming the file and the values that `spec` does not know.
+    """
+    assert pair.labels is not None, f"{pair.name} has no labels"
+    ids = read_label_ids(pair.labels)
+    table = _lookup_table(spec.name, tuple(spec.train_id_of_label_id().items()))
+    if ids.dtype != np.uint8 and int(ids.max(initial=0)) >= len(table):
+        raise ValueError(f"{pair.labels}: label value {int(ids.max())} is not one of {spec.name}'s.")
+    labels = table[ids]
+    if (labels == _UNKNOWN).any():
+        values = np.unique(ids[labels == _UNKNOWN])
+        row, column = np.argwhere(labels == _UNKNOWN)[0]
+        raise ValueError(
+            f"{pair.labels}: label values {', '.join(map(str, values[:8]))} are not among {spec.name}'s "
+            f"(first at row {row}, column {column})."
+        )
+    return labels
+
+
+def load_pair(pair: Pair, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Array]:
+    """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8. Raises ValueError where their sizes differ."""
+    image, labels = read_image(pair.image), load_labels(pair, spec)
+    if image.shape[:2] != labels.shape:
+        raise ValueError(
+            f"{pair.image} is {image.shape[0]}x{image.shape[1]}, its labels {pair.labels} are "
+            f"{labels.shape[0]}x{labels.shape[1]} pixels; they must be of the same size."
+        )
+    return image, labels
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented crops. Indexed by a `Draw`; a sample depends on (seed, epoch, place) alone, not on who makes it.
+
+    Samples are (image [3, H, W] uint8, labels [H, W] uint8).
+    """
+
+    def __init__(self, pairs: Sequence[Pair], spec: DatasetSpec, transform: Transform, seed: int) -> None:
+        self.pairs = list(pairs)
+        self.spec = spec
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        image, labels = load_pair(self.pairs[draw.pair_index], self.spec)
+        generator = np.random.default_rng((self.seed, draw.epoch, draw.place))
+        return as_tensors(*self.transform(image, labels, draw.center, generator))
+
+
+class ValidationSet(Dataset[tuple[Tensor, Tensor]]):
+    """Whole images and labels, unchanged."""
+
+    def __init__(self, pairs: Sequence[Pair], spec: DatasetSpec) -> None:
+        self.pairs = list(pairs)
+        self.spec = spec
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return as_tensors(*load_pair(self.pairs[index], self.spec))
+
+
+def as_tensors(image: Uint8Array, labels: Uint8Array) -> tuple[Tensor, Tensor]:
+    """(image [3, H, W] uint8, labels [H, W] uint8), contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(np.ascontiguousarray(labels))
+
+
+@lru_cache
+def _lookup_table(name: str, entries: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
+    table = np.full(256, _UNKNOWN, np.uint8)
+    for label_id, train_id in entries:
+        table[label_id] = train_id
+    return table

@@ -1,0 +1,400 @@
+"""Train a network: `python train.py --dataset camvid --arch DeepMNV3V3PlusD_m1 ...`; `--help` lists every flag."""
+
+from __future__ import annotations
+
+from config import TrainConfig, as_dict, parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(TrainConfig)  # before torch is loaded: --help and a wrong flag answer at once
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from datasets.loaders import Loader, TrainData, train_data, val_loader
+from datasets.registry import dataset_spec
+from datasets.spec import DatasetSpec
+from loss.build import build_loss
+from network.build import build_network, load_trunk_weights
+from network.deepv3 import DeepLabV3Plus
+from utils.checkpoint import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Checkpoint,
+    load_checkpoint,
+    load_matching,
+    load_state,
+    save_checkpoint,
+)
+from utils.command import run_command
+from utils.device import resolve_device
+from utils.distributed import Processes, process_group, processes, wait_for_all
+from utils.images import write_image
+from utils.log import RunLog, draw_curves, free_run_folder, run_folder
+from utils.metrics import ConfusionMatrix, Scores, scores
+from utils.optim import build_optimizer, build_schedule, clip_gradients, freeze, set_lr
+from utils.pictures import colorize, side_by_side
+from utils.precision import autocast_dtype, normalise
+
+LOG_STEPS = 20  # how often the loss is read from the device, and written down
+TEST_STEPS = 2  # --test_mode
+NUM_SAMPLES = 4  # validation images whose predictions are written as pictures
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every epoch works with. What changes from step to step travels as an argument."""
+
+    config: TrainConfig
+    spec: DatasetSpec
+    device: torch.device
+    dtype: torch.dtype | None
+    net: DeepLabV3Plus
+    model: nn.Module  # `net`, or `net` wrapped for several processes or compiled
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    lr_at: Callable[[float], float]
+    me: Processes
+    log: RunLog
+
+
+def main(config: TrainConfig) -> int:
+    """Train as `config` says. Returns the exit code."""
+    spec = dataset_spec(config.data.dataset)
+    device = resolve_device(_own_device(config.device.device))
+    with process_group(device) as me:
+        data = train_data(
+            config.data, config.augment, spec, seed=config.run.seed, num_workers=config.device.num_workers,
+            processes=me, pin_memory=device.type == "cuda",
+        )
+        val = val_loader(
+            config.data, spec, num_workers=config.device.num_workers, processes=me,
+            pin_memory=device.type == "cuda", at_most=TEST_STEPS if config.run.test_mode else None,
+        )
+        training = set_up(config, spec, device, me)
+        try:
+            train(training, data, val)
+        finally:
+            training.log.close()
+    return 0
+
+
+def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> Training:
+    """Build network, loss, optimizer and logs; load weights. Nothing is written before all of it has succeeded."""
+    dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
+    if config.run.max_minutes and me.count > 1:
+        raise ValueError("--max_minutes is for one process: clocks of several would disagree. Use --max_epoch.")
+    torch.manual_seed(config.run.seed)
+    net = build_network(config.model.arch, spec.num_classes)
+    notices = _load_start_weights(net, config)
+    net = net.to(device, memory_format=torch.channels_last)
+    if config.model.freeze_trunk:
+        freeze(net.trunk_modules())
+    criterion = build_loss(config.loss, spec).to(device)
+    optimizer = build_optimizer(config.optim, net)
+    lr_at = build_schedule(config.optim, max_epoch=config.run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
+    model, notice = _wrap(net, config, device, me)
+    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag)
+    if not config.run.resume:
+        folder = free_run_folder(folder)
+    wait_for_all()  # every process has looked before one makes the folder
+    log = RunLog(folder, Path(config.run.tb_path) / folder.name, active=me.is_main)
+    for text in (*notices, *notice, _describe(config, spec, device, dtype, net, me), f"run folder: {folder}"):
+        log.say(text)
+    log.config(as_dict(config))
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    return Training(config, spec, device, dtype, net, model, criterion, optimizer, scaler, lr_at, me, log)
+
+
+def train(training: Training, data: TrainData, val: Loader) -> None:
+    """Train epoch by epoch, validate, and keep `last.pth` and `best.pth`."""
+    run, log = training.config.run, training.log
+    state = resume(training)
+    clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
+    for epoch in range(state.epoch, run.max_epoch):
+        if clock.is_up():
+            break
+        torch.manual_seed(hash((run.seed, epoch, training.me.rank)) & 0x7FFFFFFF)  # so that a resumed run draws the same
+        train_one_epoch(training, data.epoch(epoch), epoch, clock)
+        state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
+        finished = epoch + 1 == run.max_epoch or clock.is_up()
+        if finished or (epoch + 1) % run.val_interval == 0 or run.test_mode:
+            result = validate(training, val, epoch + 1)
+            log.say(f"epoch {epoch + 1}\n{result.table()}")
+            log.scalars("val", epoch + 1, {"epoch": epoch + 1, **_main_scores(result)})
+            is_best = result.mean_iou > state.best
+            state = replace(state, best=max(state.best, result.mean_iou), scores=_main_scores(result))
+            if is_best:
+                save(training, state, "best.pth")
+            if training.me.is_main:
+                draw_curves(log.folder)
+        save(training, state, "last.pth")
+        if run.test_mode:
+            break
+    log.say(f"best mIoU {100 * state.best:.2f}: {log.folder / 'best.pth'}")
+
+
+def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock) -> None:
+    """One pass over the epoch's crops, one optimizer step per `--accumulate` batches."""
+    config, device = training.config, training.device
+    training.model.train()
+    if config.model.freeze_trunk:
+        for module in training.net.trunk_modules():
+            module.eval()  # frozen batch norms keep their statistics
+    accumulate = min(config.optim.accumulate, len(loader))
+    num_steps = len(loader) // accumulate
+    meter = Meter(device)
+    progress = tqdm(total=num_steps, desc=f"epoch {epoch + 1}/{config.run.max_epoch}", unit="step",
+                    disable=not training.me.is_main, dynamic_ncols=True, leave=False, mininterval=0.5)
+    for batch_index, (images, labels) in enumerate(loader):
+        step, part = divmod(batch_index, accumulate)
+        if step == num_steps or clock.is_up() or (config.run.test_mode and step == TEST_STEPS):
+            break
+        now = clock.epoch(epoch + step / num_steps)
+        relax = config.loss.rlx_off_epoch < 0 or now < config.loss.rlx_off_epoch
+        if epoch == 0 and batch_index == 0 and config.augment.dump_augmentation_images:
+            dump_augmentation(training, images, labels)
+        meter.waited()
+        set_lr(training.optimizer, training.lr_at(now))
+        loss = forward_backward(training, images, labels, relax, accumulate)
+        if part + 1 == accumulate:
+            optimizer_step(training)
+            progress.update()
+        meter.worked(loss, len(images) * training.me.count)
+        if step % LOG_STEPS == 0 or step == num_steps - 1:
+            values = {"epoch": round(now, 4), "lr": training.lr_at(now), **meter.read()}
+            training.log.scalars("train", epoch * num_steps + step, values)
+            progress.set_postfix_str(
+                f"loss {values['loss']:.3f} lr {values['lr']:.2e} {values['images_per_s']:.1f} img/s "
+                f"waiting {values['waiting']:.0%} left {clock.left(now)}"
+            )
+    progress.close()
+
+
+def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: bool, accumulate: int) -> Tensor:
+    """Add the gradient of one batch. images [B, 3, H, W] uint8, labels [B, H, W] uint8. Returns the loss."""
+    device = training.device
+    images = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+    labels = labels.to(device, non_blocking=True)
+    with torch.autocast(device.type, training.dtype, enabled=training.dtype is not None):
+        logits = training.model(images)
+    loss = training.criterion(logits, labels, relax=relax)
+    training.scaler.scale(loss / accumulate).backward()
+    return loss.detach()
+
+
+def optimizer_step(training: Training) -> None:
+    """Apply the gradient and forget it."""
+    if training.config.optim.clip_norm:
+        training.scaler.unscale_(training.optimizer)
+        clip_gradients(training.net, training.config.optim.clip_norm)
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+
+
+@torch.inference_mode()
+def validate(training: Training, loader: Loader, epoch: int) -> Scores:
+    """Score the whole images of the validation split, and write pictures of the first few."""
+    training.net.eval()
+    confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
+    num_shown = 0
+    for images, labels in tqdm(loader, desc="validate", disable=not training.me.is_main, leave=False, dynamic_ncols=True):
+        pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+        with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
+            predictions = training.net(pixels).argmax(1)
+        confusion.update(labels.to(training.device, non_blocking=True), predictions)
+        for image, truth, guess in zip(images, labels, predictions.cpu().byte(), strict=True):
+            if num_shown < NUM_SAMPLES and training.me.is_main:
+                write_sample(training, epoch, num_shown, image, truth, guess)
+                num_shown += 1
+    return scores(confusion.reduce(), training.spec.class_names)
+
+
+def write_sample(training: Training, epoch: int, number: int, image: Tensor, labels: Tensor, guess: Tensor) -> None:
+    """Picture, truth and prediction side by side, into the run folder and TensorBoard."""
+    palette = training.spec.palette
+    picture = side_by_side([
+        image.permute(1, 2, 0).contiguous().numpy(), colorize(labels.numpy(), palette), colorize(guess.numpy(), palette),
+    ])
+    write_image(training.log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
+    training.log.image(f"sample{number}", epoch, picture)
+
+
+def dump_augmentation(training: Training, images: Tensor, labels: Tensor) -> None:
+    """Write the crops of a batch with their labels, to see what the network is shown."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        picture = side_by_side([image.permute(1, 2, 0).contiguous().numpy(), colorize(label.numpy(), training.spec.palette)])
+        if training.me.is_main:
+            write_image(training.log.folder / "augmentation" / f"{number}.png", picture)
+
+
+@dataclass(frozen=True)
+class State:
+    """How far the training is: the next epoch, minutes spent, best mIoU and the newest scores."""
+
+    epoch: int
+    minutes: float = 0.0
+    best: float = -1.0
+    scores: dict[str, float] | None = None
+
+
+def resume(training: Training) -> State:
+    """The state to start from: the run folder's `last.pth` with --resume, or --snapshot with --restore_optimizer."""
+    config = training.config
+    start = State(config.run.start_epoch)
+    path = training.log.folder / "last.pth" if config.run.resume else Path(config.model.snapshot or "")
+    if not (config.run.resume or config.model.restore_optimizer) or not path.is_file():
+        return start
+    checkpoint = load_checkpoint(path)
+    if not checkpoint.training:
+        raise ValueError(f"{path}: holds no optimizer state; leave out --restore_optimizer or --resume.")
+    load_state(training.net, checkpoint, path)
+    training.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
+    training.scaler.load_state_dict(dict(checkpoint.training["scaler"]))
+    training.log.say(f"going on after epoch {checkpoint.epoch} of {path}")
+    return State(checkpoint.epoch, checkpoint.training["minutes"], checkpoint.training["best"], dict(checkpoint.scores))
+
+
+def save(training: Training, state: State, name: str) -> None:
+    """Write a checkpoint into the run folder; only the main process does."""
+    if not training.me.is_main:
+        return
+    progress = {
+        "optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict(),
+        "best": state.best, "minutes": state.minutes,
+    }
+    checkpoint = Checkpoint(
+        state_dict=training.net.state_dict(), arch=training.config.model.arch.split(".")[-1],
+        dataset=training.spec.name, classes=training.spec.classes, epoch=state.epoch, scores=state.scores or {},
+        config=as_dict(training.config), training=progress if name == "last.pth" else {},
+    )
+    save_checkpoint(training.log.folder / name, checkpoint)
+
+
+class Clock:
+    """How far the training is, in epochs and minutes; with --max_minutes time drives the schedule."""
+
+    def __init__(self, max_minutes: float, max_epoch: int, spent: float) -> None:
+        self.max_minutes = max_minutes
+        self.max_epoch = max_epoch
+        self._start = time.monotonic() - 60 * spent
+        self._begun = time.monotonic()
+        self._first_epoch: float | None = None
+
+    def minutes(self) -> float:
+        """Minutes of training so far, those of the run that this one resumes included."""
+        return (time.monotonic() - self._start) / 60
+
+    def is_up(self) -> bool:
+        """Whether --max_minutes have passed."""
+        return bool(self.max_minutes) and self.minutes() >= self.max_minutes
+
+    def epoch(self, counted: float) -> float:
+        """Where the schedule stands: the counted epoch, or further where the time is running out faster."""
+        if not self.max_minutes:
+            return counted
+        return min(max(counted, self.max_epoch * self.minutes() / self.max_minutes), float(self.max_epoch))
+
+    def left(self, now: float) -> str:
+        """Time left, as text, extrapolated from the epochs done since this process began."""
+        if self._first_epoch is None:
+            self._first_epoch = now
+        done = now - self._first_epoch
+        if done <= 0:
+            return "?"
+        seconds = (time.monotonic() - self._begun) * (self.max_epoch - now) / done
+        return tqdm.format_interval(int(seconds))
+
+
+class Meter:
+    """Loss, speed and share of time spent waiting for data since it was last read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._loss = torch.zeros((), device=device)
+        self._mark = self._since = time.monotonic()
+        self._num_steps = self._num_images = 0
+        self._waiting = 0.0
+
+    def waited(self) -> None:
+        """A batch has come."""
+        self._waiting += time.monotonic() - self._mark
+
+    def worked(self, loss: Tensor, num_images: int) -> None:
+        """A batch is done."""
+        self._loss += loss
+        self._num_steps += 1
+        self._num_images += num_images
+        self._mark = time.monotonic()
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading. Raises ValueError where the loss is no number any more."""
+        loss = float(self._loss) / self._num_steps
+        if loss != loss:
+            raise ValueError("the loss is not a number any more. Use a smaller --lr, or --no-bf16 without --fp16.")
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        values = {"loss": loss, "images_per_s": self._num_images / seconds, "waiting": self._waiting / seconds}
+        self._loss.zero_()
+        self._since = self._mark = time.monotonic()
+        self._num_steps = self._num_images = 0
+        self._waiting = 0.0
+        return values
+
+
+def _own_device(name: str) -> str:
+    # Under torchrun each process has a GPU of its own, by its rank on this machine.
+    me = processes()
+    return f"cuda:{me.local_rank}" if me.count > 1 and name in ("auto", "cuda") and torch.cuda.is_available() else name
+
+
+def _load_start_weights(net: DeepLabV3Plus, config: TrainConfig) -> list[str]:
+    notices = []
+    if config.model.trunk_weights:
+        notices.append(f"trunk weights: {load_trunk_weights(net, config.model.trunk_weights)}")
+    if config.model.snapshot:
+        report = load_matching(net, load_checkpoint(config.model.snapshot), config.model.snapshot)
+        notices.append(f"snapshot {config.model.snapshot}: {report.summary()}")
+    return notices
+
+
+def _wrap(
+    net: DeepLabV3Plus, config: TrainConfig, device: torch.device, me: Processes
+) -> tuple[nn.Module, list[str]]:
+    model: nn.Module = net
+    notices = []
+    if config.precision.syncbn:
+        if me.count > 1 and device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            notices.append("--syncbn: plain batch norm, since there is only one process or no GPU.")
+    if config.precision.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    if me.count > 1:
+        model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    return model, notices
+
+
+def _describe(
+    config: TrainConfig, spec: DatasetSpec, device: torch.device, dtype: torch.dtype | None, net: nn.Module, me: Processes
+) -> str:
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    numbers = str(dtype or torch.float32).removeprefix("torch.")
+    return (
+        f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {me.count} process(es) "
+        f"on {device}, {numbers}, {config.data.bs_mult * me.count * config.optim.accumulate} crops a step"
+    )
+
+
+def _main_scores(result: Scores) -> dict[str, float]:
+    return {"mean_iou": result.mean_iou, "mean_accuracy": result.mean_accuracy, "pixel_accuracy": result.pixel_accuracy}
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(CONFIG), debug=CONFIG.device.debug)

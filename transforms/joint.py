@@ -1,0 +1,104 @@
+"""Geometry that moves image and labels together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from utils.images import Uint8Array
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the source image, in its pixels; it may reach beyond the image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class RandomScaleCrop:
+    """Draw scale and position first, then resample only the window that the crop needs, once.
+
+    size: (height, width) of the crop. scale: range it is drawn from, log-uniformly, so that halving is as likely as
+    doubling. Beyond the image lies `fill_color` (uint8 RGB), labelled `fill_label`.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    fill_label: int
+    fill_color: tuple[int, int, int]
+
+    def __call__(
+        self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
+    ) -> tuple[Uint8Array, Uint8Array]:
+        """Crop [H, W, 3] and [H, W]. center: (row, column) that the crop must show, at a random place in it."""
+        low, high = np.log(self.scale[0]), np.log(self.scale[1])
+        scale = float(np.exp(generator.uniform(low, high)))
+        window = draw_window(labels.shape, self.size, scale, center, generator)
+        return (
+            resample(image, window, self.size, self.fill_color, labels=False),
+            resample(labels, window, self.size, self.fill_label, labels=True),
+        )
+
+
+def draw_window(
+    image_size: tuple[int, ...], crop_size: tuple[int, int], scale: float, center: tuple[int, int] | None,
+    generator: np.random.Generator,
+) -> Window:
+    """The source window that a crop of `crop_size` shows at `scale` (2.0: things look twice as large).
+
+    Where the image is larger than the window, the window lies inside it; else it contains the image.
+    """
+    starts, lengths = [], []
+    for axis in (0, 1):
+        length = max(1, round(crop_size[axis] / scale))
+        slack = image_size[axis] - length
+        low, high = min(0, slack), max(0, slack)
+        if center is not None:
+            low = max(low, min(high, center[axis] - length + 1))
+            high = min(high, max(low, center[axis]))
+        starts.append(int(generator.integers(low, high + 1)))
+        lengths.append(length)
+    return Window(starts[0], starts[1], lengths[0], lengths[1])
+
+
+def resample(
+    pixels: Uint8Array, window: Window, size: tuple[int, int], fill: int | tuple[int, int, int], *, labels: bool
+) -> Uint8Array:
+    """`window` of `pixels` resized to `size`: nearest neighbour for labels, else bilinear (area when shrinking)."""
+    height, width = pixels.shape[:2]
+    top, left = max(window.top, 0), max(window.left, 0)
+    bottom, right = min(window.top + window.height, height), min(window.left + window.width, width)
+    part = pixels[top:bottom, left:right]
+    margins = (top - window.top, window.top + window.height - bottom, left - window.left, window.left + window.width - right)
+    if any(margins):
+        part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=fill)  # type: ignore[assignment,arg-type]
+    if part.shape[:2] == size:
+        return np.ascontiguousarray(part)
+    # EXACT: plain nearest neighbour of OpenCV is half a pixel off from where bilinear puts things.
+    shrinking = cv2.INTER_AREA if window.height > size[0] else cv2.INTER_LINEAR
+    method = cv2.INTER_NEAREST_EXACT if labels else shrinking
+    return cv2.resize(part, (size[1], size[0]), interpolation=method)  # type: ignore[return-value]
+
+
+def flip(image: Uint8Array, labels: Uint8Array) -> tuple[Uint8Array, Uint8Array]:
+    """Mirror both, left to right."""
+    return cv2.flip(image, 1), cv2.flip(labels, 1)  # type: ignore[return-value]
+
+
+def resize_shorter_side(image: Uint8Array, labels: Uint8Array, side: int) -> tuple[Uint8Array, Uint8Array, float]:
+    """Both with the shorter side `side` pixels long, and the factor."""
+    height, width = labels.shape
+    factor = side / min(height, width)
+    size = (round(height * factor), round(width * factor))
+    whole = Window(0, 0, height, width)
+    return (
+        resample(image, whole, size, (0, 0, 0), labels=False),
+        resample(labels, whole, size, 0, labels=True),
+        factor,
+    )

@@ -1,0 +1,203 @@
+"""Checkpoints: self-describing, written atomically, loaded safely and with a report."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.spec import SegClass
+from utils.files import atomic_path
+
+FORMAT = 1
+
+# What the ImageNet trunks and the published checkpoints were trained with; RGB in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network's weights and everything needed to use them.
+
+    A published checkpoint holds weights alone; then `arch`, `dataset` and `classes` are None.
+    training: optimizer, schedule, scaler and random state, for resuming; {} where it was not kept.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    arch: str | None = None
+    dataset: str | None = None
+    classes: tuple[SegClass, ...] | None = None
+    epoch: int = 0
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to a temporary file, sync it and rename it to `path`."""
+    content = {
+        "format": FORMAT,
+        "state_dict": {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()},
+        "arch": checkpoint.arch,
+        "dataset": checkpoint.dataset,
+        "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
+        "epoch": checkpoint.epoch,
+        "scores": plain(checkpoint.scores),
+        "config": plain(checkpoint.config),
+        "versions": {"torch": str(torch.__version__), "python": platform.python_version(), "numpy": np.__version__},
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "training": plain(checkpoint.training),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint of ours or a published one; never runs code that a file carries.
+
+    Raises FileNotFoundError, or ValueError where the file is truncated, unsafe or no checkpoint.
+    """
+    path = Path(path)
+    content = load_tensors(path)
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
+    state_dict = {bare_key(key): value for key, value in weights.items()}
+    if content.get("format") is None:
+        return Checkpoint(state_dict=state_dict)
+    if content["format"] != FORMAT:
+        raise ValueError(f"{path}: checkpoint format {content['format']} is not known here; update this project.")
+    classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
+    return Checkpoint(
+        state_dict=state_dict,
+        arch=content["arch"],
+        dataset=content["dataset"],
+        classes=classes or None,
+        epoch=content["epoch"],
+        scores=content["scores"],
+        config=content["config"],
+        versions=content["versions"],
+        mean=tuple(content["mean"]),
+        std=tuple(content["std"]),
+        training=content["training"],
+    )
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote to `path`, on the CPU, read with `weights_only`; the errors of `load_checkpoint`."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such checkpoint: {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a checkpoint file is wanted.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+            raise ValueError(
+                f"{path}: refused, it carries objects other than tensors and plain values, which could run code. "
+                "Convert it where you trust it: torch.save({'state_dict': net.state_dict()}, file)."
+            ) from error
+        raise ValueError(f"{path}: not a checkpoint, or damaged.") from error
+    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path}: truncated or damaged; copy or download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
+    return content
+
+
+def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:
+    """Copy all weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches."""
+    report = compare_state(net.state_dict(), checkpoint.state_dict)
+    if report.wrong_shape and not report.missing and not report.unexpected:
+        key, want, have = report.wrong_shape[-1]
+        raise ValueError(
+            f"{path}: the checkpoint does not fit: {key} has shape {have}, the network wants {want}; "
+            "it was trained on another number of classes (--dataset) or is of another architecture (--arch)."
+        )
+    if not report.complete:
+        raise ValueError(f"{path}: the checkpoint is of another architecture (--arch): {report.summary()}.")
+    net.load_state_dict({key: checkpoint.state_dict[key] for key in report.matched}, strict=False)
+
+
+def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
+    """Copy the weights that fit, so that a network can start from one of another number of classes.
+
+    Raises ValueError where less than the share `at_least` of the network's tensors fit.
+    """
+    own = net.state_dict()
+    report = compare_state(own, checkpoint.state_dict)
+    if len(report.matched) < at_least * len(own):
+        raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
+    net.load_state_dict({key: checkpoint.state_dict[key] for key in report.matched}, strict=False)
+    return report
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a state dict fits a network: keys, and (key, wanted shape, found shape)."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor matches."""
+        return not (self.missing or self.unexpected or self.wrong_shape)
+
+    def summary(self) -> str:
+        """One line: counts, and the first key of each kind."""
+        parts = [f"{len(self.matched)} tensors match"]
+        shapes = [key for key, *_ in self.wrong_shape]
+        for title, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("of wrong shape", shapes)):
+            if keys:
+                parts.append(f"{len(keys)} {title} ({keys[0]}{', …' if len(keys) > 1 else ''})")
+        return ", ".join(parts)
+
+
+def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> LoadReport:
+    """Compare a network's own state dict with another's. Old files lack `num_batches_tracked`: no difference."""
+    matched = tuple(k for k, v in own.items() if k in other and other[k].shape == v.shape)
+    wrong_shape = tuple(
+        (k, tuple(v.shape), tuple(other[k].shape)) for k, v in own.items() if k in other and other[k].shape != v.shape
+    )
+    return LoadReport(
+        matched=matched,
+        missing=tuple(k for k in own if k not in other and not k.endswith("num_batches_tracked")),
+        unexpected=tuple(k for k in other if k not in own),
+        wrong_shape=wrong_shape,
+    )
+
+
+def bare_key(key: str) -> str:
+    """`module.layer1.weight` -> `layer1.weight`."""
+    while key.startswith(_PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def plain(value: Any) -> Any:
+    """`value` with NumPy numbers and odd containers made plain Python, so that a safe load accepts the file."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

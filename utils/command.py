@@ -1,0 +1,47 @@
+"""Run a command so that a user's mistake ends with one clear line instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+# What a user can mend. Anything else is a mistake of ours and keeps its traceback.
+USER_ERRORS = (ValueError, OSError)
+EXIT_MISTAKE = 1
+EXIT_INTERRUPTED = 130
+
+
+def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
+    """Run `command` and leave the process with its exit code; a user's mistake is one line on standard error.
+
+    debug: show the traceback instead.
+    """
+    if debug:
+        sys.exit(command())
+    try:
+        sys.exit(command())
+    except USER_ERRORS as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except BaseException as error:
+        if _is_out_of_device_memory(error):
+            print(f"error: the device is out of memory ({one_line(error)[:120]}). "
+                  "Use a smaller --crop_size or batch.", file=sys.stderr)
+            sys.exit(EXIT_MISTAKE)
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            # Workers may hang on to their pipes; everything worth keeping was written atomically.
+            os._exit(EXIT_INTERRUPTED)
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message on one line, with the file it is about."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_out_of_device_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"

@@ -1,0 +1,63 @@
+"""Processes: who am I, how many are there, and what they tell each other. One process works without any set-up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that `torchrun` started; (0, 1, 0) without it."""
+
+    rank: int
+    count: int
+    local_rank: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+
+def processes() -> Processes:
+    """What `torchrun` says in the environment. The global rank is RANK, never LOCAL_RANK."""
+    return Processes(
+        rank=int(os.environ.get("RANK", 0)),
+        count=int(os.environ.get("WORLD_SIZE", 1)),
+        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+    )
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[Processes]:
+    """Join the other processes for the block, if there are any."""
+    me = processes()
+    if me.count == 1:
+        yield me
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield me
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in the tensor's own (integer) type; `tensor` itself where there is one process."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,124 @@
+"""Read and write pictures and label maps: OpenCV underneath, RGB outside, damaged files are errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.files import atomic_path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+Uint8Array = NDArray[np.uint8]
+
+# OpenCV decodes what there is of a cut-off file and fills the rest with grey; a missing end marker tells.
+_END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
+
+
+def read_image(path: Path | str) -> Uint8Array:
+    """An image file as [H, W, 3] uint8 RGB, turned upright by its EXIF orientation; grey and alpha are converted.
+
+    Raises FileNotFoundError, or ValueError where the file is not an image or is cut off.
+    """
+    return cv2.cvtColor(_decode(Path(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def read_label_ids(path: Path | str) -> NDArray[np.integer]:
+    """A one-channel label file as [H, W] integers (uint8 or uint16), values as stored.
+
+    Raises FileNotFoundError, or ValueError where the file is damaged or has colours instead of ids.
+    """
+    path = Path(path)
+    encoded = _read_bytes(path)
+    if encoded[:2] == b"\x89P" and encoded[25:26] == b"\x03":  # colour type 3: palette; OpenCV would give its colours
+        return _palette_indices(path)
+    ids = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
+    if ids.ndim != 2:
+        raise ValueError(f"{path}: a label file has one channel of ids, this one has {ids.shape[2]} channels.")
+    return ids
+
+
+def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
+    """A mask that may be either: [H, W] ids from a grey or paletted file, else [H, W, 3] uint8 RGB."""
+    path = Path(path)
+    encoded = _read_bytes(path)
+    if encoded[:2] == b"\x89P" and encoded[25:26] == b"\x03":
+        return _palette_indices(path)
+    pixels = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{path}: a colour mask has 8 bits a channel, this one is {pixels.dtype}.")
+    return np.ascontiguousarray(pixels[:, :, 2::-1])
+
+
+def write_image(path: Path, image: NDArray[np.integer]) -> None:
+    """Write [H, W, 3] RGB uint8 or [H, W] uint8 or uint16 atomically, in the format that the suffix names.
+
+    Raises OSError where that cannot be done.
+    """
+    pixels = image if image.ndim == 2 else image[:, :, ::-1]
+    success, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
+    if not success:
+        raise OSError(f"{path}: cannot be encoded as {path.suffix}.")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+
+
+def write_paletted(path: Path, labels: Uint8Array, palette: NDArray[np.uint8]) -> None:
+    """Write ids [H, W] as a PNG that any viewer shows in colour; the stored values stay the ids."""
+    from PIL import Image
+
+    picture = Image.fromarray(labels, mode="P")
+    picture.putpalette(palette.astype(np.uint8).tobytes())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _palette_indices(path: Path) -> Uint8Array:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be decoded ({error}).") from error
+
+
+def _check_complete(path: Path) -> None:
+    # Cameras and editors may append notes behind the end marker, so its absence there alone proves nothing.
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: the image is truncated or damaged ({error}); copy or download it again.") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; an image file is wanted.")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file: {path}") from None
+
+
+def _decode(path: Path, flags: int, encoded: bytes | None = None) -> NDArray[np.integer]:
+    encoded = _read_bytes(path) if encoded is None else encoded
+    if not encoded:
+        raise ValueError(f"{path}: the file is empty.")
+    marker = _END_MARKERS.get(encoded[:2])
+    if marker is not None and not encoded.endswith(marker):
+        _check_complete(path)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error as error:
+        raise ValueError(f"{path}: cannot be decoded ({error.err}).") from error
+    if pixels is None:
+        raise ValueError(f"{path}: not an image, or damaged.")
+    return pixels  # type: ignore[return-value]

@@ -1,0 +1,130 @@
+"""What a run leaves behind: its folder, metrics.jsonl, TensorBoard events, curves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.files import atomic_path, writable_folder
+
+
+class RunLog:
+    """The run folder and its logs. On processes other than the main one everything is silently left out.
+
+    Files: config.json, metrics.jsonl (one object per line), curves.png, samples/, augmentation/, and a link to the
+    TensorBoard events.
+    """
+
+    def __init__(self, folder: Path, tb_folder: Path, *, active: bool) -> None:
+        self.folder = folder
+        self.tb_folder = tb_folder
+        self.active = active
+        self._events: Any = None
+        if not active:
+            return
+        writable_folder(folder, "--ckpt")
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._events = _tensorboard_writer(tb_folder)
+        if self._events is not None and not (folder / "tensorboard").exists():
+            with contextlib.suppress(OSError):  # a file system without links
+                (folder / "tensorboard").symlink_to(os.path.relpath(tb_folder, folder), target_is_directory=True)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.active:
+            print(text, flush=True)
+
+    def config(self, settings: Mapping[str, Any]) -> None:
+        """Keep the run's settings."""
+        if self.active:
+            with atomic_path(self.folder / "config.json") as path:
+                path.write_text(json.dumps(settings, indent=1))
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step counts optimizer steps."""
+        if not self.active:
+            return
+        self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._metrics.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def image(self, name: str, step: int, picture: Any) -> None:
+        """Show a picture [H, W, 3] uint8 in TensorBoard."""
+        if self._events is not None:
+            self._events.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self.active:
+            self._metrics.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def run_folder(ckpt: str, exp: str, tb_tag: str) -> Path:
+    """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>."""
+    return Path(ckpt) / run_name(exp, tb_tag)
+
+
+def run_name(exp: str, tb_tag: str) -> str:
+    """What the run's folders are called."""
+    return f"{exp}_{tb_tag}" if tb_tag else exp
+
+
+def free_run_folder(folder: Path) -> Path:
+    """`folder` itself, or `folder-2`, `-3`, … where it already holds a run: a run never overwrites another."""
+    candidate, number = folder, 1
+    while (candidate / "metrics.jsonl").exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All objects of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw loss, learning rate and validation scores of metrics.jsonl into curves.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metrics = read_metrics(folder)
+    train = [m for m in metrics if m["kind"] == "train"]
+    val = [m for m in metrics if m["kind"] == "val"]
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for axis, rows, key, title in (
+        (axes[0], train, "loss", "training loss"),
+        (axes[1], train, "lr", "learning rate"),
+        (axes[2], val, "mean_iou", "validation mIoU"),
+    ):
+        axis.plot([row["epoch"] for row in rows], [row[key] for row in rows], color="#26547c", marker="." if key == "mean_iou" else None)
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    if val:
+        best = max(val, key=lambda row: row["mean_iou"])
+        axes[2].annotate(f"{best['mean_iou']:.3f}", (best["epoch"], best["mean_iou"]), textcoords="offset points", xytext=(0, -14), ha="center")
+    with atomic_path(folder / "curves.png") as path:
+        figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("tensorboardX is not installed: no TensorBoard events; metrics.jsonl has everything.", file=sys.stderr)
+        return None
+    return SummaryWriter(str(folder))

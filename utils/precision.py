@@ -1,0 +1,36 @@
+"""Which number format a device computes in."""
+
+from __future__ import annotations
+
+import torch
+
+
+def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> torch.dtype | None:
+    """The autocast type, or None for float32 throughout.
+
+    bf16: True, False, or None for "where the device has it in hardware". fp16 wins over that default.
+    """
+    if fp16 and bf16:
+        raise ValueError("--fp16 and --bf16 exclude each other; give one of them.")
+    if fp16:
+        if device.type == "cpu":
+            raise ValueError("--fp16 needs a CUDA device; use --bf16 on a CPU.")
+        return torch.float16
+    wanted = has_bf16(device) if bf16 is None else bf16
+    return torch.bfloat16 if wanted else None
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there: it is computed, not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, so it may go
+    return bool(supported and supported())
+
+
+def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """uint8 [B, 3, H, W] in 0..255 -> float32, channels last, mean and std taken off (both for values in 0..1)."""
+    scale = torch.tensor(std, device=images.device).mul_(255).reciprocal_().view(1, -1, 1, 1)
+    shift = torch.tensor(mean, device=images.device).mul_(255).view(1, -1, 1, 1)
+    pixels = images.contiguous(memory_format=torch.channels_last).float()
+    return pixels.sub_(shift).mul_(scale)
