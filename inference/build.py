@@ -1,0 +1,118 @@
+"""From a checkpoint file to a network, its classes and a predictor."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from config import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig, parse_scales
+from datasets.registry import DATASETS, dataset_spec
+from datasets.spec import DatasetSpec, SegClass
+from inference.predictor import Predictor
+from network.build import MODULE_PREFIX, build_network
+from utils.checkpoint import Checkpoint, load_checkpoint, load_state
+
+# What the published code takes where nothing is said.
+DEFAULT_ARCH = "DeepWV3Plus"
+DEFAULT_DATASET = "cityscapes"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its weights, and what its outputs mean.
+
+    spec: the data set meant; None where this project does not know it.
+    """
+
+    net: nn.Module
+    arch: str
+    classes: tuple[SegClass, ...]
+    spec: DatasetSpec | None
+    checkpoint: Checkpoint
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB colours in train id order."""
+        return tuple(seg_class.color for seg_class in self.classes)
+
+
+def load_model(config: SnapshotConfig) -> Model:
+    """Build the network that `--snapshot` holds and load its weights.
+
+    Raises ValueError where `--arch` or `--dataset` contradict what the checkpoint says of itself, or do not fit it.
+    """
+    if config.dataset is not None:
+        dataset_spec(config.dataset)  # a misspelt name is told before a large file is read
+    checkpoint = load_checkpoint(config.snapshot)
+    arch = _arch(config, checkpoint)
+    classes, spec = _classes(config, checkpoint)
+    net = build_network(arch, len(classes))
+    load_state(net, checkpoint, config.snapshot)
+    return Model(net, arch, classes, spec, checkpoint)
+
+
+def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
+    """The predictor that the demos' flags describe."""
+    return Predictor(
+        model.net,
+        len(model.classes),
+        device=device,
+        scales=parse_scales(config.scales),
+        flip=config.flip,
+        tile=config.tile,
+        mean=model.checkpoint.mean,
+        std=model.checkpoint.std,
+    )
+
+
+def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.device) -> Predictor:
+    """The predictor that the flags of `eval.py` describe. Raises ValueError for an overlap of 1."""
+    if config.sliding_overlap >= 1:
+        raise ValueError(f"--sliding_overlap must be below 1, got {config.sliding_overlap}.")
+    return Predictor(
+        model.net,
+        len(model.classes),
+        device=device,
+        scales=(1.0,) if config.single_scale else parse_scales(config.scales),
+        flip=not config.no_flip,
+        tile=config.crop_size if config.inference_mode == "sliding" else None,
+        overlap=config.sliding_overlap,
+        batch_size=config.batch_size,
+        mean=model.checkpoint.mean,
+        std=model.checkpoint.std,
+    )
+
+
+def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
+    told = config.arch.removeprefix(MODULE_PREFIX) if config.arch else None
+    known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
+    if told and known and told != known:
+        raise ValueError(f"--arch {config.arch} contradicts {config.snapshot}, a {known}. Leave --arch out.")
+    if not told and not known:
+        _notice(f"{config.snapshot} does not say its architecture; taken for a {DEFAULT_ARCH} (--arch names another).")
+    return told or known or DEFAULT_ARCH
+
+
+def _classes(config: SnapshotConfig, checkpoint: Checkpoint) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
+    if checkpoint.classes is None:
+        if config.dataset is None:
+            _notice(f"{config.snapshot} does not say its classes; taken to be {DEFAULT_DATASET}'s (or name --dataset).")
+        spec = dataset_spec(config.dataset or DEFAULT_DATASET)
+        return spec.classes, spec
+    if config.dataset is None:
+        return checkpoint.classes, DATASETS.get(checkpoint.dataset or "")
+    spec = dataset_spec(config.dataset)
+    # Two data sets with the same classes (cityscapes, kitti) may stand for one another.
+    if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
+        raise ValueError(
+            f"--dataset {config.dataset} contradicts {config.snapshot}, which was trained on the "
+            f"{len(checkpoint.classes)} classes of {checkpoint.dataset}. Leave --dataset out."
+        )
+    return checkpoint.classes, spec
+
+
+def _notice(text: str) -> None:
+    print(f"notice: {text}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""The legend below a colour mask: which colour is which class, and how much of the image it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets.spec import Color, SegClass
+from inference.shares import percentages
+from utils.images import Uint8Array
+
+PAPER = (255, 255, 255)
+INK = (32, 33, 36)
+FAINT_INK = (112, 117, 122)
+OUTLINE = (189, 193, 198)
+SMALLEST_FONT, LARGEST_FONT = 12, 30  # pixels
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """One class that occurs: its colour, its pixels and their share in percent."""
+
+    name: str
+    color: Color
+    pixels: int
+    percent: float
+
+
+def class_shares(labels: Uint8Array, classes: Sequence[SegClass]) -> list[ClassShare]:
+    """The classes that occur in train ids `labels` [H, W], the largest first; percent sum to 100.00."""
+    counts = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)].tolist()
+    shares = [
+        ClassShare(seg_class.name, seg_class.color, count, percent)
+        for seg_class, count, percent in zip(classes, counts, percentages(counts), strict=True)
+        if count
+    ]
+    return sorted(shares, key=lambda share: -share.pixels)
+
+
+def with_legend(picture: Uint8Array, shares: Sequence[ClassShare]) -> Uint8Array:
+    """`picture` [H, W, 3] uint8 RGB, unchanged in the upper left corner of a sheet, with a legend beside or below it.
+
+    Below a wide picture, beside a tall one. The sheet grows where the legend needs it; the legend covers nothing.
+    """
+    height, width = picture.shape[:2]
+    layout = _layout(width, height, shares)
+    corner = (width, 0) if layout.beside else (0, height)
+    sheet_size = (max(width, corner[0] + layout.width), max(height, corner[1] + layout.height))
+    sheet = Image.new("RGB", sheet_size, PAPER)
+    sheet.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for i, share in enumerate(shares):
+        column, row = divmod(i, layout.num_rows)
+        left = corner[0] + layout.margin + column * layout.column_step
+        _draw_entry(draw, layout, left, corner[1] + layout.margin + row * layout.line, share)
+    return np.asarray(sheet)
+
+
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with Matplotlib, so that pictures look alike everywhere. size: in pixels."""
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in pixels; all follow the font. A column's entries are `line` apart, columns `column_step`."""
+
+    font: ImageFont.FreeTypeFont
+    beside: bool
+    margin: int
+    line: int
+    swatch: tuple[int, int]
+    entry_width: int
+    column_step: int
+    num_rows: int
+    num_columns: int
+
+    @property
+    def height(self) -> int:
+        return 2 * self.margin + self.num_rows * self.line - (self.line - self.swatch[1])
+
+    @property
+    def width(self) -> int:
+        return 2 * self.margin + (self.num_columns - 1) * self.column_step + self.entry_width
+
+
+def _layout(width: int, height: int, shares: Sequence[ClassShare]) -> _Layout:
+    size = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))
+    layout = _layout_in_font(size, width, height, shares)
+    while layout.height > 0.6 * height and not layout.beside and size > SMALLEST_FONT:
+        size -= 1
+        layout = _layout_in_font(size, width, height, shares)
+    return layout
+
+
+def _layout_in_font(size: int, width: int, height: int, shares: Sequence[ClassShare]) -> _Layout:
+    font = text_font(size)
+    margin, line, swatch = round(1.1 * size), round(1.75 * size), (round(1.7 * size), size)
+    names = max((font.getlength(share.name) for share in shares), default=0)
+    entry_width = round(swatch[0] + 0.6 * size + names + size + font.getlength("100.00 %"))
+    beside = height >= width and 2 * margin + len(shares) * line <= height
+    room, gutter = width - 2 * margin, round(2.4 * size)
+    fitting = 1 if beside else max(1, (room + gutter) // (entry_width + gutter))
+    num_rows = max(1, -(-len(shares) // fitting))
+    num_columns = max(1, -(-len(shares) // num_rows))
+    # Columns share the width evenly, up to where an entry would fall apart from its neighbours.
+    step = min((room - entry_width) // (num_columns - 1), round(1.5 * entry_width)) if num_columns > 1 else 0
+    return _Layout(font, beside, margin, line, swatch, entry_width, step, num_rows, num_columns)
+
+
+def _draw_entry(draw: ImageDraw.ImageDraw, layout: _Layout, left: int, top: int, share: ClassShare) -> None:
+    width, height = layout.swatch
+    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=share.color, outline=OUTLINE)
+    middle = top + height // 2
+    draw.text((left + width + round(0.6 * height), middle), share.name, INK, layout.font, anchor="lm")
+    text = f"{share.percent:.2f} %" if share.percent >= 0.01 else "< 0.01 %"
+    draw.text((left + layout.entry_width, middle), text, FAINT_INK, layout.font, anchor="rm")
+
+
+def shares_table(shares: Sequence[ClassShare]) -> str:
+    """A text table: one line per class, pixels and percent."""
+    width = max(len("class"), *(len(share.name) for share in shares))
+    lines = [f"{'class':<{width}}  {'pixels':>12}  {'percent':>7}"]
+    lines += [f"{share.name:<{width}}  {share.pixels:>12}  {share.percent:>7.2f}" for share in shares]
+    return "\n".join(lines)
+
+
+def shares_line(shares: Sequence[ClassShare], most: int = 5) -> str:
+    """The largest shares on one line."""
+    return ", ".join(f"{share.name} {share.percent:.2f} %" for share in shares[:most])
