@@ -1,0 +1,211 @@
+"""Puts drawn streets on disk in the folder form of CamVid.
+
+ROOT/{train,val,test}/<stem>.jpg images, ROOT/{train,val,test}annot/<stem>.png labels (0..10, 11 = void),
+ROOT/{train,val,test}flow/<stem>.npz where asked for (flow [H, W, 2] float32 and visible [H, W] bool),
+ROOT/{train,val,test}.txt lists of `<image> <label>` relative to ROOT, and ROOT/streets.json, what it was made with.
+A stem is `<sequence>_<frame number>`; every sequence is a street of its own and lies in one split only.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.synthetic.motion import flow_and_visibility
+from datasets.synthetic.render import draw
+from datasets.synthetic.scene import build_scene
+
+SPLITS = ("train", "val", "test")
+MARKER = "streets.json"
+DRAWING_VERSION = 1  # raise it when the same parameters would give other files
+JPEG_QUALITY = 95
+SMALLEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class StreetsPlan:
+    """All that decides the files of a written set, byte by byte."""
+
+    num_train: int
+    num_val: int
+    num_test: int
+    frames_per_sequence: int
+    height: int
+    width: int
+    seed: int
+    with_flow: bool
+    version: int = DRAWING_VERSION
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    split: str
+    number: int  # counts through all splits
+    num_frames: int
+
+    def stem(self, frame: int) -> str:
+        return f"street{self.number:04d}_{frame:06d}"
+
+
+def write_streets(
+    root: Path,
+    *,
+    num_train: int = 240,
+    num_val: int = 40,
+    num_test: int = 20,
+    frames_per_sequence: int = 4,
+    height: int = 240,
+    width: int = 320,
+    seed: int = 0,
+    with_flow: bool = False,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> bool:
+    """Write a data set of drawn streets below `root`, or leave it where the same one is there already.
+
+    num_train, num_val, num_test: images per split. frames_per_sequence: consecutive frames of one street.
+    height, width: image size in pixels. num_workers: processes, None for one per core; the files do not depend on it.
+    Returns whether anything was written. The set appears at once, under its final name, when it is complete.
+    Raises ValueError for a bad value, FileExistsError where `root` holds something else than drawn streets.
+    """
+    plan = StreetsPlan(num_train, num_val, num_test, frames_per_sequence, height, width, seed, with_flow)
+    _check(plan, num_workers)
+    root = Path(root)
+    if _read_plan(root) == asdict(plan):
+        return False
+    _refuse_foreign(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
+    try:
+        temporary.chmod(0o755)  # mkdtemp keeps others out, a data set should not
+        _write_all(temporary, plan, num_workers or _num_cores(), progress)
+        _move_into_place(temporary, root, plan)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _check(plan: StreetsPlan, num_workers: int | None) -> None:
+    for name in ("num_train", "num_val", "num_test"):
+        if getattr(plan, name) < 0:
+            raise ValueError(f"--{name} must not be negative, got {getattr(plan, name)}.")
+    if plan.num_train + plan.num_val + plan.num_test == 0:
+        raise ValueError("--num_train, --num_val and --num_test are all 0: there is nothing to write.")
+    if plan.frames_per_sequence < 1:
+        raise ValueError(f"--frames_per_sequence must be at least 1, got {plan.frames_per_sequence}.")
+    if min(plan.height, plan.width) < SMALLEST_SIDE:
+        raise ValueError(f"--size must be at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, got {plan.height}x{plan.width}.")
+    if plan.seed < 0:
+        raise ValueError(f"--seed must not be negative, got {plan.seed}.")
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"--num_workers must be at least 1, got {num_workers}.")
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read_plan(root: Path) -> dict[str, object] | None:
+    try:
+        plan = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Drawn streets may be replaced; anything else stays."""
+    if not root.exists() and not root.is_symlink():
+        return
+    if not root.is_dir():
+        raise FileExistsError(f"--root {root} is not a folder. Name a new or empty one.")
+    if _read_plan(root) is None and any(root.iterdir()):
+        raise FileExistsError(f"--root {root} holds files but no {MARKER}; they are kept. Name a new or empty folder.")
+
+
+def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
+    if _read_plan(root) == asdict(plan):
+        return  # another process was faster with the same files
+    _refuse_foreign(root)
+    if root.exists():
+        shutil.rmtree(root)
+    temporary.rename(root)
+
+
+def _sequences(plan: StreetsPlan) -> Iterator[_Sequence]:
+    number = 0
+    for split, num_images in zip(SPLITS, (plan.num_train, plan.num_val, plan.num_test), strict=True):
+        for first in range(0, num_images, plan.frames_per_sequence):
+            yield _Sequence(split, number, min(plan.frames_per_sequence, num_images - first))
+            number += 1
+
+
+def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool) -> None:
+    sequences = list(_sequences(plan))
+    for split in SPLITS:
+        for name in (split, f"{split}annot", *((f"{split}flow",) if plan.with_flow else ())):
+            (folder / name).mkdir()
+        stems = [s.stem(k) for s in sequences if s.split == split for k in range(s.num_frames)]
+        lines = [f"{split}/{stem}.jpg {split}annot/{stem}.png\n" for stem in stems]
+        (folder / f"{split}.txt").write_text("".join(lines))
+    num_workers = min(num_workers, len(sequences))
+    total, done = sum(s.num_frames for s in sequences), 0
+    for num_frames in _run(folder, plan, sequences, num_workers):
+        done += num_frames
+        if progress:
+            end = "\n" if done == total else ""
+            print(f"\rstreets: drew {done} of {total} images", end=end, file=sys.stderr, flush=True)
+    (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
+
+
+def _run(folder: Path, plan: StreetsPlan, sequences: list[_Sequence], num_workers: int) -> Iterator[int]:
+    if num_workers == 1:
+        for sequence in sequences:
+            yield _write_sequence(folder, plan, sequence)
+        return
+    # Processes start afresh ("spawn"): a fork of a process that runs torch threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
+        futures = [pool.submit(_write_sequence, folder, plan, sequence) for sequence in sequences]
+        for future in futures:
+            yield future.result()
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+
+
+def _write_sequence(folder: Path, plan: StreetsPlan, sequence: _Sequence) -> int:
+    """Draw and write one street; returns the number of frames."""
+    scene = build_scene((plan.seed, sequence.number), sequence.num_frames)
+    for t in range(sequence.num_frames):
+        stem, split = sequence.stem(t), sequence.split
+        image, view, planes = draw(scene, t, plan.height, plan.width)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+                   cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
+        _write_image(folder / split / f"{stem}.jpg", image[..., ::-1], quality)
+        labels = np.ascontiguousarray(view.labels)
+        _write_image(folder / f"{split}annot" / f"{stem}.png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 6])
+        if plan.with_flow:
+            flow, visible = flow_and_visibility(scene, t, view, planes)
+            np.savez_compressed(folder / f"{split}flow" / f"{stem}.npz", flow=flow, visible=visible)
+    return sequence.num_frames
+
+
+def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
+    ok, data = cv2.imencode(path.suffix, np.ascontiguousarray(image), options)
+    assert ok, path
+    path.write_bytes(data.tobytes())
