@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from config import DemoFolderConfig, parse_command_line
+from config import DemoFolderConfig
+from utils.flags import parse_command_line
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from config import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig, parse_scales
+from config import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec, SegClass
 from inference.predictor import Predictor
 from network.build import MODULE_PREFIX, build_network
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
+from utils.flags import parse_scales
 
 # What the published code takes where nothing is said.
 DEFAULT_ARCH = "DeepWV3Plus"
@@ -32,11 +33,6 @@ class Model:
     classes: tuple[SegClass, ...]
     spec: DatasetSpec | None
     checkpoint: Checkpoint
-
-    @property
-    def palette(self) -> tuple[tuple[int, int, int], ...]:
-        """RGB colours in train id order."""
-        return tuple(seg_class.color for seg_class in self.classes)
 
 
 def load_model(config: SnapshotConfig) -> Model:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from inference.tiling import cover_counts, resample, spans
 from utils.device import resolve_device
 from utils.images import Uint8Array
+from utils.precision import normalise
 
 # The trunks halve the image up to five times; below this they would see less than a pixel of it.
 MIN_SIDE = 32
@@ -63,8 +64,8 @@ class Predictor:
         self.overlap = overlap
         self.batch_size = batch_size
         self.amp = amp
-        self.mean = torch.tensor(mean, device=self.device).view(3, 1, 1)
-        self.std = torch.tensor(std, device=self.device).view(3, 1, 1)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
 
     @overload
     def probabilities(self, image: Uint8Array) -> Tensor: ...
@@ -91,7 +92,7 @@ class Predictor:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(f"an image is [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)
-        normalised = pixels.float().div_(255).sub_(self.mean).div_(self.std)
+        normalised = normalise(pixels[None], self.mean, self.std)[0]
         total = torch.zeros(self.num_classes, *image.shape[:2], device=self.device)
         for scale in self.scales:
             self._add_scale(total, _rescaled(normalised, scale))

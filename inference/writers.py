@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from datasets.spec import IGNORE_LABEL, SegClass
+from datasets.spec import IGNORE_LABEL, Color, SegClass
 from inference.legend import ClassShare, class_shares, with_legend
 from utils.files import atomic_path
 from utils.images import Uint8Array
+from utils.pictures import blend, colorize
 
 OVERLAY_STRENGTH = 0.5
 KINDS = ("color", "overlay", "ids")
@@ -81,21 +82,14 @@ def write_results(
 
     image: [H, W, 3] RGB. labels: [H, W] train ids.
     """
-    mask = color_mask(labels, classes)
+    mask = colorize(labels, palette(classes))
     shares = class_shares(labels, classes)
     height, width = labels.shape
     note = {SOURCE_NOTE: _source_id(source)}
     write_png(paths.color, with_legend(mask, shares), {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
-    write_png(paths.overlay, overlay(image, mask), note)
+    write_png(paths.overlay, overlay(image, labels, classes), note)
     write_png(paths.ids, label_id_map(labels, classes), note)
     return shares
-
-
-def color_mask(labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
-    """The class colours [H, W, 3] of train ids [H, W]; black where there is no class."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(classes)] = [seg_class.color for seg_class in classes]
-    return table[labels]
 
 
 def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
@@ -105,21 +99,26 @@ def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     return table[labels]
 
 
-def overlay(image: Uint8Array, mask: Uint8Array) -> Uint8Array:
-    """The photo [H, W, 3] tinted by a colour mask of its size, with light lines where classes meet."""
-    tinted = cv2.addWeighted(image, 1 - OVERLAY_STRENGTH, mask, OVERLAY_STRENGTH, 0)
-    lines = class_borders(mask)
+def overlay(image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
+    """The photo [H, W, 3] tinted by the class colours, with light lines where train ids `labels` [H, W] meet."""
+    tinted = blend(image, labels, palette(classes), OVERLAY_STRENGTH)
+    lines = class_borders(labels)
     tinted[lines] = (0.35 * tinted[lines] + 0.65 * 255).astype(np.uint8)
-    return tinted  # type: ignore[return-value]
+    return tinted
 
 
-def class_borders(mask: Uint8Array) -> NDArray[np.bool_]:
-    """[H, W], true where a colour mask [H, W, 3] changes; lines of 1 pixel, thicker in large pictures."""
-    borders = np.zeros(mask.shape[:2], np.uint8)
-    borders[:-1] |= (mask[:-1] != mask[1:]).any(2)
-    borders[:, :-1] |= (mask[:, :-1] != mask[:, 1:]).any(2)
+def class_borders(labels: Uint8Array) -> NDArray[np.bool_]:
+    """[H, W], true where train ids [H, W] change; lines of 1 pixel, thicker in large pictures."""
+    borders = np.zeros(labels.shape, np.uint8)
+    borders[:-1] |= labels[:-1] != labels[1:]
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     thickness = max(1, round((borders.size**0.5) / 700))
     return cv2.dilate(borders, np.ones((thickness, thickness), np.uint8)).astype(bool)
+
+
+def palette(classes: Sequence[SegClass]) -> list[Color]:
+    """RGB colours in train id order."""
+    return [seg_class.color for seg_class in classes]
 
 
 def write_png(path: Path, pixels: Uint8Array, notes: dict[str, str]) -> None:

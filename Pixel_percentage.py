@@ -1,0 +1,101 @@
+"""Count the pixels of each class in a colour mask, an id map, or a folder of them: python Pixel_percentage.py PATH."""
+
+from __future__ import annotations
+
+DEFAULT_PATH = "./save"  # what is counted where no path is given; set it to a file or folder of yours
+
+import csv
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from config import PercentageConfig, PixelPercentageConfig
+from datasets.registry import dataset_spec
+from inference.pixel_count import Row, count_file, mask_files, rows
+from utils.command import run_command
+from utils.files import atomic_path, writable_folder
+from utils.flags import parse_command_line
+
+
+def main(config: PixelPercentageConfig) -> int:
+    """Count, print a table whose percentages sum to 100.00, and write what `--csv`, `--json` and `--plot` name."""
+    options = config.input
+    spec = dataset_spec(options.dataset)
+    path = Path(options.path or DEFAULT_PATH)
+    files = mask_files(path)
+    _check_writable(options)
+    counts = [count_file(file, spec, options.ids) for file in files]
+    table = rows(sum(counts, Counter()), spec)
+
+    print(f"{path}: {spec.title}" + (f", {len(files)} files" if path.is_dir() else ""))
+    print(text_table(table))
+    if any(row.train_id is None for row in table):
+        print("some pixels are of no class: is --dataset right, and the file no JPEG?", file=sys.stderr)
+    if options.csv:
+        write_csv(Path(options.csv), table)
+    if options.json:
+        per_file = {str(file): [asdict(row) for row in rows(count, spec)]
+                    for file, count in zip(files, counts, strict=True)}
+        content = {"dataset": spec.name, "classes": [asdict(row) for row in table], "files": per_file}
+        with atomic_path(Path(options.json)) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        write_plot(Path(options.plot), table, str(path))
+    return 0
+
+
+def text_table(table: Sequence[Row]) -> str:
+    """One line per class, and the sum."""
+    width = max(len("class"), *(len(row.name) for row in table))
+    lines = [f"{'class':<{width}}  {'pixels':>12}  {'percent':>7}"]
+    lines += [f"{row.name:<{width}}  {row.pixels:>12}  {row.percent:>7.2f}" for row in table]
+    lines.append(f"{'sum':<{width}}  {sum(row.pixels for row in table):>12}  {sum(row.percent for row in table):>7.2f}")
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, table: Sequence[Row]) -> None:
+    """Columns class, pixels, percent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("class", "pixels", "percent"))
+    writer.writerows((row.name, row.pixels, f"{row.percent:.2f}") for row in table)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
+    """A bar chart in the class colours, the largest share at the top."""
+    from matplotlib.figure import Figure
+
+    bars = sorted((row for row in table if row.pixels), key=lambda row: row.pixels)
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
+    axes = figure.add_subplot()
+    colors = [tuple(channel / 255 for channel in row.color) for row in bars]
+    drawn = axes.barh([row.name for row in bars], [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
+    axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
+    axes.set_xlabel("share of the pixels, in percent")
+    axes.set_title(title, loc="left")
+    axes.margins(x=0.12, y=0.02)
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _check_writable(options: PercentageConfig) -> None:
+    for flag, file in (("--csv", options.csv), ("--json", options.json), ("--plot", options.plot)):
+        if file:
+            writable_folder(Path(file).parent, flag)
+            if Path(file).is_dir():
+                raise ValueError(f"{flag} {file} is a folder; name a file.")
+    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+        raise ValueError(f"--plot {options.plot}: a plot is a .png, .jpg, .pdf or .svg file.")
+
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(PixelPercentageConfig)
+    run_command(partial(main, CONFIG), debug=CONFIG.input.debug)

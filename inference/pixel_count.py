@@ -1,0 +1,107 @@
+"""Pixels of each class in colour masks and id maps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.spec import Color, DatasetSpec
+from inference.shares import percentages
+from inference.writers import KINDS, MASK_SIZE_NOTE, read_note
+from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
+
+# What a pixel counts as: a train id, or where it is of no class, words that say what was found.
+Counts = Counter[int | str]
+
+# Colours of no class that are listed one by one; photos and JPEG masks have thousands.
+MOST_STRANGERS = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. train_id: None for what is of no class."""
+
+    name: str
+    train_id: int | None
+    color: Color
+    pixels: int
+    percent: float
+
+
+def mask_files(path: Path) -> list[Path]:
+    """`path` itself, or the pictures in the folder `path` and its sub-folders, sorted.
+
+    Of a demo's three results the ids alone are taken: the others show the same image. Raises FileNotFoundError or
+    ValueError where there is nothing.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    if not path.is_dir():
+        return [path]
+    found = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    there = set(found)
+    files = [p for p in found if not _shows_again(p, there)]
+    if not files:
+        raise ValueError(f"{path} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
+    return files
+
+
+def count_file(path: Path, spec: DatasetSpec, ids: str) -> Counts:
+    """The pixels of each class in one mask.
+
+    ids: what one channel holds: `label` or `train` ids; `auto`: train ids where the name says so, else label ids.
+    """
+    pixels = _without_legend(path, read_colors_or_ids(path))
+    if pixels.ndim == 3:
+        return _count_colors(pixels, spec)
+    if ids == "auto":
+        ids = "train" if "trainids" in path.stem.lower() else "label"
+    return _count_ids(pixels, spec, ids)
+
+
+def rows(counts: Counts, spec: DatasetSpec) -> list[Row]:
+    """The table: every class of the data set in train id order, then what is of no class, the largest first."""
+    strangers = sorted(((name, n) for name, n in counts.items() if isinstance(name, str)), key=lambda item: -item[1])
+    listed, rest = strangers[:MOST_STRANGERS], strangers[MOST_STRANGERS:]
+    if rest:
+        listed.append((f"no class: {len(rest)} more", sum(n for _, n in rest)))
+    pixels = [counts[train_id] for train_id in range(spec.num_classes)] + [n for _, n in listed]
+    names = [*spec.class_names, *(name for name, _ in listed)]
+    train_ids: list[int | None] = [*range(spec.num_classes), *(None for _ in listed)]
+    colors = [*spec.palette, *((255, 255, 255) for _ in listed)]
+    return [Row(*values) for values in zip(names, train_ids, colors, pixels, percentages(pixels), strict=True)]
+
+
+def _count_colors(pixels: np.ndarray, spec: DatasetSpec) -> Counts:
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    train_ids = {(r << 16) | (g << 8) | b: train_id for train_id, (r, g, b) in enumerate(spec.palette)}
+    counts: Counts = Counter()
+    for value, number in zip(*(found.tolist() for found in np.unique(packed, return_counts=True)), strict=True):
+        rgb = f"no class: colour ({value >> 16}, {value >> 8 & 255}, {value & 255})"
+        counts[train_ids.get(value, rgb)] += number
+    return counts
+
+
+def _count_ids(pixels: np.ndarray, spec: DatasetSpec, ids: str) -> Counts:
+    table = spec.train_id_of_label_id() if ids == "label" else {i: i for i in range(spec.num_classes)}
+    counts: Counts = Counter()
+    for value, number in zip(*(found.tolist() for found in np.unique(pixels, return_counts=True)), strict=True):
+        train_id = table.get(value, spec.ignore_label)
+        counts[f"no class: id {value}" if train_id == spec.ignore_label else train_id] += number
+    return counts
+
+
+def _without_legend(path: Path, pixels: np.ndarray) -> np.ndarray:
+    size = read_note(path, MASK_SIZE_NOTE)
+    if size is None:
+        return pixels
+    width, height = (int(side) for side in size.split("x"))
+    return pixels[:height, :width]
+
+
+def _shows_again(path: Path, there: set[Path]) -> bool:
+    kind = path.stem.rpartition("_")[2]
+    return kind in KINDS and kind != "ids" and path.with_name(f"{path.stem.removesuffix(kind)}ids.png") in there
