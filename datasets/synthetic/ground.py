@@ -119,7 +119,8 @@ def _marked(ground: Ground, colours: FloatArray, x: FloatArray, z: FloatArray, d
     d = x - ground.curve.x(z).astype(np.float32)
     lane = (ground.half_width - ground.parking) / 2
     track = np.abs(np.abs(np.abs(d) - lane) - 0.75)
-    colours = colours * (1 - 0.07 * np.exp(-((track / 0.3) ** 2)) - 0.05 * np.exp(-(((np.abs(d) - lane) / 0.25) ** 2)))[:, None]
+    oil = np.exp(-(((np.abs(d) - lane) / 0.25) ** 2))
+    colours = colours * (1 - 0.07 * np.exp(-((track / 0.3) ** 2)) - 0.05 * oil)[:, None]
     paint = np.zeros_like(d)
     if ground.centre_line == "double":
         paint = np.maximum(paint, _band(np.abs(d) - 0.14, 0.065, footprint))
@@ -150,7 +151,8 @@ def _marked(ground: Ground, colours: FloatArray, x: FloatArray, z: FloatArray, d
 def sample_tile(tile: Tile, x: FloatArray, z: FloatArray, footprint: FloatArray) -> NDArray[np.float32]:
     """Colours [n, 3] of a repeating texture at ground points."""
     density = tile.texture.labels.shape[0] / tile.size
-    level = np.clip(np.round(np.log2(np.maximum(footprint * density, 1.0))), 0, len(tile.texture.mips) - 1).astype(np.uint8)
+    level = np.round(np.log2(np.maximum(footprint * density, 1.0)))
+    level = np.minimum(level, len(tile.texture.mips) - 1).astype(np.uint8)
     out = np.empty((x.size, 3), np.float32)
     for k in np.unique(level):
         at = np.flatnonzero(level == k)
@@ -162,7 +164,7 @@ def sample_tile(tile: Tile, x: FloatArray, z: FloatArray, footprint: FloatArray)
 
 
 def bilinear(image: NDArray[np.uint8], columns: FloatArray, rows: FloatArray, wrap: bool) -> NDArray[np.uint8]:
-    """Colours [n, 3] of `image` at texel edges coordinates (0 is the outer edge of the first texel)."""
+    """Colours [n, 3] of `image` at texture coordinates in texels; 0 is the outer edge of the first texel."""
     n = columns.size
     wide = min(n, 4096)
     tall = -(-n // wide)
@@ -170,7 +172,8 @@ def bilinear(image: NDArray[np.uint8], columns: FloatArray, rows: FloatArray, wr
     grid[0, :n], grid[1, :n] = columns - 0.5, rows - 0.5
     border = cv2.BORDER_WRAP if wrap else cv2.BORDER_REPLICATE
     maps = grid.reshape(2, tall, wide)
-    return cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=border).reshape(-1, *image.shape[2:])[:n]
+    colours = np.asarray(cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=border), np.uint8)
+    return colours.reshape(-1, *image.shape[2:])[:n]
 
 
 def asphalt_tile(rng: np.random.Generator, base: Colour) -> Tile:
@@ -178,7 +181,8 @@ def asphalt_tile(rng: np.random.Generator, base: Colour) -> Tile:
     size = 768
     gain = 1 + 0.07 * tileable_noise(rng, size, (2, 4)) + 0.05 * tileable_noise(rng, size, (32, 64, 128))
     for _ in range(int(rng.integers(1, 4))):  # repairs
-        x, y, w, h = rng.integers(0, size - 200), rng.integers(0, size - 220), rng.integers(40, 180), rng.integers(60, 220)
+        x, y = rng.integers(0, size - 220, 2)
+        w, h = rng.integers(40, 180), rng.integers(60, 220)
         gain[y : y + h, x : x + w] *= rng.uniform(0.82, 0.95)
     for _ in range(int(rng.integers(2, 6))):  # cracks
         steps = np.cumsum(rng.normal(0, 1, (60, 2)) * 4 + rng.normal(0, 1, 2) * 3, axis=0)

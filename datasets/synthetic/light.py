@@ -92,7 +92,7 @@ def sky_colours(light: Light, directions: FloatArray) -> NDArray[np.float32]:
 class Footprint:
     """Something that stands on the ground: outline [n, 2] as (x, z), height, and its velocity [3] per frame.
 
-    round_top: the shadow is a separate blob at the end (tree crown) instead of a swept body.
+    contact: how dark the ground is right below, 0..1. lifted: height at which the body starts (a tree's crown).
     """
 
     outline: FloatArray
@@ -149,9 +149,9 @@ def _darken(light: Light, shadow_map: ShadowMap, footprints: list[Footprint], t:
         outline = footprint.outline + t * footprint.velocity[[0, 2]]
         low = outline + drift * footprint.lifted
         high = outline + drift * footprint.height
-        hulls.append(cv2.convexHull(shadow_map.pixels(np.concatenate([low, high]))))
+        hulls.append(np.asarray(cv2.convexHull(shadow_map.pixels(np.concatenate([low, high]))), np.int32))
         contacts.append((shadow_map.pixels(outline), footprint.contact))
-    window = _window(hulls + [c for c, _ in contacts], level.shape) if local else (slice(None), slice(None))
+    window = _window([*hulls, *(c for c, _ in contacts)], level.shape) if local else (slice(None), slice(None))
     part = level[window]
     if part.size == 0:
         return shadow_map
@@ -161,8 +161,9 @@ def _darken(light: Light, shadow_map: ShadowMap, footprints: list[Footprint], t:
         cv2.fillConvexPoly(sun, hull + np.array(origin, np.int32), 255)
     for outline, strength in contacts:
         cv2.fillPoly(contact, [outline + np.array(origin, np.int32)], int(255 * strength))
-    sun, contact = cv2.blur(sun, (3, 3)), cv2.blur(cv2.dilate(contact, np.ones((3, 3), np.uint8)), (5, 5))
-    gain = (1 - 0.95 * light.sun_share / 255 * sun.astype(np.float32)) * (1 - 0.75 / 255 * contact.astype(np.float32))
+    shaded = np.asarray(cv2.blur(sun, (3, 3)), np.float32) / 255
+    closed = np.asarray(cv2.blur(cv2.dilate(contact, np.ones((3, 3), np.uint8)), (5, 5)), np.float32) / 255
+    gain = (1 - 0.95 * light.sun_share * shaded) * (1 - 0.75 * closed)
     level[window] = (part * gain).astype(np.uint8)
     return replace(shadow_map, level=level)
 

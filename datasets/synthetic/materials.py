@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -46,22 +47,21 @@ def make_texture(colours: NDArray, labels: NDArray[np.uint8]) -> Texture:
 
 def _bleed(image: NDArray[np.uint8], opaque: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Continue the colours into the holes, so that the smaller copies get no fringe of another colour."""
-    out = image.copy()
-    known = opaque.astype(np.float32)
-    size = max(3, (min(image.shape[:2]) // 8) | 1)
-    weight = cv2.blur(known, (size, size))
-    spread = cv2.blur(image.astype(np.float32) * known[..., None], (size, size))
-    mean = image[opaque].mean(axis=0) if opaque.any() else np.zeros(3)
-    filled = np.where(weight[..., None] > 1e-3, spread / np.maximum(weight, 1e-3)[..., None], mean)
-    out[~opaque] = np.clip(filled, 0, 255).astype(np.uint8)[~opaque]
-    return out
+    height, width = opaque.shape
+    small = (max(1, width // 4), max(1, height // 4))
+    known = opaque.astype(np.uint8)
+    weight = cv2.blur(cv2.resize(known * np.float32(1), small, interpolation=cv2.INTER_AREA), (5, 5))[..., None]
+    spread = cv2.blur(cv2.resize(image * np.float32(known[..., None]), small, interpolation=cv2.INTER_AREA), (5, 5))
+    mean = np.array(cv2.mean(image, known)[:3])
+    filled = np.where(weight > 1e-3, spread / np.maximum(weight, 1e-3), mean).astype(np.uint8)
+    return np.where(opaque[..., None], image, cv2.resize(filled, (width, height), interpolation=cv2.INTER_NEAREST))
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float) -> NDArray[np.float32]:
     """Smooth random field [height, width] in -1..1 whose blobs are about `cell` texels wide."""
     rows, columns = max(2, round(height / cell) + 2), max(2, round(width / cell) + 2)
     coarse = rng.random((rows, columns), dtype=np.float32) * 2 - 1
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def tileable_noise(rng: np.random.Generator, size: int, cells: Sequence[int]) -> NDArray[np.float32]:
@@ -89,7 +89,8 @@ def scaled(colour: Colour, gain: float) -> Colour:
 class Canvas:
     """A picture in metres, `width` x `height`, x to the right from the left edge, y up from the lower edge."""
 
-    def __init__(self, width: float, height: float, density: float, label: int = HOLE, colour: Colour = (90, 90, 90)):
+    def __init__(self, width: float, height: float, density: float, label: int = HOLE,
+                 colour: Colour = (90, 90, 90)) -> None:  # fmt: skip
         self.width, self.height, self.density = width, height, density
         rows, columns = max(4, round(height * density)), max(4, round(width * density))
         self.colours = np.full((rows, columns, 3), colour, np.uint8)
@@ -127,7 +128,7 @@ class Canvas:
 
     def line(self, points: Sequence[Point], width: float, colour: Colour, label: int | None = None) -> None:
         """Draw a line with round joints, `width` metres thick."""
-        for (xa, ya), (xb, yb) in zip(points[:-1], points[1:], strict=True):
+        for (xa, ya), (xb, yb) in pairwise(points):
             length = max(1e-6, float(np.hypot(xb - xa, yb - ya)))
             nx, ny = -(yb - ya) / length * width / 2, (xb - xa) / length * width / 2
             corners = [(xa + nx, ya + ny), (xb + nx, yb + ny), (xb - nx, yb - ny), (xa - nx, ya - ny)]
@@ -138,7 +139,8 @@ class Canvas:
     def ring(self, x: float, y: float, radius: float, width: float, colour: Colour, label: int | None = None) -> None:
         """Draw a circle line."""
         angles = np.linspace(0, 2 * np.pi, 33)
-        self.line([(x + radius * float(np.cos(a)), y + radius * float(np.sin(a))) for a in angles], width, colour, label)
+        points = [(x + radius * float(np.cos(a)), y + radius * float(np.sin(a))) for a in angles]
+        self.line(points, width, colour, label)
 
     def text(self, words: str, x: float, y: float, size: float, colour: Colour) -> None:
         """Write `words`, `size` metres high, from the lower left corner (x, y); classes stay."""

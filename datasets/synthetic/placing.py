@@ -19,7 +19,7 @@ START = -8.0  # z of the first things
 class Placer:
     """Puts painted things into `surfaces`; keeps what every placing needs at hand."""
 
-    def __init__(self, rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float):
+    def __init__(self, rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float) -> None:
         self.rng, self.ground, self.light, self.path, self.end = rng, ground, light, path, end
         self.surfaces = Surfaces()
         self.city = not ground.lawn
@@ -83,7 +83,8 @@ class Placer:
         rng = self.rng
         if self.city:
             floors, tall, width = int(rng.integers(3, 6)), rng.uniform(3.1, 3.5), rng.uniform(8, 16)
-            return facades.facade(rng, width, floors, tall, rng.random() < 0.7), width, floors * tall, rng.random() < 0.4
+            front = facades.facade(rng, width, floors, tall, rng.random() < 0.7)
+            return front, width, floors * tall, rng.random() < 0.4
         floors, tall, width = int(rng.integers(2, 4)), rng.uniform(2.8, 3.2), rng.uniform(7, 13)
         return facades.facade(rng, width, floors, tall, False), width, floors * tall, rng.random() < 0.85
 
@@ -110,7 +111,8 @@ class Placer:
             eaves = np.array([0.0, height, 0.0]) - 0.06 * up
             tint = self.light.on(np.array([-side * rise, 5.5, 0.0]) / np.hypot(rise, 5.5))
             self.surfaces.add(left + eaves + up * 1.06, right - left, -up * 1.06, slope, tint)
-        corners = np.array([near[[0, 2]], far[[0, 2]], far[[0, 2]] + [side * depth, 0], near[[0, 2]] + [side * depth, 0]])
+        (x0, z0), (x1, z1) = near[[0, 2]], far[[0, 2]]
+        corners = np.array([[x0, z0], [x1, z1], [x1 + side * depth, z1], [x0 + side * depth, z0]])
         self.surfaces.footprints.append(Footprint(corners, height + rise * 0.5, STILL, 0.5))
 
     def _green_gap(self, side: int, z0: float, z1: float) -> None:
@@ -125,18 +127,21 @@ class Placer:
             texture = facades.facade(rng, 24.0, 3, 3.1, False)
             for z in np.arange(START, self.end + 20, 24.0):
                 near, far = self.point(side, 38, float(z)), self.point(side, 38, float(z) + 24)
-                self.wall(*((far, near) if side > 0 else (near, far)), rng.uniform(7, 12), texture)
+                left, right = (far, near) if side > 0 else (near, far)
+                self.wall(left, right, rng.uniform(7, 12), texture)
         texture = facades.facade(rng, 26.0, 4, 3.2, False)
         middle = float(self.ground.curve.x(self.end))
         for k in range(-3, 3):
             start = np.array([middle + 26.0 * k, 0, self.end + 14])
-            self.wall(start, start + [26.0, 0, 0], rng.uniform(9, 16), texture)
+            self.wall(start, start + np.array([26.0, 0, 0]), rng.uniform(9, 16), texture)
         for _ in range(9):
             self.tree(np.array([middle + rng.uniform(-26, 26), 0, self.end + rng.uniform(4, 12)]), rng.uniform(6, 11))
 
-    def prepare_trees(self) -> None:
-        """Paint the crowns that this street's trees share."""
+    def prepare(self) -> None:
+        """Paint the crowns, fences and signs that this street's things share."""
         rng = self.rng
+        self.fences = [facades.fence(rng, 4.0, kind) for kind in range(4)]
+        self.signs = [sprites.sign(rng, kind) for kind in (0, 1, 2, 3, 4, 5)]
         leaf = jitter(rng, ((86, 112, 44), (70, 104, 50), (110, 118, 46), (128, 104, 40))[rng.integers(4)], 0.2)
         self.leaf = leaf
         self.tapered = rng.random() < 0.2
@@ -175,13 +180,14 @@ class Placer:
 
     def fence_run(self, side: int, beyond_kerb: float, z0: float, z1: float, kind: int) -> None:
         """Panels of 4 m from z0 to z1."""
-        texture, height = facades.fence(self.rng, 4.0, kind)
+        texture, height = self.fences[kind]
         z = z0
         while z + 4 <= z1 + 0.01:
             if not self.in_junction(side, z, z + 4, self.ground.walk * 0.5):
                 near, far = self.point(side, beyond_kerb, z), self.point(side, beyond_kerb, z + 4)
                 self.wall(*((far, near) if side > 0 else (near, far)), height, texture, two_sided=True)
-                outline = np.array([near[[0, 2]], far[[0, 2]], far[[0, 2]] + [0.08, 0], near[[0, 2]] + [0.08, 0]])
+                (x0, z0), (x1, z1) = near[[0, 2]], far[[0, 2]]
+                outline = np.array([[x0, z0], [x1, z1], [x1 + 0.08, z1], [x0 + 0.08, z0]])
                 self.surfaces.footprints.append(Footprint(outline, height, STILL, 0.3))
             z += 4
 
@@ -209,7 +215,7 @@ class Placer:
                     kind, beyond = (3, rng.uniform(0.7, 1.2)) if roll < 0.35 else (1, 0.35)
                     self.fence_run(side, beyond, z, z + length, kind)
                     z += length + rng.uniform(18, 50)
-                elif roll < 0.6 or side == sure and z < 12:
+                elif roll < 0.6 or (side == sure and z < 12):
                     self.fence_run(side, self.ground.walk + 0.15, z, z + length, int(rng.integers(3)))
                     z += length + rng.uniform(0, 10)
                 else:
@@ -252,17 +258,17 @@ class Placer:
         """A post with one or two plates."""
         rng = self.rng
         kind = int(rng.integers(6))
-        texture, width, height = sprites.sign(rng, kind)
+        texture, width, height = self.signs[kind]
         foot = rng.uniform(1.9, 2.3)
         plate = at + np.array([0.0, foot, -0.08])
         if kind == 5:
-            self.billboard(at + [-0.6, 0, 0], 0.13, foot + height, post)
-            self.billboard(at + [0.6, 0, 0], 0.13, foot + height, post)
+            self.billboard(at - np.array([0.6, 0, 0]), 0.13, foot + height, post)
+            self.billboard(at + np.array([0.6, 0, 0]), 0.13, foot + height, post)
         else:
             self.billboard(at, 0.13, foot + height, post)
             if rng.random() < 0.35:
-                second, w2, h2 = sprites.sign(rng, int(rng.integers(5)))
-                self.billboard(plate + [0, -h2 - 0.03, 0], w2, h2, second, turn=0.0)
+                second, w2, h2 = self.signs[rng.integers(5)]
+                self.billboard(plate - np.array([0, h2 + 0.03, 0]), w2, h2, second, turn=0.0)
         self.billboard(plate, width, height, texture)
         self.footprint(at, 0.09, 0.09, foot + height, contact=0.3)
 
@@ -270,7 +276,7 @@ class Placer:
         """A post with a traffic light."""
         texture, width, height = sprites.traffic_light(self.rng)
         self.billboard(at, 0.15, 3.3, post)
-        self.billboard(at + [0.0, 2.3, -0.1], width, height, texture)
+        self.billboard(at + np.array([0.0, 2.3, -0.1]), width, height, texture)
         self.footprint(at, 0.09, 0.09, 3.3, contact=0.3)
 
     def car(self, model: Vehicle, at: FloatArray, heading: float, velocity: FloatArray = STILL) -> None:
@@ -293,7 +299,9 @@ class Placer:
         rng, ground = self.rng, self.ground
         models = [vehicle(rng) for _ in range(6)]
         for side in (-1, 1):
-            fill = rng.uniform(0.25, 0.8) if ground.parking else (rng.uniform(0.1, 0.45) if side != np.sign(self.path.lane) else 0.0)
+            fill = rng.uniform(0.25, 0.8) if ground.parking else rng.uniform(0.1, 0.45)
+            if not ground.parking and side == np.sign(self.path.lane):
+                fill = 0.0  # the camera's own lane stays free
             z = rng.uniform(1, 8)
             while z < self.end - 6:
                 if rng.random() < fill and not self.in_junction(side, z, z + 6, 3):
@@ -362,9 +370,10 @@ class Placer:
                 self.person(at, np.array([rng.choice([-1, 1]) * rng.uniform(0.05, 0.09), 0, 0]), int(rng.integers(7)))
         inner = -0.7 - ground.parking
         own = int(np.sign(self.path.lane)) or 1
-        for k, z in enumerate([rng.uniform(7, 11) + reach / 2, *np.arange(rng.uniform(12, 20), self.end, rng.uniform(9, 22))]):
-            side = own if k == 0 or rng.random() < 0.5 else -own
-            beyond = inner if rng.random() < 0.7 or k == 0 else rng.uniform(0.8, 1.6)
+        places = [rng.uniform(6, 11) + reach / 2, *np.arange(rng.uniform(12, 20), self.end, rng.uniform(9, 22))]
+        for z in places:
+            side = own if rng.random() < 0.55 else -own
+            beyond = inner + rng.uniform(-0.3, 0.1) if rng.random() < 0.7 else rng.uniform(0.7, 1.6)
             along = rng.uniform(0.2, 0.35) if side == own else -rng.uniform(0.2, 0.35)
             self.rider(self.point(side, beyond, float(z)), np.array([0, 0, along]), int(rng.integers(4)))
 
@@ -382,7 +391,7 @@ class Placer:
 def furnish(rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float) -> Surfaces:
     """All surfaces of a street that reaches to z = `end`."""
     placer = Placer(rng, ground, light, path, end)
-    placer.prepare_trees()
+    placer.prepare()
     for side in (-1, 1):
         placer.houses(side)
     placer.backdrop()

@@ -79,8 +79,7 @@ def planes_at(scene: Scene, t: float, pose: Pose, lens: Lens, height: int, width
     normal = np.cross(us, vs)
     distance = np.einsum("ij,ij->i", normal, p)
     safe = np.where(np.abs(distance) < 1e-9, 1e-9, distance)[:, None]
-    to_image = np.array([[1 / lens.focal, 0, -lens.centre_x / lens.focal], [0, 1 / lens.focal, -lens.centre_y / lens.focal],
-                         [0, 0, 1]])  # fmt: skip
+    to_image = np.array([[1, 0, -lens.centre_x], [0, 1, -lens.centre_y], [0, 0, lens.focal]]) / lens.focal
     boxes, nearest = _boxes(p, us, vs, lens)
     inside = (boxes[:, 0] < width) & (boxes[:, 2] > -1) & (boxes[:, 1] < height) & (boxes[:, 3] > -1)
     facing = np.concatenate([[True], scene.two_sided]) | (distance > 0)
@@ -127,15 +126,15 @@ def trace(scene: Scene, planes: Planes, xs: FloatArray, ys: FloatArray) -> View:
     starts = np.array([xs[0], ys[0], xs[0], ys[0]])
     step = float(xs[1] - xs[0]) if xs.size > 1 else 1.0
     limits = np.array([xs.size, ys.size, xs.size, ys.size])
-    cells = np.clip(np.floor((planes.boxes - starts) / step) + [0, 0, 2, 2], 0, limits)
-    cells = np.nan_to_num(cells).astype(int)
+    cells = np.clip(np.floor((planes.boxes - starts) / step) + np.array([0, 0, 2, 2]), 0, limits).astype(int)
+    coefficients = [c.astype(np.float32) for c in (planes.a, planes.b, planes.inverse_depth)]
     for k in planes.order:
         left, top, right, bottom = cells[k]
         if left >= right or top >= bottom:
             continue
         window = (slice(top, bottom), slice(left, right))
         x, y = xs32[left:right], ys32[top:bottom, None]
-        ca, cb, cz = planes.a[k].astype(np.float32), planes.b[k].astype(np.float32), planes.inverse_depth[k].astype(np.float32)
+        ca, cb, cz = coefficients[0][k], coefficients[1][k], coefficients[2][k]
         z = (cz[0] * x)[None, :] + (cz[1] * y + cz[2])
         seen = z > nearest[window]
         if not seen.any():
@@ -246,7 +245,7 @@ def develop(scene: Scene, image: NDArray[np.float32], t: float) -> NDArray[np.ui
     height, width = image.shape[:2]
     sigma = light.blur * height / 240
     if sigma > 0.15:
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     gain = (light.exposure * (1 - 0.09 * (x**2 + y**2)))[..., None] * light.cast.astype(np.float32)
     image = 118 + (image * gain - 118) * np.float32(light.contrast)

@@ -150,12 +150,12 @@ def crown(rng: np.random.Generator, width: float, height: float, leaf: Colour, t
         light = 0.55 + 0.5 * y + 0.2 * rng.uniform(-1, 1) + 0.15 * (0.5 - x)
         cv2.circle(picture, centre, radius, light, -1)
         cv2.circle(opaque, centre, int(radius * 1.05), 1, -1)
-    picture = cv2.GaussianBlur(picture, (0, 0), density * 0.07)
+    soft = np.asarray(cv2.GaussianBlur(picture, (0, 0), density * 0.07))
     clumps = noise(rng, rows, columns, density * 0.14)
     leaves = noise(rng, rows, columns, max(1.5, density * 0.05))
     edge = cv2.GaussianBlur(opaque.astype(np.float32), (0, 0), density * 0.16)
     solid = edge + 0.3 * leaves + 0.18 * clumps > 0.52
-    gain = np.clip(picture + 0.2 * clumps + 0.22 * leaves, 0.15, 1.6)
+    gain = np.clip(soft + 0.2 * clumps + 0.22 * leaves, 0.15, 1.6)
     colours = np.array(leaf, np.float32) * gain[..., None]
     colours[..., 2] *= np.clip(1.25 - 0.4 * gain, 0.6, 1.2)
     return make_texture(colours, np.where(solid, TREE, HOLE).astype(np.uint8))
@@ -199,8 +199,8 @@ def lamp(rng: np.random.Generator, height: float, arm: float) -> tuple[Texture, 
         canvas.line([(x, height - 0.3), (x + 0.3 * arm, height - 0.1), (x + arm, height - 0.08)], 0.12, steel, POLE)
         canvas.box(x + arm - 0.5, height - 0.2, x + arm + 0.15, height - 0.02, (206, 204, 190), POLE)
     else:
-        outline: list[Point] = [(x - 0.15, height - 0.65), (x - 0.28, height - 0.12), (x, height), (x + 0.28, height - 0.12),
-                                (x + 0.15, height - 0.65)]  # fmt: skip
+        low, brim = height - 0.65, height - 0.12
+        outline: list[Point] = [(x - 0.15, low), (x - 0.28, brim), (x, height), (x + 0.28, brim), (x + 0.15, low)]
         canvas.polygon(outline, (226, 220, 196), POLE)
     cylinder(canvas, x, 0.13)
     return canvas.texture(), width
@@ -246,7 +246,8 @@ def sign(rng: np.random.Generator, kind: int) -> tuple[Texture, float, float]:
     elif kind == 2:
         canvas = Canvas(0.86, 0.86, density)
         angles = np.arange(8) * np.pi / 4 + np.pi / 8
-        canvas.polygon([(0.43 + 0.46 * float(np.cos(a)), 0.43 + 0.46 * float(np.sin(a))) for a in angles], SIGN_RED, SIGN)
+        corners = [(0.43 + 0.46 * float(np.cos(a)), 0.43 + 0.46 * float(np.sin(a))) for a in angles]
+        canvas.polygon(corners, SIGN_RED, SIGN)
         canvas.text("STOP", 0.1, 0.34, 0.19, WHITE)
     elif kind == 3:
         canvas = Canvas(0.84, 0.84, density)

@@ -23,6 +23,7 @@ PAINTS: tuple[Colour, ...] = (
 )  # fmt: skip
 GLASS: Colour = (42, 52, 60)
 RUBBER: Colour = (22, 22, 24)
+Corner = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,8 @@ def vehicle(rng: np.random.Generator) -> Vehicle:
     side, cabin = _body_side(rng, p, paint), _cabin_side(p, paint)
     faces: list[Face] = []
 
-    def add(canvas: Canvas, *corners: tuple[float, float, float]) -> None:
-        faces.append(Face(*(np.array(c, float) for c in corners), canvas.texture()))
+    def add(canvas: Canvas, top_left: Corner, top_right: Corner, bottom_left: Corner) -> None:
+        faces.append(Face(np.array(top_left), np.array(top_right), np.array(bottom_left), canvas.texture()))
 
     def mirrored(canvas: Canvas) -> Canvas:
         other = Canvas(canvas.width, canvas.height, canvas.density)
