@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from network.depthwise import DepthwiseConv2d
+
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize `x` [B, C, h, w] bilinearly to `size` (rows, columns), corner pixels onto corner pixels.
@@ -62,9 +64,7 @@ def conv_layers(
     if separable and kernel > 1:
         return [
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.Conv2d(
-                out_channels, out_channels, kernel, padding=padding, dilation=dilation, groups=out_channels, bias=False
-            ),
+            DepthwiseConv2d(out_channels, kernel, dilation=dilation),
         ]
     return [nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)]
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.blocks import Trunk
+from network.depthwise import DepthwiseConv2d
 
 
 class BlockSpec(NamedTuple):
@@ -56,14 +57,15 @@ def conv_bn(
     activation: type[nn.Module] | None,
     stride: int = 1,
     dilation: int = 1,
-    groups: int = 1,
+    depthwise: bool = False,
 ) -> nn.Sequential:
-    """Convolution, batch norm and, where given, an activation."""
-    padding = dilation * (kernel // 2)
-    layers = [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False),
-        nn.BatchNorm2d(out_channels, eps=BN_EPS),
-    ]
+    """Convolution, batch norm and, where given, an activation. Only a depthwise one may be dilated."""
+    conv = (
+        DepthwiseConv2d(out_channels, kernel, stride, dilation)
+        if depthwise
+        else nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    )
+    layers = [conv, nn.BatchNorm2d(out_channels, eps=BN_EPS)]
     return nn.Sequential(*layers) if activation is None else nn.Sequential(*layers, activation(inplace=True))
 
 
@@ -99,7 +101,7 @@ class InvertedResidual(nn.Module):
             layers.append(conv_bn(in_channels, spec.expanded, 1, activation))
         layers.append(
             conv_bn(
-                spec.expanded, spec.expanded, spec.kernel, activation, spec.stride, spec.dilation, groups=spec.expanded
+                spec.expanded, spec.expanded, spec.kernel, activation, spec.stride, spec.dilation, depthwise=True
             )
         )
         if spec.squeeze:
