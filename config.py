@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import types
-import typing
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from datasets.registry import DATASETS
 from network.names import ARCHITECTURES
-
-Config = TypeVar("Config")
+from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
 DATASET_CHOICES = ", ".join(DATASETS)
-POSITIVE = "positive"
-NOT_NEGATIVE = "not negative"
-SHARE = "between 0 and 1"
-
-_CHECKS: dict[str, typing.Callable[[float], bool]] = {
-    POSITIVE: lambda value: value > 0,
-    NOT_NEGATIVE: lambda value: value >= 0,
-    SHARE: lambda value: 0 <= value <= 1,
-}
-
-
-def option(
-    default: Any, help: str, *flags: str, choices: Sequence[str] | None = None, must_be: str | None = None,
-    required: bool = False,
-) -> Any:
-    """A setting that is also a flag.
-
-    flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
-    must_be: POSITIVE, NOT_NEGATIVE or SHARE; checked after parsing.
-    """
-    metadata = {"help": help, "flags": flags, "choices": choices, "must_be": must_be, "required": required}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +22,12 @@ class RunConfig:
     ckpt: str = option("logs/ckpt", "folder of the run folders")
     tb_path: str = option("logs/tb", "folder of the TensorBoard logs; the run folder holds a link to its own")
     max_epoch: int = option(180, "number of epochs", must_be=POSITIVE)
-    start_epoch: int = option(0, "first epoch, counted from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE)
-    max_minutes: float = option(0.0, "plan the schedule for this many minutes and stop then; 0: train --max_epoch epochs", must_be=NOT_NEGATIVE)
+    start_epoch: int = option(
+        0, "first epoch, counted from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE
+    )
+    max_minutes: float = option(
+        0.0, "plan the schedule for this many minutes and stop then; 0: train --max_epoch epochs", must_be=NOT_NEGATIVE
+    )
     val_interval: int = option(1, "validate every so many epochs, and after the last", must_be=POSITIVE)
     seed: int = option(0, "everything random follows from it", must_be=NOT_NEGATIVE)
     resume: bool = option(False, "go on where the run folder's last.pth stopped; starts anew if there is none")
@@ -64,7 +41,9 @@ class ModelConfig:
     arch: str = option("network.deepv3.DeepWV3Plus", "architecture, full or short name: " + ", ".join(ARCHITECTURES))
     trunk: str = option("resnet101", "accepted and ignored: each architecture's name says its trunk")
     snapshot: str | None = option(None, "checkpoint to start from; a head for other classes is left out")
-    trunk_weights: str | None = option(None, "local file with ImageNet weights of the trunk; nothing is ever downloaded")
+    trunk_weights: str | None = option(
+        None, "local file with ImageNet weights of the trunk; nothing is ever downloaded"
+    )
     restore_optimizer: bool = option(False, "take optimizer, schedule and epoch from --snapshot too")
     freeze_trunk: bool = option(False, "train the head only")
 
@@ -74,13 +53,21 @@ class DataConfig:
     """the data"""
 
     dataset: str = option("cityscapes", f"data set: {DATASET_CHOICES}")
-    dataset_dir: str | None = option(None, "its root folder; else the environment variable KERBLINE_<NAME>, else data/<name>")
+    dataset_dir: str | None = option(
+        None, "its root folder; else the environment variable KERBLINE_<NAME>, else data/<name>"
+    )
     train_split: str = option("train", "split to train on; ignored where --cv names a fold")
     cv: int | None = option(None, "cross-validation fold; default: the official split, or fold 0 where there is none")
-    class_uniform_pct: float = option(0.5, "share of an epoch's crops that are centred on classes drawn uniformly", must_be=SHARE)
+    class_uniform_pct: float = option(
+        0.5, "share of an epoch's crops that are centred on classes drawn uniformly", must_be=SHARE
+    )
     class_uniform_tile: int = option(1024, "one centre per class and tile of this side, in pixels", must_be=POSITIVE)
-    coarse_boost_classes: str | None = option(None, "train ids, comma-separated, for which coarse images join the class-uniform choice")
-    max_cu_epoch: int = option(100000, "from this epoch on every image once, no class-uniform crops", must_be=NOT_NEGATIVE)
+    coarse_boost_classes: str | None = option(
+        None, "train ids, comma-separated, for which coarse images join the class-uniform choice"
+    )
+    max_cu_epoch: int = option(
+        100000, "from this epoch on every image once, no class-uniform crops", must_be=NOT_NEGATIVE
+    )
     maxSkip: int = option(0, "use propagated frames up to this many steps away", must_be=NOT_NEGATIVE)  # noqa: N815
     scf: bool = option(False, "use KITTI's scene-flow frames as propagated data")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
@@ -93,11 +80,15 @@ class AugmentConfig:
     """augmentation"""
 
     crop_size: int = option(720, "side of the square training crop, in pixels", must_be=POSITIVE)
-    crop_width: int | None = option(None, "width of the crop where it is no square; --crop_size is its height", must_be=POSITIVE)
+    crop_width: int | None = option(
+        None, "width of the crop where it is no square; --crop_size is its height", must_be=POSITIVE
+    )
     pre_size: int | None = option(None, "resize the shorter side to this first, in pixels", must_be=POSITIVE)
     scale_min: float = option(0.5, "smallest random scale", must_be=POSITIVE)
     scale_max: float = option(2.0, "largest random scale", must_be=POSITIVE)
-    color_aug: float = option(0.25, "strength of the random brightness, contrast, saturation and hue; 0: off", must_be=SHARE)
+    color_aug: float = option(
+        0.25, "strength of the random brightness, contrast, saturation and hue; 0: off", must_be=SHARE
+    )
     gblur: bool = option(True, "random Gaussian blur")
     bblur: bool = option(False, "random bilateral blur instead")
     dump_augmentation_images: bool = option(False, "write the first batch's crops and labels to the run folder")
@@ -114,7 +105,12 @@ class LossConfig:
     strict_bdr_cls: str = option("", "train ids, comma-separated, that are NOT relaxed at their own pixels")
     rlx_off_epoch: int = option(-1, "epoch from which the relaxation is off; -1: never")
     rlx_border: int = option(1, "reach of the relaxation, in pixels", must_be=POSITIVE)
-    published_loss: bool = option(False, "scale and couple the losses of a batch as the published code does, to use its learning rates")
+    class_balance: float = option(
+        0.0, "weight classes by (median share / share) to this power over the training labels; 0: off", must_be=SHARE
+    )
+    published_loss: bool = option(
+        False, "scale and couple the losses of a batch as the published code does, to use its learning rates"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +118,11 @@ class OptimConfig:
     """the optimizer and its schedule"""
 
     lr: float = option(0.002, "learning rate at the start", must_be=POSITIVE)
-    lr_schedule: str = option("poly", "poly, or scl-poly: poly until --rlx_off_epoch, then a restart at lr * --rescale", choices=("poly", "scl-poly"))
+    lr_schedule: str = option(
+        "poly",
+        "poly, or scl-poly: poly until --rlx_off_epoch, then a restart at lr * --rescale",
+        choices=("poly", "scl-poly"),
+    )
     poly_exp: float = option(1.0, "exponent of the poly schedule", must_be=POSITIVE)
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)
     repoly: float = option(1.5, "scl-poly: exponent after the restart", must_be=POSITIVE)
@@ -142,7 +142,9 @@ class DeviceConfig:
     """the machine"""
 
     device: str = option("auto", "auto, cpu, cuda or cuda:<index>")
-    num_workers: int | None = option(None, "loader processes; default: one per core of this process, at most 8", must_be=NOT_NEGATIVE)
+    num_workers: int | None = option(
+        None, "loader processes; default: one per core of this process, at most 8", must_be=NOT_NEGATIVE
+    )
     debug: bool = option(False, "show the traceback of an error")
 
 
@@ -177,17 +179,32 @@ class SnapshotConfig:
     """the checkpoint"""
 
     snapshot: str = option("", "checkpoint file", required=True)
-    arch: str | None = option(None, "its architecture; default: what the checkpoint says. Names: " + ", ".join(ARCHITECTURES))
-    dataset: str | None = option(None, f"the data set it was trained on; default: what the checkpoint says. One of: {DATASET_CHOICES}")
+    arch: str | None = option(
+        None, "its architecture; default: what the checkpoint says. Names: " + ", ".join(ARCHITECTURES)
+    )
+    dataset: str | None = option(
+        None, f"the data set it was trained on; default: what the checkpoint says. One of: {DATASET_CHOICES}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSnapshotConfig(SnapshotConfig):
+    """the checkpoint"""
+
+    snapshot: str = option("./pretrained_models/cityscapes_best.pth", "checkpoint file", required=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDataConfig:
     """the data"""
 
-    dataset_dir: str | None = option(None, "root folder; else the environment variable KERBLINE_<NAME>, else data/<name>")
+    dataset_dir: str | None = option(
+        None, "root folder; else the environment variable KERBLINE_<NAME>, else data/<name>"
+    )
     split: str = option("val", "split to evaluate; one without labels is predicted, not scored")
-    cv_split: int | None = option(None, "cross-validation fold whose validation images are meant by --split val", "--cv")
+    cv_split: int | None = option(
+        None, "cross-validation fold whose validation images are meant by --split val", "--cv"
+    )
     mode: str = option("fine", "accepted: fine labels are always used", choices=("fine",))
     split_index: int = option(0, "evaluate part number so-and-so of the images, counted from 0", must_be=NOT_NEGATIVE)
     split_count: int = option(1, "in how many parts the images are cut", must_be=POSITIVE)
@@ -198,7 +215,9 @@ class EvalDataConfig:
 class EvalInferenceConfig:
     """inference"""
 
-    inference_mode: str = option("sliding", "sliding: overlapping tiles; pooling: the whole image at once", "-im", choices=("sliding", "pooling"))
+    inference_mode: str = option(
+        "sliding", "sliding: overlapping tiles; pooling: the whole image at once", "-im", choices=("sliding", "pooling")
+    )
     crop_size: int = option(1024, "side of a tile, in pixels", must_be=POSITIVE)
     sliding_overlap: float = option(1 / 3, "share of a tile that its neighbour covers too, below 1", must_be=SHARE)
     scales: str = option("0.5,1.0,2.0", "scales to average over, comma-separated")
@@ -244,7 +263,9 @@ class DemoImageConfig:
 class DemoFolderInputConfig:
     """the pictures"""
 
-    demo_folder: str = option("", "folder of images, sub-folders included; other files are left out", "--demo-folder", required=True)
+    demo_folder: str = option(
+        "", "folder of images, sub-folders included; other files are left out", "--demo-folder", required=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +283,7 @@ class DemoConfig:
     """Segment one picture."""
 
     input: DemoImageConfig
-    model: SnapshotConfig
+    model: DemoSnapshotConfig
     output: DemoOutputConfig
     device: DeviceConfig
 
@@ -272,7 +293,7 @@ class DemoFolderConfig:
     """Segment a folder of pictures."""
 
     input: DemoFolderInputConfig
-    model: SnapshotConfig
+    model: DemoSnapshotConfig
     output: DemoOutputConfig
     device: DeviceConfig
 
@@ -281,9 +302,15 @@ class DemoFolderConfig:
 class PercentageConfig:
     """what to count"""
 
-    path: str | None = option(None, "colour mask, id map, or a folder of them; default: stands at the top of the file", "path")
+    path: str | None = option(
+        None, "colour mask, id map, or a folder of them; default: stands at the top of the file", "path"
+    )
     dataset: str = option("cityscapes", f"whose classes: {DATASET_CHOICES}")
-    ids: str = option("auto", "what a one-channel file holds: label ids as in the data set's files, or train ids", choices=("auto", "label", "train"))
+    ids: str = option(
+        "auto",
+        "what a one-channel file holds: label ids as in the data set's files, or train ids",
+        choices=("auto", "label", "train"),
+    )
     csv: str | None = option(None, "also write the table to this CSV file")
     json: str | None = option(None, "also write the table to this JSON file")
     plot: str | None = option(None, "also draw the shares into this picture")
@@ -297,96 +324,6 @@ class PixelPercentageConfig:
     input: PercentageConfig
 
 
-def parse_command_line(config_class: type[Config], arguments: Sequence[str] | None = None) -> Config:
-    """Read the flags of `config_class`, a dataclass of groups. Wrong flags end the process with exit code 2."""
-    parser = make_parser(config_class)
-    namespace = vars(parser.parse_args(arguments))
-    groups = {}
-    for group_field, group_class in _groups(config_class):
-        names = [f.name for f in dataclasses.fields(group_class)]
-        groups[group_field] = group_class(**{name: namespace[name] for name in names})
-        message = _first_bad_value(groups[group_field])
-        if message:
-            parser.error(message)
-    return config_class(**groups)
-
-
-def make_parser(config_class: type) -> argparse.ArgumentParser:
-    """The parser for `config_class`, with one help section per group."""
-    parser = argparse.ArgumentParser(
-        description=config_class.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
-    for _, group_class in _groups(config_class):
-        section = parser.add_argument_group(group_class.__doc__)
-        kinds = typing.get_type_hints(group_class)
-        for setting in dataclasses.fields(group_class):
-            _add_flag(section, setting, kinds[setting.name])
-    return parser
-
-
 def as_dict(config: Any) -> dict[str, Any]:
     """Plain Python values, for checkpoints and logs."""
     return dataclasses.asdict(config)
-
-
-def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, ...]:
-    """`"1,2,3"` -> (1, 2, 3). Raises ValueError naming `flag`."""
-    try:
-        return tuple(kind(part) for part in (text or "").split(",") if part.strip())
-    except ValueError:
-        raise ValueError(f"{flag} wants numbers separated by commas, got {text!r}.") from None
-
-
-def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
-    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive."""
-    scales = parse_numbers(text, flag, float)
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
-    return scales
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=120)
-
-
-def _groups(config_class: type) -> list[tuple[str, type]]:
-    hints = typing.get_type_hints(config_class)
-    return [(f.name, hints[f.name]) for f in dataclasses.fields(config_class)]
-
-
-def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
-    spellings = setting.metadata["flags"]
-    positional = any(not flag.startswith("-") for flag in spellings)
-    text = setting.metadata["help"].replace("%", "%%")
-    if positional:
-        section.add_argument(setting.name, nargs="?", default=setting.default, help=text)
-        return
-    own = [] if any(flag.replace("-", "_") == f"__{setting.name}" for flag in spellings) else [f"--{setting.name}"]
-    details: dict[str, Any] = {"dest": setting.name, "default": setting.default, "required": setting.metadata["required"]}
-    if _plain_type(kind) is bool:
-        if setting.default is False:
-            details["action"] = "store_true"
-        else:
-            details["action"] = argparse.BooleanOptionalAction
-    else:
-        details["type"] = _plain_type(kind)
-        details["choices"] = setting.metadata["choices"]
-        details["metavar"] = None if details["choices"] else _plain_type(kind).__name__.upper()
-    if setting.default not in (None, "", False) and not details["required"]:
-        text += f" (default: {'on' if setting.default is True else setting.default})"
-    section.add_argument(*spellings, *own, help=text, **details)
-
-
-def _plain_type(kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):
-        return next(part for part in typing.get_args(kind) if part is not type(None))
-    return kind
-
-
-def _first_bad_value(group: Any) -> str | None:
-    for setting in dataclasses.fields(group):
-        rule, value = setting.metadata["must_be"], getattr(group, setting.name)
-        if rule and value is not None and not _CHECKS[rule](value):
-            return f"--{setting.name} must be {rule}, got {value}."
-    return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from config import TrainConfig, as_dict, parse_command_line
+from config import TrainConfig, as_dict
+from utils.flags import parse_command_line
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(TrainConfig)  # before torch is loaded: --help and a wrong flag answer at once
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from datasets.loaders import Loader, TrainData, train_data, val_loader
+from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.registry import dataset_spec
 from datasets.spec import DatasetSpec
 from loss.build import build_loss
@@ -70,15 +71,11 @@ def main(config: TrainConfig) -> int:
     spec = dataset_spec(config.data.dataset)
     device = resolve_device(_own_device(config.device.device))
     with process_group(device) as me:
-        data = train_data(
-            config.data, config.augment, spec, seed=config.run.seed, num_workers=config.device.num_workers,
-            processes=me, pin_memory=device.type == "cuda",
-        )
-        val = val_loader(
-            config.data, spec, num_workers=config.device.num_workers, processes=me,
-            pin_memory=device.type == "cuda", at_most=TEST_STEPS if config.run.test_mode else None,
-        )
-        training = set_up(config, spec, device, me)
+        options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
+        count_pixels = config.loss.class_balance > 0
+        data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
+        val = val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
+        training = set_up(config, spec, device, me, data.class_pixels)
         try:
             train(training, data, val)
         finally:
@@ -86,7 +83,9 @@ def main(config: TrainConfig) -> int:
     return 0
 
 
-def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> Training:
+def set_up(
+    config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes, class_pixels: Sequence[int] | None
+) -> Training:
     """Build network, loss, optimizer and logs; load weights. Nothing is written before all of it has succeeded."""
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     if config.run.max_minutes and me.count > 1:
@@ -94,10 +93,10 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     torch.manual_seed(config.run.seed)
     net = build_network(config.model.arch, spec.num_classes)
     notices = _load_start_weights(net, config)
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.to(device).to(memory_format=torch.channels_last)
     if config.model.freeze_trunk:
         freeze(net.trunk_modules())
-    criterion = build_loss(config.loss, spec).to(device)
+    criterion = build_loss(config.loss, spec, class_pixels).to(device)
     optimizer = build_optimizer(config.optim, net)
     lr_at = build_schedule(config.optim, max_epoch=config.run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     model, notice = _wrap(net, config, device, me)
@@ -121,7 +120,9 @@ def train(training: Training, data: TrainData, val: Loader) -> None:
     for epoch in range(state.epoch, run.max_epoch):
         if clock.is_up():
             break
-        torch.manual_seed(hash((run.seed, epoch, training.me.rank)) & 0x7FFFFFFF)  # so that a resumed run draws the same
+        torch.manual_seed(
+            hash((run.seed, epoch, training.me.rank)) & 0x7FFFFFFF
+        )  # so that a resumed run draws the same
         train_one_epoch(training, data.epoch(epoch), epoch, clock)
         state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
         finished = epoch + 1 == run.max_epoch or clock.is_up()
@@ -151,8 +152,15 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
     accumulate = min(config.optim.accumulate, len(loader))
     num_steps = len(loader) // accumulate
     meter = Meter(device)
-    progress = tqdm(total=num_steps, desc=f"epoch {epoch + 1}/{config.run.max_epoch}", unit="step",
-                    disable=not training.me.is_main, dynamic_ncols=True, leave=False, mininterval=0.5)
+    progress = tqdm(
+        total=num_steps,
+        desc=f"epoch {epoch + 1}/{config.run.max_epoch}",
+        unit="step",
+        disable=not training.me.is_main,
+        dynamic_ncols=True,
+        leave=False,
+        mininterval=0.5,
+    )
     for batch_index, (images, labels) in enumerate(loader):
         step, part = divmod(batch_index, accumulate)
         if step == num_steps or clock.is_up() or (config.run.test_mode and step == TEST_STEPS):
@@ -206,7 +214,9 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
     training.net.eval()
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
-    for images, labels in tqdm(loader, desc="validate", disable=not training.me.is_main, leave=False, dynamic_ncols=True):
+    for images, labels in tqdm(
+        loader, desc="validate", disable=not training.me.is_main, leave=False, dynamic_ncols=True
+    ):
         pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
             predictions = training.net(pixels).argmax(1)
@@ -221,9 +231,13 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
 def write_sample(training: Training, epoch: int, number: int, image: Tensor, labels: Tensor, guess: Tensor) -> None:
     """Picture, truth and prediction side by side, into the run folder and TensorBoard."""
     palette = training.spec.palette
-    picture = side_by_side([
-        image.permute(1, 2, 0).contiguous().numpy(), colorize(labels.numpy(), palette), colorize(guess.numpy(), palette),
-    ])
+    picture = side_by_side(
+        [
+            image.permute(1, 2, 0).contiguous().numpy(),
+            colorize(labels.numpy(), palette),
+            colorize(guess.numpy(), palette),
+        ]
+    )
     write_image(training.log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
     training.log.image(f"sample{number}", epoch, picture)
 
@@ -231,7 +245,9 @@ def write_sample(training: Training, epoch: int, number: int, image: Tensor, lab
 def dump_augmentation(training: Training, images: Tensor, labels: Tensor) -> None:
     """Write the crops of a batch with their labels, to see what the network is shown."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        picture = side_by_side([image.permute(1, 2, 0).contiguous().numpy(), colorize(label.numpy(), training.spec.palette)])
+        picture = side_by_side(
+            [image.permute(1, 2, 0).contiguous().numpy(), colorize(label.numpy(), training.spec.palette)]
+        )
         if training.me.is_main:
             write_image(training.log.folder / "augmentation" / f"{number}.png", picture)
 
@@ -268,13 +284,20 @@ def save(training: Training, state: State, name: str) -> None:
     if not training.me.is_main:
         return
     progress = {
-        "optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict(),
-        "best": state.best, "minutes": state.minutes,
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": training.scaler.state_dict(),
+        "best": state.best,
+        "minutes": state.minutes,
     }
     checkpoint = Checkpoint(
-        state_dict=training.net.state_dict(), arch=training.config.model.arch.split(".")[-1],
-        dataset=training.spec.name, classes=training.spec.classes, epoch=state.epoch, scores=state.scores or {},
-        config=as_dict(training.config), training=progress if name == "last.pth" else {},
+        state_dict=training.net.state_dict(),
+        arch=training.config.model.arch.split(".")[-1],
+        dataset=training.spec.name,
+        classes=training.spec.classes,
+        epoch=state.epoch,
+        scores=state.scores or {},
+        config=as_dict(training.config),
+        training=progress if name == "last.pth" else {},
     )
     save_checkpoint(training.log.folder / name, checkpoint)
 
@@ -364,9 +387,7 @@ def _load_start_weights(net: DeepLabV3Plus, config: TrainConfig) -> list[str]:
     return notices
 
 
-def _wrap(
-    net: DeepLabV3Plus, config: TrainConfig, device: torch.device, me: Processes
-) -> tuple[nn.Module, list[str]]:
+def _wrap(net: DeepLabV3Plus, config: TrainConfig, device: torch.device, me: Processes) -> tuple[nn.Module, list[str]]:
     model: nn.Module = net
     notices = []
     if config.precision.syncbn:
@@ -382,7 +403,12 @@ def _wrap(
 
 
 def _describe(
-    config: TrainConfig, spec: DatasetSpec, device: torch.device, dtype: torch.dtype | None, net: nn.Module, me: Processes
+    config: TrainConfig,
+    spec: DatasetSpec,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    net: nn.Module,
+    me: Processes,
 ) -> str:
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     numbers = str(dtype or torch.float32).removeprefix("torch.")

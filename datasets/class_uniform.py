@@ -1,4 +1,4 @@
-"""Class-uniform sampling: half of an epoch's crops are centred on classes drawn uniformly (Zhu et al., CVPR 2019, 3.4)."""
+"""Class-uniform sampling: a share of an epoch's crops is centred on classes drawn uniformly (CVPR 2019, section 4)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ Places = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """For every class, by train id, the places where it is to be found; empty where it never occurs."""
+    """For every class, by train id, the places where it is to be found; empty where it never occurs.
+
+    pixels: how many pixels each class has.
+    """
 
     places: tuple[Places, ...]
+    pixels: tuple[int, ...]
 
 
 def build_class_index(
@@ -30,11 +34,14 @@ def build_class_index(
     load_labels: pair index -> train ids [H, W].
     """
     found: list[list[tuple[int, int, int]]] = [[] for _ in range(num_classes)]
+    pixels = np.zeros(num_classes, np.int64)
     for pair_index in range(num_pairs):
+        labels = load_labels(pair_index)
         generator = np.random.default_rng((seed, pair_index))
-        for train_id, row, column in pixels_of_classes(load_labels(pair_index), num_classes, tile, generator):
+        for train_id, row, column in pixels_of_classes(labels, num_classes, tile, generator):
             found[train_id].append((pair_index, row, column))
-    return ClassIndex(tuple(np.array(rows, np.int32).reshape(-1, 3) for rows in found))
+        pixels += np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]
+    return ClassIndex(tuple(np.array(rows, np.int32).reshape(-1, 3) for rows in found), tuple(pixels.tolist()))
 
 
 def pixels_of_classes(
@@ -74,20 +81,14 @@ def draw_epoch(
         places = present[(first + turn) % len(present)]
         pair_index, row, column = places[generator.integers(len(places))]
         chosen.append((int(pair_index), (int(row), int(column))))
-    return [
-        Draw(epoch, place, *chosen[which]) for place, which in enumerate(generator.permutation(length))
-    ]
+    return [Draw(epoch, place, *chosen[which]) for place, which in enumerate(generator.permutation(length))]
 
 
-def places_of(class_index: ClassIndex, classes: Sequence[int], first_pair: int) -> ClassIndex:
-    """The places of `classes` alone, with `first_pair` added to the pair indices: for a second list of pairs."""
+def with_places(fine: ClassIndex, coarse: ClassIndex, classes: Sequence[int], first_pair: int) -> ClassIndex:
+    """`fine`, joined by the places of `classes` in a second list of pairs, counted from `first_pair` on."""
     offset = np.array([first_pair, 0, 0], np.int32)
-    empty = np.empty((0, 3), np.int32)
-    return ClassIndex(
-        tuple(places + offset if c in classes else empty for c, places in enumerate(class_index.places))
+    places = tuple(
+        np.concatenate([own, more + offset]) if train_id in classes else own
+        for train_id, (own, more) in enumerate(zip(fine.places, coarse.places, strict=True))
     )
-
-
-def merge(one: ClassIndex, other: ClassIndex) -> ClassIndex:
-    """The places of both."""
-    return ClassIndex(tuple(np.concatenate(pair) for pair in zip(one.places, other.places, strict=True)))
+    return ClassIndex(places, fine.pixels)

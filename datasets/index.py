@@ -82,8 +82,11 @@ def _list_files(
     for folder in folders:
         image_dir = root / layout.image_dir.format(folder=folder)
         label_dir = root / layout.label_dir.format(folder=folder)
-        found = [_pair(path, image_dir, label_dir, layout, labelled) for path in sorted(image_dir.rglob("*"))
-                 if path.name.endswith(layout.image_suffixes) and not path.name.startswith(".")]
+        found = [
+            _pair(path, image_dir, label_dir, layout, labelled)
+            for path in sorted(image_dir.rglob("*"))
+            if path.name.endswith(layout.image_suffixes) and not path.name.startswith(".")
+        ]
         if not found:
             raise FileNotFoundError(
                 f"data set {spec.name}: no images match {image_dir}/**/*[{'|'.join(layout.image_suffixes)}]. "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from config import AugmentConfig, DataConfig, parse_numbers
-from datasets.class_uniform import ClassIndex, build_class_index, draw_epoch, merge, places_of
+from config import AugmentConfig, DataConfig
+from datasets.class_uniform import ClassIndex, build_class_index, draw_epoch, with_places
 from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
 from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, TrainingSet, ValidationSet, load_labels
 from datasets.spec import DatasetSpec
 from transforms.presets import train_transform
 from utils.distributed import Processes
+from utils.flags import parse_numbers
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
@@ -28,12 +27,32 @@ _MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
+class LoaderOptions:
+    """How samples are loaded. num_workers: None for one per core; processes: who shares the samples."""
+
+    processes: Processes
+    num_workers: int | None = None
+    pin_memory: bool = False
+
+    def for_loader(self) -> dict[str, Any]:
+        """Keyword arguments of `DataLoader`."""
+        count = default_num_workers() if self.num_workers is None else self.num_workers
+        options: dict[str, Any] = {"num_workers": count, "pin_memory": self.pin_memory}
+        if count:
+            options |= {"persistent_workers": True, "worker_init_fn": _one_thread, "prefetch_factor": 3}
+        return options
+
+
+@dataclass(frozen=True)
 class TrainData:
-    """Training loader with the sampler that wants to be told the epoch, and the number of steps of an epoch."""
+    """Training loader, and the sampler that wants to be told the epoch.
+
+    class_pixels: how often each class occurs in the training labels, where that was asked for or known anyway.
+    """
 
     loader: Loader
     sampler: EpochSampler
-    num_images: int
+    class_pixels: tuple[int, ...] | None
 
     def epoch(self, epoch: int) -> Loader:
         """The loader, set to visit `epoch`."""
@@ -42,8 +61,13 @@ class TrainData:
 
 
 def train_data(
-    data: DataConfig, augment: AugmentConfig, spec: DatasetSpec, *, seed: int, num_workers: int | None,
-    processes: Processes, pin_memory: bool,
+    data: DataConfig,
+    augment: AugmentConfig,
+    spec: DatasetSpec,
+    options: LoaderOptions,
+    *,
+    seed: int,
+    count_pixels: bool = False,
 ) -> TrainData:
     """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
     if data.maxSkip or data.scf:
@@ -56,33 +80,34 @@ def train_data(
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
     coarse = find_coarse_pairs(spec, root) if boosted else []
-    class_index = _class_index(data, spec, pairs, coarse, boosted, seed)
+    wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
+    class_index = _class_index(data, spec, pairs, coarse, boosted, seed) if wanted else None
 
     def draw(epoch: int) -> list[Draw]:
         share = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0
         return draw_epoch(
-            seed=seed, epoch=epoch, num_images=len(pairs), length=len(pairs) * data.repeat, share=share,
+            seed=seed,
+            epoch=epoch,
+            num_images=len(pairs),
+            length=len(pairs) * data.repeat,
+            share=share,
             class_index=class_index,
         )
 
-    sampler = EpochSampler(draw, rank=processes.rank, num_processes=processes.count, batch=data.bs_mult)
+    me = options.processes
+    sampler = EpochSampler(draw, rank=me.rank, num_processes=me.count, batch=data.bs_mult)
     if len(sampler) == 0:
-        raise ValueError(f"{len(pairs)} training images are too few for {processes.count} processes.")
+        raise ValueError(f"{len(pairs)} training images are too few for {me.count} processes.")
     dataset = TrainingSet(pairs + coarse, spec, train_transform(augment, spec.ignore_label), seed)
-    loader: Loader = DataLoader(dataset, batch_size=data.bs_mult, sampler=sampler,
-                                **_worker_options(num_workers, pin_memory))
-    return TrainData(loader, sampler, len(pairs))
+    loader: Loader = DataLoader(dataset, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
+    return TrainData(loader, sampler, class_index.pixels if class_index else None)
 
 
-def val_loader(
-    data: DataConfig, spec: DatasetSpec, *, num_workers: int | None, processes: Processes, pin_memory: bool,
-    at_most: int | None = None,
-) -> Loader:
+def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None) -> Loader:
     """Whole validation images, each on exactly one process."""
     pairs: list[Pair] = find_pairs(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
-    dataset = ValidationSet(part_of(pairs, processes.rank, processes.count), spec)
-    batch_size = data.bs_mult_val if _same_size(dataset) else 1
-    return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers, pin_memory))
+    dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec)
+    return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 
 
 def default_num_workers() -> int:
@@ -93,27 +118,20 @@ def default_num_workers() -> int:
 
 def _class_index(
     data: DataConfig, spec: DatasetSpec, pairs: list[Pair], coarse: list[Pair], boosted: tuple[int, ...], seed: int
-) -> ClassIndex | None:
-    if not data.class_uniform_pct or not data.max_cu_epoch:
-        return None
+) -> ClassIndex:
     if any(not 0 <= c < spec.num_classes for c in boosted):
-        raise ValueError(f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has train ids 0 to "
-                         f"{spec.num_classes - 1}.")
+        raise ValueError(
+            f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has train ids 0 to "
+            f"{spec.num_classes - 1}."
+        )
 
     def index_of(some: list[Pair]) -> ClassIndex:
-        return build_class_index(len(some), lambda i: load_labels(some[i], spec), spec.num_classes,
-                                 data.class_uniform_tile, seed)
+        return build_class_index(
+            len(some), lambda i: load_labels(some[i], spec), spec.num_classes, data.class_uniform_tile, seed
+        )
 
     fine = index_of(pairs)
-    return merge(fine, places_of(index_of(coarse), boosted, len(pairs))) if coarse else fine
-
-
-def _worker_options(num_workers: int | None, pin_memory: bool) -> dict[str, Any]:
-    count = default_num_workers() if num_workers is None else num_workers
-    options: dict[str, Any] = {"num_workers": count, "pin_memory": pin_memory}
-    if count:
-        options |= {"persistent_workers": True, "worker_init_fn": _one_thread, "prefetch_factor": 3}
-    return options
+    return with_places(fine, index_of(coarse), boosted, len(pairs)) if coarse else fine
 
 
 def _one_thread(worker: int) -> None:
@@ -122,5 +140,8 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _same_size(dataset: ValidationSet) -> bool:
-    return False
+def _stack_whole_images(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len({image.shape for image, _ in samples}) > 1:
+        raise ValueError("the validation images differ in size; they need --bs_mult_val 1.")
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels)

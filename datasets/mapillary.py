@@ -75,7 +75,12 @@ SPEC = DatasetSpec(
     title="Mapillary Vistas 1.x",
     classes=CLASSES,
     layouts=(Layout("{folder}/images", "{folder}/labels"), Layout("{folder}/images", "{folder}/v1.2/labels")),
-    splits={"train": ("training",), "val": ("validation",), "trainval": ("training", "validation"), "test": ("testing",)},
+    splits={
+        "train": ("training",),
+        "val": ("validation",),
+        "trainval": ("training", "validation"),
+        "test": ("testing",),
+    },
     unlabelled=("test",),
     ignored_ids=(65,),
 )

@@ -19,7 +19,9 @@ from utils.images import Uint8Array, read_image, read_label_ids
 _UNKNOWN = 254  # marks values no class claims while a label file is looked up; a train id below it in every set
 
 # Joint transform of one sample: image, labels, where to centre the crop (row, column) or None, random generator.
-Transform = Callable[[Uint8Array, Uint8Array, "tuple[int, int] | None", np.random.Generator], tuple[Uint8Array, Uint8Array]]
+Transform = Callable[
+    [Uint8Array, Uint8Array, "tuple[int, int] | None", np.random.Generator], tuple[Uint8Array, Uint8Array]
+]
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class ValidationSet(Dataset[tuple[Tensor, Tensor]]):
 
 def as_tensors(image: Uint8Array, labels: Uint8Array) -> tuple[Tensor, Tensor]:
     """(image [3, H, W] uint8, labels [H, W] uint8), contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(np.ascontiguousarray(labels))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(
+        np.ascontiguousarray(labels)
+    )
 
 
 @lru_cache

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from config import LossConfig, parse_numbers
+from config import LossConfig
 from datasets.spec import DatasetSpec
+from loss.class_weights import balanced_weights
 from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
 from loss.relaxation import RelaxedCrossEntropy
+from utils.flags import parse_numbers
 
 
-def build_loss(config: LossConfig, spec: DatasetSpec) -> nn.Module:
-    """A module called with (logits [B, C, H, W], labels [B, H, W], relax=True). Raises ValueError for odd flags."""
+def build_loss(config: LossConfig, spec: DatasetSpec, class_pixels: Sequence[int] | None) -> nn.Module:
+    """A module called with (logits [B, C, H, W], labels [B, H, W], relax=True). Raises ValueError for odd flags.
+
+    class_pixels: how often each class occurs in the training labels; needed by --class_balance.
+    """
+    if config.class_balance and (config.jointwtborder or config.img_wt_loss):
+        raise ValueError("--class_balance is for plain cross entropy; leave out --jointwtborder and --img_wt_loss.")
     if config.jointwtborder and config.img_wt_loss:
         raise ValueError("--jointwtborder and --img_wt_loss exclude each other; give one of them.")
     if config.jointwtborder:
@@ -32,4 +41,5 @@ def build_loss(config: LossConfig, spec: DatasetSpec) -> nn.Module:
             batch_weighting=config.batch_weighting,
             published=config.published_loss,
         )
-    return CrossEntropy(spec.num_classes, ignore_label=spec.ignore_label)
+    weights = balanced_weights(class_pixels, config.class_balance) if class_pixels and config.class_balance else None
+    return CrossEntropy(spec.num_classes, ignore_label=spec.ignore_label, class_weights=weights)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,16 @@ def count_classes(classes: Tensor, num_classes: int) -> Tensor:
     batch, columns = classes.shape[0], num_classes + 1
     image = torch.arange(batch, device=classes.device).view(-1, *[1] * (classes.dim() - 1))
     return torch.bincount((classes + image * columns).flatten(), minlength=batch * columns).view(batch, columns)
+
+
+def balanced_weights(pixels: Sequence[int], power: float) -> list[float]:
+    """Weight of each class over a whole data set: (median share / share) ** power, 1 for a class without pixels.
+
+    power 1 is median frequency balancing (Eigen and Fergus, ICCV 2015, section 6.3.2); 0.5 goes half the way.
+    pixels: how often each class occurs.
+    """
+    median = statistics.median([count for count in pixels if count] or [1])
+    return [(median / count) ** power if count else 1.0 for count in pixels]
 
 
 def class_weights(

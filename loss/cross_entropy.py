@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,12 +59,22 @@ def pixel_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 class CrossEntropy(nn.Module):
-    """Mean of `-log softmax` over the pixels of the batch that are not ignored; 0 where there is none."""
+    """Mean of `-log softmax` over the pixels of the batch that are not ignored; 0 where there is none.
 
-    def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
+    class_weights: one per class, for a weighted mean instead; None: all count alike.
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int = 255, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.ignore_label = ignore_label
+        weights = torch.ones(num_classes) if class_weights is None else torch.tensor(class_weights)
+        if weights.shape != (num_classes,):
+            raise ValueError(f"class_weights must be {num_classes} numbers, got {len(weights)}.")
+        # The last weight is that of ignored pixels. Not kept in checkpoints: it belongs to the run, not the network.
+        self.register_buffer("weights", F.pad(weights, (0, 1)), persistent=False)
+
+    weights: Tensor
 
     def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
         """Return the scalar loss; `relax` is accepted so that all losses are called alike, and changes nothing.
@@ -72,7 +84,9 @@ class CrossEntropy(nn.Module):
         """
         check_inputs(logits, labels, self.num_classes)
         classes = to_classes(labels, self.num_classes, self.ignore_label)
-        return pixel_cross_entropy(logits, classes).sum() / (classes != self.num_classes).sum().clamp(min=1)
+        pixel_weights = self.weights[classes]
+        total = pixel_weights.sum()
+        return (pixel_weights * pixel_cross_entropy(logits, classes)).sum() / torch.where(total > 0, total, 1.0)
 
 
 class ImageWeightedCrossEntropy(nn.Module):

@@ -1,0 +1,134 @@
+"""From a dataclass of settings to a command line: flags, help and checks are read off its fields."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+POSITIVE = "positive"
+NOT_NEGATIVE = "not negative"
+SHARE = "between 0 and 1"
+
+_CHECKS: dict[str, typing.Callable[[float], bool]] = {
+    POSITIVE: lambda value: value > 0,
+    NOT_NEGATIVE: lambda value: value >= 0,
+    SHARE: lambda value: 0 <= value <= 1,
+}
+
+
+def option(
+    default: Any,
+    help: str,
+    *flags: str,
+    choices: Sequence[str] | None = None,
+    must_be: str | None = None,
+    required: bool = False,
+) -> Any:
+    """A setting that is also a flag.
+
+    flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
+    must_be: POSITIVE, NOT_NEGATIVE or SHARE; checked after parsing.
+    """
+    metadata = {"help": help, "flags": flags, "choices": choices, "must_be": must_be, "required": required}
+    return field(default=default, metadata=metadata)
+
+
+def parse_command_line(config_class: type[Config], arguments: Sequence[str] | None = None) -> Config:
+    """Read the flags of `config_class`, a dataclass of groups. Wrong flags end the process with exit code 2."""
+    parser = make_parser(config_class)
+    namespace = vars(parser.parse_args(arguments))
+    groups = {}
+    for group_field, group_class in _groups(config_class):
+        names = [f.name for f in dataclasses.fields(group_class)]
+        groups[group_field] = group_class(**{name: namespace[name] for name in names})
+        message = _first_bad_value(groups[group_field])
+        if message:
+            parser.error(message)
+    return config_class(**groups)
+
+
+def make_parser(config_class: type) -> argparse.ArgumentParser:
+    """The parser for `config_class`, with one help section per group."""
+    parser = argparse.ArgumentParser(
+        description=config_class.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    for _, group_class in _groups(config_class):
+        section = parser.add_argument_group(group_class.__doc__)
+        kinds = typing.get_type_hints(group_class)
+        for setting in dataclasses.fields(group_class):
+            _add_flag(section, setting, kinds[setting.name])
+    return parser
+
+
+def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, ...]:
+    """`"1,2,3"` -> (1, 2, 3). Raises ValueError naming `flag`."""
+    try:
+        return tuple(kind(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{flag} wants numbers separated by commas, got {text!r}.") from None
+
+
+def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
+    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive."""
+    scales = parse_numbers(text, flag, float)
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
+    return scales
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=120)
+
+
+def _groups(config_class: type) -> list[tuple[str, type]]:
+    hints = typing.get_type_hints(config_class)
+    return [(f.name, hints[f.name]) for f in dataclasses.fields(config_class)]
+
+
+def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
+    spellings = setting.metadata["flags"]
+    positional = any(not flag.startswith("-") for flag in spellings)
+    text = setting.metadata["help"].replace("%", "%%")
+    if positional:
+        section.add_argument(setting.name, nargs="?", default=setting.default, help=text)
+        return
+    own = [] if any(flag.replace("-", "_") == f"__{setting.name}" for flag in spellings) else [f"--{setting.name}"]
+    details: dict[str, Any] = {
+        "dest": setting.name,
+        "default": setting.default,
+        "required": setting.metadata["required"],
+    }
+    if _plain_type(kind) is bool:
+        if setting.default is False:
+            details["action"] = "store_true"
+        else:
+            details["action"] = argparse.BooleanOptionalAction
+    else:
+        details["type"] = _plain_type(kind)
+        details["choices"] = setting.metadata["choices"]
+        details["metavar"] = None if details["choices"] else _plain_type(kind).__name__.upper()
+    if setting.default not in (None, "", False) and not details["required"]:
+        text += f" (default: {'on' if setting.default is True else setting.default})"
+    section.add_argument(*spellings, *own, help=text, **details)
+
+
+def _plain_type(kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _first_bad_value(group: Any) -> str | None:
+    for setting in dataclasses.fields(group):
+        rule, value = setting.metadata["must_be"], getattr(group, setting.name)
+        if rule and value is not None and not _CHECKS[rule](value):
+            return f"--{setting.name} must be {rule}, got {value}."
+    return None
