@@ -1,0 +1,26 @@
+# Sourced by quickstart.sh and test.sh: makes .venv and installs the requirement files it is called with.
+# Nothing is installed again unless one of the files has changed.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON="${PYTHON:-python3}"
+VENV="${VENV:-.venv}"
+
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "error: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python3." >&2
+    exit 1
+fi
+
+install() {
+    local stamp="$VENV/installed-$(cat "$@" | cksum | tr -d ' ')"
+    [ -e "$stamp" ] && return
+    if [ ! -x "$VENV/bin/python" ] && ! "$PYTHON" -m venv "$VENV"; then
+        echo "error: no virtual environment could be made. On Debian and Ubuntu: apt install python3-venv." >&2
+        exit 1
+    fi
+    echo "installing $* into $VENV ..."
+    local files=()
+    for file in "$@"; do files+=(-r "$file"); done
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${files[@]}"
+    touch "$stamp"
+}

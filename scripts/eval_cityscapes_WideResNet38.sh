@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Score WideResNet38 on Cityscapes: scripts/eval_cityscapes_WideResNet38.sh <weights> <results folder> [further flags of eval.py]
+# Sliding tiles of 1024, overlap 1/3, scale 1, averaged with the mirrored image. CV=2 is the fold that
+# scripts/train_cityscapes_WideResNet38.sh holds out; the published checkpoints are scored on the official split: CV=0.
+set -euo pipefail
+if [ $# -lt 2 ]; then echo "usage: $0 <weights> <results folder> [flags of eval.py]" >&2; exit 2; fi
+ROOT="$(cd "$(dirname "$0")/.." && pwd)"
+PYTHON="${PYTHON:-python}"
+WEIGHTS="$1" RESULTS="$2"
+shift 2
+
+"$PYTHON" "$ROOT/eval.py" \
+    --dataset cityscapes --split val --cv_split "${CV:-2}" \
+    --arch network.deepv3.DeepWV3Plus --snapshot "$WEIGHTS" \
+    --inference_mode sliding --crop_size 1024 --sliding_overlap 0.3333333333333333 --scales 1.0 \
+    --ckpt_path "$RESULTS" "$@"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# KITTI semantics, WideResNet38, fold 2, from the Cityscapes model.
+# Hardware it was published with: 8 GPUs, 2 crops each. Time and mIoU here: unmeasured.
+# Fewer GPUs, same step: NGPU=1 scripts/train_kitti_WideResNet38.sh --accumulate 8
+#
+# --published_loss: the published code adds the losses of a batch up; its learning rate belongs to that sum.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON="${PYTHON:-python}"
+
+"$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="${NGPU:-8}" train.py \
+    --dataset kitti --cv 2 \
+    --arch network.deepv3.DeepWV3Plus \
+    --snapshot "${CITYSCAPES_WEIGHTS:-logs/ckpt/cityscapes_WideResNet38/best.pth}" \
+    --lr 0.001 --lr_schedule poly --poly_exp 1.0 --max_epoch 90 \
+    --crop_size 360 --scale_min 1.0 --scale_max 2.0 --color_aug 0.25 --no-gblur \
+    --class_uniform_pct 0.5 --class_uniform_tile 300 \
+    --img_wt_loss --wt_bound 1.0 --published_loss \
+    --bs_mult 2 --syncbn --sgd \
+    --exp kitti_WideResNet38 "$@"

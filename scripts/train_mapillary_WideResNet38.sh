@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Mapillary Vistas, WideResNet38: the pre-training of the CVPR 2019 recipe (16 crops of 896 a step, 175 epochs).
+# Hardware it was published with: 8 GPUs of 16 GB or more, 2 crops each. Time and mIoU here: unmeasured.
+# Fewer GPUs, same step: NGPU=1 scripts/train_mapillary_WideResNet38.sh --accumulate 8
+#
+# --published_loss: the published code adds the losses of a batch up; its learning rate belongs to that sum.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON="${PYTHON:-python}"
+
+"$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="${NGPU:-8}" train.py \
+    --dataset mapillary \
+    --arch network.deepv3.DeepWV3Plus \
+    --trunk_weights "${TRUNK_WEIGHTS:-pretrained_models/wideresnet38_imagenet.pth}" \
+    --lr 0.02 --lr_schedule poly --poly_exp 1.0 --max_epoch 175 \
+    --crop_size 896 --scale_min 0.5 --scale_max 2.0 --color_aug 0.25 --gblur \
+    --class_uniform_pct 0.5 --class_uniform_tile 1024 \
+    --img_wt_loss --wt_bound 6.0 --published_loss \
+    --bs_mult 2 --syncbn --sgd \
+    --exp mapillary_WideResNet38 "$@"

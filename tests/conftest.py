@@ -1,0 +1,78 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real pictures beside the project; tests that need it are skipped where it is absent."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"real pictures are needed in {folder.name}/ beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def light_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained DeepMNV3V3PlusD_m1 for CamVid's classes, as `train.py` would keep it."""
+    from datasets.registry import dataset_spec
+    from network.build import build_network
+    from utils.checkpoint import Checkpoint, save_checkpoint
+
+    torch.manual_seed(0)
+    spec = dataset_spec("camvid")
+    net = build_network("DeepMNV3V3PlusD_m1", spec.num_classes)
+    path = tmp_path_factory.mktemp("checkpoint") / "light.pth"
+    save_checkpoint(
+        path,
+        Checkpoint(state_dict=net.state_dict(), arch="DeepMNV3V3PlusD_m1", dataset="camvid", classes=spec.classes),
+    )
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
+    import config as settings
+    from utils.command import run_command
+    from utils.flags import parse_command_line
+
+    classes: dict[str, Any] = {
+        "demo": settings.DemoConfig,
+        "demo_folder": settings.DemoFolderConfig,
+        "eval": settings.EvalConfig,
+        "Pixel_percentage": settings.PixelPercentageConfig,
+        "train": settings.TrainConfig,
+    }
+
+    def run(module: str, *arguments: object) -> Outcome:
+        capsys.readouterr()
+        main = importlib.import_module(module).main
+        with pytest.raises(SystemExit) as ending:
+            parsed = parse_command_line(classes[module], [str(argument) for argument in arguments])
+            run_command(partial(main, parsed), debug=False)
+        captured = capsys.readouterr()
+        return Outcome(int(ending.value.code or 0), captured.out, captured.err)
+
+    return run

@@ -1,0 +1,184 @@
+"""eval.py: scores that can be recomputed by hand, parts, interruption, several processes, splits without labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import eval as evaluation
+from datasets.registry import DATASETS, dataset_spec
+from tests.conftest import ROOT
+from utils.images import read_image, read_label_ids, write_image
+
+CAMVID = dataset_spec("camvid")
+NAMES = ("a", "b", "c", "d", "e")
+FAST = ("--single_scale", "--no_flip", "--device", "cpu")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A CamVid of five small pictures, one of them in portrait format."""
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(NAMES):
+        size = (48, 32) if i == 2 else (32, 48)
+        write_image(tmp_path / "data" / "val" / f"{name}.png", rng.integers(0, 256, (*size, 3), np.uint8))
+        labels = rng.integers(0, 12, size, np.uint8)
+        labels[labels == 7] = 0  # no Fence anywhere
+        write_image(tmp_path / "data" / "valannot" / f"{name}.png", labels)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(root, light_checkpoint, tmp_path, command):
+    """Evaluate into tmp_path/out."""
+    return lambda *flags: command(
+        "eval", "--snapshot", light_checkpoint, "--dataset_dir", root, "--ckpt_path", tmp_path / "out", *FAST, *flags
+    )
+
+
+def metrics(tmp_path: Path, folder: str = "camvid_val", file: str = "metrics.json") -> dict:
+    return json.loads((tmp_path / "out" / folder / file).read_text())
+
+
+def test_scores_are_those_of_the_written_predictions(run, root, tmp_path):
+    ended = run("--dump_images")
+    assert ended.code == 0
+    confusion = np.zeros((11, 11), int)
+    for name in NAMES:
+        truth = read_label_ids(root / "valannot" / f"{name}.png")
+        guess = read_label_ids(tmp_path / "out" / "camvid_val" / "pred" / f"{name}.png")
+        for t, g in zip(truth.ravel(), guess.ravel(), strict=True):
+            if t != 11:  # void
+                confusion[t, g] += 1
+    found = metrics(tmp_path)
+    assert found["confusion"] == confusion.tolist()
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    present = confusion.sum(1) > 0
+    assert found["mean_iou"] == pytest.approx((confusion.diagonal() / union)[present].mean())
+    assert found["absent"] == ["Fence"]
+    assert found["classes"]["Fence"]["iou"] is None
+    assert "Sky" in ended.out
+    assert "Fence" in ended.out
+
+
+def test_tables_are_written_per_class_and_per_image(run, tmp_path):
+    run()
+    folder = tmp_path / "out" / "camvid_val"
+    per_class = list(csv.DictReader((folder / "per_class.csv").open()))
+    per_image = list(csv.DictReader((folder / "per_image.csv").open()))
+    assert [line["class"] for line in per_class] == list(CAMVID.class_names)
+    assert [line["image"] for line in per_image] == list(NAMES)
+    assert all(0 <= float(line["mean_iou"]) <= 1 for line in per_image)
+    assert not (folder / "pred").exists(), "pictures only where asked for"
+
+
+def test_dumped_pictures_have_the_size_of_the_photo(run, root, tmp_path):
+    run("--dump_images")
+    for kind in ("rgb", "pred", "compose", "diff"):
+        pictures = tmp_path / "out" / "camvid_val" / kind
+        assert sorted(p.stem for p in pictures.iterdir()) == list(NAMES)
+        assert read_image(pictures / "c.png").shape == (48, 32, 3)
+    assert (read_image(tmp_path / "out" / "camvid_val" / "rgb" / "a.png") == read_image(root / "val" / "a.png")).all()
+
+
+def test_sliding_pooling_scales_and_flip_run(run, tmp_path):
+    assert run("--inference_mode", "pooling").code == 0
+    whole = metrics(tmp_path)
+    assert run("--inference_mode", "sliding", "--crop_size", 48).code == 0
+    assert metrics(tmp_path)["confusion"] == whole["confusion"], "a tile as large as the image is the whole image"
+    assert run("--inference_mode", "sliding", "--crop_size", 32, "--sliding_overlap", 0.5, "--batch_size", 2).code == 0
+    assert sum(map(sum, metrics(tmp_path)["confusion"])) == sum(map(sum, whole["confusion"]))
+
+
+def test_parts_add_up_to_the_whole(run, tmp_path):
+    run()
+    whole = np.array(metrics(tmp_path)["confusion"])
+    for i in range(2):
+        run("--split_index", i, "--split_count", 2)
+    parts = [metrics(tmp_path, file=f"metrics_part{i}of2.json") for i in range(2)]
+    assert sum(part["num_images"] for part in parts) == 5
+    assert (sum(np.array(part["confusion"]) for part in parts) == whole).all()
+
+
+def count_predictions(monkeypatch) -> list:
+    """Every later call of a predictor adds an item to the list."""
+    calls: list = []
+    original = evaluation.Predictor.labels
+    monkeypatch.setattr(evaluation.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
+    return calls
+
+
+def test_resume_predicts_only_what_is_missing(run, tmp_path, monkeypatch):
+    run()
+    first = metrics(tmp_path)
+    (tmp_path / "out" / "camvid_val" / "counts" / "b.npz").unlink()
+    (tmp_path / "out" / "camvid_val" / "counts" / "d.npz").write_bytes(b"half a fi")
+    calls = count_predictions(monkeypatch)
+    assert run("--resume").code == 0
+    assert len(calls) == 2
+    assert metrics(tmp_path)["confusion"] == first["confusion"]
+    run()
+    assert len(calls) == 7, "without --resume everything is predicted anew"
+
+
+def test_resume_with_other_settings_or_changed_labels_starts_anew(run, root, tmp_path, monkeypatch):
+    run()
+    calls = count_predictions(monkeypatch)
+    run("--resume", "--crop_size", 32)
+    assert len(calls) == 5
+    write_image(root / "valannot" / "a.png", np.zeros((32, 48), np.uint8))
+    run("--resume", "--crop_size", 32)
+    assert len(calls) == 6
+
+
+def test_a_split_without_labels_is_predicted_and_never_scored(run, root, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "camvid", replace(CAMVID, unlabelled=("test",)))
+    (root / "val").rename(root / "test")
+    ended = run("--split", "test")
+    assert ended.code == 0
+    folder = tmp_path / "out" / "camvid_test"
+    assert sorted(p.stem for p in (folder / "pred").iterdir()) == list(NAMES)
+    assert not list(folder.glob("*.json"))
+    assert not list(folder.glob("*.csv"))
+    assert "not scored" in ended.out
+
+
+def test_test_mode_evaluates_two_images_in_a_folder_of_its_own(run, tmp_path):
+    run("--test_mode")
+    assert metrics(tmp_path, "camvid_val_test_mode")["num_images"] == 2
+    assert not (tmp_path / "out" / "camvid_val").exists()
+
+
+def test_published_flags_are_accepted(run):
+    flags = ("--mode", "fine", "--dataset_cls", "camvid", "--trunk", "resnet101", "--fixed_aspp_pool", "--dist_bn",
+             "--profile", "--exp_name", "x", "-im", "pooling", "--test_mode")  # fmt: skip
+    ended = run(*flags)
+    assert ended.code == 0
+    assert "s per image" in ended.err
+
+
+def test_results_lie_beside_the_checkpoint_by_default(root, light_checkpoint, command):
+    command("eval", "--snapshot", light_checkpoint, "--dataset_dir", root, *FAST, "--test_mode")
+    assert (light_checkpoint.parent / "eval" / "camvid_val_test_mode" / "metrics.json").is_file()
+
+
+def test_two_processes_count_every_image_once(run, root, light_checkpoint, tmp_path):
+    run()
+    alone = metrics(tmp_path)
+    arguments = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone",
+        "eval.py", "--snapshot", light_checkpoint, "--dataset_dir", root, "--ckpt_path", tmp_path / "two", *FAST,
+    ]  # fmt: skip
+    ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    together = json.loads((tmp_path / "two" / "camvid_val" / "metrics.json").read_text())
+    assert together["confusion"] == alone["confusion"]
+    assert together["num_images"] == 5
+    assert ended.stdout.count("mean ") == 1, "one process prints"

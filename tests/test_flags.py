@@ -1,0 +1,90 @@
+"""Flags: those of the published code are all accepted, with their defaults or a stated reason to differ."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
+from utils.flags import make_parser, parse_command_line
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = json.loads((ROOT / "tests/golden/reference_flags.json").read_text())
+CONFIGS = {"train.py": TrainConfig, "eval.py": EvalConfig, "demo.py": DemoConfig, "demo_folder.py": DemoFolderConfig}
+
+# The checkpoint says which architecture and data set it belongs to; always assuming one is a fault of the published
+# code (its demos yield a random classifier for any other checkpoint).
+DIFFERENT_ON_PURPOSE = {
+    ("eval.py", "--arch"),
+    ("eval.py", "--dataset"),
+    ("eval.py", "--dataset_cls"),
+    ("demo.py", "--arch"),
+    ("demo_folder.py", "--arch"),
+}
+
+
+def _cases():
+    return [(command, entry) for command, entries in REFERENCE.items() for entry in entries]
+
+
+@pytest.mark.parametrize(("command", "entry"), _cases(), ids=lambda v: v if isinstance(v, str) else v["flags"][-1])
+def test_every_published_flag_is_accepted_with_its_default(command, entry):
+    actions = {flag: action for action in make_parser(CONFIGS[command])._actions for flag in action.option_strings}
+    for flag in entry["flags"]:
+        assert flag in actions
+    action = actions[entry["flags"][-1]]
+    if (command, entry["flags"][-1]) in DIFFERENT_ON_PURPOSE:
+        assert action.default is None
+        return
+    assert action.default == entry["default"]
+    if entry["type"] == "switch":
+        assert action.nargs == 0
+    else:
+        assert action.type.__name__ == entry["type"]
+
+
+@pytest.mark.parametrize("command", [*CONFIGS, "Pixel_percentage.py"])
+def test_help_is_answered_without_loading_torch(command):
+    script = (
+        "import runpy, sys\n"
+        f"sys.argv = [{command!r}, '--help']\n"
+        f"try: runpy.run_path({command!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('HEAVY', sorted({'torch', 'cv2', 'numpy'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--" in result.stdout
+    assert result.stdout.endswith("HEAVY []\n")
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), PixelPercentageConfig])
+def test_every_flag_has_a_help_text_in_a_named_group(config):
+    parser = make_parser(config)
+    for action in parser._actions:
+        assert action.help
+    titles = [group.title for group in parser._action_groups if group._group_actions]
+    assert all(titles)
+    assert len(titles) == len(set(titles))
+
+
+def test_a_switch_that_was_always_on_gains_a_no_form():
+    assert parse_command_line(TrainConfig, []).augment.gblur
+    assert parse_command_line(TrainConfig, ["--gblur"]).augment.gblur
+    assert not parse_command_line(TrainConfig, ["--no-gblur"]).augment.gblur
+
+
+@pytest.mark.parametrize("flag", ["--crop_size", "--bs_mult", "--max_epoch", "--scale_min", "--lr", "--accumulate"])
+@pytest.mark.parametrize("value", ["0", "-3"])
+def test_a_size_or_count_that_is_not_positive_ends_with_exit_code_2_and_names_the_flag(flag, value, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_command_line(TrainConfig, [flag, value])
+    assert leaving.value.code == 2
+    assert f"{flag} must be positive, got" in capsys.readouterr().err
+
+
+def test_settings_cannot_be_changed_after_parsing():
+    config = parse_command_line(TrainConfig, [])
+    with pytest.raises(AttributeError):
+        config.run.max_epoch = 3  # type: ignore[misc]

@@ -1,0 +1,96 @@
+"""A file imports only from lower layers, or from lower entries of its own package (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+DECLARATIONS = (
+    "datasets/spec.py",
+    "datasets/camvid.py",
+    "datasets/streets.py",
+    "datasets/cityscapes.py",
+    "datasets/kitti.py",
+    "datasets/mapillary.py",
+    "datasets/registry.py",
+    "datasets/__init__.py",
+)
+BUILDERS = (
+    "datasets/",
+    "transforms/presets.py",
+    "loss/build.py",
+    "network/build.py",
+    "utils/optim.py",
+    "inference/build.py",
+)
+ENTRY_POINTS = ("train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py")
+# Read by config.py, so that --help can list the networks without torch.
+LIGHT = ("network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py")
+PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils")
+HEAVY = {"torch", "numpy", "cv2", "scipy", "matplotlib", "PIL"}
+
+
+def layer(path: str) -> int:
+    if path in DECLARATIONS or path in LIGHT:
+        return 0
+    if path in ENTRY_POINTS:
+        return 3
+    return 2 if path.startswith(BUILDERS) else 1
+
+
+def project_files() -> list[str]:
+    found = [path.name for path in ROOT.glob("*.py")]
+    for package in PACKAGES:
+        found += [path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")]
+    return sorted(found)
+
+
+def imported_modules(path: str) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def file_of(module: str) -> str | None:
+    for candidate in (f"{module.replace('.', '/')}.py", f"{module.replace('.', '/')}/__init__.py"):
+        if (ROOT / candidate).is_file() and (candidate.split("/")[0] in PACKAGES or "/" not in candidate):
+            return candidate
+    return None
+
+
+def forbidden(importer: str, imported: str) -> str | None:
+    if layer(imported) > layer(importer):
+        return f"{importer} (layer {layer(importer)}) imports {imported} (layer {layer(imported)})"
+    leaf, other = importer.split("/")[0], imported.split("/")[0]
+    packages_differ = leaf in PACKAGES and other in PACKAGES and leaf != other
+    if layer(importer) == layer(imported) == 1 and packages_differ and other != "utils":
+        return f"{importer} imports {imported}: packages of layer 1 do not know each other"
+    if layer(importer) == 1 and leaf in PACKAGES and imported == "config.py":
+        return f"{importer} imports config: blocks take plain arguments"
+    return None
+
+
+@pytest.mark.parametrize("path", project_files())
+def test_a_file_imports_only_from_below(path):
+    problems = [forbidden(path, file) for module in imported_modules(path) if (file := file_of(module))]
+    assert [p for p in problems if p] == []
+
+
+@pytest.mark.parametrize("path", [*DECLARATIONS, *LIGHT, "config.py"])
+def test_declarations_and_flags_import_nothing_heavy(path):
+    assert {module.split(".")[0] for module in imported_modules(path)} & HEAVY == set()
+
+
+def test_the_check_itself_notices_a_wrong_import():
+    assert forbidden("loss/relaxation.py", "datasets/index.py")
+    assert forbidden("network/blocks.py", "loss/relaxation.py")
+    assert forbidden("transforms/joint.py", "config.py")
+    assert forbidden("datasets/spec.py", "config.py")
+    assert forbidden("transforms/joint.py", "utils/images.py") is None
+    assert forbidden("train.py", "datasets/loaders.py") is None

@@ -1,0 +1,115 @@
+"""Pixel_percentage.py: shares of the classes in colour masks, id maps and folders of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import Pixel_percentage
+from datasets.registry import DATASETS, dataset_spec
+from inference.writers import result_paths, write_results
+from utils.images import write_image, write_paletted
+from utils.pictures import colorize
+
+CAMVID = dataset_spec("camvid")
+CITYSCAPES = dataset_spec("cityscapes")
+
+
+def table_of(text: str) -> dict[str, tuple[int, float]]:
+    """class -> (pixels, percent) of what was printed."""
+    lines = [line.rsplit(maxsplit=2) for line in text.splitlines()[2:]]
+    return {name: (int(pixels), float(percent)) for name, pixels, percent in lines}
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.array([[0, 0, 0], [3, 3, 8]], np.uint8)
+
+
+def test_a_color_mask_is_counted(labels, tmp_path, command):
+    write_image(tmp_path / "mask.png", colorize(labels, CAMVID.palette))
+    ended = command("Pixel_percentage", tmp_path / "mask.png", "--dataset", "camvid")
+    table = table_of(ended.out)
+    assert ended.code == 0
+    assert (table["Sky"], table["Road"], table["Car"]) == ((3, 50.0), (2, 33.33), (1, 16.67))
+    assert table["Tree"] == (0, 0.0)
+    assert table["sum"] == (6, 100.0)
+
+
+def test_label_ids_and_train_ids_are_told_apart(tmp_path, command):
+    write_image(tmp_path / "a.png", np.array([[7, 26], [7, 0]], np.uint8))  # road, car, road, unlabeled
+    write_image(tmp_path / "a_labelTrainIds.png", np.array([[0, 13], [0, 255]], np.uint8))
+    by_label = table_of(command("Pixel_percentage", tmp_path / "a.png").out)
+    by_train = table_of(command("Pixel_percentage", tmp_path / "a_labelTrainIds.png").out)
+    forced = table_of(command("Pixel_percentage", tmp_path / "a.png", "--ids", "train").out)
+    assert by_label["road"] == by_train["road"] == (2, 50.0)
+    assert by_label["car"] == by_train["car"] == (1, 25.0)
+    assert by_label["no class: id 0"] == by_train["no class: id 255"] == (1, 25.0)
+    assert forced["traffic sign"] == (2, 50.0)
+
+
+def test_a_paletted_file_holds_ids(labels, tmp_path, command):
+    write_paletted(tmp_path / "a.png", labels, np.array(CAMVID.palette, np.uint8))
+    assert table_of(command("Pixel_percentage", tmp_path / "a.png", "--dataset", "camvid").out)["Sky"] == (3, 50.0)
+
+
+def test_colors_of_no_class_are_listed_with_their_share(labels, tmp_path, command):
+    mask = colorize(labels, CAMVID.palette)
+    mask[0, 0] = (1, 2, 3)
+    write_image(tmp_path / "mask.png", mask)
+    ended = command("Pixel_percentage", tmp_path / "mask.png", "--dataset", "camvid")
+    assert table_of(ended.out)["no class: colour (1, 2, 3)"] == (1, 16.67)
+    assert "no class" in ended.err
+
+
+def test_a_photo_ends_with_one_line_for_the_many_other_colors(tmp_path, command):
+    write_image(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8))
+    table = table_of(command("Pixel_percentage", tmp_path / "photo.png").out)
+    assert len(table) <= CITYSCAPES.num_classes + 12
+    assert round(sum(percent for name, (_, percent) in table.items() if name != "sum"), 2) == 100.0
+
+
+def test_the_legend_of_a_demo_mask_is_not_counted(labels, tmp_path, command):
+    paths = result_paths(tmp_path, "x", Path("x.jpg"))
+    write_results(paths, np.zeros((2, 3, 3), np.uint8), labels, CAMVID.classes, Path("x.jpg"))
+    for counted in (paths.color, paths.ids, tmp_path):  # of the folder's three pictures one is counted
+        table = table_of(command("Pixel_percentage", counted, "--dataset", "camvid").out)
+        assert (table["Sky"], table["sum"]) == ((3, 50.0), (6, 100.0)), counted
+
+
+def test_a_folder_is_counted_as_a_whole(labels, tmp_path, command):
+    write_image(tmp_path / "a.png", labels)
+    write_image(tmp_path / "sub" / "b.png", colorize(labels, CAMVID.palette))
+    (tmp_path / "notes.txt").write_text("left out")
+    ended = command("Pixel_percentage", tmp_path, "--dataset", "camvid", "--json", tmp_path / "out" / "t.json")
+    assert table_of(ended.out)["Sky"] == (6, 50.0)
+    assert len(json.loads((tmp_path / "out" / "t.json").read_text())["files"]) == 2
+
+
+def test_csv_json_and_plot_hold_the_same_table(labels, tmp_path, command):
+    write_image(tmp_path / "a.png", labels)
+    files = {kind: tmp_path / f"table.{kind}" for kind in ("csv", "json", "png")}
+    command("Pixel_percentage", tmp_path / "a.png", "--dataset", "camvid", "--csv", files["csv"],
+            "--json", files["json"], "--plot", files["png"])
+    lines = list(csv.DictReader(files["csv"].open()))
+    content = json.loads(files["json"].read_text())
+    assert sum(round(100 * float(line["percent"])) for line in lines) == 10_000
+    assert [line["class"] for line in lines] == [row["name"] for row in content["classes"]] == list(CAMVID.class_names)
+    assert int(lines[0]["pixels"]) == content["classes"][0]["pixels"] == 3
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_path_the_one_at_the_top_of_the_file_is_taken(labels, tmp_path, command, monkeypatch):
+    write_image(tmp_path / "a.png", labels)
+    monkeypatch.setattr(Pixel_percentage, "DEFAULT_PATH", str(tmp_path / "a.png"))
+    assert str(tmp_path / "a.png") in command("Pixel_percentage", "--dataset", "camvid").out
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_colors_of_a_data_set_tell_its_classes_apart(name):
+    palette = DATASETS[name].palette
+    assert len(set(palette)) == len(palette)

@@ -1,0 +1,98 @@
+"""Every recipe and every command of the README parses, so that none goes stale."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
+from network.names import ARCHITECTURES
+from utils.flags import parse_command_line
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = {
+    "train.py": TrainConfig,
+    "eval.py": EvalConfig,
+    "demo.py": DemoConfig,
+    "demo_folder.py": DemoFolderConfig,
+    "Pixel_percentage.py": PixelPercentageConfig,
+}
+RECIPES = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if re.match("train|eval|submit", path.name))
+README_COMMANDS = re.findall(r"^(?:\S+=\S+ )*(?:python|torchrun) .*\.py .*$", (ROOT / "README.md").read_text(), re.M)
+
+
+def parsed(words: list[str]):
+    """The config of a command line that runs one of the entry points somewhere in it."""
+    where = next(i for i, word in enumerate(words) if Path(word).name in CONFIGS)
+    return parse_command_line(CONFIGS[Path(words[where]).name], words[where + 1 :])
+
+
+def commands_of(recipe: str) -> list[list[str]]:
+    """What a recipe would run, with `echo` in Python's place."""
+    weights = ["weights.pth", "results"] if recipe.startswith(("eval", "submit")) else []
+    shown = subprocess.run(
+        ["bash", f"scripts/{recipe}", *weights],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": "echo"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [shlex.split(line) for line in shown.stdout.splitlines() if ".py" in line]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_parses(recipe):
+    commands = commands_of(recipe)
+    assert commands
+    for words in commands:
+        config = parsed(words)
+        assert config.model.arch is None or config.model.arch.split(".")[-1] in ARCHITECTURES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_takes_overrides(recipe):
+    assert '"$@"' in (ROOT / "scripts" / recipe).read_text()
+
+
+def test_the_cityscapes_recipe_has_the_published_hyperparameters():
+    config = parsed(commands_of("train_cityscapes_WideResNet38.sh")[0])
+    assert (config.optim.lr, config.optim.lr_schedule, config.optim.poly_exp, config.optim.repoly) == (
+        0.001,
+        "scl-poly",
+        1.0,
+        1.5,
+    )
+    assert (config.run.max_epoch, config.loss.rlx_off_epoch, config.data.max_cu_epoch) == (175, 100, 150)
+    assert (config.augment.crop_size, config.augment.scale_min, config.augment.scale_max) == (896, 0.5, 2.0)
+    assert (config.data.class_uniform_pct, config.data.class_uniform_tile, config.data.bs_mult) == (0.5, 1024, 2)
+    assert config.data.coarse_boost_classes == "14,15,16,3,12,17,4"
+    assert config.loss.strict_bdr_cls == "5,6,7,11,12,17,18"
+    assert (config.loss.jointwtborder, config.loss.wt_bound, config.optim.weight_decay) == (True, 1.0, 1e-4)
+    assert config.precision.syncbn
+
+
+def test_a_network_is_evaluated_on_the_fold_that_its_training_holds_out():
+    for name in ("WideResNet38", "SEResNeXt50"):
+        trained = parsed(commands_of(f"train_cityscapes_{name}.sh")[0]).data.cv
+        assert parsed(commands_of(f"eval_cityscapes_{name}.sh")[0]).data.cv_split == trained
+
+
+def test_a_recipe_without_its_arguments_says_how_to_use_it():
+    result = subprocess.run(
+        ["bash", "scripts/eval_cityscapes_WideResNet38.sh"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "usage:" in result.stderr
+
+
+@pytest.mark.parametrize("command", README_COMMANDS)
+def test_a_command_of_the_readme_parses(command):
+    parsed(shlex.split(command, comments=True))
+
+
+def test_the_readme_has_a_command_for_every_entry_point():
+    assert {name for name in CONFIGS if any(f"{name} " in command for command in README_COMMANDS)} == set(CONFIGS)

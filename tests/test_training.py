@@ -1,0 +1,294 @@
+"""Schedules, metrics, checkpoints, and whole training runs."""
+
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train as train_command
+from config import OptimConfig, TrainConfig
+from datasets.registry import dataset_spec
+from network.build import build_network
+from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+from utils.flags import parse_command_line
+from utils.images import write_image
+from utils.metrics import ConfusionMatrix, scores
+from utils.optim import build_schedule
+
+ROOT = Path(__file__).parent.parent
+
+
+# Schedule
+
+
+def test_poly_starts_at_lr_and_the_last_step_is_not_at_zero():
+    lr_at = build_schedule(OptimConfig(lr=0.1), max_epoch=10, rlx_off_epoch=-1)
+    assert lr_at(0.0) == 0.1
+    assert lr_at(5.0) == pytest.approx(0.05)
+    assert lr_at(9.9) > 0
+
+
+def test_scl_poly_restarts_exactly_where_the_relaxation_ends():
+    config = OptimConfig(lr=0.1, lr_schedule="scl-poly", rescale=0.5, repoly=2.0)
+    lr_at = build_schedule(config, max_epoch=20, rlx_off_epoch=10)
+    assert lr_at(9.999) == pytest.approx(0.05, rel=1e-3)
+    assert lr_at(10.0) == pytest.approx(0.05)
+    assert lr_at(15.0) == pytest.approx(0.05 * 0.25)
+
+
+def test_scl_poly_without_its_epoch_is_an_error():
+    with pytest.raises(ValueError, match="--rlx_off_epoch"):
+        build_schedule(OptimConfig(lr_schedule="scl-poly"), max_epoch=20, rlx_off_epoch=-1)
+
+
+# Metrics
+
+
+def test_precision_and_recall_are_not_swapped():
+    confusion = ConfusionMatrix(2, 255)
+    confusion.update(torch.tensor([0, 0, 0, 0, 1, 255]), torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert confusion.matrix.tolist() == [[3, 1], [0, 1]]
+    result = scores(confusion.matrix, ["a", "b"])
+    assert result.precision == (1.0, 0.5)
+    assert result.recall == (0.75, 1.0)
+    assert result.iou == (0.75, 0.5)
+    assert result.mean_iou == 0.625
+    assert result.pixel_accuracy == 0.8
+
+
+def test_a_class_absent_from_the_truth_is_named_and_left_out_of_the_mean():
+    confusion = ConfusionMatrix(3, 255)
+    confusion.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 1, 1]))
+    result = scores(confusion.matrix, ["a", "b", "c"])
+    assert result.absent == ("c",)
+    assert math.isnan(result.iou[2])
+    assert result.mean_iou == pytest.approx((0.5 + 1.0) / 2)
+    assert "c" in result.table().splitlines()[-1]
+    json.dumps(result.as_dict(), allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 255]), st.integers(0, 2)), min_size=1, max_size=60))
+@settings(deadline=None)
+def test_the_matrix_counts_every_labelled_pixel_once(pixels):
+    labels, guesses = (torch.tensor(column) for column in zip(*pixels, strict=True))
+    confusion = ConfusionMatrix(3, 255)
+    confusion.update(labels, guesses)
+    assert int(confusion.matrix.sum()) == sum(label != 255 for label, _ in pixels)
+    assert int(confusion.matrix.diagonal().sum()) == sum(label == guess for label, guess in pixels)
+
+
+# Checkpoints
+
+
+def light_network(num_classes=11):
+    return build_network("DeepMNV3V3PlusD_m1", num_classes)
+
+
+def described(net):
+    spec = dataset_spec("camvid")
+    return Checkpoint(
+        state_dict=net.state_dict(),
+        arch="DeepMNV3V3PlusD_m1",
+        dataset="camvid",
+        classes=spec.classes,
+        scores={"mean_iou": np.float64(0.5)},
+        epoch=3,
+    )
+
+
+def test_a_checkpoint_describes_itself_and_holds_plain_numbers(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", described(light_network()))
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    assert (checkpoint.arch, checkpoint.dataset, checkpoint.epoch) == ("DeepMNV3V3PlusD_m1", "camvid", 3)
+    assert checkpoint.classes == dataset_spec("camvid").classes
+    assert type(checkpoint.scores["mean_iou"]) is float
+    torch.load(tmp_path / "a.pth", weights_only=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_published_checkpoint_with_prefix_and_no_description_loads(tmp_path):
+    net, other = light_network(), light_network()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "p.pth")
+    checkpoint = load_checkpoint(tmp_path / "p.pth")
+    assert checkpoint.arch is None
+    load_state(other, checkpoint, tmp_path / "p.pth")
+    assert all((a == b).all() for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_checkpoint_for_other_classes_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"another number of classes \(--dataset\)"):
+        load_state(light_network(19), described(light_network(11)), "a.pth")
+
+
+def test_a_checkpoint_of_another_architecture_says_so():
+    with pytest.raises(ValueError, match=r"another architecture \(--arch\): 0 tensors match"):
+        load_state(light_network(), Checkpoint(state_dict={"x": torch.zeros(1)}), "a.pth")
+
+
+class Dangerous:
+    def __reduce__(self):
+        return os.system, ("touch was_executed",)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Dangerous()}, "bad.pth")
+    with pytest.raises(ValueError, match=r"bad.pth: refused, it carries objects"):
+        load_checkpoint("bad.pth")
+    Path("worse.pth").write_bytes(pickle.dumps(Dangerous()))
+    with pytest.raises(ValueError, match=r"worse.pth"):
+        load_checkpoint("worse.pth")
+    assert not Path("was_executed").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named(tmp_path, keep):
+    save_checkpoint(tmp_path / "a.pth", described(light_network()))
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(ValueError, match=r"cut.pth"):
+        load_checkpoint(tmp_path / "cut.pth")
+
+
+# Runs
+
+
+@pytest.fixture
+def tiny_set(tmp_path):
+    """Pictures whose colour is their label: learnt in a few steps."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "data"
+    colors = generator.integers(0, 255, (11, 3), dtype=np.uint8)
+    for split, count in (("train", 8), ("val", 2), ("test", 1)):
+        for number in range(count):
+            ids = np.kron(generator.integers(0, 11, (2, 3)), np.ones((32, 32))).astype(np.uint8)
+            write_image(root / split / f"{number}.png", colors[ids])
+            write_image(root / f"{split}annot" / f"{number}.png", ids)
+    return root
+
+
+def arguments(root, folder, *more):
+    return [
+        "--dataset", "camvid", "--dataset_dir", str(root), "--arch", "DeepMNV3V3PlusD_m1", "--crop_size", "64",
+        "--bs_mult", "4", "--adam", "--lr", "0.003", "--ckpt", str(folder / "ckpt"), "--tb_path", str(folder / "tb"),
+        "--num_workers", "0", "--device", "cpu", "--no-bf16", *more,
+    ]  # fmt: skip
+
+
+def run(root, folder, *more):
+    return train_command.main(parse_command_line(TrainConfig, arguments(root, folder, *more)))
+
+
+def metrics(folder, kind, name="default"):
+    lines = (folder / "ckpt" / name / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def weights(folder, name="default"):
+    return load_checkpoint(folder / "ckpt" / name / "last.pth").state_dict
+
+
+def test_a_run_leaves_everything_it_promises(tiny_set, tmp_path, capsys):
+    assert run(tiny_set, tmp_path, "--max_epoch", "2", "--dump_augmentation_images") == 0
+    folder = tmp_path / "ckpt" / "default"
+    expected = {"config.json", "metrics.jsonl", "curves.png", "best.pth", "last.pth", "samples", "augmentation"}
+    assert expected <= {path.name for path in folder.iterdir()}
+    assert (folder / "tensorboard").resolve() == (tmp_path / "tb" / "default").resolve()
+    assert "Bicyclist" in capsys.readouterr().out
+    assert len(metrics(tmp_path, "val")) == 2
+    assert metrics(tmp_path, "train")[0]["lr"] == 0.003
+
+
+def test_training_learns(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "6", "--repeat", "2", "--val_interval", "6", "--color_aug", "0")
+    losses = [row["loss"] for row in metrics(tmp_path, "train")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path):
+    run(tiny_set, tmp_path / "whole", "--max_epoch", "3")
+    with pytest.MonkeyPatch.context() as patch:
+        saved = train_command.save
+
+        def save_then_stop(training, state, name):
+            saved(training, state, name)
+            if name == "last.pth" and state.epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(train_command, "save", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_set, tmp_path / "cut", "--max_epoch", "3")
+    run(tiny_set, tmp_path / "cut", "--max_epoch", "3", "--resume")
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    assert [r["epoch"] for r in metrics(tmp_path / "cut", "val")] == [1, 2, 3]
+
+
+def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--test_mode")
+    run(tiny_set, tmp_path, "--test_mode")
+    assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default-2"}
+
+
+def test_gradient_accumulation_takes_one_step_for_several_batches(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--bs_mult", "2", "--accumulate", "2")
+    optimizer = load_checkpoint(tmp_path / "ckpt/default/last.pth").training["optimizer"]
+    assert {int(state["step"]) for state in optimizer["state"].values()} == {2}
+
+
+@pytest.mark.parametrize("flags", [
+    ("--bs_mult", "1"), ("--img_wt_loss",), ("--jointwtborder", "--strict_bdr_cls", "2,6"), ("--bf16",),
+    ("--freeze_trunk",), ("--bblur", "--pre_size", "48"),
+    ("--jointwtborder", "--lr_schedule", "scl-poly", "--rlx_off_epoch", "1", "--max_epoch", "2"),
+], ids=" ".join)  # fmt: skip
+def test_a_flag_combination_trains(tiny_set, tmp_path, flags):
+    assert run(tiny_set, tmp_path, "--test_mode", *flags) == 0
+    assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path, "train"))
+
+
+def test_a_frozen_trunk_does_not_change(tiny_set, tmp_path):
+    torch.manual_seed(0)
+    before = light_network().state_dict()
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--freeze_trunk")
+    after = weights(tmp_path)
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert "features" not in changed
+    assert "final" in changed
+
+
+def test_a_network_for_other_classes_lends_its_weights(tiny_set, tmp_path):
+    save_checkpoint(tmp_path / "city.pth", Checkpoint(state_dict=light_network(19).state_dict()))
+    assert run(tiny_set, tmp_path, "--test_mode", "--snapshot", str(tmp_path / "city.pth")) == 0
+
+
+def test_a_wrong_folder_leaves_no_run_behind(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--dataset_dir"):
+        run(tmp_path / "nowhere", tmp_path)
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_two_processes_train_and_score_every_validation_image_once(tiny_set, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "train.py",
+        *arguments(tiny_set, tmp_path, "--max_epoch", "1", "--bs_mult", "2", "--syncbn"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "2 process(es)" in result.stdout
+    assert "plain batch norm" in result.stdout
+    assert len(metrics(tmp_path, "val")) == 1
