@@ -4,6 +4,12 @@ from __future__ import annotations
 
 DEFAULT_PATH = "./save"  # what is counted where no path is given; set it to a file or folder of yours
 
+from config import PercentageConfig, PixelPercentageConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(PixelPercentageConfig)
+
 import csv
 import io
 import json
@@ -14,12 +20,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from config import PercentageConfig, PixelPercentageConfig
 from datasets.registry import dataset_spec
 from inference.pixel_count import Row, count_file, mask_files, rows
 from utils.command import run_command
 from utils.files import atomic_path, writable_folder
-from utils.flags import parse_command_line
 
 
 def main(config: PixelPercentageConfig) -> int:
@@ -97,5 +101,4 @@ def _check_writable(options: PercentageConfig) -> None:
 
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(PixelPercentageConfig)
     run_command(partial(main, CONFIG), debug=CONFIG.input.debug)

@@ -21,7 +21,7 @@ from utils.metrics import Scores, scores
 from utils.pictures import colorize
 
 DUMP_FOLDERS = ("rgb", "pred", "compose", "diff")
-RIGHT_COLOR_SHARE = 0.25  # how much of the photo is left where a prediction is right or cannot be told
+RIGHT_COLOR_SHARE = 0.45  # how much of the photo is left where a prediction is right or cannot be told
 
 
 def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:

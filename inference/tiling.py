@@ -30,26 +30,34 @@ class Span:
         return slice(self.out_start, self.out_stop)
 
 
-def tile_starts(length: int, tile: int, overlap: float) -> tuple[int, ...]:
+def tile_starts(length: int, tile: int, overlap: float, min_shared: int = 0) -> tuple[int, ...]:
     """First pixels of tiles of `tile` pixels spread evenly over `length`; neighbours share `overlap` of one or more.
 
-    One tile starting at 0 where `length` is no more than `tile`.
+    min_shared: pixels they share at least. One tile starting at 0 where `length` is no more than `tile`.
     """
     if tile < 1 or not 0 <= overlap < 1:
         raise ValueError(f"tiles want a positive side and an overlap from 0 to below 1, got {tile}, {overlap}.")
     if length <= tile:
         return (0,)
-    stride = max(1, int(tile * (1 - overlap)))
+    stride = max(1, min(int(tile * (1 - overlap)), tile - min_shared))
     num_steps = -(-(length - tile) // stride)
     return tuple(i * (length - tile) // num_steps for i in range(num_steps + 1))
 
 
 def spans(scaled: int, out: int, tile: int, overlap: float) -> tuple[Span, ...]:
     """The tiles along an axis of `scaled` pixels that shows `out` pixels of the image; they contain them all."""
-    tile = min(tile, scaled)
+    # Between two tiles that share no pixel there would be nothing to interpolate with.
+    min_shared = 0 if scaled == out else 1
+    tile = min(max(tile, 1 + min_shared), scaled)
+    starts = tile_starts(scaled, tile, overlap, min_shared)
     return tuple(
-        Span(start, start + tile, _first_inside(start, scaled, out), _first_inside(start + tile, scaled, out))
-        for start in tile_starts(scaled, tile, overlap)
+        Span(
+            start,
+            start + tile,
+            out_start=_image_pixel(start, scaled, out, round_up=True) if start > 0 else 0,
+            out_stop=_image_pixel(start + tile - 1, scaled, out, round_up=False) + 1 if start + tile < scaled else out,
+        )
+        for start in starts
     )
 
 
@@ -76,6 +84,7 @@ def resample(values: Tensor, axis: int, span: Span, scaled: int, out: int) -> Te
     return low.lerp_(values.index_select(axis, above.to(values.device)), weight)
 
 
-def _first_inside(edge: int, scaled: int, out: int) -> int:
-    # Pixel p lies at (p + 0.5) * scaled / out; in integers, so that neighbours never disagree by rounding.
-    return min(out, max(0, -(-(2 * edge * out - scaled) // (2 * scaled))))
+def _image_pixel(scaled_pixel: int, scaled: int, out: int, *, round_up: bool) -> int:
+    # Pixel p's centre lies at (p + 0.5) * scaled / out - 0.5; in integers, so that tiles never disagree by rounding.
+    numerator, denominator = (2 * scaled_pixel + 1) * out - scaled, 2 * scaled
+    return -(-numerator // denominator) if round_up else numerator // denominator
