@@ -15,6 +15,7 @@ from datasets.synthetic.camera import Curve
 from datasets.synthetic.materials import ROAD, SIDEWALK, TREE, Colour, FloatArray, Texture, make_texture, tileable_noise
 
 KERB_WIDTH = 0.2
+FINE_SIZE = 0.008  # metres; one grain of the finest structure
 CORNER_RADIUS = 3.0
 
 
@@ -87,6 +88,9 @@ def ground_colours(ground: Ground, x: FloatArray, z: FloatArray, distance: Float
         at = np.flatnonzero(labels == label)
         if at.size:
             colours[at] = sample_tile(tile, x[at], z[at], footprint[at])
+    fine = np.flatnonzero(footprint < 0.5 * FINE_SIZE)
+    if fine.size:
+        colours[fine] *= fine_grain(ground.asphalt, x[fine], z[fine], footprint[fine])[:, None]
     road = np.flatnonzero(labels == ROAD)
     if road.size:
         colours[road] = _marked(ground, colours[road], x[road], z[road], distance[road], footprint[road])
@@ -174,6 +178,19 @@ def bilinear(image: NDArray[np.uint8], columns: FloatArray, rows: FloatArray, wr
     maps = grid.reshape(2, tall, wide)
     colours = np.asarray(cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=border), np.uint8)
     return colours.reshape(-1, *image.shape[2:])[:n]
+
+
+def fine_grain(tile: Tile, u: FloatArray, v: FloatArray, footprint: FloatArray) -> FloatArray:
+    """Brightness [n] about 1 of grain finer than the textures: keeps large images from looking blank near by.
+
+    u, v: places on the surface in metres. It fades out where a sample is larger than half a grain.
+    """
+    density = tile.texture.labels.shape[0] / tile.size
+    zoom = np.float32(1 / (FINE_SIZE * density))
+    period = np.float32(tile.size)
+    value = sample_tile(tile, np.mod(u * zoom, period), np.mod(v * zoom, period), np.zeros_like(u))[:, 1]
+    strength = np.clip(1 - 2 * footprint / FINE_SIZE, 0, 1)
+    return 1 + 0.9 * strength * (value / tile.texture.mips[-1][..., 1].mean() - 1)
 
 
 def asphalt_tile(rng: np.random.Generator, base: Colour) -> Tile:

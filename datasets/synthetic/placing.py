@@ -14,6 +14,8 @@ from datasets.synthetic.vehicles import Vehicle, vehicle
 
 STILL = np.zeros(3)
 START = -8.0  # z of the first things
+HOUSE_DEPTH, CORNER_DEPTH = 11.0, 26.0  # metres, of a house and of a corner with what is built on behind it
+GABLE_RISE = 0.38  # height of a gable over its width
 
 
 class Placer:
@@ -66,9 +68,11 @@ class Placer:
         """A row of houses along one side, with gaps at side streets and now and then a green gap."""
         rng = self.rng
         fronts = [self._front() for _ in range(5)]
+        self.flanks = [self._flank(*front) for front in fronts]
         z = START - rng.uniform(0, 6)
         while z < self.end:
-            texture, width, height, pitched = fronts[rng.integers(len(fronts))]
+            style = int(rng.integers(len(fronts)))
+            texture, width, height, pitched = fronts[style]
             if self.in_junction(side, z, z + width, self.ground.walk):
                 z += 1.0
                 continue
@@ -76,7 +80,7 @@ class Placer:
                 self._green_gap(side, z, z + 10)
                 z += 10
                 continue
-            self._house(side, z, width, height, pitched, texture)
+            self._house(side, z, width, height, pitched, texture, self.flanks[style])
             z += width + (0.0 if self.city else rng.uniform(1.5, 4.0))
 
     def _front(self) -> tuple[Texture, float, float, bool]:
@@ -88,28 +92,35 @@ class Placer:
         floors, tall, width = int(rng.integers(2, 4)), rng.uniform(2.8, 3.2), rng.uniform(7, 13)
         return facades.facade(rng, width, floors, tall, False), width, floors * tall, rng.random() < 0.85
 
-    def _house(self, side: int, z: float, width: float, height: float, pitched: bool, texture: Texture) -> None:
+    def _flank(self, texture: Texture, width: float, height: float, pitched: bool) -> tuple[Texture, Texture]:
+        """Side walls in a front's colour: that of the house, and of what is built on behind at street corners."""
+        rng = self.rng
+        base = jitter(rng, tuple(texture.mips[0][-8:, :20].reshape(-1, 3).mean(0)), 0.1)
+        gable = facades.side_wall(rng, HOUSE_DEPTH, height, HOUSE_DEPTH * GABLE_RISE if pitched else 0.0, base)
+        return gable, facades.side_wall(rng, CORNER_DEPTH - HOUSE_DEPTH, height * 0.9, 0.0, jitter(rng, base, 0.2))
+
+    def _house(self, side: int, z: float, width: float, height: float, pitched: bool, texture: Texture,
+               flank: tuple[Texture, Texture]) -> None:  # fmt: skip
         rng, back = self.rng, self.ground.walk + self.setback
         near, far = self.point(side, back, z), self.point(side, back, z + width)
         left, right = (far, near) if side > 0 else (near, far)
         self.wall(left, right, height, texture)
-        depth = 26.0 if self.in_junction(side, z - 4, z + width + 4, self.ground.walk) else 11.0
-        base = jitter(rng, tuple(texture.mips[0][-8:, :20].reshape(-1, 3).mean(0)), 0.1)
-        rise = min(depth, 11.0) * 0.38 if pitched else 0.0
-        gable = facades.side_wall(rng, min(depth, 11.0), height, rise, base)
-        out = near + np.array([side * min(depth, 11.0), 0, 0])
+        depth = CORNER_DEPTH if self.in_junction(side, z - 4, z + width + 4, self.ground.walk) else HOUSE_DEPTH
+        rise = HOUSE_DEPTH * GABLE_RISE if pitched else 0.0
+        gable, behind = flank
+        out = near + np.array([side * HOUSE_DEPTH, 0, 0])
         left, right = (near, out) if side > 0 else (out, near)
         self.wall(left, right, height + rise, gable)
-        if depth > 11:
-            more = facades.side_wall(rng, depth - 11, height * 0.9, 0.0, jitter(rng, base, 0.2))
+        if depth > HOUSE_DEPTH:
             end = near + np.array([side * depth, 0, 0])
-            self.wall(*((out, end) if side > 0 else (end, out)), height * 0.9, more)
+            left, right = (out, end) if side > 0 else (end, out)
+            self.wall(left, right, height * 0.9, behind)
         if pitched:
-            slope = facades.roof(rng, width, float(np.hypot(rise, 5.5)))
-            up = np.array([side * 5.5, rise, 0.0])
+            slope = facades.roof(rng, width, float(np.hypot(rise, HOUSE_DEPTH / 2)))
+            up = np.array([side * HOUSE_DEPTH / 2, rise, 0.0])
             left, right = (far, near) if side > 0 else (near, far)
             eaves = np.array([0.0, height, 0.0]) - 0.06 * up
-            tint = self.light.on(np.array([-side * rise, 5.5, 0.0]) / np.hypot(rise, 5.5))
+            tint = self.light.on(np.array([-side * rise, HOUSE_DEPTH / 2, 0.0]) / np.hypot(rise, HOUSE_DEPTH / 2))
             self.surfaces.add(left + eaves + up * 1.06, right - left, -up * 1.06, slope, tint)
         (x0, z0), (x1, z1) = near[[0, 2]], far[[0, 2]]
         corners = np.array([[x0, z0], [x1, z1], [x1 + side * depth, z1], [x0 + side * depth, z0]])
@@ -381,7 +392,7 @@ class Placer:
         """Litter bins, letter boxes and dogs: class void."""
         rng = self.rng
         for side in (-1, 1):
-            for z in np.arange(rng.uniform(7, 18), self.end, rng.uniform(14, 26)):
+            for z in np.arange(rng.uniform(6, 14), self.end, rng.uniform(9, 18)):
                 texture, width, height = sprites.odd_thing(rng)
                 at = self.point(side, rng.uniform(0.6, 1.4), float(z))
                 self.billboard(at, width, height, texture)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.synthetic.camera import Lens, Pose
-from datasets.synthetic.ground import bilinear, ground_colours, ground_labels, kerb_distance
+from datasets.synthetic.ground import FINE_SIZE, bilinear, fine_grain, ground_colours, ground_labels, kerb_distance
 from datasets.synthetic.light import sky_colours, with_moving
 from datasets.synthetic.materials import HOLE, SKY, FloatArray
 from datasets.synthetic.scene import Scene
@@ -220,6 +220,10 @@ def _sample_surface(scene: Scene, planes: Planes, k: int, a: FloatArray, b: Floa
         mip = texture.mips[value]
         if a[at].size:
             out[at] = bilinear(mip, a[at] * np.float32(mip.shape[1]), b[at] * np.float32(mip.shape[0]), False)
+    footprint = np.float32(pixel) / z
+    if footprint.min() < 0.5 * FINE_SIZE:
+        u, v = (np.float32(np.linalg.norm(c[k - 1])) for c in (scene.us, scene.vs))
+        out *= fine_grain(scene.ground.asphalt, a * u, b * v, footprint)[:, None]
     return out * tint
 
 

@@ -154,7 +154,9 @@ def crown(rng: np.random.Generator, width: float, height: float, leaf: Colour, t
     clumps = noise(rng, rows, columns, density * 0.14)
     leaves = noise(rng, rows, columns, max(1.5, density * 0.05))
     edge = cv2.GaussianBlur(opaque.astype(np.float32), (0, 0), density * 0.16)
-    solid = edge + 0.3 * leaves + 0.18 * clumps > 0.52
+    across, up = np.linspace(-1, 1, columns)[None, :], np.linspace(-1, 1, rows)[:, None]
+    rim = np.clip(across**2 + (0 if tapered else 1) * up**2 - 0.7, 0, None)  # no clump is cut off by the picture's edge
+    solid = edge + 0.3 * leaves + 0.18 * clumps > 0.52 + 1.5 * rim + 3 * np.clip(np.abs(up) - 0.93, 0, None)
     gain = np.clip(soft + 0.2 * clumps + 0.22 * leaves, 0.15, 1.6)
     colours = np.array(leaf, np.float32) * gain[..., None]
     colours[..., 2] *= np.clip(1.25 - 0.4 * gain, 0.6, 1.2)
@@ -193,8 +195,8 @@ def lamp(rng: np.random.Generator, height: float, arm: float) -> tuple[Texture, 
     canvas = Canvas(width, height, 56.0)
     steel = jitter(rng, ((70, 76, 78), (120, 124, 124), (44, 62, 54))[rng.integers(3)], 0.2)
     x = 0.2 if arm > 0 else width / 2
-    canvas.polygon([(x - 0.12, 0), (x - 0.075, height - 0.2), (x + 0.075, height - 0.2), (x + 0.12, 0)], steel, POLE)
-    canvas.box(x - 0.15, 0, x + 0.15, 0.9, scaled(steel, 0.85), POLE)
+    canvas.polygon([(x - 0.1, 0), (x - 0.07, height - 0.2), (x + 0.07, height - 0.2), (x + 0.1, 0)], steel, POLE)
+    canvas.box(x - 0.13, 0, x + 0.13, 0.9, scaled(steel, 0.85), POLE)
     if arm > 0:
         canvas.line([(x, height - 0.3), (x + 0.3 * arm, height - 0.1), (x + arm, height - 0.08)], 0.12, steel, POLE)
         canvas.box(x + arm - 0.5, height - 0.2, x + arm + 0.15, height - 0.02, (206, 204, 190), POLE)
