@@ -35,7 +35,7 @@ from utils.checkpoint import (
 )
 from utils.command import run_command
 from utils.device import resolve_device
-from utils.distributed import Processes, process_group, processes, wait_for_all
+from utils.distributed import Processes, process_group, wait_for_all
 from utils.images import write_image
 from utils.log import RunLog, draw_curves, free_run_folder, run_folder
 from utils.metrics import ConfusionMatrix, Scores, scores
@@ -69,7 +69,7 @@ class Training:
 def main(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
     spec = dataset_spec(config.data.dataset)
-    device = resolve_device(_own_device(config.device.device))
+    device = resolve_device(config.device.device)
     with process_group(device) as me:
         options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
         count_pixels = config.loss.class_balance > 0
@@ -369,12 +369,6 @@ class Meter:
         self._num_steps = self._num_images = 0
         self._waiting = 0.0
         return values
-
-
-def _own_device(name: str) -> str:
-    # Under torchrun each process has a GPU of its own, by its rank on this machine.
-    me = processes()
-    return f"cuda:{me.local_rank}" if me.count > 1 and name in ("auto", "cuda") and torch.cuda.is_available() else name
 
 
 def _load_start_weights(net: DeepLabV3Plus, config: TrainConfig) -> list[str]:

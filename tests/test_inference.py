@@ -53,6 +53,7 @@ def test_an_image_no_larger_than_the_tile_is_one_tile():
     assert tile_starts(4, 4, 0.5) == tile_starts(1, 4, 0.5) == (0,)
 
 
+@settings(deadline=None)
 @given(length=st.integers(1, 200), tile=st.integers(1, 60), overlap=st.floats(0, 0.9))
 def test_tiles_reach_both_ends_and_overlap_as_asked(length, tile, overlap):
     starts = tile_starts(length, tile, overlap)
@@ -63,6 +64,7 @@ def test_tiles_reach_both_ends_and_overlap_as_asked(length, tile, overlap):
     assert len(set(steps.tolist())) <= 2, "evenly spread: steps differ by no more than a pixel"
 
 
+@settings(deadline=None)
 @given(
     scaled=st.integers(1, 60), out=st.integers(1, 60), tile=st.integers(1, 30), overlap=st.sampled_from([0, 1 / 3, 0.6])
 )
@@ -186,6 +188,14 @@ def test_a_real_network_predicts_a_single_pixel(light_checkpoint: Path):
     assert predictor.probabilities(picture(1, 1)).shape == (11, 1, 1)
 
 
+def test_autocast_changes_probabilities_only_a_little():
+    image = picture(40, 50)
+    exact = Predictor(pixel_net(), 3, **PLAIN).probabilities(image)
+    rough = Predictor(pixel_net(), 3, amp=torch.bfloat16, **PLAIN).probabilities(image)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0, atol=0.02)
+
+
 def test_an_unknown_device_and_an_absent_gpu_are_told():
     with pytest.raises(ValueError, match="--device 'gpu' is unknown"):
         resolve_device("gpu")
@@ -233,6 +243,7 @@ def test_percentages_sum_to_one_hundred():
     assert percentages([0, 0]) == [0.0, 0.0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=70))
 def test_percentages_sum_to_one_hundred_for_any_counts(counts):
     hundredths = [round(100 * value) for value in percentages(counts)]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loss.class_weights import balanced_weights
 from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
 from loss.relaxation import RelaxedCrossEntropy, published_target, relaxed_sets
 from tests.golden import parity_fixtures as fixtures
@@ -453,3 +454,20 @@ def test_labels_that_are_no_train_ids_are_named(criterion):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         RelaxedCrossEntropy(19, **options)
+
+
+def test_balanced_weights_are_the_median_count_over_the_class_count_to_a_power():
+    assert balanced_weights([100, 400, 0, 25], 1.0) == [1.0, 0.25, 1.0, 4.0]
+    assert balanced_weights([100, 400, 0, 25], 0.5) == [1.0, 0.5, 1.0, 2.0]
+    assert balanced_weights([100, 400, 0, 25], 0.0) == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_class_weights_make_a_weighted_mean():
+    logits = torch.zeros(1, 2, 1, 2)
+    logits[0, 0, 0, 0] = 2.0
+    labels = torch.tensor([[[0, 1]]])
+    first, second = math.log(1 + math.exp(-2)), math.log(2)
+    weighted = CrossEntropy(2, class_weights=[3.0, 1.0])(logits, labels)
+    assert weighted.item() == pytest.approx((3 * first + second) / 4)
+    with pytest.raises(ValueError, match="class_weights must be 2 numbers, got 3"):
+        CrossEntropy(2, class_weights=[1.0, 1.0, 1.0])

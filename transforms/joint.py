@@ -47,7 +47,10 @@ class RandomScaleCrop:
 
 
 def draw_window(
-    image_size: tuple[int, ...], crop_size: tuple[int, int], scale: float, center: tuple[int, int] | None,
+    image_size: tuple[int, ...],
+    crop_size: tuple[int, int],
+    scale: float,
+    center: tuple[int, int] | None,
     generator: np.random.Generator,
 ) -> Window:
     """The source window that a crop of `crop_size` shows at `scale` (2.0: things look twice as large).
@@ -75,9 +78,14 @@ def resample(
     top, left = max(window.top, 0), max(window.left, 0)
     bottom, right = min(window.top + window.height, height), min(window.left + window.width, width)
     part = pixels[top:bottom, left:right]
-    margins = (top - window.top, window.top + window.height - bottom, left - window.left, window.left + window.width - right)
+    margins = (
+        top - window.top,
+        window.top + window.height - bottom,
+        left - window.left,
+        window.left + window.width - right,
+    )
     if any(margins):
-        part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=fill)  # type: ignore[assignment,arg-type]
+        part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=fill)  # type: ignore[assignment]
     if part.shape[:2] == size:
         return np.ascontiguousarray(part)
     # EXACT: plain nearest neighbour of OpenCV is half a pixel off from where bilinear puts things.

@@ -14,11 +14,13 @@ GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 
 def color_jitter(image: Uint8Array, strength: float, generator: np.random.Generator) -> Uint8Array:
     """Brightness, contrast, saturation (factors 1 ± strength) and hue (± strength turns), in random order."""
+    brightness, contrast, saturation = generator.uniform(1 - strength, 1 + strength, 3)
+    turn = generator.uniform(-min(strength, 0.5), min(strength, 0.5))
     steps: list[Callable[[Uint8Array], Uint8Array]] = [
-        lambda pixels, f=generator.uniform(1 - strength, 1 + strength): adjust_brightness(pixels, f),
-        lambda pixels, f=generator.uniform(1 - strength, 1 + strength): adjust_contrast(pixels, f),
-        lambda pixels, f=generator.uniform(1 - strength, 1 + strength): adjust_saturation(pixels, f),
-        lambda pixels, turn=generator.uniform(-min(strength, 0.5), min(strength, 0.5)): adjust_hue(pixels, turn),
+        lambda pixels: adjust_brightness(pixels, brightness),
+        lambda pixels: adjust_contrast(pixels, contrast),
+        lambda pixels: adjust_saturation(pixels, saturation),
+        lambda pixels: adjust_hue(pixels, turn),
     ]
     for step in generator.permutation(len(steps)):
         image = steps[step](image)
@@ -45,6 +47,8 @@ def adjust_saturation(image: Uint8Array, factor: float) -> Uint8Array:
 
 def adjust_hue(image: Uint8Array, turn: float) -> Uint8Array:
     """Hue moved by `turn`, 1.0 being once around the circle."""
+    if round(turn * 256) % 256 == 0:
+        return image  # there and back through 8-bit hue costs up to 7 grey levels
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(turn * 256) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[return-value]

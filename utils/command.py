@@ -26,8 +26,10 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
         sys.exit(EXIT_MISTAKE)
     except BaseException as error:
         if _is_out_of_device_memory(error):
-            print(f"error: the device is out of memory ({one_line(error)[:120]}). "
-                  "Use a smaller --crop_size or batch.", file=sys.stderr)
+            print(
+                f"error: the device is out of memory ({one_line(error)[:120]}). Use a smaller --crop_size or batch.",
+                file=sys.stderr,
+            )
             sys.exit(EXIT_MISTAKE)
         if isinstance(error, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)

@@ -68,16 +68,6 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
-def write_paletted(path: Path, labels: Uint8Array, palette: NDArray[np.uint8]) -> None:
-    """Write ids [H, W] as a PNG that any viewer shows in colour; the stored values stay the ids."""
-    from PIL import Image
-
-    picture = Image.fromarray(labels, mode="P")
-    picture.putpalette(palette.astype(np.uint8).tobytes())
-    with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
-
-
 def _palette_indices(path: Path) -> Uint8Array:
     from PIL import Image, UnidentifiedImageError
 

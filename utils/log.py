@@ -108,14 +108,25 @@ def draw_curves(folder: Path) -> None:
         (axes[1], train, "lr", "learning rate"),
         (axes[2], val, "mean_iou", "validation mIoU"),
     ):
-        axis.plot([row["epoch"] for row in rows], [row[key] for row in rows], color="#26547c", marker="." if key == "mean_iou" else None)
+        axis.plot(
+            [row["epoch"] for row in rows],
+            [row[key] for row in rows],
+            color="#26547c",
+            marker="." if key == "mean_iou" else None,
+        )
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     if val:
         best = max(val, key=lambda row: row["mean_iou"])
-        axes[2].annotate(f"{best['mean_iou']:.3f}", (best["epoch"], best["mean_iou"]), textcoords="offset points", xytext=(0, -14), ha="center")
+        axes[2].annotate(
+            f"{best['mean_iou']:.3f}",
+            (best["epoch"], best["mean_iou"]),
+            textcoords="offset points",
+            xytext=(0, -14),
+            ha="center",
+        )
     with atomic_path(folder / "curves.png") as path:
         figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -24,7 +24,9 @@ class ConfusionMatrix:
     def update(self, labels: Tensor, predictions: Tensor) -> None:
         """Count one batch. Both are train ids of the same shape; ignored pixels are left out."""
         if labels.shape != predictions.shape:
-            raise ValueError(f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape.")
+            raise ValueError(
+                f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape."
+            )
         truth, guess = labels.flatten().long(), predictions.flatten().long()
         # One bin more instead of a mask: no synchronisation with the device.
         size = self.num_classes
@@ -70,7 +72,9 @@ class Scores:
         for i, name in enumerate(self.class_names):
             values = (self.iou[i], self.precision[i], self.recall[i], self.f1[i], self.share[i])
             lines.append(f"{name:<{width}}  " + " ".join(_percent(value) for value in values))
-        lines.append(f"{'mean':<{width}}  {_percent(self.mean_iou)}   pixel accuracy {_percent(self.pixel_accuracy).strip()}")
+        lines.append(
+            f"{'mean':<{width}}  {_percent(self.mean_iou)}   pixel accuracy {_percent(self.pixel_accuracy).strip()}"
+        )
         if self.absent:
             lines.append(f"not in the truth, left out of the mean: {', '.join(self.absent)}")
         return "\n".join(lines)
