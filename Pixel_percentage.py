@@ -39,7 +39,8 @@ def main(config: PixelPercentageConfig) -> int:
     print(f"{path}: {spec.title}" + (f", {len(files)} files" if path.is_dir() else ""))
     print(text_table(table))
     if any(row.train_id is None for row in table):
-        print("some pixels are of no class: is --dataset right, and the file no JPEG?", file=sys.stderr)
+        print("some pixels are of no class: is --dataset right, the file no JPEG, and are one-channel values label ids "
+              "(train ids: --ids train)?", file=sys.stderr)
     if options.csv:
         write_csv(Path(options.csv), table)
     if options.json:

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ from utils.metrics import ConfusionMatrix
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
 STEPS = ("read", "predict", "score and write")
+WITHOUT_EFFECT = ("batch_size", "profile", "test_mode")  # on an image's result
 
 
 def main(config: EvalConfig) -> int:
@@ -148,7 +148,7 @@ def fingerprint(config: EvalConfig, pair: Pair) -> str:
     """Changes with everything an image's result depends on: settings, checkpoint file, image, labels."""
     files = [Path(config.model.snapshot), pair.image, *([pair.labels] if pair.labels else [])]
     stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    inference: dict[str, Any] = as_dict(config.inference)
+    inference = {key: value for key, value in as_dict(config.inference).items() if key not in WITHOUT_EFFECT}
     settings = [as_dict(config.model), inference, config.output.dump_images, stamps]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

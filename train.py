@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,7 +40,7 @@ from utils.distributed import Processes, process_group, wait_for_all
 from utils.images import write_image
 from utils.log import RunLog, draw_curves, free_run_folder, run_folder
 from utils.metrics import ConfusionMatrix, Scores, scores
-from utils.optim import build_optimizer, build_schedule, clip_gradients, freeze, set_lr
+from utils.optim import build_optimizer, build_schedule, freeze, set_lr
 from utils.pictures import colorize, side_by_side
 from utils.precision import autocast_dtype, normalise
 
@@ -93,7 +94,7 @@ def set_up(
     torch.manual_seed(config.run.seed)
     net = build_network(config.model.arch, spec.num_classes)
     notices = _load_start_weights(net, config)
-    net = net.to(device).to(memory_format=torch.channels_last)
+    net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.model.freeze_trunk:
         freeze(net.trunk_modules())
     criterion = build_loss(config.loss, spec, class_pixels).to(device)
@@ -120,9 +121,7 @@ def train(training: Training, data: TrainData, val: Loader) -> None:
     for epoch in range(state.epoch, run.max_epoch):
         if clock.is_up():
             break
-        torch.manual_seed(
-            hash((run.seed, epoch, training.me.rank)) & 0x7FFFFFFF
-        )  # so that a resumed run draws the same
+        torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # so that a resumed run draws the same
         train_one_epoch(training, data.epoch(epoch), epoch, clock)
         state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
         finished = epoch + 1 == run.max_epoch or clock.is_up()
@@ -140,6 +139,11 @@ def train(training: Training, data: TrainData, val: Loader) -> None:
         if run.test_mode:
             break
     log.say(f"best mIoU {100 * state.best:.2f}: {log.folder / 'best.pth'}")
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed for several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock) -> None:
@@ -202,7 +206,7 @@ def optimizer_step(training: Training) -> None:
     """Apply the gradient and forget it."""
     if training.config.optim.clip_norm:
         training.scaler.unscale_(training.optimizer)
-        clip_gradients(training.net, training.config.optim.clip_norm)
+        nn.utils.clip_grad_norm_(training.net.parameters(), training.config.optim.clip_norm)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)

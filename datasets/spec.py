@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Color = tuple[int, int, int]
@@ -87,6 +87,7 @@ class DatasetSpec:
             table.update(dict.fromkeys(seg_class.label_ids or (train_id,), train_id))
         return table
 
-    def label_id_of_train_id(self) -> tuple[int, ...]:
-        """The value each class is written as in label files, as benchmark servers want it; train id order."""
-        return tuple(c.label_ids[0] if c.label_ids else i for i, c in enumerate(self.classes))
+
+def written_ids(classes: Sequence[SegClass]) -> list[int]:
+    """The value that each class is written as in label files, as benchmark servers want it; train id order."""
+    return [c.label_ids[0] if c.label_ids else train_id for train_id, c in enumerate(classes)]

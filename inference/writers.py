@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from datasets.spec import IGNORE_LABEL, Color, SegClass
+from datasets.spec import IGNORE_LABEL, Color, SegClass, written_ids
 from inference.legend import ClassShare, class_shares, with_legend
 from utils.files import atomic_path
 from utils.images import Uint8Array
@@ -95,7 +95,7 @@ def write_results(
 def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """Train ids [H, W] as the values that the data set's label files hold."""
     table = np.full(256, IGNORE_LABEL, np.uint8)
-    table[: len(classes)] = [c.label_ids[0] if c.label_ids else train_id for train_id, c in enumerate(classes)]
+    table[: len(classes)] = written_ids(classes)
     return table[labels]
 
 

@@ -14,6 +14,7 @@ from datasets.loaders import LoaderOptions, train_data, val_loader
 from datasets.registry import DATASETS, dataset_spec
 from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, TrainingSet, load_labels, load_pair
+from datasets.spec import written_ids
 from transforms.joint import RandomScaleCrop, Window, draw_window, flip, resample
 from transforms.photometric import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, color_jitter
 from transforms.presets import train_transform
@@ -32,7 +33,7 @@ def test_a_declaration_is_consistent(spec):
     assert len(values) == len(set(values))
     assert not set(values) & set(spec.ignored_ids)
     table = spec.train_id_of_label_id()
-    assert [table[v] for v in spec.label_id_of_train_id()] == list(range(spec.num_classes))
+    assert [table[v] for v in written_ids(spec.classes)] == list(range(spec.num_classes))
     assert table[IGNORE] == IGNORE
 
 

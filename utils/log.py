@@ -70,12 +70,7 @@ class RunLog:
 
 def run_folder(ckpt: str, exp: str, tb_tag: str) -> Path:
     """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>."""
-    return Path(ckpt) / run_name(exp, tb_tag)
-
-
-def run_name(exp: str, tb_tag: str) -> str:
-    """What the run's folders are called."""
-    return f"{exp}_{tb_tag}" if tb_tag else exp
+    return Path(ckpt) / (f"{exp}_{tb_tag}" if tb_tag else exp)
 
 
 def free_run_folder(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -50,15 +49,9 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def freeze(modules: Iterable[nn.Module]) -> None:
-    """Stop training these modules; their batch norms keep their statistics (`keep_frozen_in_eval`)."""
+    """Stop training these modules; their batch norms keep their statistics if they are put in evaluation mode."""
     for module in modules:
         module.requires_grad_(False)
-
-
-def clip_gradients(net: nn.Module, max_norm: float) -> None:
-    """Scale the gradient down to `max_norm`; 0 leaves it alone."""
-    if max_norm:
-        torch.nn.utils.clip_grad_norm_(net.parameters(), max_norm)
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
