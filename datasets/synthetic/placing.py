@@ -196,7 +196,8 @@ class Placer:
         while z + 4 <= z1 + 0.01:
             if not self.in_junction(side, z, z + 4, self.ground.walk * 0.5):
                 near, far = self.point(side, beyond_kerb, z), self.point(side, beyond_kerb, z + 4)
-                self.wall(*((far, near) if side > 0 else (near, far)), height, texture, two_sided=True)
+                left, right = (far, near) if side > 0 else (near, far)
+                self.wall(left, right, height, texture, two_sided=True)
                 (x0, z0), (x1, z1) = near[[0, 2]], far[[0, 2]]
                 outline = np.array([[x0, z0], [x1, z1], [x1 + 0.08, z1], [x0 + 0.08, z0]])
                 self.surfaces.footprints.append(Footprint(outline, height, STILL, 0.3))
@@ -209,9 +210,11 @@ class Placer:
         for z in np.arange(z0, z1 - 3.9, 4.0):
             if not self.in_junction(side, float(z), float(z) + 4, self.ground.walk):
                 near, far = self.point(side, beyond_kerb, float(z)), self.point(side, beyond_kerb, float(z) + 4)
-                self.wall(*((far, near) if side > 0 else (near, far)), height, texture)
+                left, right = (far, near) if side > 0 else (near, far)
+                self.wall(left, right, height, texture)
                 out = near + np.array([side * 0.8, 0, 0])
-                self.wall(*((near, out) if side > 0 else (out, near)), height, texture)
+                left, right = (near, out) if side > 0 else (out, near)
+                self.wall(left, right, height, texture)
 
     def borders(self) -> None:
         """Fences and hedges along the sidewalks; every street has some fence near its start."""
