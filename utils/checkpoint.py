@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,7 +106,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a checkpoint file is wanted.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of a file that it then refuses
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
             raise ValueError(
