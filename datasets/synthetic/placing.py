@@ -221,14 +221,14 @@ class Placer:
         rng = self.rng
         sure = 1 if rng.random() < 0.5 else -1
         for side in (-1, 1):
-            z = rng.uniform(3, 6) if side == sure else rng.uniform(8, 30)
+            z = rng.uniform(3, 6) if side == sure else rng.uniform(4, 18)
             while z < self.end:
                 length = 4 * rng.integers(3, 7)
                 roll = rng.random()
                 if self.city:
                     kind, beyond = (3, rng.uniform(0.7, 1.2)) if roll < 0.35 else (1, 0.35)
                     self.fence_run(side, beyond, z, z + length, kind)
-                    z += length + rng.uniform(18, 50)
+                    z += length + rng.uniform(8, 28)
                 elif roll < 0.6 or (side == sure and z < 12):
                     self.fence_run(side, self.ground.walk + 0.15, z, z + length, int(rng.integers(3)))
                     z += length + rng.uniform(0, 10)
