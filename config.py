@@ -242,6 +242,13 @@ class EvalOutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalDeviceConfig(DeviceConfig):
+    """the machine"""
+
+    num_workers: int | None = option(4, "accepted and ignored: images are read one by one", must_be=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Score a checkpoint on a split, or predict a split without labels."""
 
@@ -249,7 +256,7 @@ class EvalConfig:
     data: EvalDataConfig
     inference: EvalInferenceConfig
     output: EvalOutputConfig
-    device: DeviceConfig
+    device: EvalDeviceConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ install requirements.txt
 
 DATA="${DATA:-data/streets}"
 EXP="${EXP:-quickstart}"
-MINUTES="${MINUTES:-3.2}"
+MINUTES="${MINUTES:-3.7}"
 RUN="logs/ckpt/$EXP"
 python="$VENV/bin/python"
 
@@ -18,15 +18,15 @@ echo "== 1 of 4: street scenes, drawn here"
 echo "== 2 of 4: training for $MINUTES minutes"
 "$python" train.py \
     --dataset streets --dataset_dir "$DATA" --arch DeepMNV3V3PlusD_m1 \
-    --adam --lr 0.004 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 1 \
+    --adam --lr 0.006 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 1 \
     --max_minutes "$MINUTES" --max_epoch 1000 --val_interval 1000 --bs_mult_val 4 \
-    --crop_size 192 --crop_width 256 --scale_min 0.75 --scale_max 1.5 --bs_mult 8 --color_aug 0.1 --no-gblur \
-    --class_uniform_pct 0.5 --class_balance 0.5 \
+    --crop_size 176 --crop_width 232 --scale_min 0.8 --scale_max 1.4 --bs_mult 8 --color_aug 0.1 --no-gblur \
+    --class_uniform_pct 0.6 --class_balance 0.15 \
     --exp "$EXP" --resume
 
 echo "== 3 of 4: scoring on streets it has never seen"
 "$python" eval.py \
-    --snapshot "$RUN/best.pth" --dataset_dir "$DATA" --split test --inference_mode pooling --single_scale --no_flip \
+    --snapshot "$RUN/best.pth" --dataset_dir "$DATA" --split test --inference_mode pooling --single_scale \
     --ckpt_path "$RUN/eval" --dump_images
 
 echo "== 4 of 4: segmenting a picture"

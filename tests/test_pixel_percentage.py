@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import Pixel_percentage
 from datasets.registry import DATASETS, dataset_spec
 from inference.writers import result_paths, write_results
-from utils.images import write_image, write_paletted
+from utils.images import write_image
 from utils.pictures import colorize
 
 CAMVID = dataset_spec("camvid")
@@ -53,7 +54,9 @@ def test_label_ids_and_train_ids_are_told_apart(tmp_path, command):
 
 
 def test_a_paletted_file_holds_ids(labels, tmp_path, command):
-    write_paletted(tmp_path / "a.png", labels, np.array(CAMVID.palette, np.uint8))
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette(np.array(CAMVID.palette, np.uint8).tobytes())
+    picture.save(tmp_path / "a.png")
     assert table_of(command("Pixel_percentage", tmp_path / "a.png", "--dataset", "camvid").out)["Sky"] == (3, 50.0)
 
 

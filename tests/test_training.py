@@ -209,7 +209,7 @@ def test_a_run_leaves_everything_it_promises(tiny_set, tmp_path, capsys):
 
 
 def test_training_learns(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--max_epoch", "6", "--repeat", "2", "--val_interval", "6", "--color_aug", "0")
+    run(tiny_set, tmp_path, "--max_epoch", "10", "--repeat", "2", "--val_interval", "10", "--color_aug", "0")
     losses = [row["loss"] for row in metrics(tmp_path, "train")]
     assert losses[-1] < 0.7 * losses[0]
 

@@ -110,7 +110,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+        if "unsupported" in str(error).lower():
             raise ValueError(
                 f"{path}: refused, it carries objects other than tensors and plain values, which could run code. "
                 "Convert it where you trust it: torch.save({'state_dict': net.state_dict()}, file)."

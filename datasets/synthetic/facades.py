@@ -163,7 +163,7 @@ def roof(rng: np.random.Generator, width: float, length: float) -> Texture:
 
 def fence(rng: np.random.Generator, length: float, kind: int) -> tuple[Texture, float]:
     """A fence panel and its height: 0 planks, 1 railing, 2 pickets, 3 building-site barrier."""
-    height = (1.7, 1.15, 1.1, 1.1)[kind]
+    height = (1.8, 1.4, 1.3, 1.2)[kind]
     canvas = Canvas(length, height, 48.0)
     if kind == 0:
         wood = jitter(rng, (134, 98, 64), 0.3)
@@ -174,12 +174,14 @@ def fence(rng: np.random.Generator, length: float, kind: int) -> tuple[Texture, 
         canvas.box(0, height - 0.4, length, height - 0.3, scaled(wood, 0.75), FENCE)
     elif kind == 1:
         iron = jitter(rng, ((44, 50, 52), (40, 70, 56), (150, 156, 160))[rng.integers(3)], 0.2)
+        canvas.box(0, 0.04, length, height - 0.03, scaled(iron, 0.55), FENCE)  # a sheet behind: no see-through labels
         for k in range(int(length / 0.16) + 1):
             canvas.box(0.16 * k, 0, 0.16 * k + 0.075, height, scaled(iron, 1.1), FENCE)
         for y in (0.08, height * 0.52, height - 0.09):
             canvas.box(0, y, length, y + 0.09, iron, FENCE)
     elif kind == 2:
         paint = jitter(rng, (222, 220, 210), 0.08)
+        canvas.box(0, 0.06, length, height - 0.12, scaled(paint, 0.5), FENCE)
         for k in range(int(length / 0.17)):
             x = 0.17 * k
             outline = [(x, 0.03), (x, height - 0.1), (x + 0.065, height), (x + 0.13, height - 0.1), (x + 0.13, 0.03)]

@@ -15,14 +15,18 @@ from datasets.synthetic.vehicles import Vehicle, vehicle
 STILL = np.zeros(3)
 START = -8.0  # z of the first things
 HOUSE_DEPTH, CORNER_DEPTH = 11.0, 26.0  # metres, of a house and of a corner with what is built on behind it
+POST_WIDTH = 0.2  # metres
+BOLLARD_WIDTH = 0.25  # metres
 GABLE_RISE = 0.38  # height of a gable over its width
 
 
 class Placer:
     """Puts painted things into `surfaces`; keeps what every placing needs at hand."""
 
-    def __init__(self, rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float) -> None:
+    def __init__(self, rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float,
+                 detail_end: float) -> None:
         self.rng, self.ground, self.light, self.path, self.end = rng, ground, light, path, end
+        self.detail_end = detail_end  # small things stand only up to here
         self.surfaces = Surfaces()
         self.city = not ground.lawn
         self.setback = 0.0 if self.city else float(rng.uniform(3.0, 6.0))
@@ -221,15 +225,15 @@ class Placer:
         rng = self.rng
         sure = 1 if rng.random() < 0.5 else -1
         for side in (-1, 1):
-            z = rng.uniform(3, 6) if side == sure else rng.uniform(4, 18)
-            while z < self.end:
+            z = rng.uniform(3, 5) if side == sure else rng.uniform(4, 8)
+            while z < self.detail_end:
                 length = 4 * rng.integers(3, 7)
                 roll = rng.random()
                 if self.city:
                     kind, beyond = (3, rng.uniform(0.7, 1.2)) if roll < 0.35 else (1, 0.35)
                     self.fence_run(side, beyond, z, z + length, kind)
-                    z += length + rng.uniform(8, 28)
-                elif roll < 0.6 or (side == sure and z < 12):
+                    z += length + rng.uniform(2, 6)
+                elif roll < 0.75 or (side == sure and z < 12):
                     self.fence_run(side, self.ground.walk + 0.15, z, z + length, int(rng.integers(3)))
                     z += length + rng.uniform(0, 10)
                 else:
@@ -242,28 +246,28 @@ class Placer:
         arm = rng.uniform(1.2, 1.9) if rng.random() < 0.6 else 0.0
         tall = rng.uniform(6.0, 8.0) if arm else rng.uniform(3.8, 4.8)
         lamp, lamp_width = sprites.lamp(rng, tall, arm)
-        post = sprites.post(rng, 3.3, 0.13, (140, 144, 146))
+        post = sprites.post(rng, 3.3, POST_WIDTH, (140, 144, 146))
         mast = sprites.post(rng, 7.5, 0.26, (112, 84, 58))
-        bollard = sprites.post(rng, 1.0, 0.2, ((60, 62, 64), (150, 152, 152), (40, 66, 52))[rng.integers(3)], True)
+        bollard = sprites.post(rng, 1.0, BOLLARD_WIDTH, ((60, 62, 64), (150, 152, 152), (40, 66, 52))[rng.integers(3)], True)
         for side in (-1, 1):
-            for z in np.arange(rng.uniform(7, 13), self.end, rng.uniform(16, 26)):
+            for z in np.arange(rng.uniform(5, 11), self.detail_end, rng.uniform(16, 26)):
                 at = self.point(side, 0.55, float(z))
                 anchor = 0.2 / lamp_width if arm else 0.5
                 self.billboard(at, lamp_width * (-side if arm else 1), tall, lamp, anchor=anchor)
                 self.footprint(at, 0.12, 0.12, tall, contact=0.3)
             if rng.random() < 0.5:
-                for z in np.arange(rng.uniform(9, 22), self.end, rng.uniform(22, 34)):
+                for z in np.arange(rng.uniform(9, 22), self.detail_end, rng.uniform(22, 34)):
                     at = self.point(side, self.ground.walk - 0.3, float(z))
                     self.billboard(at, 0.26, 7.5, mast)
                     self.footprint(at, 0.13, 0.13, 7.5, contact=0.3)
-            for z in np.arange(rng.uniform(5, 9), self.end, rng.uniform(9, 15)):
+            for z in np.arange(rng.uniform(4.5, 7), self.detail_end, rng.uniform(6, 9)):
                 if not self.in_junction(side, float(z), float(z), 1):
                     self.sign_post(self.point(side, rng.uniform(0.5, 0.9), float(z)), post)
             if rng.random() < 0.5:
                 first = rng.uniform(5, 14)
                 for z in np.arange(first, first + rng.uniform(12, 30), 1.8):
                     if not self.in_junction(side, float(z), float(z), 0):
-                        self.billboard(self.point(side, 0.4, float(z)), 0.2, 1.0, bollard)
+                        self.billboard(self.point(side, 0.4, float(z)), BOLLARD_WIDTH, 1.0, bollard)
             for junction in self.ground.junctions:
                 if rng.random() < 0.6:
                     self.traffic_light(self.point(side, 0.5, junction.z - junction.half_width - 2.2), post)
@@ -276,10 +280,10 @@ class Placer:
         foot = rng.uniform(1.9, 2.3)
         plate = at + np.array([0.0, foot, -0.08])
         if kind == 5:
-            self.billboard(at - np.array([0.6, 0, 0]), 0.13, foot + height, post)
-            self.billboard(at + np.array([0.6, 0, 0]), 0.13, foot + height, post)
+            self.billboard(at - np.array([0.6, 0, 0]), POST_WIDTH, foot + height, post)
+            self.billboard(at + np.array([0.6, 0, 0]), POST_WIDTH, foot + height, post)
         else:
-            self.billboard(at, 0.13, foot + height, post)
+            self.billboard(at, POST_WIDTH, foot + height, post)
             if rng.random() < 0.35:
                 second, w2, h2 = self.signs[rng.integers(5)]
                 self.billboard(plate - np.array([0, h2 + 0.03, 0]), w2, h2, second, turn=0.0)
@@ -289,7 +293,7 @@ class Placer:
     def traffic_light(self, at: FloatArray, post: Texture) -> None:
         """A post with a traffic light."""
         texture, width, height = sprites.traffic_light(self.rng)
-        self.billboard(at, 0.15, 3.3, post)
+        self.billboard(at, POST_WIDTH, 3.3, post)
         self.billboard(at + np.array([0.0, 2.3, -0.1]), width, height, texture)
         self.footprint(at, 0.09, 0.09, 3.3, contact=0.3)
 
@@ -372,11 +376,14 @@ class Placer:
         self.riders = [sprites.cyclist(rng, side_view) for side_view in (True, True, False, True)]
         reach = self.path.speed * 6
         for side in (-1, 1):
-            places = [rng.uniform(5.5, 9) + reach / 2, *np.arange(rng.uniform(9, 14), self.end, rng.uniform(5, 14))]
+            places = [rng.uniform(4.5, 7) + reach / 2, *np.arange(rng.uniform(7, 9), self.detail_end, rng.uniform(2.5, 5))]
             for z in places:
                 for k in range(1 + int(rng.random() < 0.3)):
                     at = self.point(side, rng.uniform(0.6, ground.walk - 0.4), float(z) + 0.5 * k)
                     self.person(at, np.array([0, 0, rng.uniform(-0.09, 0.09)]), int(rng.integers(7)))
+        for _ in range(int(rng.integers(1, 4))):  # someone always steps onto the road
+            at = self.point(int(rng.choice([-1, 1])), rng.uniform(-1.8, 0.2), rng.uniform(6, 12) + reach)
+            self.person(at, np.array([rng.choice([-1, 1]) * rng.uniform(0.02, 0.05), 0, 0]), int(rng.integers(7)))
         for crossing in ground.crossings:
             for _ in range(int(rng.integers(1, 4))):
                 x = float(ground.curve.x(crossing)) + rng.uniform(-1, 1) * ground.half_width
@@ -384,7 +391,7 @@ class Placer:
                 self.person(at, np.array([rng.choice([-1, 1]) * rng.uniform(0.05, 0.09), 0, 0]), int(rng.integers(7)))
         inner = -0.7 - ground.parking
         own = int(np.sign(self.path.lane)) or 1
-        places = [rng.uniform(6, 11) + reach / 2, *np.arange(rng.uniform(12, 20), self.end, rng.uniform(9, 22))]
+        places = [rng.uniform(5, 7) + reach / 2, *np.arange(rng.uniform(7, 9), self.detail_end, rng.uniform(2.5, 4))]
         for z in places:
             side = own if rng.random() < 0.55 else -own
             beyond = inner + rng.uniform(-0.3, 0.1) if rng.random() < 0.7 else rng.uniform(0.7, 1.6)
@@ -395,16 +402,18 @@ class Placer:
         """Litter bins, letter boxes and dogs: class void."""
         rng = self.rng
         for side in (-1, 1):
-            for z in np.arange(rng.uniform(6, 14), self.end, rng.uniform(9, 18)):
+            for z in np.arange(rng.uniform(6, 14), self.detail_end, rng.uniform(9, 18)):
                 texture, width, height = sprites.odd_thing(rng)
                 at = self.point(side, rng.uniform(0.6, 1.4), float(z))
                 self.billboard(at, width, height, texture)
                 self.footprint(at, width * 0.4, 0.25, height, contact=0.6)
 
 
-def furnish(rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float) -> Surfaces:
-    """All surfaces of a street that reaches to z = `end`."""
-    placer = Placer(rng, ground, light, path, end)
+def furnish(
+    rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float, detail_end: float
+) -> Surfaces:
+    """All surfaces of a street that reaches to z = `end`; people, poles, signs and fences reach to `detail_end`."""
+    placer = Placer(rng, ground, light, path, end, detail_end)
     placer.prepare()
     for side in (-1, 1):
         placer.houses(side)

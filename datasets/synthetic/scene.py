@@ -13,6 +13,9 @@ from datasets.synthetic.light import Footprint, Light, ShadowMap, make_light, st
 from datasets.synthetic.materials import FloatArray, Texture, jitter
 
 VIEW_LENGTH = 130.0  # metres of street beyond the last camera position
+# Metres beyond it in which small things stand. Further off they are a pixel wide at the size of the embedded set,
+# where nobody could name them.
+DETAIL_LENGTH = 15.0
 
 
 @dataclass
@@ -75,7 +78,7 @@ def build_scene(seed: int | tuple[int, ...], num_frames: int = 1, path: CameraPa
     ground = _draw_ground(rng)
     path = path or _draw_path(rng, ground)
     end = path.speed * num_frames + VIEW_LENGTH
-    surfaces = furnish(rng, ground, light, path, end)
+    surfaces = furnish(rng, ground, light, path, end, end - VIEW_LENGTH + DETAIL_LENGTH)
     return Scene(
         origins=np.array(surfaces.origins).reshape(-1, 3),
         us=np.array(surfaces.us).reshape(-1, 3),

@@ -91,6 +91,7 @@ def cyclist(rng: np.random.Generator, side_view: bool) -> tuple[Texture, float, 
     tyre: Colour = (28, 28, 30)
     rear, front, crank, seat, head = (0.38, 0.35), (1.42, 0.35), (0.86, 0.32), (0.72, 0.93), (1.27, 0.86)
     for hub in (rear, front):
+        canvas.ellipse(*hub, 0.31, 0.31, (104, 106, 108), BICYCLIST)  # labelled as a person would: without holes
         canvas.ring(*hub, 0.31, 0.075, tyre, BICYCLIST)
         for angle in np.arange(5) * np.pi / 5 + 0.3:
             dx, dy = 0.3 * float(np.cos(angle)), 0.3 * float(np.sin(angle))
