@@ -248,7 +248,8 @@ class Placer:
         lamp, lamp_width = sprites.lamp(rng, tall, arm)
         post = sprites.post(rng, 3.3, POST_WIDTH, (140, 144, 146))
         mast = sprites.post(rng, 7.5, 0.26, (112, 84, 58))
-        bollard = sprites.post(rng, 1.0, BOLLARD_WIDTH, ((60, 62, 64), (150, 152, 152), (40, 66, 52))[rng.integers(3)], True)
+        paint = ((60, 62, 64), (150, 152, 152), (40, 66, 52))[rng.integers(3)]
+        bollard = sprites.post(rng, 1.0, BOLLARD_WIDTH, paint, True)
         for side in (-1, 1):
             for z in np.arange(rng.uniform(5, 11), self.detail_end, rng.uniform(16, 26)):
                 at = self.point(side, 0.55, float(z))
@@ -376,7 +377,8 @@ class Placer:
         self.riders = [sprites.cyclist(rng, side_view) for side_view in (True, True, False, True)]
         reach = self.path.speed * 6
         for side in (-1, 1):
-            places = [rng.uniform(4.5, 7) + reach / 2, *np.arange(rng.uniform(7, 9), self.detail_end, rng.uniform(2.5, 5))]
+            further = np.arange(rng.uniform(7, 9), self.detail_end, rng.uniform(2.5, 5))
+            places = [rng.uniform(4.5, 7) + reach / 2, *further]
             for z in places:
                 for k in range(1 + int(rng.random() < 0.3)):
                     at = self.point(side, rng.uniform(0.6, ground.walk - 0.4), float(z) + 0.5 * k)

@@ -15,7 +15,7 @@ from datasets.synthetic.materials import FloatArray, Texture, jitter
 VIEW_LENGTH = 130.0  # metres of street beyond the last camera position
 # Metres beyond it in which small things stand. Further off they are a pixel wide at the size of the embedded set,
 # where nobody could name them.
-DETAIL_LENGTH = 15.0
+DETAIL_LENGTH = 12.0
 
 
 @dataclass
