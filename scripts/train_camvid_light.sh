@@ -14,6 +14,6 @@ PYTHON="${PYTHON:-python}"
     --arch DeepMNV3V3PlusD_m1 \
     --adam --lr 0.003 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 3 \
     --max_minutes "${MINUTES:-40}" --max_epoch 1000 --val_interval 12 --bs_mult_val 4 \
-    --crop_size 240 --crop_width 320 --bs_mult 8 --color_aug 0.25 --no-gblur \
+    --crop_size 240 --crop_width 320 --bs_mult 8 --color_aug 0.15 --no-gblur \
     --class_uniform_pct 0.5 --class_balance 0.15 \
     --seed 0 --exp camvid_light "$@"
