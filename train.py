@@ -8,7 +8,6 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(TrainConfig)  # before torch is loaded: --help and a wrong flag answer at once
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +42,7 @@ from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.optim import build_optimizer, build_schedule, freeze, set_lr
 from utils.pictures import colorize, side_by_side
 from utils.precision import autocast_dtype, normalise
+from utils.progress import Clock, Meter
 
 LOG_STEPS = 20  # how often the loss is read from the device, and written down
 TEST_STEPS = 2  # --test_mode
@@ -181,7 +181,7 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
             progress.update()
         meter.worked(loss, len(images) * training.me.count)
         if step % LOG_STEPS == 0 or step == num_steps - 1:
-            values = {"epoch": round(now, 4), "lr": training.lr_at(now), **meter.read()}
+            values = {"epoch": round(epoch + step / num_steps, 4), "lr": training.lr_at(now), **meter.read()}
             training.log.scalars("train", epoch * num_steps + step, values)
             progress.set_postfix_str(
                 f"loss {values['loss']:.3f} lr {values['lr']:.2e} {values['images_per_s']:.1f} img/s "
@@ -304,75 +304,6 @@ def save(training: Training, state: State, name: str) -> None:
         training=progress if name == "last.pth" else {},
     )
     save_checkpoint(training.log.folder / name, checkpoint)
-
-
-class Clock:
-    """How far the training is, in epochs and minutes; with --max_minutes time drives the schedule."""
-
-    def __init__(self, max_minutes: float, max_epoch: int, spent: float) -> None:
-        self.max_minutes = max_minutes
-        self.max_epoch = max_epoch
-        self._start = time.monotonic() - 60 * spent
-        self._begun = time.monotonic()
-        self._first_epoch: float | None = None
-
-    def minutes(self) -> float:
-        """Minutes of training so far, those of the run that this one resumes included."""
-        return (time.monotonic() - self._start) / 60
-
-    def is_up(self) -> bool:
-        """Whether --max_minutes have passed."""
-        return bool(self.max_minutes) and self.minutes() >= self.max_minutes
-
-    def epoch(self, counted: float) -> float:
-        """Where the schedule stands: the counted epoch, or further where the time is running out faster."""
-        if not self.max_minutes:
-            return counted
-        return min(max(counted, self.max_epoch * self.minutes() / self.max_minutes), float(self.max_epoch))
-
-    def left(self, now: float) -> str:
-        """Time left, as text, extrapolated from the epochs done since this process began."""
-        if self._first_epoch is None:
-            self._first_epoch = now
-        done = now - self._first_epoch
-        if done <= 0:
-            return "?"
-        seconds = (time.monotonic() - self._begun) * (self.max_epoch - now) / done
-        return tqdm.format_interval(int(seconds))
-
-
-class Meter:
-    """Loss, speed and share of time spent waiting for data since it was last read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._loss = torch.zeros((), device=device)
-        self._mark = self._since = time.monotonic()
-        self._num_steps = self._num_images = 0
-        self._waiting = 0.0
-
-    def waited(self) -> None:
-        """A batch has come."""
-        self._waiting += time.monotonic() - self._mark
-
-    def worked(self, loss: Tensor, num_images: int) -> None:
-        """A batch is done."""
-        self._loss += loss
-        self._num_steps += 1
-        self._num_images += num_images
-        self._mark = time.monotonic()
-
-    def read(self) -> dict[str, float]:
-        """The means since the last reading. Raises ValueError where the loss is no number any more."""
-        loss = float(self._loss) / self._num_steps
-        if loss != loss:
-            raise ValueError("the loss is not a number any more. Use a smaller --lr, or --no-bf16 without --fp16.")
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        values = {"loss": loss, "images_per_s": self._num_images / seconds, "waiting": self._waiting / seconds}
-        self._loss.zero_()
-        self._since = self._mark = time.monotonic()
-        self._num_steps = self._num_images = 0
-        self._waiting = 0.0
-        return values
 
 
 def _load_start_weights(net: DeepLabV3Plus, config: TrainConfig) -> list[str]:

@@ -9,7 +9,7 @@ from datasets.synthetic.camera import CameraPath
 from datasets.synthetic.ground import Ground
 from datasets.synthetic.light import Footprint, Light
 from datasets.synthetic.materials import FloatArray, Texture, jitter
-from datasets.synthetic.scene import Surfaces
+from datasets.synthetic.surfaces import Surfaces
 from datasets.synthetic.vehicles import Vehicle, vehicle
 
 STILL = np.zeros(3)

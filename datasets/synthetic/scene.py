@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,36 +11,12 @@ from datasets.synthetic.camera import CameraPath, Curve
 from datasets.synthetic.ground import Ground, Junction, asphalt_tile, grass_tile, slab_tile
 from datasets.synthetic.light import Footprint, Light, ShadowMap, make_light, static_shadows
 from datasets.synthetic.materials import FloatArray, Texture, jitter
+from datasets.synthetic.placing import furnish
 
 VIEW_LENGTH = 130.0  # metres of street beyond the last camera position
 # Metres beyond it in which small things stand. Further off they are a pixel wide at the size of the embedded set,
 # where nobody could name them.
 DETAIL_LENGTH = 12.0
-
-
-@dataclass
-class Surfaces:
-    """Flat painted quads while a scene is put together; see `Scene` for the meaning of the fields."""
-
-    origins: list[FloatArray] = field(default_factory=list)
-    us: list[FloatArray] = field(default_factory=list)
-    vs: list[FloatArray] = field(default_factory=list)
-    velocities: list[FloatArray] = field(default_factory=list)
-    textures: list[Texture] = field(default_factory=list)
-    tints: list[FloatArray] = field(default_factory=list)
-    two_sided: list[bool] = field(default_factory=list)
-    footprints: list[Footprint] = field(default_factory=list)
-
-    def add(self, top_left: FloatArray, u: FloatArray, v: FloatArray, texture: Texture, tint: FloatArray | float = 1.0,
-            velocity: FloatArray | None = None, two_sided: bool = False) -> None:  # fmt: skip
-        """Add one quad; `u` runs along the texture's columns, `v` along its rows (downwards)."""
-        self.origins.append(np.asarray(top_left, float))
-        self.us.append(np.asarray(u, float))
-        self.vs.append(np.asarray(v, float))
-        self.velocities.append(np.zeros(3) if velocity is None else velocity)
-        self.textures.append(texture)
-        self.tints.append(np.broadcast_to(np.asarray(tint, float), 3))
-        self.two_sided.append(two_sided)
 
 
 @dataclass(frozen=True)
@@ -70,8 +46,6 @@ def build_scene(seed: int | tuple[int, ...], num_frames: int = 1, path: CameraPa
 
     path: the drive; drawn from the seed when None. The same arguments give the same street.
     """
-    from datasets.synthetic.placing import furnish  # placing fills the Surfaces declared above
-
     seed = (seed,) if isinstance(seed, int) else tuple(seed)
     rng = np.random.default_rng([*seed, 1])
     light = make_light(rng)
