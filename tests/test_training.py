@@ -19,6 +19,7 @@ from config import OptimConfig, TrainConfig
 from datasets.registry import dataset_spec
 from network.build import build_network
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+from utils.command import one_line
 from utils.flags import parse_command_line
 from utils.images import write_image
 from utils.metrics import ConfusionMatrix, scores
@@ -292,3 +293,21 @@ def test_two_processes_train_and_score_every_validation_image_once(tiny_set, tmp
     assert "2 process(es)" in result.stdout
     assert "plain batch norm" in result.stdout
     assert len(metrics(tmp_path, "val")) == 1
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_bad_label_file_in_training_is_one_line_whoever_read_it(tiny_set, tmp_path, num_workers):
+    for path in (tiny_set / "trainannot").iterdir():
+        write_image(path, np.full((64, 96), 200, np.uint8))
+    with pytest.raises(ValueError, match="label values 200") as caught:
+        run(tiny_set, tmp_path, "--class_uniform_pct", "0", "--num_workers", num_workers)
+    message = one_line(caught.value)
+    assert "trainannot" in message
+    assert "label values 200 are not among camvid's" in message
+    assert "Traceback" not in message
+
+
+def test_a_wrong_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(TrainConfig, ["--crop_sise", "3"])
+    assert capsys.readouterr().err.count("\n") == 1

@@ -42,7 +42,10 @@ def one_line(error: BaseException) -> str:
     """The error's message on one line, with the file it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error).strip()
+    if text.startswith("Caught ") and "Original Traceback" in text:  # a loader process's error carries its traceback
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _is_out_of_device_memory(error: BaseException) -> bool:

@@ -56,7 +56,7 @@ def parse_command_line(config_class: type[Config], arguments: Sequence[str] | No
 
 def make_parser(config_class: type) -> argparse.ArgumentParser:
     """The parser for `config_class`, with one help section per group."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=config_class.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     for _, group_class in _groups(config_class):
@@ -81,6 +81,12 @@ def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
     if not scales or min(scales) <= 0:
         raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
     return scales
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        """End with one line; argparse would put all flags above it."""
+        self.exit(2, f"error: {message} ({self.prog} --help explains the flags)\n")
 
 
 class _HelpFormatter(argparse.HelpFormatter):
