@@ -3,11 +3,14 @@
 With S(p) the classes found within `border` pixels of a pixel p, the likelihood that training raises is that of the
 union of S(p): the loss is `w(S) * (lse_all - lse_S)`, the difference of the log-sum-exps over all classes and over
 S(p), and its gradient `w(S) * (softmax_all - softmax_S)`. Away from boundaries S(p) is the pixel's own class, and
-the loss is cross entropy, so only the pixels on a boundary are gathered and given more work.
+the loss is cross entropy, so only the pixels on a boundary are gathered and given more work. On a GPU the kernels of
+`loss.relaxation_triton` compute the same.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -185,10 +188,16 @@ class RelaxedCrossEntropy(nn.Module):
         self.ignore_label = ignore_label
         self.border = border
         self.strict_classes = tuple(sorted(set(strict_classes)))
+        # For the kernels; not kept in checkpoints, since it belongs to the run and not to the network.
+        is_strict = torch.zeros(num_classes, dtype=torch.bool)
+        is_strict[list(self.strict_classes)] = True
+        self.register_buffer("is_strict", is_strict, persistent=False)
         self.upper_bound = upper_bound
         self.batch_weighting = batch_weighting
         self.reduction = reduction
         self.published = published
+
+    is_strict: Tensor
 
     def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
         """Return the scalar loss.
@@ -198,18 +207,36 @@ class RelaxedCrossEntropy(nn.Module):
         ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
         """
         check_inputs(logits, labels, self.num_classes)
-        classes = to_classes(labels, self.num_classes, self.ignore_label)
         if self.published:
+            classes = to_classes(labels, self.num_classes, self.ignore_label)
             target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
             return published_loss(logits, target, self.upper_bound, self.batch_weighting)
+        total, num_labelled = (self._fused if _has_kernels(logits) else self._plain)(logits, labels, relax)
+        return total / num_labelled.clamp(min=1) if self.reduction == "mean" else total
+
+    def _plain(self, logits: Tensor, labels: Tensor, relax: bool) -> tuple[Tensor, Tensor]:
+        """Sum of the losses and number of labelled pixels, in plain PyTorch."""
+        classes = to_classes(labels, self.num_classes, self.ignore_label)
         labelled = classes != self.num_classes
-        dtype = at_least_float32(logits.dtype)
         sets = _no_sets(classes)
         if relax:
             sets = relaxed_sets(classes, self.num_classes, self.border, self.strict_classes)
-        weights = self._pixel_weights(classes, sets, dtype)
-        total: Tensor = _SetLoss.apply(logits, classes.masked_fill(~labelled, 0), weights, sets)
-        return total / labelled.sum().clamp(min=1) if self.reduction == "mean" else total
+        weights = self._pixel_weights(classes, sets, at_least_float32(logits.dtype))
+        return _SetLoss.apply(logits, classes.masked_fill(~labelled, 0), weights, sets), labelled.sum()
+
+    def _fused(self, logits: Tensor, labels: Tensor, relax: bool) -> tuple[Tensor, Tensor]:
+        """The same by the GPU's kernels."""
+        from loss.relaxation_triton import fused_loss_sum  # needs Triton, which comes with PyTorch for CUDA
+
+        return fused_loss_sum(
+            logits,
+            labels,
+            self.is_strict,
+            ignore_label=self.ignore_label,
+            border=self.border if relax else 0,
+            upper_bound=self.upper_bound,
+            batch_weighting=self.batch_weighting,
+        )
 
     def _pixel_weights(self, classes: Tensor, sets: RelaxedSets, dtype: torch.dtype) -> Tensor:
         """w(S) for each pixel, 0 where ignored: [B, H, W]."""
@@ -226,6 +253,16 @@ class RelaxedCrossEntropy(nn.Module):
         weights = table.gather(1, classes.flatten(1)).flatten()
         weights[sets.pixels] = table.flatten()[cell].sum(0) / (sets.members != num_classes).sum(0)
         return weights.view_as(classes)
+
+
+def _has_kernels(logits: Tensor) -> bool:
+    """Whether `loss.relaxation_triton` computes the loss of these logits; float64 is for tests and stays here."""
+    if not logits.is_cuda or logits.dtype == torch.float64:
+        return False
+    if importlib.util.find_spec("triton") is None:
+        warnings.warn("Triton is not installed: label relaxation runs in plain PyTorch, slower.", stacklevel=2)
+        return False
+    return True
 
 
 def _no_sets(classes: Tensor) -> RelaxedSets:
