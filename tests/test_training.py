@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import train as train_command
 from config import OptimConfig, TrainConfig
 from datasets.registry import dataset_spec
+from loss.build import build_loss
 from network.build import build_network
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from utils.command import one_line
@@ -254,6 +255,25 @@ def test_gradient_accumulation_takes_one_step_for_several_batches(tiny_set, tmp_
 def test_a_flag_combination_trains(tiny_set, tmp_path, flags):
     assert run(tiny_set, tmp_path, "--test_mode", *flags) == 0
     assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path, "train"))
+
+
+def test_the_relaxation_flags_reach_the_loss_whichever_way_workers_are_started(tiny_set, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(train_command, "build_loss", lambda *args: built.append(build_loss(*args)) or built[-1])
+    flags = ("--max_epoch", "1", "--jointwtborder", "--rlx_border", "2", "--strict_bdr_cls", "1,3", "--wt_bound", "0.5")
+    run(tiny_set, tmp_path / "none", *flags)
+    usual = torch.multiprocessing.get_start_method(allow_none=True)
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        run(tiny_set, tmp_path / "spawn", *flags, "--num_workers", "1")
+    finally:
+        torch.multiprocessing.set_start_method(usual, force=True)
+    for criterion in built:
+        assert (criterion.border, criterion.strict_classes, criterion.upper_bound) == (2, (1, 3), 0.5)
+    losses = [[row["loss"] for row in metrics(tmp_path / folder, "train")] for folder in ("none", "spawn")]
+    assert losses[0] == losses[1]
+    run(tiny_set, tmp_path / "other", *flags, "--rlx_border", "1")
+    assert metrics(tmp_path / "other", "train")[0]["loss"] != losses[0][0]
 
 
 def test_a_frozen_trunk_does_not_change(tiny_set, tmp_path):
