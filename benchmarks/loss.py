@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from loss.relaxation import RelaxedCrossEntropy, published_target
+from loss.published import published_target
+from loss.relaxation import RelaxedCrossEntropy
 
 IGNORE = 255
 SIDE = 896

@@ -9,53 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss.class_weights import class_weights, count_classes
+from loss.inputs import at_least_float32, check_inputs, to_classes
+from loss.set_loss import SetTarget, set_loss
+from loss.sets import no_sets
 
 
-def check_inputs(logits: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless logits are [B, num_classes, H, W] float and labels [B, H, W] integer."""
-    if logits.dim() != 4 or logits.shape[1] != num_classes or not logits.is_floating_point():
-        raise ValueError(
-            f"logits must be floating point [B, {num_classes}, H, W], got {logits.dtype} {list(logits.shape)}."
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integer train ids, got {labels.dtype}.")
-    if labels.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(f"labels must be [B, H, W] of the logits {list(logits.shape)}, got {list(labels.shape)}.")
-
-
-def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
-    """Return labels as int64 with `num_classes` in place of `ignore_label`.
-
-    labels: [B, H, W] integer train ids. On the CPU a value that is neither a class nor `ignore_label` raises
-    ValueError. On other devices that look would stall the device, so it is skipped: the data loader has checked.
-    """
-    classes = labels.long()
-    ignored = classes == ignore_label
-    if classes.device.type == "cpu":
-        wrong = ((classes < 0) | (classes >= num_classes)) & ~ignored
-        if wrong.any():
-            values = classes[wrong].unique().tolist()
-            shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
-            raise ValueError(
-                f"labels hold {shown}: neither a train id (0 to {num_classes - 1}) nor ignore_label {ignore_label}. "
-                "Map the label ids to train ids first."
-            )
-    return classes.masked_fill(ignored, num_classes)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute a loss in: half precision is widened, float64 is kept."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def pixel_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Negative log likelihood of each pixel, 0 where ignored.
-
-    logits: [B, C, H, W]; classes: [B, H, W] int64, C where ignored. Returns [B, H, W], float32 or wider.
-    """
-    wide = logits.to(at_least_float32(logits.dtype))
-    # Summed by the caller: PyTorch's own sum over a label map is not deterministic on CUDA.
-    return F.cross_entropy(wide, classes, ignore_index=logits.shape[1], reduction="none")
+def own_class_target(classes: Tensor, weights: Tensor, num_classes: int) -> SetTarget:
+    """Only the own class is right. classes: [B, H, W] int64, `num_classes` where ignored; weights: [B, H, W]."""
+    return SetTarget(classes.masked_fill(classes == num_classes, 0), weights, no_sets(classes))
 
 
 class CrossEntropy(nn.Module):
@@ -83,10 +44,14 @@ class CrossEntropy(nn.Module):
         ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
         """
         check_inputs(logits, labels, self.num_classes)
+        return set_loss(logits, self.target(labels, relax, logits.dtype))
+
+    def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
+        """What logits of `dtype` are compared with."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
-        pixel_weights = self.weights[classes]
-        total = pixel_weights.sum()
-        return (pixel_weights * pixel_cross_entropy(logits, classes)).sum() / torch.where(total > 0, total, 1.0)
+        weights = self.weights.to(at_least_float32(dtype))[classes]
+        total = weights.sum()
+        return own_class_target(classes, weights / torch.where(total > 0, total, 1.0), self.num_classes)
 
 
 class ImageWeightedCrossEntropy(nn.Module):
@@ -122,15 +87,16 @@ class ImageWeightedCrossEntropy(nn.Module):
         ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
         """
         check_inputs(logits, labels, self.num_classes)
+        return set_loss(logits, self.target(labels, relax, logits.dtype))
+
+    def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
+        """What logits of `dtype` are compared with."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         counts = count_classes(classes, self.num_classes)[:, :-1]
-        dtype = at_least_float32(logits.dtype)
-        weights = class_weights(counts, counts.sum(1), self.upper_bound, self.batch_weighting, dtype)
-        pixel_weights = F.pad(weights, (0, 1)).gather(1, classes.flatten(1))
-        weighted = (pixel_weights * pixel_cross_entropy(logits, classes).flatten(1)).sum(1)
-        # An image without a labelled pixel has a sum of weights of 0, and a loss of 0 / 1.
-        used = pixel_weights.sum(1)
-        image_losses = weighted / torch.where(used > 0, used, 1.0)
-        if self.published:
-            return image_losses.sum()
-        return image_losses.sum() / (used > 0).sum().clamp(min=1)
+        table = class_weights(counts, counts.sum(1), self.upper_bound, self.batch_weighting, at_least_float32(dtype))
+        weights = F.pad(table, (0, 1)).gather(1, classes.flatten(1))
+        used = weights.sum(1, keepdim=True)
+        weights /= torch.where(used > 0, used, 1.0)  # an image without a labelled pixel has weights of 0 / 1
+        if not self.published:
+            weights /= (used > 0).sum().clamp(min=1)
+        return own_class_target(classes, weights.view_as(classes), self.num_classes)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loss.relaxation import RelaxedCrossEntropy
+from loss.set_loss import set_loss
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux")
 from loss import relaxation_triton  # interpreted where there is no GPU, see conftest.py
@@ -24,19 +25,23 @@ def case(seed, batch, num_classes, size, dtype=torch.float32):
 
 
 def values(loss, logits, labels, relax=True):
-    """Loss (plain number) and gradient by one of the two ways of a criterion."""
+    """The loss as a plain number, and its gradient."""
     logits = logits.detach().requires_grad_()
-    total, num_labelled = loss(logits, labels, relax)
-    (total / num_labelled.clamp(min=1)).backward()
-    return total.item(), int(num_labelled), logits.grad
+    value = loss(logits, labels, relax)
+    value.backward()
+    return value.item(), logits.grad
 
 
-def assert_same(criterion, logits, labels, relax=True, **tolerances):
-    total, number, gradient = values(criterion._fused, logits, labels, relax)
-    expected_total, expected_number, expected_gradient = values(criterion._plain, logits, labels, relax)
-    assert number == expected_number
-    assert total == pytest.approx(expected_total, rel=1e-5, abs=1e-6)
-    torch.testing.assert_close(gradient, expected_gradient, **tolerances)
+def plain(criterion):
+    """A criterion in plain PyTorch."""
+    return lambda logits, labels, relax: set_loss(logits, criterion.target(labels, relax, logits.dtype))
+
+
+def assert_same(criterion, logits, labels, relax=True):
+    value, gradient = values(criterion._fused, logits, labels, relax)
+    expected, expected_gradient = values(plain(criterion), logits, labels, relax)
+    assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 @settings(max_examples=25, deadline=None)
@@ -71,7 +76,7 @@ def test_kernels_are_right_up_to_the_last_class_whatever_their_number(num_classe
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_kernels_widen_half_precision_and_return_its_gradient(dtype):
     logits, labels = case(1, 2, 5, (8, 20), dtype)
-    _, _, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, labels)
+    _, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, labels)
     assert gradient.dtype == dtype
     assert_same(RelaxedCrossEntropy(5).to(DEVICE), logits, labels)
 
@@ -80,12 +85,12 @@ def test_kernels_widen_half_precision_and_return_its_gradient(dtype):
 def test_kernels_take_any_layout_and_integer_type(label_dtype):
     logits, labels = case(2, 2, 5, (6, 9))
     criterion = RelaxedCrossEntropy(5).to(DEVICE)
-    total, _, gradient = values(criterion._plain, logits, labels)
+    expected, gradient = values(plain(criterion), logits, labels)
     sliced = F.pad(logits, (2, 3, 1, 1, 0, 2))[:, :-2, 1:-1, 2:-3]
     for layout in (logits.contiguous(memory_format=torch.channels_last), sliced, logits.transpose(2, 3)):
         transposed = layout.shape != logits.shape
-        found, _, got = values(criterion._fused, layout, (labels.mT if transposed else labels).to(label_dtype))
-        assert found == pytest.approx(total, rel=1e-5)
+        found, got = values(criterion._fused, layout, (labels.mT if transposed else labels).to(label_dtype))
+        assert found == pytest.approx(expected, rel=1e-5)
         torch.testing.assert_close(got.mT if transposed else got, gradient)
 
 
@@ -97,8 +102,8 @@ def test_kernels_stay_finite_at_large_logits(gap):
 
 def test_kernels_give_zero_without_a_label():
     logits, labels = case(4, 2, 5, (8, 20))
-    total, number, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, torch.full_like(labels, 255))
-    assert (total, number) == (0, 0)
+    value, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, torch.full_like(labels, 255))
+    assert value == 0
     assert not gradient.any()
 
 
@@ -106,8 +111,8 @@ def test_kernels_pass_on_a_logit_that_is_no_number():
     logits, labels = case(5, 1, 5, (4, 4))
     labels[0, 1, 1] = 0
     logits[0, 3, 1, 1] = torch.nan
-    total, _, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, labels)
-    assert total != total
+    value, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, labels)
+    assert value != value
     assert gradient[0, :, 1, 1].isnan().all()
     assert gradient.isnan().sum() == 5
 
@@ -131,5 +136,5 @@ def test_on_a_gpu_the_loss_uses_the_kernels_and_equals_the_cpus(monkeypatch):
     first = criterion(logits, labels)
     assert first.item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.equal(criterion(logits, labels), first), "the same bits every time"
-    monkeypatch.setattr(criterion, "_plain", None)
+    monkeypatch.setattr(criterion, "target", None)
     criterion(logits, labels)
