@@ -134,6 +134,9 @@ class OptimConfig:
     momentum: float = option(0.9, "momentum of SGD", must_be=SHARE)
     accumulate: int = option(1, "add the gradients of so many batches to one step", must_be=POSITIVE)
     clip_norm: float = option(0.0, "clip the gradient's norm to this; 0: off", must_be=NOT_NEGATIVE)
+    ema: float = option(
+        0.0, "score and keep a moving average of the weights with this decay a step, say 0.998; 0: off", must_be=SHARE
+    )
     hardnm: int = option(0, "accepted and ignored: hard negative mining of the published code, which no recipe uses")
 
 

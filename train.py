@@ -24,6 +24,7 @@ from datasets.spec import DatasetSpec
 from loss.build import build_loss
 from network.build import build_network, load_trunk_weights
 from network.deepv3 import DeepLabV3Plus
+from utils.averaging import WeightAverage
 from utils.checkpoint import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -65,6 +66,12 @@ class Training:
     lr_at: Callable[[float], float]
     me: Processes
     log: RunLog
+    average: WeightAverage | None
+
+    @property
+    def scored_net(self) -> nn.Module:
+        """The network that is validated and kept: with --ema the averaged one."""
+        return self.average.net if self.average else self.net
 
 
 def main(config: TrainConfig) -> int:
@@ -110,7 +117,8 @@ def set_up(
         log.say(text)
     log.config(as_dict(config))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    return Training(config, spec, device, dtype, net, model, criterion, optimizer, scaler, lr_at, me, log)
+    average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
+    return Training(config, spec, device, dtype, net, model, criterion, optimizer, scaler, lr_at, me, log, average)
 
 
 def train(training: Training, data: TrainData, val: Loader) -> None:
@@ -210,12 +218,14 @@ def optimizer_step(training: Training) -> None:
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad(set_to_none=True)
+    if training.average:
+        training.average.update(training.net)
 
 
 @torch.inference_mode()
 def validate(training: Training, loader: Loader, epoch: int) -> Scores:
     """Score the whole images of the validation split, and write pictures of the first few."""
-    training.net.eval()
+    net = training.scored_net.eval()
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
     for images, labels in tqdm(
@@ -223,7 +233,7 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
     ):
         pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
-            predictions = training.net(pixels).argmax(1)
+            predictions = net(pixels).argmax(1)
         confusion.update(labels.to(training.device, non_blocking=True), predictions)
         for image, truth, guess in zip(images, labels, predictions.cpu().byte(), strict=True):
             if num_shown < NUM_SAMPLES and training.me.is_main:
@@ -276,11 +286,15 @@ def resume(training: Training) -> State:
     checkpoint = load_checkpoint(path)
     if not checkpoint.training:
         raise ValueError(f"{path}: holds no optimizer state; leave out --restore_optimizer or --resume.")
-    load_state(training.net, checkpoint, path)
-    training.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
-    training.scaler.load_state_dict(dict(checkpoint.training["scaler"]))
+    kept = checkpoint.training
+    load_state(training.net, replace(checkpoint, state_dict=kept.get("weights", checkpoint.state_dict)), path)
+    if training.average:
+        load_state(training.average.net, checkpoint, path)
+        training.average.num_updates = kept.get("num_updates", 0)
+    training.optimizer.load_state_dict(dict(kept["optimizer"]))
+    training.scaler.load_state_dict(dict(kept["scaler"]))
     training.log.say(f"going on after epoch {checkpoint.epoch} of {path}")
-    return State(checkpoint.epoch, checkpoint.training["minutes"], checkpoint.training["best"], dict(checkpoint.scores))
+    return State(checkpoint.epoch, kept["minutes"], kept["best"], dict(checkpoint.scores))
 
 
 def save(training: Training, state: State, name: str) -> None:
@@ -293,8 +307,10 @@ def save(training: Training, state: State, name: str) -> None:
         "best": state.best,
         "minutes": state.minutes,
     }
+    if training.average:
+        progress |= {"weights": training.net.state_dict(), "num_updates": training.average.num_updates}
     checkpoint = Checkpoint(
-        state_dict=training.net.state_dict(),
+        state_dict=training.scored_net.state_dict(),
         arch=training.config.model.arch.split(".")[-1],
         dataset=training.spec.name,
         classes=training.spec.classes,

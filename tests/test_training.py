@@ -19,6 +19,7 @@ from config import OptimConfig, TrainConfig
 from datasets.registry import dataset_spec
 from loss.build import build_loss
 from network.build import build_network
+from utils.averaging import WeightAverage
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from utils.command import one_line
 from utils.flags import parse_command_line
@@ -216,8 +217,9 @@ def test_training_learns(tiny_set, tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path):
-    run(tiny_set, tmp_path / "whole", "--max_epoch", "3")
+@pytest.mark.parametrize("flags", [(), ("--ema", "0.9")], ids=" ".join)
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path, flags):
+    run(tiny_set, tmp_path / "whole", "--max_epoch", "3", *flags)
     with pytest.MonkeyPatch.context() as patch:
         saved = train_command.save
 
@@ -228,11 +230,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path):
 
         patch.setattr(train_command, "save", save_then_stop)
         with pytest.raises(KeyboardInterrupt):
-            run(tiny_set, tmp_path / "cut", "--max_epoch", "3")
-    run(tiny_set, tmp_path / "cut", "--max_epoch", "3", "--resume")
+            run(tiny_set, tmp_path / "cut", "--max_epoch", "3", *flags)
+    run(tiny_set, tmp_path / "cut", "--max_epoch", "3", "--resume", *flags)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
     assert [r["epoch"] for r in metrics(tmp_path / "cut", "val")] == [1, 2, 3]
+
+
+def test_the_average_of_the_weights_lags_behind_them(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--ema", "0.5")
+    kept = load_checkpoint(tmp_path / "ckpt/default/last.pth")
+    assert kept.training["num_updates"] == 4
+    key = "final.6.weight"
+    assert not torch.equal(kept.state_dict[key], kept.training["weights"][key])
+
+
+def test_the_average_is_a_running_mean_that_forgets_the_start_first():
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 0.0)
+    average = WeightAverage(net, decay=0.5)
+    torch.nn.init.constant_(net.weight, 10.0)
+    average.update(net)  # decay 1/10
+    assert average.net.weight.item() == pytest.approx(9.0)
+    average.num_updates = 1000
+    average.update(net)
+    assert average.net.weight.item() == pytest.approx(9.5)
 
 
 def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path):
