@@ -29,7 +29,7 @@ from utils.files import atomic_path, writable_folder
 def main(config: PixelPercentageConfig) -> int:
     """Count, print a table whose percentages sum to 100.00, and write what `--csv`, `--json` and `--plot` name."""
     options = config.input
-    spec = dataset_spec(options.dataset)
+    spec = dataset_spec(options.dataset, Path(options.dataset_dir) if options.dataset_dir else None)
     path = Path(options.path or DEFAULT_PATH)
     files = mask_files(path)
     _check_writable(options)

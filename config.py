@@ -6,11 +6,23 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.registry import DATASETS
+from datasets.registry import NAMES
 from network.names import ARCHITECTURES
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
-DATASET_CHOICES = ", ".join(DATASETS)
+# Where each data set lies where neither --dataset_dir nor its environment variable KERBLINE_<NAME> says so.
+DATASET_ROOTS = {
+    "camvid": "data/camvid",
+    "camvid32": "data/camvid32",
+    "cityscapes": "data/cityscapes",
+    "folder": "data/folder",
+    "kitti": "data/kitti",
+    "mapillary": "data/mapillary",
+    "mapillary2": "data/mapillary2",
+    "streets": "data/streets",
+}
+
+DATASET_CHOICES = ", ".join(NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +66,7 @@ class DataConfig:
 
     dataset: str = option("cityscapes", f"data set: {DATASET_CHOICES}")
     dataset_dir: str | None = option(
-        None, "its root folder; else the environment variable KERBLINE_<NAME>, else data/<name>"
+        None, "its root folder; else the environment variable KERBLINE_<NAME>, else DATASET_ROOTS in config.py"
     )
     train_split: str = option("train", "split to train on; ignored where --cv names a fold")
     cv: int | None = option(None, "cross-validation fold; default: the official split, or fold 0 where there is none")
@@ -199,7 +211,7 @@ class EvalDataConfig:
     """the data"""
 
     dataset_dir: str | None = option(
-        None, "root folder; else the environment variable KERBLINE_<NAME>, else data/<name>"
+        None, "root folder; else the environment variable KERBLINE_<NAME>, else DATASET_ROOTS in config.py"
     )
     split: str = option("val", "split to evaluate; one without labels is predicted, not scored")
     cv_split: int | None = option(
@@ -313,6 +325,7 @@ class PercentageConfig:
         None, "colour mask, id map, or a folder of them; default: stands at the top of the file", "path"
     )
     dataset: str = option("cityscapes", f"whose classes: {DATASET_CHOICES}")
+    dataset_dir: str | None = option(None, "root folder of a data set that tells its classes itself, like folder")
     ids: str = option(
         "auto",
         "what a one-channel file holds: label ids as in the data set's files, or train ids",
