@@ -72,7 +72,7 @@ SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "t
 SEGNET = Layout("{folder}", "{folder}annot")
 ORIGINAL = Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffixes=("_L.png",), masks=COLORS)
 
-# The original tree has one folder for all; these runs of frames are the SegNet authors' splits: 367, 101 and 233.
+# The original tree has one folder for all; these runs of frames are the SegNet authors' splits.
 NAME_RANGES = {
     "train": (
         ("0001TP_006690", "0001TP_008520"),
@@ -84,6 +84,8 @@ NAME_RANGES = {
     "test": (("0001TP_008550", "0001TP_010380"), ("Seq05VD_f00000", "Seq05VD_f05100")),
 }
 
+NUM_IMAGES = {"train": 367, "val": 101, "trainval": 468, "test": 233}
+
 SPEC = DatasetSpec(
     name="camvid",
     title="CamVid, 11 classes",
@@ -91,6 +93,7 @@ SPEC = DatasetSpec(
     layouts=(SEGNET, ORIGINAL),
     splits=SPLITS,
     name_ranges=NAME_RANGES,
+    num_images=NUM_IMAGES,
     ignored_ids=(VOID_ID,),
     ignored_colors=(VOID_COLOR,),
     propagated=Frames((Layout("propagated/{folder}", "propagated/{folder}annot"),)),
@@ -103,6 +106,7 @@ SPEC_32 = DatasetSpec(
     layouts=(ORIGINAL,),
     splits=SPLITS,
     name_ranges=NAME_RANGES,
+    num_images=NUM_IMAGES,
     ignored_colors=(VOID_COLOR,),
     propagated=Frames((Layout("propagated/images", "propagated/labels", label_suffixes=("_L.png",), masks=COLORS),)),
 )

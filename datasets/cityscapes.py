@@ -84,10 +84,8 @@ SPEC = DatasetSpec(
         ("monchengladbach", "strasbourg", "stuttgart"),
     ),
     coarse_split="train_extra",
+    num_images={"train": 2975, "val": 500, "trainval": 3475, "test": 1525, "train_extra": 19998},
     video=Frames(SEQUENCE, BY_FRAME_NUMBER),
     # Beside the labelled frames' own tree and named like them, by the frame number: labelled frames are 30 apart.
-    propagated=Frames(
-        _layouts("gtFine", (("propagated/", "propagated/"),)),
-        BY_FRAME_NUMBER,
-    ),
+    propagated=Frames(_layouts("gtFine", (("propagated/", "propagated/"),)), BY_FRAME_NUMBER),
 )

@@ -100,6 +100,7 @@ SPEC = DatasetSpec(
     layouts=(Layout("{folder}/images", "{folder}/labels"), Layout("{folder}/images", "{folder}/v1.2/labels")),
     splits=SPLITS,
     unlabelled=("test",),
+    num_images={"train": 18000, "val": 2000, "trainval": 20000, "test": 5000},
     ignored_ids=(65,),
 )
 

@@ -87,6 +87,7 @@ class DatasetSpec:
     (str), or position in the sorted list (int). val_every: instead, fold k takes every so-manieth image from the k-th
     on. default_fold: used where the set has no validation split of its own.
     coarse_split: the coarsely labelled split that `--coarse_boost_classes` adds to the class-uniform choice.
+    num_images: split -> how many images the whole data set has in it, where that is known.
     video: true frames, unlabelled. propagated: frames with labels carried along the video, for `--maxSkip`.
     scene_flow: the same, for `--scf`.
     """
@@ -105,6 +106,7 @@ class DatasetSpec:
     val_every: int = 0
     default_fold: int | None = None
     coarse_split: str | None = None
+    num_images: Mapping[str, int] = field(default_factory=dict)
     video: Frames | None = None
     propagated: Frames | None = None
     scene_flow: Frames | None = None

@@ -5,5 +5,10 @@ from dataclasses import replace
 from datasets import camvid
 
 SPEC = replace(
-    camvid.SPEC, name="streets", title="Streets, drawn by this project", layouts=(camvid.SEGNET,), name_ranges={}
+    camvid.SPEC,
+    name="streets",
+    title="Streets, drawn by this project",
+    layouts=(camvid.SEGNET,),
+    name_ranges={},
+    num_images={},
 )
