@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets.examine import Examined, Finding, examine_all
-from datasets.index import Pair, existing_layout, files_below, find_images, layouts_of
+from datasets.index import Pair, existing_layout, files_below, find_images
 from datasets.lists import without_suffix
 from datasets.spec import DatasetSpec
 from utils.command import one_line
@@ -73,8 +73,11 @@ def survey(
 def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None) -> _Files:
     files = _Files()
     for name in [split] if split else _worth_it(spec):
-        if split is None and name not in REQUIRED and not _is_there(spec, root, name):
-            files.notes.append(f"{name}: not there")
+        try:
+            if split is None and name not in REQUIRED:
+                existing_layout(spec, root, name)
+        except FileNotFoundError as error:
+            files.notes.append(f"{name} is not there: {error}")
             continue
         try:
             pairs = find_images(spec, root, name, cv)
@@ -94,13 +97,6 @@ def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None
 def _worth_it(spec: DatasetSpec) -> list[str]:
     """The splits that are trained on, scored or predicted, each image once, so without unions and video."""
     return [name for name in spec.split_names if name != "trainval" and (name == "test" or name not in spec.unlabelled)]
-
-
-def _is_there(spec: DatasetSpec, root: Path, split: str) -> bool:
-    return any(
-        all((root / layout.image_dir.format(folder=folder)).is_dir() for folder in spec.splits[split])
-        for layout in layouts_of(spec, split)
-    )
 
 
 def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) -> list[Finding]:

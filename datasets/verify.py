@@ -141,7 +141,8 @@ def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
     labelled = {name: split for name, split in found.splits.items() if split.num_labelled}
     figure = Figure(figsize=(9, 1.4 + 0.3 * spec.num_classes), layout="constrained")
     axes = figure.add_subplot()
-    markers, outline = "osD^vP", {"s": 46, "edgecolors": "#3c4043"}
+    markers = "osD^vP"
+    outline: dict[str, Any] = {"s": 46, "edgecolors": "#3c4043"}
     shares = {name: class_shares(split) for name, split in labelled.items()}
     order = sorted(range(spec.num_classes), key=lambda i: -max((of[i] for of in shares.values()), default=0))
     for place, train_id in enumerate(order):
