@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from config import DATASET_ROOTS, AugmentConfig, DataConfig
+from config import DATASET_ROOTS, AugmentConfig, DataConfig, VerifyConfig
 from datasets.frames import find_propagated_pairs, frames_around
 from datasets.index import dataset_root, find_coarse_pairs, find_images, find_pairs, load_spec
 from datasets.loaders import LoaderOptions, train_data
@@ -16,8 +17,10 @@ from datasets.mapillary import NUM_CLASSES_2
 from datasets.registry import DATASETS, NAMES, READERS, dataset_spec
 from datasets.segmentation import load_labels, load_pair
 from datasets.spec import IGNORE_LABEL, SegClass
+from tests.conftest import ROOT
 from tests.trees import cityscapes_tree, write_pair
 from utils.distributed import Processes
+from utils.flags import parse_command_line
 
 CITYSCAPES = dataset_spec("cityscapes")
 KITTI = dataset_spec("kitti")
@@ -32,6 +35,13 @@ def names(pairs) -> list[str]:
 
 def test_every_data_set_has_a_place_in_the_config():
     assert set(DATASET_ROOTS) == set(NAMES) == {*DATASETS, *READERS}
+
+
+def test_every_data_set_is_prepared_with_a_verify_command_that_parses():
+    lines = (ROOT / "PREPARE_DATASETS.md").read_text().splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("python -m datasets.verify ")]
+    parsed = [parse_command_line(VerifyConfig, command[3:]) for command in commands]
+    assert {config.data.dataset for config in parsed} == set(NAMES)
 
 
 def test_a_root_is_named_by_flag_environment_or_config_in_this_order(monkeypatch, tmp_path):
