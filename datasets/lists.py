@@ -11,10 +11,14 @@ def listed_names(path: Path, layout: Layout) -> dict[str, int]:
     """The names of images that `path` lists, one a line -> number of the line; lines that begin with # are left out.
 
     A name may be written as a path that begins with the layout's image folder, and with its suffix. Raises ValueError
-    naming file and line where a name stands twice, or where no name stands at all.
+    naming file and line where a name stands twice, and the file where it is no text or names nothing.
     """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the list is no text in UTF-8 ({error.reason}).") from error
     names: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

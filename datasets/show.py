@@ -20,7 +20,7 @@ from datasets.spec import DatasetSpec
 from inference.legend import class_shares, with_legend
 from transforms.presets import TrainTransform, train_transform
 from utils.command import run_command
-from utils.files import writable_folder
+from utils.files import writable_file
 from utils.images import Uint8Array, write_image
 from utils.pictures import blend, colorize, side_by_side
 
@@ -31,7 +31,7 @@ GAP = 12  # between crops, in pixels
 def main(config: ShowConfig) -> int:
     """Write the sheet: each crop beside its labels, and a legend of the classes that occur."""
     sheet = config.sheet
-    writable_folder(Path(sheet.out).parent, "--out")
+    writable_file(Path(sheet.out), "--out", (".png", ".jpg", ".jpeg"))
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     split = config.data.split or "train"
     pairs = find_pairs(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)

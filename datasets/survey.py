@@ -47,9 +47,7 @@ class _Files:
     notes: list[str] = field(default_factory=list)
 
 
-def survey(
-    spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, num_workers: int, progress: bool = True
-) -> Survey:
+def survey(spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, num_workers: int) -> Survey:
     """Look at every image and label file of `split`, or where it is None of all splits worth it, with a progress bar.
 
     Raises ValueError for an unknown split.
@@ -58,11 +56,12 @@ def survey(
         raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
     files = _list_files(spec, root, split, cv)
     jobs = list(dict.fromkeys(pair for pairs in files.pairs.values() for pair in pairs))
-    results = tqdm(
-        examine_all(jobs, spec, num_workers), total=len(jobs), unit="image", dynamic_ncols=True,
-        disable=None if progress else True,
-    )  # fmt: skip
-    examined = dict(zip(jobs, results, strict=True))
+    progress = tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None)
+    examined: dict[Pair, Examined] = {}
+    with progress:
+        for pair, result in zip(jobs, examine_all(jobs, spec, num_workers), strict=True):
+            examined[pair] = result
+            progress.update()
     findings = [*files.findings, *(finding for result in examined.values() for finding in result.findings)]
     findings += _duplicates(files.pairs, examined)
     splits = {name: _split_survey(pairs, examined, spec.num_classes) for name, pairs in files.pairs.items()}

@@ -21,7 +21,7 @@ from datasets.spec import DatasetSpec
 from datasets.survey import SplitSurvey, Survey, survey
 from utils.command import run_command
 from utils.cores import available_cores
-from utils.files import atomic_path, writable_folder
+from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
 
 MOST_LINES = 10  # findings of one kind that are printed; --json has all
 MOST_SIZES = 3  # image sizes that are listed one by one
@@ -30,9 +30,10 @@ MOST_SIZES = 3  # image sizes that are listed one by one
 def main(config: VerifyConfig) -> int:
     """Print what is there and what is wrong, write what `--json` and `--plot` name. 1 where something is wrong."""
     output = config.output
-    for flag, file in (("--json", output.json), ("--plot", output.plot)):
-        if file:
-            writable_folder(Path(file).parent, flag)
+    if output.json:
+        writable_file(Path(output.json), "--json")
+    if output.plot:
+        writable_file(Path(output.plot), "--plot", PLOT_SUFFIXES)
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     root = dataset_root(spec, config.data.dataset_dir)
     found = survey(
@@ -107,7 +108,7 @@ def print_findings(found: Survey) -> None:
         print("\n".join(f"    {message}" for message in messages[:MOST_LINES]))
         if count > MOST_LINES:
             print(f"    and {count - MOST_LINES} more (--json FILE writes all)")
-    print(f"error: {len(found.findings)} things to mend", file=sys.stderr)
+    print(f"error: things to mend: {len(found.findings)}", file=sys.stderr)
 
 
 def as_json(found: Survey, spec: DatasetSpec, root: Path, asked: SetConfig) -> dict[str, Any]:

@@ -86,10 +86,10 @@ def test_a_value_of_no_class_with_file_value_and_place(verify, root):
     ended, found = verify()
     assert ended.code == 1
     assert messages(found, "label value") == [
-        f"{root / 'labels/03.png'}: value 9 is no class of folder (1 pixels, the first at row 5, column 0)",
-        f"{root / 'labels/03.png'}: value 77 is no class of folder (2 pixels, the first at row 2, column 1)",
+        f"{root / 'labels/03.png'}: value 9 is no class of folder (pixels: 1, the first at row 5, column 0)",
+        f"{root / 'labels/03.png'}: value 77 is no class of folder (pixels: 2, the first at row 2, column 1)",
     ]
-    assert "error: 2 things to mend" in ended.err
+    assert "error: things to mend: 2" in ended.err
 
 
 @pytest.mark.parametrize("file", ["images/03.jpg", "labels/03.png"])
@@ -204,6 +204,8 @@ def test_wrong_flags_end_with_one_line(command, root, tmp_path):
     assert "--split 'vall' is unknown for folder" in told(*here, "--split", "vall")
     (tmp_path / "file").write_text("in the way")
     assert "--json" in told(*here, "--json", tmp_path / "file/x.json")
+    assert "--plot" in told(*here, "--plot", tmp_path / "x.txt")
+    assert "is a folder" in told(*here, "--plot", tmp_path)
 
 
 def test_real_camvid_is_clean_and_has_its_published_pixel_counts(shared, command, tmp_path):
