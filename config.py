@@ -80,8 +80,10 @@ class DataConfig:
     max_cu_epoch: int = option(
         100000, "from this epoch on every image once, no class-uniform crops", must_be=NOT_NEGATIVE
     )
-    maxSkip: int = option(0, "use propagated frames up to this many steps away", must_be=NOT_NEGATIVE)  # noqa: N815
-    scf: bool = option(False, "use KITTI's scene-flow frames as propagated data")
+    maxSkip: int = option(  # noqa: N815
+        0, "add propagated frames up to this many steps away to the class-uniform choice", must_be=NOT_NEGATIVE
+    )
+    scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform choice")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
     repeat: int = option(1, "visit the training images this many times an epoch; for small data sets", must_be=POSITIVE)

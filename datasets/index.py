@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import DATASET_ROOTS
@@ -68,6 +68,8 @@ def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None
         raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
     layout = existing_layout(spec, root, split)
     pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
+    if split in spec.unlabelled:  # files may be there: those of Cityscapes' test hold nothing but "no class"
+        pairs = [replace(pair, labels=None) for pair in pairs]
     return sorted(_with_distinct_names(pairs))
 
 

@@ -84,7 +84,7 @@ class DatasetSpec:
     folder (no `{folder}` and no list file).
     ignored_ids, ignored_colors: values in label files that mean "no class"; any value not listed anywhere is an error.
     val_folds: what fold `--cv k` validates on, picked from all labelled images: first folder below the image folder
-    (str), or position in the sorted list (int). val_every: instead, fold k takes every so-manieth image from the k-th
+    (str), or position in the sorted list (int). val_every: instead, fold k takes the images at k, k + val_every, and so
     on. default_fold: used where the set has no validation split of its own.
     coarse_split: the coarsely labelled split that `--coarse_boost_classes` adds to the class-uniform choice.
     num_images: split -> how many images the whole data set has in it, where that is known.

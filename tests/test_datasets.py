@@ -95,6 +95,13 @@ def test_a_train_id_of_no_class_is_an_error_in_a_file_of_train_ids(tmp_path):
         load_labels(find_pairs(CITYSCAPES, tmp_path, "train")[0], CITYSCAPES)
 
 
+def test_files_of_nothing_beside_the_test_images_are_no_labels(tmp_path):
+    stem = "test/berlin/berlin_000000_000019"
+    write_pair(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", 0)
+    (pair,) = find_pairs(CITYSCAPES, tmp_path, "test")
+    assert pair.labels is None
+
+
 @pytest.mark.parametrize("prefixes", [("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")])
 def test_coarse_images_are_found_in_both_layouts(tmp_path, prefixes):
     stem = "train_extra/augsburg/augsburg_000000_000001"
