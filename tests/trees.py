@@ -42,6 +42,14 @@ def cityscapes_tree(
             )
 
 
+def kitti_tree(root: Path, count: int = 4) -> None:
+    """`count` labelled frames, numbers 10 of their scenes."""
+    for number in range(count):
+        write_pair(
+            root / f"training/image_2/{number:06d}_10.png", root / f"training/semantic/{number:06d}_10.png", 7
+        )
+
+
 def write_classes(root: Path, *classes: dict[str, Any], **further: Any) -> None:
     """classes.json of a folder of one's own."""
     root.mkdir(parents=True, exist_ok=True)
