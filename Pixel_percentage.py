@@ -23,13 +23,13 @@ from pathlib import Path
 from datasets.registry import dataset_spec
 from inference.pixel_count import Row, count_file, mask_files, rows
 from utils.command import run_command
-from utils.files import atomic_path, writable_folder
+from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
 
 
 def main(config: PixelPercentageConfig) -> int:
     """Count, print a table whose percentages sum to 100.00, and write what `--csv`, `--json` and `--plot` name."""
     options = config.input
-    spec = dataset_spec(options.dataset)
+    spec = dataset_spec(options.dataset, Path(options.dataset_dir) if options.dataset_dir else None)
     path = Path(options.path or DEFAULT_PATH)
     files = mask_files(path)
     _check_writable(options)
@@ -92,13 +92,11 @@ def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
 
 
 def _check_writable(options: PercentageConfig) -> None:
-    for flag, file in (("--csv", options.csv), ("--json", options.json), ("--plot", options.plot)):
+    for flag, file, suffixes in (
+        ("--csv", options.csv, ()), ("--json", options.json, ()), ("--plot", options.plot, PLOT_SUFFIXES)
+    ):  # fmt: skip
         if file:
-            writable_folder(Path(file).parent, flag)
-            if Path(file).is_dir():
-                raise ValueError(f"{flag} {file} is a folder; name a file.")
-    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
-        raise ValueError(f"--plot {options.plot}: a plot is a .png, .jpg, .pdf or .svg file.")
+            writable_file(Path(file), flag, suffixes)
 
 
 if __name__ == "__main__":

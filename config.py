@@ -6,11 +6,23 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.registry import DATASETS
+from datasets.registry import NAMES
 from network.names import ARCHITECTURES
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
-DATASET_CHOICES = ", ".join(DATASETS)
+# Where each data set lies where neither --dataset_dir nor its environment variable KERBLINE_<NAME> says so.
+DATASET_ROOTS = {
+    "camvid": "data/camvid",
+    "camvid32": "data/camvid32",
+    "cityscapes": "data/cityscapes",
+    "folder": "data/folder",
+    "kitti": "data/kitti",
+    "mapillary": "data/mapillary",
+    "mapillary2": "data/mapillary2",
+    "streets": "data/streets",
+}
+
+DATASET_CHOICES = ", ".join(NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +66,7 @@ class DataConfig:
 
     dataset: str = option("cityscapes", f"data set: {DATASET_CHOICES}")
     dataset_dir: str | None = option(
-        None, "its root folder; else the environment variable KERBLINE_<NAME>, else data/<name>"
+        None, "its root folder; else the environment variable KERBLINE_<NAME>, else DATASET_ROOTS in config.py"
     )
     train_split: str = option("train", "split to train on; ignored where --cv names a fold")
     cv: int | None = option(None, "cross-validation fold; default: the official split, or fold 0 where there is none")
@@ -68,8 +80,10 @@ class DataConfig:
     max_cu_epoch: int = option(
         100000, "from this epoch on every image once, no class-uniform crops", must_be=NOT_NEGATIVE
     )
-    maxSkip: int = option(0, "use propagated frames up to this many steps away", must_be=NOT_NEGATIVE)  # noqa: N815
-    scf: bool = option(False, "use KITTI's scene-flow frames as propagated data")
+    maxSkip: int = option(  # noqa: N815
+        0, "add propagated frames up to this many steps away to the class-uniform choice", must_be=NOT_NEGATIVE
+    )
+    scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform choice")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
     repeat: int = option(1, "visit the training images this many times an epoch; for small data sets", must_be=POSITIVE)
@@ -202,7 +216,7 @@ class EvalDataConfig:
     """the data"""
 
     dataset_dir: str | None = option(
-        None, "root folder; else the environment variable KERBLINE_<NAME>, else data/<name>"
+        None, "root folder; else the environment variable KERBLINE_<NAME>, else DATASET_ROOTS in config.py"
     )
     split: str = option("val", "split to evaluate; one without labels is predicted, not scored")
     cv_split: int | None = option(
@@ -316,6 +330,7 @@ class PercentageConfig:
         None, "colour mask, id map, or a folder of them; default: stands at the top of the file", "path"
     )
     dataset: str = option("cityscapes", f"whose classes: {DATASET_CHOICES}")
+    dataset_dir: str | None = option(None, "root folder of a data set that tells its classes itself, like folder")
     ids: str = option(
         "auto",
         "what a one-channel file holds: label ids as in the data set's files, or train ids",
@@ -332,6 +347,63 @@ class PixelPercentageConfig:
     """Count the pixels of each class."""
 
     input: PercentageConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """the data"""
+
+    dataset: str = option("", f"data set: {DATASET_CHOICES}", required=True)
+    dataset_dir: str | None = option(
+        None, "its root folder; else the environment variable KERBLINE_<NAME>, else DATASET_ROOTS in config.py"
+    )
+    split: str | None = option(None, "one split; default: all that are there, without video")
+    cv: int | None = option(None, "cross-validation fold; default: the official split, or fold 0 where there is none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOutputConfig:
+    """results"""
+
+    json: str | None = option(None, "also write all that was found to this JSON file")
+    plot: str | None = option(None, "also draw the classes' shares of the pixels into this picture")
+    num_workers: int | None = option(None, "processes; default: one per core of this process", must_be=POSITIVE)
+    debug: bool = option(False, "show the traceback of an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Look at every file of a data set: python -m datasets.verify --dataset NAME. Exit code 0 only if all is well."""
+
+    data: SetConfig
+    output: VerifyOutputConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowDataConfig(SetConfig):
+    """the data"""
+
+    split: str | None = option("train", "split to take the crops from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetConfig:
+    """the sheet"""
+
+    out: str = option("crops.png", "picture to write")
+    num: int = option(12, "number of crops", must_be=POSITIVE)
+    columns: int = option(3, "crops in a row", must_be=POSITIVE)
+    seed: int = option(0, "another seed, other crops", must_be=NOT_NEGATIVE)
+    debug: bool = option(False, "show the traceback of an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Write a sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
+
+    data: ShowDataConfig
+    augment: AugmentConfig
+    sheet: SheetConfig
 
 
 def as_dict(config: Any) -> dict[str, Any]:

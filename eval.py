@@ -22,10 +22,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.index import Pair, dataset_root, find_pairs
+from datasets.index import Pair, dataset_root, find_pairs, load_spec
+from datasets.registry import NAMES
 from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec
-from inference.build import Model, eval_predictor, load_model
+from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
 from inference.predictor import Predictor
 from inference.report import load_counts, save_counts, write_pictures, write_prediction, write_scores
 from utils.command import run_command
@@ -43,7 +44,7 @@ WITHOUT_EFFECT = ("batch_size", "profile", "test_mode")  # on an image's result
 def main(config: EvalConfig) -> int:
     """Predict the split's images, each once; print and write the scores where there are labels."""
     device = resolve_device(config.device.device)
-    model = load_model(config.model)
+    model = load_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
     spec = known_spec(model, config)
     pairs = chosen_pairs(config, spec)
     predictor = eval_predictor(model, config.inference, device)
@@ -117,11 +118,13 @@ def report(config: EvalConfig, spec: DatasetSpec, pairs: Sequence[Pair], matrice
 
 def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     """The data set to evaluate on. Raises ValueError where it is not known or has other classes than the checkpoint."""
-    if model.spec is None:
-        raise ValueError(f"{config.model.snapshot} is for data set {model.checkpoint.dataset!r}, unknown here.")
-    if model.spec.class_names != tuple(seg_class.name for seg_class in model.classes):
-        raise ValueError(f"{config.model.snapshot}: its classes are not those that {model.spec.name} has today.")
-    return model.spec
+    name = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET
+    if name not in NAMES:
+        raise ValueError(f"{config.model.snapshot} is for data set {name!r}, unknown here.")
+    spec = load_spec(name, config.data.dataset_dir)
+    if spec.class_names != tuple(seg_class.name for seg_class in model.classes):
+        raise ValueError(f"{config.model.snapshot}: its classes are not those that {spec.title} has today.")
+    return spec
 
 
 def chosen_pairs(config: EvalConfig, spec: DatasetSpec) -> list[Pair]:

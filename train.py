@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from datasets.index import load_spec
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
-from datasets.registry import dataset_spec
 from datasets.spec import DatasetSpec
 from loss.build import build_loss
 from network.build import build_network, load_trunk_weights
@@ -76,7 +76,7 @@ class Training:
 
 def main(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
-    spec = dataset_spec(config.data.dataset)
+    spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
     with process_group(device) as me:
         options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")

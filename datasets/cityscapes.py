@@ -1,6 +1,6 @@
-"""Cityscapes (Cordts et al., CVPR 2016): 19 classes, 50 cities, 2048x1024."""
+"""Cityscapes (Cordts et al., CVPR 2016): 19 classes, 50 cities, 2048x1024; fine and coarse labels, video."""
 
-from datasets.spec import DatasetSpec, Layout, SegClass
+from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout, SegClass
 
 CLASSES = (
     SegClass("road", (128, 64, 128), (7,)),
@@ -28,26 +28,54 @@ CLASSES = (
 IGNORED_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
 
+IMAGE_SUFFIXES = ("_leftImg8bit.png",)
+
+
 def _layouts(kind: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[Layout, ...]:
     return tuple(
         Layout(
             f"{images}leftImg8bit/{{folder}}",
             f"{labels}{kind}/{{folder}}",
-            image_suffixes=("_leftImg8bit.png",),
+            image_suffixes=IMAGE_SUFFIXES,
             label_suffixes=(f"_{kind}_labelIds.png",),
+            train_id_suffixes=(f"_{kind}_labelTrainIds.png",),
         )
         for images, labels in prefixes
     )
 
 
+# As the archives unpack, and as the published code wants it.
+FINE = _layouts("gtFine", (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")))
+EXTRA = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")))
+COARSE = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainvaltest/", "gtCoarse/")))
+SEQUENCE = (Layout("leftImg8bit_sequence/{folder}", image_suffixes=IMAGE_SUFFIXES),)
+
 SPEC = DatasetSpec(
     name="cityscapes",
-    title="Cityscapes, fine labels",
+    title="Cityscapes",
     classes=CLASSES,
-    # As the archives unpack, and as the published code wants it.
-    layouts=_layouts("gtFine", (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/"))),
-    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
-    unlabelled=("test",),
+    layouts=FINE,
+    splits={
+        "train": ("train",),
+        "val": ("val",),
+        "trainval": ("train", "val"),
+        "test": ("test",),
+        "train_extra": ("train_extra",),
+        "train_coarse": ("train",),
+        "val_coarse": ("val",),
+        "train_sequence": ("train",),
+        "val_sequence": ("val",),
+        "test_sequence": ("test",),
+    },
+    split_layouts={
+        "train_extra": EXTRA,
+        "train_coarse": COARSE,
+        "val_coarse": COARSE,
+        "train_sequence": SEQUENCE,
+        "val_sequence": SEQUENCE,
+        "test_sequence": SEQUENCE,
+    },
+    unlabelled=("test", "train_sequence", "val_sequence", "test_sequence"),
     ignored_ids=IGNORED_IDS,
     # The 21 labelled cities, val first, then train, each sorted by name; fold k starts at city k * 21 // 3.
     val_folds=(
@@ -55,6 +83,9 @@ SPEC = DatasetSpec(
         ("darmstadt", "dusseldorf", "erfurt"),
         ("monchengladbach", "strasbourg", "stuttgart"),
     ),
-    coarse_layouts=_layouts("gtCoarse", (("", ""), ("leftImg8bit_trainextra/", "gtCoarse/"))),
-    coarse_folders=("train_extra",),
+    coarse_split="train_extra",
+    num_images={"train": 2975, "val": 500, "trainval": 3475, "test": 1525, "train_extra": 19998},
+    video=Frames(SEQUENCE, BY_FRAME_NUMBER),
+    # Beside the labelled frames' own tree and named like them, by the frame number: labelled frames are 30 apart.
+    propagated=Frames(_layouts("gtFine", (("propagated/", "propagated/"),)), BY_FRAME_NUMBER),
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.spec import DatasetSpec, Layout
+from config import DATASET_ROOTS
+from datasets.lists import listed_names, without_suffix
+from datasets.registry import check_name, dataset_spec
+from datasets.spec import IDS, TRAIN_IDS, DatasetSpec, Layout, env_var
 
 
 @dataclass(frozen=True, order=True)
@@ -15,27 +18,30 @@ class Pair:
     """An image and its label file.
 
     name: the image's path below its image folder, without the suffix; unique within a split.
-    labels: None where the split has no labels.
+    labels: None where the split has no labels. masks: what the label file holds, see `datasets.spec`.
     """
 
     name: str
     image: Path
     labels: Path | None
+    masks: str = IDS
+
+
+def load_spec(name: str, dataset_dir: str | None) -> DatasetSpec:
+    """The declaration of data set `name` as the data in its root have it.
+
+    Raises ValueError for an unknown name, FileNotFoundError for a missing root, and what `dataset_spec` raises.
+    """
+    check_name(name)
+    return dataset_spec(name, _root(name, dataset_dir))
 
 
 def dataset_root(spec: DatasetSpec, dataset_dir: str | None) -> Path:
-    """The folder of a data set: `--dataset_dir`, else the environment variable, else data/<name>.
+    """The folder of a data set: `--dataset_dir`, else the environment variable, else what `config.py` says.
 
     Raises FileNotFoundError naming all three.
     """
-    default = Path("data") / spec.name
-    root = Path(dataset_dir or os.environ.get(spec.env_var) or default)
-    if root.is_dir():
-        return root
-    raise FileNotFoundError(
-        f"data set {spec.name}: no folder {root}. Name it with --dataset_dir or the environment variable "
-        f"{spec.env_var}, or put it at {default}."
-    )
+    return _root(spec.name, dataset_dir)
 
 
 def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
@@ -43,79 +49,167 @@ def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None)
 
     Raises ValueError for an unknown split or fold, FileNotFoundError where images or labels are missing.
     """
+    pairs = find_images(spec, root, split, cv)
+    if split not in spec.unlabelled:
+        for pair in pairs:
+            if pair.labels is None:
+                places = _where_labels_may_be(spec, root, split, pair)
+                raise FileNotFoundError(f"no label file for {pair.image}: looked for {places}.")
+    return pairs
+
+
+def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
+    """What `find_pairs` gives, but with `labels` None where an image lacks its label file."""
     if cv is None and spec.default_fold is not None and split in ("train", "val"):
         cv = spec.default_fold
     if cv is not None and split in ("train", "val"):
         return _fold(spec, root, split, cv)
     if split not in spec.splits:
-        known = dict.fromkeys((*spec.splits, *(("train", "val") if spec.val_folds else ())))
-        raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(known)}.")
-    return _list_files(spec, spec.layouts, root, spec.splits[split], labelled=split not in spec.unlabelled)
+        raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
+    layout = existing_layout(spec, root, split)
+    pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
+    if split in spec.unlabelled:  # files may be there: those of Cityscapes' test hold nothing but "no class"
+        pairs = [replace(pair, labels=None) for pair in pairs]
+    return sorted(_with_distinct_names(pairs))
 
 
 def find_coarse_pairs(spec: DatasetSpec, root: Path) -> list[Pair]:
     """The coarsely labelled pairs, for class-uniform sampling. Raises ValueError where the set has none."""
-    if not spec.coarse_layouts:
+    if spec.coarse_split is None:
         raise ValueError(f"--coarse_boost_classes: {spec.name} has no coarse labels.")
-    return _list_files(spec, spec.coarse_layouts, root, spec.coarse_folders, labelled=True)
+    return find_pairs(spec, root, spec.coarse_split)
+
+
+def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
+    """The layout in which the folders of `split` lie. Raises FileNotFoundError naming all folders looked for."""
+    missing = []
+    for layout in layouts_of(spec, split):
+        labelled = split not in spec.unlabelled and layout.label_dir is not None
+        wanted = [
+            root / part.format(folder=folder)
+            for folder in spec.splits[split]
+            for part in (layout.image_dir, *((layout.label_dir,) if labelled else ()))
+        ]
+        absent = [path for path in wanted if not path.is_dir()]
+        if not absent:
+            return layout
+        missing += absent
+    raise FileNotFoundError(
+        f"data set {spec.name}: no folder {' nor '.join(dict.fromkeys(map(str, missing)))}. "
+        "See PREPARE_DATASETS.md for the tree."
+    )
+
+
+def layouts_of(spec: DatasetSpec, split: str) -> tuple[Layout, ...]:
+    """Where the files of `split` may lie."""
+    return spec.split_layouts.get(split, spec.layouts)
+
+
+def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path | None, str]:
+    """The label file of an image, None where it is missing, and what it holds."""
+    for path, masks in _label_candidates(layout, root, folder, name):
+        if path.is_file():
+            return path, masks
+    return None, layout.masks
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """The files below `folder`, as paths relative to it, linked folders included; nothing hidden."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(parent).relative_to(folder)
+        yield from ((below / name).as_posix() for name in names if not name.startswith("."))
+
+
+def _root(name: str, dataset_dir: str | None) -> Path:
+    default = DATASET_ROOTS[name]
+    root = Path(dataset_dir or os.environ.get(env_var(name)) or default)
+    if root.is_dir():
+        return root
+    raise FileNotFoundError(
+        f"data set {name}: no folder {root}. Name it with --dataset_dir or the environment variable "
+        f"{env_var(name)}, or put it at {default} (DATASET_ROOTS in config.py says so)."
+    )
 
 
 def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
-    if not 0 <= cv < len(spec.val_folds):
-        known = ", ".join(str(k) for k in range(len(spec.val_folds))) or "none"
+    if not 0 <= cv < spec.num_folds:
+        known = ", ".join(str(k) for k in range(spec.num_folds)) or "none"
         raise ValueError(f"--cv {cv}: {spec.name} has these folds: {known}.")
-    chosen = spec.val_folds[cv]
-    pool = find_pairs(spec, root, "trainval")
-    is_val = [pair.name.split("/")[0] in chosen or position in chosen for position, pair in enumerate(pool)]
+    pool = find_images(spec, root, "trainval")
+    if spec.val_every:
+        is_val = [position % spec.val_every == cv for position in range(len(pool))]
+    else:
+        chosen = spec.val_folds[cv]
+        is_val = [pair.name.split("/")[0] in chosen or position in chosen for position, pair in enumerate(pool)]
     pairs = [pair for pair, val in zip(pool, is_val, strict=True) if val == (split == "val")]
     if not pairs:
         raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}.")
     return pairs
 
 
-def _list_files(
-    spec: DatasetSpec, layouts: Iterable[Layout], root: Path, folders: Iterable[str], *, labelled: bool
-) -> list[Pair]:
-    layouts, folders = tuple(layouts), tuple(folders)
-    layout = _existing_layout(spec, layouts, root, folders)
-    pairs: list[Pair] = []
-    for folder in folders:
-        image_dir = root / layout.image_dir.format(folder=folder)
-        label_dir = root / layout.label_dir.format(folder=folder)
-        found = [
-            _pair(path, image_dir, label_dir, layout, labelled)
-            for path in sorted(image_dir.rglob("*"))
-            if path.name.endswith(layout.image_suffixes) and not path.name.startswith(".")
-        ]
-        if not found:
-            raise FileNotFoundError(
-                f"data set {spec.name}: no images match {image_dir}/**/*[{'|'.join(layout.image_suffixes)}]. "
-                "See PREPARE_DATASETS.md."
-            )
-        pairs += found
-    return sorted(pairs)
+def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str) -> Iterator[Pair]:
+    image_dir = root / layout.image_dir.format(folder=folder)
+    images = [path for path in files_below(image_dir) if path.lower().endswith(_lower(layout.image_suffixes))]
+    if not images:
+        raise FileNotFoundError(
+            f"data set {spec.name}: no images match {image_dir}/**/*[{'|'.join(layout.image_suffixes)}]. "
+            "See PREPARE_DATASETS.md."
+        )
+    names = {path: without_suffix(path, layout) for path in images}
+    members = _members(spec, layout, root, folder, set(names.values()))
+    for path, name in names.items():
+        if members is None or name in members:
+            labels, masks = label_file(layout, root, folder, name)
+            yield Pair(name, image_dir / path, labels, masks)
 
 
-def _existing_layout(spec: DatasetSpec, layouts: tuple[Layout, ...], root: Path, folders: tuple[str, ...]) -> Layout:
-    looked_at = []
-    for layout in layouts:
-        image_dirs = [root / layout.image_dir.format(folder=folder) for folder in folders]
-        if all(path.is_dir() for path in image_dirs):
-            return layout
-        looked_at += [str(path) for path in image_dirs if not path.is_dir()]
-    raise FileNotFoundError(
-        f"data set {spec.name}: no folder {' nor '.join(looked_at)}. See PREPARE_DATASETS.md for the tree."
-    )
+def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: set[str]) -> set[str] | None:
+    """Which of the `names` belong to `folder`; None where all do."""
+    if layout.list_file is not None:
+        path = root / layout.list_file.format(folder=folder)
+        listed = listed_names(path, layout)
+        for name, line in listed.items():
+            if name not in names:
+                raise FileNotFoundError(f"{path}, line {line}: no image {name} in {root / layout.image_dir}.")
+        return set(listed)
+    if "{folder}" in layout.image_dir or not spec.name_ranges:
+        return None
+    members = {name for name in names if any(low <= name <= high for low, high in spec.name_ranges[folder])}
+    if not members:
+        raise FileNotFoundError(f"data set {spec.name}: {root / layout.image_dir} has none of the {folder} images.")
+    return members
 
 
-def _pair(image: Path, image_dir: Path, label_dir: Path, layout: Layout, labelled: bool) -> Pair:
-    relative = image.relative_to(image_dir).as_posix()
-    suffix = next(s for s in layout.image_suffixes if relative.endswith(s))
-    name = relative.removesuffix(suffix)
-    if not labelled:
-        return Pair(name, image, None)
-    candidates = [label_dir / f"{name}{s}" for s in layout.label_suffixes]
-    for labels in candidates:
-        if labels.is_file():
-            return Pair(name, image, labels)
-    raise FileNotFoundError(f"no label file for {image}: looked for {' and '.join(map(str, candidates))}.")
+def _label_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[tuple[Path, str]]:
+    if layout.label_dir is None:
+        return []
+    stem = root / layout.label_dir.format(folder=folder) / name
+    suffixes = [(suffix, layout.masks) for suffix in layout.label_suffixes]
+    suffixes += [(suffix, TRAIN_IDS) for suffix in layout.train_id_suffixes]
+    return [(Path(f"{stem}{suffix}"), masks) for suffix, masks in suffixes]
+
+
+def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Pair) -> str:
+    folders = dict.fromkeys(folder for folders in spec.splits.values() for folder in folders)
+    candidates = [
+        path
+        for layout in layouts_of(spec, split)
+        for folder in folders
+        if pair.image.is_relative_to(root / layout.image_dir.format(folder=folder))
+        for path, _ in _label_candidates(layout, root, folder, pair.name)
+    ]
+    return " and ".join(map(str, dict.fromkeys(candidates)))
+
+
+def _with_distinct_names(pairs: list[Pair]) -> list[Pair]:
+    images: dict[str, Path] = {}
+    for pair in pairs:
+        if pair.name in images:
+            raise ValueError(f"{images[pair.name]} and {pair.image} have one name, {pair.name}; rename one.")
+        images[pair.name] = pair.image
+    return pairs
+
+
+def _lower(suffixes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(suffix.lower() for suffix in suffixes)

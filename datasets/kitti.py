@@ -1,7 +1,7 @@
 """KITTI semantics (Abu Alhaija et al., IJCV 2018): 200 labelled frames, Cityscapes' classes and label ids."""
 
 from datasets import cityscapes
-from datasets.spec import DatasetSpec, Layout
+from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
 
 SPEC = DatasetSpec(
     name="kitti",
@@ -21,4 +21,9 @@ SPEC = DatasetSpec(
         (3, 6, 13, 21, 41, 54, 61, 73, 88, 91, 110, 121, 126, 131, 142, 149, 150, 163, 173, 183, 199),
     ),
     default_fold=0,
+    num_images={"train": 179, "val": 21, "trainval": 200, "test": 200},
+    # The multi-view extension of scene flow 2015 has the same 200 scenes: frames 00 to 20 around the labelled 10.
+    video=Frames((Layout("scene_flow/{folder}/image_2"),), BY_FRAME_NUMBER),
+    propagated=Frames((Layout("propagated/{folder}/image_2", "propagated/{folder}/semantic"),), BY_FRAME_NUMBER),
+    scene_flow=Frames((Layout("scene_flow/{folder}/image_2", "scene_flow/{folder}/semantic"),), BY_FRAME_NUMBER),
 )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from config import AugmentConfig, DataConfig
 from datasets.class_uniform import ClassIndex, build_class_index, draw_epoch, with_places
+from datasets.frames import find_propagated_pairs
 from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
 from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, TrainingSet, ValidationSet, load_labels
@@ -70,18 +71,17 @@ def train_data(
     count_pixels: bool = False,
 ) -> TrainData:
     """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
-    if data.maxSkip or data.scf:
-        raise ValueError(
-            f"--{'maxSkip' if data.maxSkip else 'scf'}: {spec.name} declares no propagated frames. Leave the flag out."
-        )
     root = dataset_root(spec, data.dataset_dir)
     pairs = find_pairs(spec, root, data.train_split, data.cv)
     if any(pair.labels is None for pair in pairs):
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
     coarse = find_coarse_pairs(spec, root) if boosted else []
+    propagated = find_propagated_pairs(spec, root, pairs, max_skip=data.maxSkip, scene_flow=data.scf)
+    if propagated and not (data.class_uniform_pct and data.max_cu_epoch):
+        raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
     wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
-    class_index = _class_index(data, spec, pairs, coarse, boosted, seed) if wanted else None
+    class_index = _class_index(data, spec, pairs, propagated, coarse, boosted, seed) if wanted else None
 
     def draw(epoch: int) -> list[Draw]:
         share = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0
@@ -98,7 +98,7 @@ def train_data(
     sampler = EpochSampler(draw, rank=me.rank, num_processes=me.count, batch=data.bs_mult)
     if len(sampler) == 0:
         raise ValueError(f"{len(pairs)} training images are too few for {me.count} processes.")
-    dataset = TrainingSet(pairs + coarse, spec, train_transform(augment, spec.ignore_label), seed)
+    dataset = TrainingSet(pairs + propagated + coarse, spec, train_transform(augment, spec.ignore_label), seed)
     loader: Loader = DataLoader(dataset, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
     return TrainData(loader, sampler, class_index.pixels if class_index else None)
 
@@ -117,8 +117,15 @@ def default_num_workers() -> int:
 
 
 def _class_index(
-    data: DataConfig, spec: DatasetSpec, pairs: list[Pair], coarse: list[Pair], boosted: tuple[int, ...], seed: int
+    data: DataConfig,
+    spec: DatasetSpec,
+    pairs: list[Pair],
+    propagated: list[Pair],
+    coarse: list[Pair],
+    boosted: tuple[int, ...],
+    seed: int,
 ) -> ClassIndex:
+    """Where classes are: in `pairs`, `propagated` and, the `boosted` ones, in `coarse`; counted in this order."""
     if any(not 0 <= c < spec.num_classes for c in boosted):
         raise ValueError(
             f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has train ids 0 to "
@@ -130,8 +137,12 @@ def _class_index(
             len(some), lambda i: load_labels(some[i], spec), spec.num_classes, data.class_uniform_tile, seed
         )
 
-    fine = index_of(pairs)
-    return with_places(fine, index_of(coarse), boosted, len(pairs)) if coarse else fine
+    index = index_of(pairs)
+    if propagated:
+        index = with_places(index, index_of(propagated), range(spec.num_classes), len(pairs))
+    if coarse:
+        index = with_places(index, index_of(coarse), boosted, len(pairs) + len(propagated))
+    return index
 
 
 def _one_thread(worker: int) -> None:

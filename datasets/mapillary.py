@@ -1,6 +1,21 @@
-"""Mapillary Vistas 1.1 and 1.2 (Neuhold et al., ICCV 2017): 65 evaluated classes, pictures of many sizes."""
+"""Mapillary Vistas (Neuhold et al., ICCV 2017), pictures of many sizes.
+
+1.1 and 1.2 have 65 evaluated classes, 2.0 has 123. The classes of 1.x are declared here and compared with the config
+file that lies beside the data. Those of 2.0 are read from that file: this project has no table of its own to declare,
+and a checkpoint keeps the classes that it learnt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 from datasets.spec import DatasetSpec, Layout, SegClass
+from datasets.tables import check_classes, color_of, read_table
+
+CONFIGS_1 = ("config_v1.2.json", "config_v1.1.json", "config.json")
+CONFIG_2 = "config_v2.0.json"
+NUM_CLASSES_2 = 123
 
 CLASSES = (
     SegClass("Bird", (165, 42, 42)),
@@ -70,17 +85,78 @@ CLASSES = (
     SegClass("Ego Vehicle", (120, 10, 10)),
 )
 
+SPLITS = {
+    "train": ("training",),
+    "val": ("validation",),
+    "trainval": ("training", "validation"),
+    "test": ("testing",),
+}
+
 SPEC = DatasetSpec(
     name="mapillary",
     title="Mapillary Vistas 1.x",
     classes=CLASSES,
+    # As the archives of 1.1, and as those of 1.2, which come with 2.0, unpack.
     layouts=(Layout("{folder}/images", "{folder}/labels"), Layout("{folder}/images", "{folder}/v1.2/labels")),
-    splits={
-        "train": ("training",),
-        "val": ("validation",),
-        "trainval": ("training", "validation"),
-        "test": ("testing",),
-    },
+    splits=SPLITS,
     unlabelled=("test",),
+    num_images={"train": 18000, "val": 2000, "trainval": 20000, "test": 5000},
     ignored_ids=(65,),
 )
+
+
+def read_spec_1(root: Path) -> DatasetSpec:
+    """The declaration of 1.x, once the config file below `root`, if there is one, has been found to agree with it.
+
+    Raises ValueError naming the first class that differs.
+    """
+    path = next((root / name for name in CONFIGS_1 if (root / name).is_file()), None)
+    if path is not None:
+        classes, ignored_ids = _read_config(path)
+        found = {i: c.name for c in classes for i in c.label_ids} | dict.fromkeys(ignored_ids, "not evaluated")
+        declared = dict(enumerate(SPEC.class_names)) | dict.fromkeys(SPEC.ignored_ids, "not evaluated")
+        for label_id in sorted({*found, *declared}):
+            there, here = found.get(label_id, "missing"), declared.get(label_id, "missing")
+            if there != here:
+                raise ValueError(
+                    f"{path}: label {label_id} is {there!r} there and {here!r} in Mapillary Vistas 1.x. "
+                    "Is it another release? --dataset mapillary2 is 2.0."
+                )
+    return SPEC
+
+
+def read_spec_2(root: Path) -> DatasetSpec:
+    """The data set 2.0 that lies in `root`, with the classes that its config file evaluates.
+
+    Raises FileNotFoundError where that file is missing, ValueError where it has not as many as 2.0 has.
+    """
+    path = root / CONFIG_2
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}, which says what the labels of Mapillary Vistas 2.0 mean. Copy it there.")
+    classes, ignored_ids = _read_config(path)
+    if len(classes) != NUM_CLASSES_2:
+        raise ValueError(f"{path}: {len(classes)} evaluated classes; Mapillary Vistas 2.0 has {NUM_CLASSES_2}.")
+    return replace(
+        SPEC,
+        name="mapillary2",
+        title="Mapillary Vistas 2.0",
+        classes=classes,
+        layouts=(Layout("{folder}/images", "{folder}/v2.0/labels"),),
+        ignored_ids=ignored_ids,
+    )
+
+
+def _read_config(path: Path) -> tuple[tuple[SegClass, ...], tuple[int, ...]]:
+    """The evaluated classes, each with its id, and the ids of the others. An id is the place in the file's list."""
+    _, labels = read_table(path, "labels")
+    classes, ignored_ids = [], []
+    for label_id, label in enumerate(labels):
+        where = f"{path}, label {label_id}"
+        if not isinstance(label.get("readable"), str) or not isinstance(label.get("evaluate"), bool):
+            raise ValueError(f'{where}: wants "readable", a name, and "evaluate", true or false.')
+        if label["evaluate"]:
+            classes.append(SegClass(label["readable"], color_of(label.get("color"), where), (label_id,)))
+        else:
+            ignored_ids.append(label_id)
+    check_classes(classes, path)
+    return tuple(classes), tuple(ignored_ids)

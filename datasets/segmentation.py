@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.index import Pair
+from datasets.label_files import read_mask, train_ids, unknown_values
 from datasets.spec import DatasetSpec
-from utils.images import Uint8Array, read_image, read_label_ids
+from utils.images import Uint8Array, read_image
 
-_UNKNOWN = 254  # marks values no class claims while a label file is looked up; a train id below it in every set
+MOST_NAMED = 8  # values without a class that one error names
 
 # Joint transform of one sample: image, labels, where to centre the crop (row, column) or None, random generator.
 Transform = Callable[
@@ -40,17 +39,15 @@ def load_labels(pair: Pair, spec: DatasetSpec) -> Uint8Array:
     Raises ValueError naming the file and the values that `spec` does not know.
     """
     assert pair.labels is not None, f"{pair.name} has no labels"
-    ids = read_label_ids(pair.labels)
-    table = _lookup_table(spec.name, tuple(spec.train_id_of_label_id().items()))
-    if ids.dtype != np.uint8 and int(ids.max(initial=0)) >= len(table):
-        raise ValueError(f"{pair.labels}: label value {int(ids.max())} is not one of {spec.name}'s.")
-    labels = table[ids]
-    if (labels == _UNKNOWN).any():
-        values = np.unique(ids[labels == _UNKNOWN])
-        row, column = np.argwhere(labels == _UNKNOWN)[0]
+    pixels = read_mask(pair)
+    labels = train_ids(pixels, pair.masks, spec)
+    strangers = unknown_values(pixels, labels)
+    if strangers:
+        values = ", ".join(str(stranger.value) for stranger in strangers[:MOST_NAMED])
+        first = min(strangers, key=lambda stranger: (stranger.row, stranger.column))
         raise ValueError(
-            f"{pair.labels}: label values {', '.join(map(str, values[:8]))} are not among {spec.name}'s "
-            f"(first at row {row}, column {column})."
+            f"{pair.labels}: label values {values} are not among {spec.name}'s "
+            f"(first at row {first.row}, column {first.column})."
         )
     return labels
 
@@ -106,11 +103,3 @@ def as_tensors(image: Uint8Array, labels: Uint8Array) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(
         np.ascontiguousarray(labels)
     )
-
-
-@lru_cache
-def _lookup_table(name: str, entries: tuple[tuple[int, int], ...]) -> NDArray[np.uint8]:
-    table = np.full(256, _UNKNOWN, np.uint8)
-    for label_id, train_id in entries:
-        table[label_id] = train_id
-    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,30 +10,68 @@ Color = tuple[int, int, int]
 
 IGNORE_LABEL = 255  # the train id of pixels without a class, the same for every data set
 
+# What a label file holds. EITHER: its channels tell, one for ids, three for colours.
+IDS, TRAIN_IDS, COLORS, EITHER = "ids", "train ids", "colors", "either"
+
 
 @dataclass(frozen=True)
 class SegClass:
     """One class. Its train id is its position in `DatasetSpec.classes`.
 
     label_ids: the values that stand for it in label files; () means "its train id".
+    label_colors: the colours that stand for it in label files of colours; () means "its colour". They say how files
+    are read, not what the class is: they do not count when classes are compared, and checkpoints do not keep them.
     """
 
     name: str
     color: Color
     label_ids: tuple[int, ...] = ()
+    label_colors: tuple[Color, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where images and labels lie below the root. `{folder}` is the split's folder, see `DatasetSpec.splits`.
 
-    An image and its label share the path below `image_dir` and `label_dir` up to the suffix.
+    An image and its label share the path below `image_dir` and `label_dir` up to the suffix. Images' suffixes are
+    found in capitals too. label_dir: None where there are no labels. masks: what the label files hold, IDS, COLORS or
+    EITHER. train_id_suffixes: files that hold train ids, taken where those of `label_suffixes` are missing.
+    list_file: a text file that names the split's images, one a line; without it they are all that lie in `image_dir`.
     """
 
     image_dir: str
-    label_dir: str
+    label_dir: str | None = None
     image_suffixes: tuple[str, ...] = (".png", ".jpg", ".jpeg")
     label_suffixes: tuple[str, ...] = (".png",)
+    masks: str = IDS
+    train_id_suffixes: tuple[str, ...] = ()
+    list_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of the video around labelled ones: where they lie, and how they are named after the labelled frame.
+
+    name: made of {name}, the labelled frame's name; {step}, how many frames later (before: negative) this one is;
+    {start} and {frame}, where the name ends in a frame number: what stands before it, and the number plus the step.
+    """
+
+    layouts: tuple[Layout, ...]
+    name: str = "{name}_{step:+d}"
+
+    def name_of(self, labelled: str, step: int) -> str:
+        """The name of the frame `step` frames after `labelled`.
+
+        Raises ValueError where `labelled` has no frame number but is named by it.
+        """
+        start, digits = re.fullmatch(r"(.*?)(\d*)", labelled, re.DOTALL).groups()  # type: ignore[union-attr]
+        if not digits and "{frame}" in self.name:
+            raise ValueError(f"{labelled}: no frame number at the end of the name, so its neighbours are not known.")
+        frame = f"{int(digits) + step:0{len(digits)}d}" if digits else ""
+        return self.name.format(name=labelled, step=step, start=start, frame=frame)
+
+
+BY_FRAME_NUMBER = "{start}{frame}"
 
 
 @dataclass(frozen=True)
@@ -40,11 +79,17 @@ class DatasetSpec:
     """One data set, as data. Everything else (palette, lookup tables, class count) is derived from it.
 
     splits: name -> folders it is made of. unlabelled: splits without public labels; predicted, never scored.
-    layouts: the first whose image folder exists is used.
-    ignored_ids: values in label files that mean "no class"; any value not listed anywhere is an error.
+    layouts: the first whose folders exist is used. split_layouts: splits that lie elsewhere than `layouts` say.
+    name_ranges: folder -> first and last names of the runs that belong to it, in layouts where all splits share one
+    folder (no `{folder}` and no list file).
+    ignored_ids, ignored_colors: values in label files that mean "no class"; any value not listed anywhere is an error.
     val_folds: what fold `--cv k` validates on, picked from all labelled images: first folder below the image folder
-    (str), or position in the sorted list (int). default_fold: used where the set has no validation split of its own.
-    coarse_layouts, coarse_folders: coarsely labelled images, for class-uniform sampling.
+    (str), or position in the sorted list (int). val_every: instead, fold k takes the images at k, k + val_every, and so
+    on. default_fold: used where the set has no validation split of its own.
+    coarse_split: the coarsely labelled split that `--coarse_boost_classes` adds to the class-uniform choice.
+    num_images: split -> how many images the whole data set has in it, where that is known.
+    video: true frames, unlabelled. propagated: frames with labels carried along the video, for `--maxSkip`.
+    scene_flow: the same, for `--scf`.
     """
 
     name: str
@@ -53,11 +98,18 @@ class DatasetSpec:
     layouts: tuple[Layout, ...]
     splits: Mapping[str, tuple[str, ...]]
     unlabelled: tuple[str, ...] = ()
+    split_layouts: Mapping[str, tuple[Layout, ...]] = field(default_factory=dict)
+    name_ranges: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     ignored_ids: tuple[int, ...] = ()
+    ignored_colors: tuple[Color, ...] = ()
     val_folds: tuple[tuple[str | int, ...], ...] = ()
+    val_every: int = 0
     default_fold: int | None = None
-    coarse_layouts: tuple[Layout, ...] = ()
-    coarse_folders: tuple[str, ...] = ()
+    coarse_split: str | None = None
+    num_images: Mapping[str, int] = field(default_factory=dict)
+    video: Frames | None = None
+    propagated: Frames | None = None
+    scene_flow: Frames | None = None
     ignore_label: int = field(default=IGNORE_LABEL, init=False)
 
     @property
@@ -76,16 +128,33 @@ class DatasetSpec:
         return tuple(c.color for c in self.classes)
 
     @property
-    def env_var(self) -> str:
-        """The environment variable that may name this set's root."""
-        return f"KERBLINE_{self.name.upper()}"
+    def num_folds(self) -> int:
+        """How many folds `--cv` may name."""
+        return len(self.val_folds) or self.val_every
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """What `--split` may name: the declared splits, and train and val where folds make them."""
+        return tuple(dict.fromkeys((*self.splits, *(("train", "val") if self.num_folds else ()))))
 
     def train_id_of_label_id(self) -> dict[int, int]:
-        """Every value a label file may hold -> train id or `ignore_label`."""
+        """Every value a label file of ids may hold -> train id or `ignore_label`."""
         table = dict.fromkeys((*self.ignored_ids, self.ignore_label), self.ignore_label)
         for train_id, seg_class in enumerate(self.classes):
             table.update(dict.fromkeys(seg_class.label_ids or (train_id,), train_id))
         return table
+
+    def train_id_of_color(self) -> dict[Color, int]:
+        """Every RGB colour a label file of colours may hold -> train id or `ignore_label`."""
+        table = dict.fromkeys(self.ignored_colors, self.ignore_label)
+        for train_id, seg_class in enumerate(self.classes):
+            table.update(dict.fromkeys(seg_class.label_colors or (seg_class.color,), train_id))
+        return table
+
+
+def env_var(name: str) -> str:
+    """The environment variable that may name the root of data set `name`."""
+    return f"KERBLINE_{name.upper()}"
 
 
 def written_ids(classes: Sequence[SegClass]) -> list[int]:

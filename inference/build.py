@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,16 +36,17 @@ class Model:
     checkpoint: Checkpoint
 
 
-def load_model(config: SnapshotConfig) -> Model:
+def load_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
     """Build the network that `--snapshot` holds and load its weights.
 
+    find_spec: name -> declaration; where the data's folder is known, one that looks at what lies there.
     Raises ValueError where `--arch` or `--dataset` contradict what the checkpoint says of itself, or do not fit it.
     """
     if config.dataset is not None:
-        dataset_spec(config.dataset)  # a misspelt name is told before a large file is read
+        find_spec(config.dataset)  # a misspelt name is told before a large file is read
     checkpoint = load_checkpoint(config.snapshot)
     arch = _arch(config, checkpoint)
-    classes, spec = _classes(config, checkpoint)
+    classes, spec = _classes(config, checkpoint, find_spec)
     net = build_network(arch, len(classes))
     load_state(net, checkpoint, config.snapshot)
     return Model(net, arch, classes, spec, checkpoint)
@@ -92,15 +94,17 @@ def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
     return told or known or DEFAULT_ARCH
 
 
-def _classes(config: SnapshotConfig, checkpoint: Checkpoint) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
+def _classes(
+    config: SnapshotConfig, checkpoint: Checkpoint, find_spec: Callable[[str], DatasetSpec]
+) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
     if checkpoint.classes is None:
         if config.dataset is None:
             _notice(f"{config.snapshot} does not say its classes; taken to be {DEFAULT_DATASET}'s (or name --dataset).")
-        spec = dataset_spec(config.dataset or DEFAULT_DATASET)
+        spec = find_spec(config.dataset or DEFAULT_DATASET)
         return spec.classes, spec
     if config.dataset is None:
         return checkpoint.classes, DATASETS.get(checkpoint.dataset or "")
-    spec = dataset_spec(config.dataset)
+    spec = find_spec(config.dataset)
     # Two data sets with the same classes (cityscapes, kitti) may stand for one another.
     if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
         raise ValueError(

@@ -92,10 +92,11 @@ def write_results(
     return shares
 
 
-def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
-    """Train ids [H, W] as the values that the data set's label files hold."""
-    table = np.full(256, IGNORE_LABEL, np.uint8)
-    table[: len(classes)] = written_ids(classes)
+def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.integer]:
+    """Train ids [H, W] as the values that the data set's label files hold: uint8, uint16 where they need it."""
+    ids = written_ids(classes)
+    table: NDArray[np.integer] = np.full(256, IGNORE_LABEL, np.uint16 if max(ids) > IGNORE_LABEL else np.uint8)
+    table[: len(classes)] = ids
     return table[labels]
 
 
@@ -121,7 +122,7 @@ def palette(classes: Sequence[SegClass]) -> list[Color]:
     return [seg_class.color for seg_class in classes]
 
 
-def write_png(path: Path, pixels: Uint8Array, notes: dict[str, str]) -> None:
+def write_png(path: Path, pixels: NDArray[np.integer], notes: dict[str, str]) -> None:
     """Write [H, W, 3] RGB or [H, W] as PNG, atomically, with text notes inside."""
     info = PngImagePlugin.PngInfo()
     for key, text in notes.items():

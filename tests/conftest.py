@@ -63,6 +63,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     from utils.flags import parse_command_line
 
     classes: dict[str, Any] = {
+        "datasets.show": settings.ShowConfig,
+        "datasets.verify": settings.VerifyConfig,
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,
         "eval": settings.EvalConfig,

@@ -9,11 +9,14 @@ ROOT = Path(__file__).parent.parent
 
 DECLARATIONS = (
     "datasets/spec.py",
+    "datasets/lists.py",
+    "datasets/tables.py",
     "datasets/camvid.py",
     "datasets/streets.py",
     "datasets/cityscapes.py",
     "datasets/kitti.py",
     "datasets/mapillary.py",
+    "datasets/folder.py",
     "datasets/registry.py",
     "datasets/__init__.py",
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a plot may be written as
 
 
 @contextmanager
@@ -40,3 +42,15 @@ def writable_folder(folder: Path, flag: str) -> Path:
             return folder
     except OSError as error:
         raise OSError(f"{flag} {folder} cannot be written: {error.strerror}. Name a folder of your own.") from error
+
+
+def writable_file(file: Path, flag: str, suffixes: Sequence[str] = ()) -> None:
+    """Check, before any work is done, that `file` can be written: make its folder, and see that it is none itself.
+
+    suffixes: what it may end in; () for anything. Raises OSError or ValueError naming `flag` if not.
+    """
+    writable_folder(file.parent, flag)
+    if file.is_dir():
+        raise ValueError(f"{flag} {file} is a folder; name a file.")
+    if suffixes and file.suffix.lower() not in suffixes:
+        raise ValueError(f"{flag} {file}: the name must end in one of {', '.join(suffixes)}.")

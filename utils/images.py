@@ -32,10 +32,7 @@ def read_label_ids(path: Path | str) -> NDArray[np.integer]:
     Raises FileNotFoundError, or ValueError where the file is damaged or has colours instead of ids.
     """
     path = Path(path)
-    encoded = _read_bytes(path)
-    if encoded[:2] == b"\x89P" and encoded[25:26] == b"\x03":  # colour type 3: palette; OpenCV would give its colours
-        return _palette_indices(path)
-    ids = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
+    ids = _as_stored(path)
     if ids.ndim != 2:
         raise ValueError(f"{path}: a label file has one channel of ids, this one has {ids.shape[2]} channels.")
     return ids
@@ -44,10 +41,7 @@ def read_label_ids(path: Path | str) -> NDArray[np.integer]:
 def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
     """A mask that may be either: [H, W] ids from a grey or paletted file, else [H, W, 3] uint8 RGB."""
     path = Path(path)
-    encoded = _read_bytes(path)
-    if encoded[:2] == b"\x89P" and encoded[25:26] == b"\x03":
-        return _palette_indices(path)
-    pixels = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
+    pixels = _as_stored(path)
     if pixels.ndim == 2:
         return pixels
     if pixels.dtype != np.uint8:
@@ -66,6 +60,20 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
         raise OSError(f"{path}: cannot be encoded as {path.suffix}.")
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
+
+
+def _as_stored(path: Path) -> NDArray[np.integer]:
+    """The numbers in the file, [H, W] or [H, W, channels] BGR: palette indices, not colours, and no grey stretched."""
+    encoded = _read_bytes(path)
+    if encoded[:2] != b"\x89P":
+        return _decode(path, cv2.IMREAD_UNCHANGED, encoded)
+    bits, color_type = encoded[24:25], encoded[25:26]
+    if color_type == b"\x03":  # palette; OpenCV would give its colours
+        return _palette_indices(path)
+    pixels = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
+    if color_type == b"\x00" and bits in (b"\x01", b"\x02", b"\x04"):
+        return pixels // (255 // (2 ** bits[0] - 1))  # OpenCV stretches grey of few bits to 0 … 255
+    return pixels
 
 
 def _palette_indices(path: Path) -> Uint8Array:

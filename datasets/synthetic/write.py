@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 from datasets.synthetic.motion import flow_and_visibility
 from datasets.synthetic.render import draw
 from datasets.synthetic.scene import build_scene
+from utils.cores import available_cores
 
 SPLITS = ("train", "val", "test")
 MARKER = "streets.json"
@@ -89,7 +89,7 @@ def write_streets(
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp keeps others out, a data set should not
-        _write_all(temporary, plan, num_workers or _num_cores(), progress)
+        _write_all(temporary, plan, num_workers or available_cores(), progress)
         _move_into_place(temporary, root, plan)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -110,12 +110,6 @@ def _check(plan: StreetsPlan, num_workers: int | None) -> None:
         raise ValueError(f"--seed must not be negative, got {plan.seed}.")
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"--num_workers must be at least 1, got {num_workers}.")
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _read_plan(root: Path) -> dict[str, object] | None:

@@ -1,0 +1,112 @@
+"""A folder of your own: images/, labels/ and a classes.json that says what the labels mean. Imports nothing heavy.
+
+    {"classes": [{"name": "road", "color": [64, 32, 32], "ids": [0]}, …]}
+
+A class may have `id`, one value, or `ids`, several; without either its value is its place in the list. `color` may be
+"#402020"; `label_colors` are the colours that stand for it in masks of colours, where they are others than `color`.
+`"ignored": true` makes its values mean "no class", as 255 does unless a class claims it. Beside `classes` may stand
+`"masks": "ids"` or `"colors"`, what all masks are (without it each file's channels tell), `ignore_label`, one more
+value that means "no class", and `title`, a name to show. Other keys are yours.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from datasets.lists import listed_names
+from datasets.spec import COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
+from datasets.tables import check_classes, check_distinct, color_of, read_table
+
+CLASSES_FILE = "classes.json"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LARGEST_ID = 65535  # of a 16-bit file
+MASKS = {None: EITHER, "ids": IDS, "colors": COLORS}
+
+# Without lists every fifth image, in the order of their names, is held out for validation; fold k begins at the k-th.
+VAL_EVERY = 5
+
+
+def read_spec(root: Path) -> DatasetSpec:
+    """The data set that lies in `root`.
+
+    Raises FileNotFoundError where classes.json or one of the lists is missing, ValueError where one is wrong.
+    """
+    path = root / CLASSES_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}, which says what the labels mean. See PREPARE_DATASETS.md for its form.")
+    content, raw_classes = read_table(path, "classes")
+    entries = [_entry(raw, place, f"{path}, class {place + 1}") for place, raw in enumerate(raw_classes)]
+    classes = tuple(seg_class for seg_class, ignored in entries if not ignored)
+    nothing = [seg_class for seg_class, ignored in entries if ignored]
+    check_classes(classes, path)
+    check_distinct([i for c, _ in entries for i in c.label_ids], path, "id")
+    check_distinct([color for c, _ in entries for color in c.label_colors], path, "colour in masks")
+    check_distinct([c.color for c in classes], path, "colour")
+    if content.get("masks") not in MASKS:
+        raise ValueError(f'{path}: "masks" is "ids" or "colors", got {content["masks"]!r}.')
+    return _spec(
+        root,
+        title=str(content.get("title") or root.resolve().name),
+        classes=classes,
+        ignored_ids=(*(i for c in nothing for i in c.label_ids), *_ignore_label(content, classes, path)),
+        ignored_colors=tuple(color for c in nothing for color in c.label_colors),
+        masks=MASKS[content.get("masks")],
+    )
+
+
+def _spec(root: Path, *, masks: str, **described: Any) -> DatasetSpec:
+    lists = {split: root / f"{split}.txt" for split in ("train", "val", "test")}
+    there = [split for split, path in lists.items() if path.is_file()]
+    if there and not {"train", "val"} <= set(there):
+        missing = " and ".join(str(lists[split]) for split in ("train", "val") if split not in there)
+        raise FileNotFoundError(f"{lists[there[0]]} is there, but no {missing}. Write it, or take all lists away.")
+    layout = Layout("images", "labels", IMAGE_SUFFIXES, masks=masks, list_file="{folder}.txt" if there else None)
+    splits = {split: (split,) for split in there} | {"trainval": ("train", "val") if there else ("",)}
+    return DatasetSpec(
+        name="folder",
+        layouts=(layout,),
+        splits=splits,
+        unlabelled=("test",) if "test" in there and not _has_labels(root, lists["test"], layout) else (),
+        val_every=0 if there else VAL_EVERY,
+        default_fold=None if there else 0,
+        propagated=Frames((Layout("propagated/images", "propagated/labels", IMAGE_SUFFIXES, masks=masks),)),
+        **described,
+    )
+
+
+def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]:
+    """One class, and whether it means "no class"."""
+    name, ids = raw.get("name"), raw.get("ids", [raw.get("id", place)])
+    if not isinstance(name, str) or not re.search(r"\S", name):
+        raise ValueError(f'{where}: wants a "name".')
+    where = f"{where} ({name})"
+    if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i <= LARGEST_ID for i in ids):
+        raise ValueError(f'{where}: "ids" are whole numbers from 0 to {LARGEST_ID}, at least one; got {ids!r}.')
+    if "color" not in raw:
+        raise ValueError(f'{where}: wants a "color" like [64, 32, 32] or "#402020".')
+    color = color_of(raw["color"], where)
+    others = raw.get("label_colors", [list(color)])
+    if not isinstance(others, list) or not others:
+        raise ValueError(f'{where}: "label_colors" is a list of colours, got {others!r}.')
+    label_colors = tuple(color_of(value, where) for value in others)
+    return SegClass(name.strip(), color, tuple(ids), label_colors), raw.get("ignored") is True
+
+
+def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: Path) -> tuple[int, ...]:
+    value = content.get("ignore_label")
+    if value is None:
+        return ()
+    if type(value) is not int or not 0 <= value <= LARGEST_ID:
+        raise ValueError(f'{path}: "ignore_label" is a whole number from 0 to {LARGEST_ID}, got {value!r}.')
+    for seg_class in classes:
+        if value in seg_class.label_ids:
+            raise ValueError(f'{path}: "ignore_label" {value} is an id of class {seg_class.name} too.')
+    return (value,)
+
+
+def _has_labels(root: Path, test_list: Path, layout: Layout) -> bool:
+    """Whether the listed images have labels. The first one tells: a test split has all or none."""
+    name = next(iter(listed_names(test_list, layout)))
+    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in layout.label_suffixes)

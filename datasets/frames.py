@@ -1,0 +1,84 @@
+"""Frames of the video around labelled ones: those with labels carried along, and the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from datasets.index import Pair, label_file
+from datasets.spec import DatasetSpec, Frames, Layout
+
+SCENE_FLOW_REACH = 10  # frames on either side of a labelled one in KITTI's multi-view extension
+
+
+def find_propagated_pairs(
+    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], *, max_skip: int, scene_flow: bool
+) -> list[Pair]:
+    """The propagated frames around `pairs`: every step from 1 to `max_skip` either way, and those of scene flow.
+
+    Raises ValueError where the set declares none, FileNotFoundError, saying where was looked, where none are found for
+    a step, or one of them lacks its label file.
+    """
+    found: list[Pair] = []
+    if max_skip:
+        frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video, so no propagated frames.")
+        for step in range(1, max_skip + 1):
+            found += _labelled_frames(spec, frames, root, pairs, (-step, step), f"--maxSkip {max_skip}")
+    if scene_flow:
+        frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; KITTI has.")
+        steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
+        found += _labelled_frames(spec, frames, root, pairs, steps, "--scf")
+    return sorted(found)
+
+
+def frames_around(spec: DatasetSpec, root: Path, pair: Pair, steps: Iterable[int]) -> dict[int, Path]:
+    """The true frames of the video around a labelled one: step -> file, for the steps whose file is there.
+
+    Raises ValueError where the set declares no video.
+    """
+    frames = _declared(spec.video, f"{spec.name} has no video around its labelled frames.")
+    return {step: found.image for step in steps if (found := _frame(spec, frames, root, pair, step))}
+
+
+def _declared(frames: Frames | None, otherwise: str) -> Frames:
+    if frames is None:
+        raise ValueError(otherwise)
+    return frames
+
+
+def _labelled_frames(
+    spec: DatasetSpec, frames: Frames, root: Path, pairs: Sequence[Pair], steps: Sequence[int], flag: str
+) -> list[Pair]:
+    found = [f for pair in pairs for step in steps if (f := _frame(spec, frames, root, pair, step))]
+    if not found:
+        names = " or ".join(frames.name_of(pairs[0].name, step) for step in (steps[0], steps[-1]))
+        folders = " or ".join(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
+        raise FileNotFoundError(f"{flag}: no propagated frames like {names} in {folders}.")
+    for pair in found:
+        if pair.labels is None:
+            raise FileNotFoundError(f"{pair.image} is a propagated frame without a label file.")
+    return found
+
+
+def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int) -> Pair | None:
+    """The frame `step` after `pair`, at the first place where its image is; None where it is nowhere."""
+    name = frames.name_of(pair.name, step)
+    for layout, folder in _places(spec, frames):
+        for image in _image_candidates(layout, root, folder, name):
+            if image.is_file():
+                labels, masks = label_file(layout, root, folder, name)
+                return Pair(name, image, labels, masks)
+    return None
+
+
+def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:
+    """Where frames around labelled images may lie: a layout, and a folder of training or validation."""
+    splits = [split for split in ("trainval", "train", "val") if split in spec.splits]
+    folders = dict.fromkeys(folder for split in splits for folder in spec.splits[split])
+    places = {layout.image_dir.format(folder=f): (layout, f) for layout in frames.layouts for f in folders}
+    return list(places.values())
+
+
+def _image_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[Path]:
+    stem = root / layout.image_dir.format(folder=folder) / name
+    return [Path(f"{stem}{suffix}") for suffix in layout.image_suffixes]

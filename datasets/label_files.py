@@ -1,0 +1,101 @@
+"""From the pixels of a label file, ids or colours, to train ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.index import Pair
+from datasets.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec
+from utils.images import Uint8Array, read_colors_or_ids, read_image, read_label_ids
+
+UNKNOWN = 254  # marks values that no class claims; every train id is below it
+
+_READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
+    IDS: read_label_ids,
+    TRAIN_IDS: read_label_ids,
+    COLORS: read_image,
+    EITHER: read_colors_or_ids,
+}
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A value in a label file that no class claims: an id or a colour, how many pixels have it, and the first one."""
+
+    value: int | Color
+    pixels: int
+    row: int
+    column: int
+
+
+def read_mask(pair: Pair) -> NDArray[np.integer]:
+    """The label file of `pair` as it is: ids [H, W], or colours [H, W, 3] uint8 RGB.
+
+    Raises FileNotFoundError, or ValueError where the file is damaged or holds colours in place of ids.
+    """
+    return _READERS[pair.masks](pair.labels)
+
+
+def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uint8Array:
+    """Ids [H, W] or colours [H, W, 3] -> train ids [H, W] uint8; `ignore_label` for no class, UNKNOWN for strangers.
+
+    masks: what the file holds, see `datasets.spec`.
+    """
+    if pixels.ndim == 3:
+        return _color_table(tuple(spec.train_id_of_color().items()))[pack_colors(pixels)]
+    if masks == TRAIN_IDS:
+        values = {train_id: train_id for train_id in (*range(spec.num_classes), spec.ignore_label)}
+    else:
+        values = spec.train_id_of_label_id()
+    table = _id_table(tuple(values.items()))
+    if pixels.dtype == np.uint8:
+        # 3.6 ms for 2048x1024 on one core; NumPy's indexing takes 10.
+        return cv2.LUT(pixels, table[:256])  # type: ignore[return-value]
+    return table[pixels]
+
+
+def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stranger]:
+    """The values of `pixels` that are UNKNOWN in `labels`, smallest first."""
+    unknown = labels == UNKNOWN
+    if not unknown.any():
+        return []
+    codes = pack_colors(pixels) if pixels.ndim == 3 else pixels
+    places = np.flatnonzero(unknown)
+    values, firsts, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
+    rows, columns = np.divmod(places[firsts], labels.shape[1])
+    named = [_unpack_color(int(value)) if pixels.ndim == 3 else int(value) for value in values]
+    return [Stranger(*found) for found in zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True)]
+
+
+def pack_colors(pixels: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """RGB [H, W, 3] uint8 -> one number a pixel, 0xRRGGBB."""
+    codes = pixels[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes = (codes << np.uint32(8)) | pixels[..., channel].astype(np.uint32)
+    return codes
+
+
+def _unpack_color(code: int) -> Color:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+@lru_cache(maxsize=8)
+def _id_table(entries: tuple[tuple[int, int], ...]) -> Uint8Array:
+    table = np.full(1 << 16, UNKNOWN, np.uint8)  # files have 8 or 16 bits
+    for label_id, train_id in entries:
+        table[label_id] = train_id
+    return table
+
+
+@lru_cache(maxsize=2)
+def _color_table(entries: tuple[tuple[Color, int], ...]) -> Uint8Array:
+    table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MiB, for one look-up a pixel
+    for (red, green, blue), train_id in entries:
+        table[(red << 16) | (green << 8) | blue] = train_id
+    return table

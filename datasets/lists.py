@@ -1,0 +1,39 @@
+"""Text files that say which images a split is made of. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets.spec import Layout
+
+
+def listed_names(path: Path, layout: Layout) -> dict[str, int]:
+    """The names of images that `path` lists, one a line -> number of the line; lines that begin with # are left out.
+
+    A name may be written as a path that begins with the layout's image folder, and with its suffix. Raises ValueError
+    naming file and line where a name stands twice, and the file where it is no text or names nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the list is no text in UTF-8 ({error.reason}).") from error
+    names: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name = without_suffix(text.replace("\\", "/").removeprefix("./").removeprefix(f"{layout.image_dir}/"), layout)
+        if name in names:
+            raise ValueError(f"{path}, line {number}: {name} stands in line {names[name]} already.")
+        names[name] = number
+    if not names:
+        raise ValueError(f"{path}: the list is empty.")
+    return names
+
+
+def without_suffix(name: str, layout: Layout) -> str:
+    """`name` without the image suffix that it ends in, in small letters or capitals; as it is where it has none."""
+    for suffix in layout.image_suffixes:
+        if name.lower().endswith(suffix.lower()):
+            return name[: -len(suffix)]
+    return name

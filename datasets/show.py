@@ -1,0 +1,81 @@
+"""Write a sheet of augmented crops with their labels, for the eye: python -m datasets.show --dataset NAME."""
+
+from __future__ import annotations
+
+from config import ShowConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(ShowConfig)  # before PyTorch is imported, so that --help answers at once
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.index import Pair, dataset_root, find_pairs, load_spec
+from datasets.segmentation import load_pair
+from datasets.spec import DatasetSpec
+from inference.legend import class_shares, with_legend
+from transforms.presets import TrainTransform, train_transform
+from utils.command import run_command
+from utils.files import writable_file
+from utils.images import Uint8Array, write_image
+from utils.pictures import blend, colorize, side_by_side
+
+LARGEST_SIDE = 360  # of a crop on the sheet, in pixels
+GAP = 12  # between crops, in pixels
+
+
+def main(config: ShowConfig) -> int:
+    """Write the sheet: each crop beside its labels, and a legend of the classes that occur."""
+    sheet = config.sheet
+    writable_file(Path(sheet.out), "--out", (".png", ".jpg", ".jpeg"))
+    spec = load_spec(config.data.dataset, config.data.dataset_dir)
+    split = config.data.split or "train"
+    pairs = find_pairs(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)
+    if any(pair.labels is None for pair in pairs):
+        raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
+    transform = train_transform(config.augment, spec.ignore_label)
+    chosen = np.random.default_rng(sheet.seed).permutation(len(pairs))
+    crops = [augmented(pairs[chosen[i % len(pairs)]], spec, transform, (sheet.seed, i)) for i in range(sheet.num)]
+    cells = [on_sheet(image, labels, spec) for image, labels in crops]
+    shares = class_shares(np.concatenate([labels.ravel() for _, labels in crops]), spec.classes)
+    write_image(Path(sheet.out), with_legend(grid(cells, sheet.columns), shares))
+    print(f"wrote {sheet.out}: {sheet.num} crops of {len(pairs)} images of {spec.title}, {split}")
+    return 0
+
+
+def augmented(
+    pair: Pair, spec: DatasetSpec, transform: TrainTransform, seed: tuple[int, int]
+) -> tuple[Uint8Array, Uint8Array]:
+    """One crop of `pair`: image [h, w, 3] and train ids [h, w]."""
+    image, labels = load_pair(pair, spec)
+    return transform(image, labels, None, np.random.default_rng(seed))
+
+
+def on_sheet(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8Array:
+    """The crop, its labels, and both over each other, side by side and small enough for a sheet."""
+    factor = min(1.0, LARGEST_SIDE / max(labels.shape))
+    size = (max(1, round(labels.shape[1] * factor)), max(1, round(labels.shape[0] * factor)))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+    return side_by_side([image, colorize(labels, spec.palette), blend(image, labels, spec.palette)], gap=2)
+
+
+def grid(cells: list[Uint8Array], columns: int) -> Uint8Array:
+    """Pictures of one size in rows of `columns`, on white."""
+    height, width = cells[0].shape[:2]
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for place, cell in enumerate(cells):
+        row, column = divmod(place, columns)
+        top, left = row * (height + GAP), column * (width + GAP)
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
+
+
+if __name__ == "__main__":
+    run_command(partial(main, CONFIG), debug=CONFIG.sheet.debug)

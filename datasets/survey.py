@@ -1,0 +1,158 @@
+"""All that is in a data set, and all that is wrong with it, split by split."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.examine import Examined, Finding, examine_all
+from datasets.index import Pair, existing_layout, files_below, find_images
+from datasets.lists import without_suffix
+from datasets.spec import DatasetSpec
+from utils.command import one_line
+
+REQUIRED = ("train", "val")  # nothing can be trained without them
+APART = ("train", "val", "test", "train_extra")  # no picture may be in two of these
+
+
+@dataclass(frozen=True)
+class SplitSurvey:
+    """One split. sizes: (width, height) -> images of it. class_pixels: per class in train id order, then no class."""
+
+    num_images: int
+    num_labelled: int
+    sizes: Mapping[tuple[int, int], int]
+    class_pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found. findings: must be mended; notes: worth knowing."""
+
+    splits: Mapping[str, SplitSurvey]
+    findings: Sequence[Finding]
+    notes: Sequence[str]
+
+
+@dataclass
+class _Files:
+    """What is known of the files before any of them is opened."""
+
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def survey(spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, num_workers: int) -> Survey:
+    """Look at every image and label file of `split`, or where it is None of all splits worth it, with a progress bar.
+
+    Raises ValueError for an unknown split.
+    """
+    if split is not None and split not in spec.split_names:
+        raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
+    files = _list_files(spec, root, split, cv)
+    jobs = list(dict.fromkeys(pair for pairs in files.pairs.values() for pair in pairs))
+    progress = tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None)
+    examined: dict[Pair, Examined] = {}
+    with progress:
+        for pair, result in zip(jobs, examine_all(jobs, spec, num_workers), strict=True):
+            examined[pair] = result
+            progress.update()
+    findings = [*files.findings, *(finding for result in examined.values() for finding in result.findings)]
+    findings += _duplicates(files.pairs, examined)
+    splits = {name: _split_survey(pairs, examined, spec.num_classes) for name, pairs in files.pairs.items()}
+    notes = [*files.notes, *_missing_classes(splits, spec)]
+    return Survey(splits, list(dict.fromkeys(findings)), notes)
+
+
+def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None) -> _Files:
+    files = _Files()
+    for name in [split] if split else _worth_it(spec):
+        try:
+            if split is None and name not in REQUIRED:
+                existing_layout(spec, root, name)
+        except FileNotFoundError as error:
+            files.notes.append(f"{name} is not there: {error}")
+            continue
+        try:
+            pairs = find_images(spec, root, name, cv)
+        except (OSError, ValueError) as error:
+            files.findings.append(Finding("split", str(root), f"{name}: {one_line(error)}"))
+            continue
+        files.pairs[name] = pairs
+        if name not in spec.unlabelled:
+            files.findings += _unpaired(spec, root, name, pairs)
+        expected = spec.num_images.get(name, len(pairs))
+        if len(pairs) != expected and (cv is None or name not in REQUIRED):
+            files.notes.append(f"{name}: {len(pairs)} images; the whole data set has {expected}")
+    files.notes += _unlisted(spec, root, files.pairs)
+    return files
+
+
+def _worth_it(spec: DatasetSpec) -> list[str]:
+    """The splits that are trained on, scored or predicted, each image once, so without unions and video."""
+    return [name for name in spec.split_names if name != "trainval" and (name == "test" or name not in spec.unlabelled)]
+
+
+def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) -> list[Finding]:
+    """Images without labels, and label files without an image."""
+    lonely = [str(pair.image) for pair in pairs if pair.labels is None]
+    found = [Finding("no label file", image, f"{image} has no label file") for image in lonely]
+    declared = split if split in spec.splits else "trainval"
+    layout = existing_layout(spec, root, declared)
+    for folder in spec.splits[declared]:
+        image_dir = root / layout.image_dir.format(folder=folder)
+        label_dir = root / (layout.label_dir or "").format(folder=folder)
+        images = {without_suffix(path, layout) for path in files_below(image_dir)}
+        for path in files_below(label_dir):
+            suffix = next((s for s in (*layout.label_suffixes, *layout.train_id_suffixes) if path.endswith(s)), None)
+            if suffix is not None and path.removesuffix(suffix) not in images:
+                file = label_dir / path
+                found.append(Finding("no image", str(file), f"{file} belongs to no image in {image_dir}"))
+    return found
+
+
+def _unlisted(spec: DatasetSpec, root: Path, pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
+    """How many images no list names, where lists make the splits."""
+    if not all(split in pairs and layout.list_file for layout in spec.layouts for split in REQUIRED):
+        return []
+    listed = {pair.image for found in pairs.values() for pair in found}
+    images = {root / spec.layouts[0].image_dir / path for path in files_below(root / spec.layouts[0].image_dir)}
+    unlisted = [image for image in images - listed if without_suffix(image.name, spec.layouts[0]) != image.name]
+    return [f"{len(unlisted)} images are in no list"] if unlisted else []
+
+
+def _split_survey(pairs: Sequence[Pair], examined: Mapping[Pair, Examined], num_classes: int) -> SplitSurvey:
+    results = [examined[pair] for pair in pairs]
+    sizes = Counter((result.size[1], result.size[0]) for result in results if result.size)
+    labelled = [result.class_pixels for result in results if result.class_pixels]
+    total = tuple(map(sum, zip(*labelled, strict=True))) if labelled else (0,) * (num_classes + 1)
+    return SplitSurvey(len(pairs), len(labelled), sizes, total)
+
+
+def _duplicates(pairs: Mapping[str, Sequence[Pair]], examined: Mapping[Pair, Examined]) -> list[Finding]:
+    """Pictures that are in two splits that must be apart, whether as one file or as two with the same pixels."""
+    places: defaultdict[str, dict[str, Pair]] = defaultdict(dict)
+    for split in (name for name in APART if name in pairs):
+        for pair in pairs[split]:
+            if examined[pair].digest:
+                places[examined[pair].digest].setdefault(split, pair)
+    return [
+        Finding("duplicate", str(list(found.values())[-1].image), "the same picture is in "
+                + " and ".join(f"{split} ({pair.image})" for split, pair in found.items()))
+        for found in places.values()
+        if len(found) > 1
+    ]  # fmt: skip
+
+
+def _missing_classes(splits: Mapping[str, SplitSurvey], spec: DatasetSpec) -> list[str]:
+    notes = []
+    for name, found in splits.items():
+        absent = [c for c, pixels in zip(spec.class_names, found.class_pixels, strict=False) if not pixels]
+        if found.num_labelled and absent:
+            notes.append(f"{name}: no pixel of {', '.join(absent)}")
+    return notes

@@ -1,0 +1,317 @@
+"""The declared data sets, each against a small tree of its layout, and where there are some against real pictures."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import DATASET_ROOTS, VerifyConfig
+from datasets.index import dataset_root, find_coarse_pairs, find_images, find_pairs, load_spec
+from datasets.mapillary import NUM_CLASSES_2
+from datasets.registry import DATASETS, NAMES, READERS, dataset_spec
+from datasets.segmentation import load_labels, load_pair
+from datasets.spec import IGNORE_LABEL, SegClass
+from tests.conftest import ROOT
+from tests.trees import cityscapes_tree, kitti_tree, write_pair
+from utils.flags import parse_command_line
+
+CITYSCAPES = dataset_spec("cityscapes")
+KITTI = dataset_spec("kitti")
+
+
+def names(pairs) -> list[str]:
+    return [pair.name for pair in pairs]
+
+
+# Roots
+
+
+def test_every_data_set_has_a_place_in_the_config():
+    assert set(DATASET_ROOTS) == set(NAMES) == {*DATASETS, *READERS}
+
+
+def test_every_data_set_is_prepared_with_a_verify_command_that_parses():
+    lines = (ROOT / "PREPARE_DATASETS.md").read_text().splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("python -m datasets.verify ")]
+    parsed = [parse_command_line(VerifyConfig, command[3:]) for command in commands]
+    assert {config.data.dataset for config in parsed} == set(NAMES)
+
+
+def test_a_root_is_named_by_flag_environment_or_config_in_this_order(monkeypatch, tmp_path):
+    spec = dataset_spec("camvid")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("flag", "environment", "data/camvid"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("KERBLINE_CAMVID", "environment")
+    assert dataset_root(spec, "flag") == Path("flag")
+    assert dataset_root(spec, None) == Path("environment")
+    monkeypatch.delenv("KERBLINE_CAMVID")
+    assert dataset_root(spec, None) == Path("data/camvid")
+
+
+def test_the_error_for_a_missing_root_names_all_three(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        with pytest.raises(FileNotFoundError) as told:
+            load_spec(name, None)
+        for way in ("--dataset_dir", f"KERBLINE_{name.upper()}", "config.py"):
+            assert way in str(told.value)
+
+
+# Cityscapes
+
+
+@pytest.mark.parametrize("prefix", [("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")])
+@pytest.mark.parametrize("fold", [None, 0, 1, 2])
+def test_the_folds_of_cityscapes_are_the_same_in_both_layouts(tmp_path, prefix, fold):
+    cities = ("stuttgart", "darmstadt", "aachen", "strasbourg", "monchengladbach")
+    cityscapes_tree(tmp_path, prefix, cities)
+    held_out = {1: ["darmstadt"], 2: ["monchengladbach", "strasbourg", "stuttgart"]}
+    val = [name.split("/")[0] for name in names(find_pairs(CITYSCAPES, tmp_path, "val", fold))]
+    train = [name.split("/")[0] for name in names(find_pairs(CITYSCAPES, tmp_path, "train", fold))]
+    assert val == held_out.get(fold, ["frankfurt", "lindau", "munster"])
+    assert sorted(train + val) == sorted([*cities, "frankfurt", "lindau", "munster"])
+
+
+def test_files_of_train_ids_serve_where_those_of_label_ids_are_missing(tmp_path):
+    cityscapes_tree(tmp_path, suffix="_gtFine_labelTrainIds.png", label_id=13)
+    pair = find_pairs(CITYSCAPES, tmp_path, "train")[0]
+    assert (load_labels(pair, CITYSCAPES) == 13).all()  # car; as a label id 13 is fence
+    cityscapes_tree(tmp_path, label_id=7)
+    pair = find_pairs(CITYSCAPES, tmp_path, "train")[0]
+    assert (load_labels(pair, CITYSCAPES) == 0).all()  # label id 7 is road
+
+
+def test_a_train_id_of_no_class_is_an_error_in_a_file_of_train_ids(tmp_path):
+    cityscapes_tree(tmp_path, suffix="_gtFine_labelTrainIds.png", label_id=19)
+    with pytest.raises(ValueError, match=r"labelTrainIds.png: label values 19 are not among cityscapes's"):
+        load_labels(find_pairs(CITYSCAPES, tmp_path, "train")[0], CITYSCAPES)
+
+
+def test_files_of_nothing_beside_the_test_images_are_no_labels(tmp_path):
+    stem = "test/berlin/berlin_000000_000019"
+    write_pair(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", 0)
+    (pair,) = find_pairs(CITYSCAPES, tmp_path, "test")
+    assert pair.labels is None
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")])
+def test_coarse_images_are_found_in_both_layouts(tmp_path, prefixes):
+    stem = "train_extra/augsburg/augsburg_000000_000001"
+    write_pair(
+        tmp_path / f"{prefixes[0]}leftImg8bit/{stem}_leftImg8bit.png",
+        tmp_path / f"{prefixes[1]}gtCoarse/{stem}_gtCoarse_labelIds.png",
+        31,
+    )
+    (pair,) = find_coarse_pairs(CITYSCAPES, tmp_path)
+    assert (load_labels(pair, CITYSCAPES) == 16).all()  # train
+    assert find_pairs(CITYSCAPES, tmp_path, "train_extra") == [pair]
+
+
+def test_coarse_labels_of_the_fine_images_are_splits_of_their_own(tmp_path):
+    cityscapes_tree(tmp_path)
+    for image in (tmp_path / "leftImg8bit/train").rglob("*.png"):
+        name = image.relative_to(tmp_path / "leftImg8bit").as_posix().removesuffix("_leftImg8bit.png")
+        write_pair(image, tmp_path / f"gtCoarse/{name}_gtCoarse_labelIds.png", 23)
+    pairs = find_pairs(CITYSCAPES, tmp_path, "train_coarse")
+    assert names(pairs) == names(find_pairs(CITYSCAPES, tmp_path, "train"))
+    assert (load_labels(pairs[0], CITYSCAPES) == 10).all()  # sky
+
+
+# KITTI
+
+
+def test_test_images_of_kitti_keep_their_sizes(tmp_path):
+    for name, size in (("000000_10", (5, 16)), ("000001_10", (6, 15))):
+        write_pair(tmp_path / f"testing/image_2/{name}.png", None, size=size)
+    pairs = find_pairs(KITTI, tmp_path, "test")
+    assert names(pairs) == ["000000_10", "000001_10"]
+    assert all(pair.labels is None for pair in pairs)
+
+
+# Mapillary
+
+
+def mapillary_tree(root: Path, labels: str, size=(8, 4)) -> None:
+    for split in ("training", "validation"):
+        write_pair(root / split / f"images/{split}.jpg", root / split / labels / f"{split}.png", np.full(size, 13))
+    write_pair(root / "testing/images/b.jpg", None)
+
+
+def vistas_config(path: Path, readable, **changes) -> None:
+    labels = [
+        {"readable": name, "evaluate": name != "Unlabeled", "color": [i // 16, i % 16, 7], "instances": False}
+        for i, name in enumerate(readable)
+    ]
+    path.write_text(json.dumps({"labels": labels, "version": "2.0", **changes}))
+
+
+@pytest.mark.parametrize("labels", ["labels", "v1.2/labels"])
+def test_mapillary_1_is_found_as_either_release_unpacks_portrait_images_included(tmp_path, labels):
+    mapillary_tree(tmp_path, labels)
+    spec = dataset_spec("mapillary", tmp_path)
+    image, ids = load_pair(find_pairs(spec, tmp_path, "train")[0], spec)
+    assert image.shape == (8, 4, 3)
+    assert (ids == spec.class_names.index("Road")).all()
+    assert len(find_pairs(spec, tmp_path, "trainval")) == 2
+
+
+def test_the_classes_of_mapillary_1_are_the_published_ones(shared):
+    labels = json.loads((shared / "facts/mapillary_v1.json").read_text())["labels"]
+    spec = dataset_spec("mapillary")
+    assert [c.name for c in spec.classes] == [label["readable"] for label in labels if label["evaluate"]]
+    assert [list(c.color) for c in spec.classes] == [label["color"] for label in labels if label["evaluate"]]
+    assert list(spec.ignored_ids) == [label["train_id"] for label in labels if not label["evaluate"]]
+
+
+@pytest.mark.parametrize("name", ["config.json", "config_v1.2.json"])
+def test_a_config_of_mapillary_1_that_differs_is_an_error_with_the_first_difference(tmp_path, name):
+    readable = [*dataset_spec("mapillary").class_names, "Unlabeled"]
+    vistas_config(tmp_path / name, readable)
+    assert dataset_spec("mapillary", tmp_path) is DATASETS["mapillary"]
+    readable[13], readable[14] = readable[14], readable[13]
+    vistas_config(tmp_path / name, readable)
+    with pytest.raises(ValueError, match=rf"{name}: label 13 is 'Service Lane' there and 'Road' in"):
+        dataset_spec("mapillary", tmp_path)
+
+
+def test_the_classes_of_mapillary_2_are_those_of_its_config(tmp_path):
+    vistas_config(tmp_path / "config_v2.0.json", ["Unlabeled", *(f"c{i}" for i in range(NUM_CLASSES_2))])
+    for split in ("training", "validation"):
+        write_pair(tmp_path / split / "images/a.jpg", tmp_path / split / "v2.0/labels/a.png", np.array([[0, 1, 123]]))
+    spec = load_spec("mapillary2", str(tmp_path))
+    assert (spec.name, spec.num_classes) == ("mapillary2", 123)
+    assert spec.classes[0] == SegClass("c0", (0, 1, 7), (1,))
+    labels = load_labels(find_pairs(spec, tmp_path, "val")[0], spec)
+    assert labels.tolist() == [[IGNORE_LABEL, 0, 122]]
+
+
+def test_a_config_of_mapillary_2_with_too_few_classes_or_none_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config_v2.0.json, which says what the labels of Mapillary"):
+        dataset_spec("mapillary2", tmp_path)
+    vistas_config(tmp_path / "config_v2.0.json", ["c0", "c1", "Unlabeled"])
+    with pytest.raises(ValueError, match=r"2 evaluated classes; Mapillary Vistas 2.0 has 123"):
+        dataset_spec("mapillary2", tmp_path)
+    (tmp_path / "config_v2.0.json").write_text('{"labels": [{"name": "a"}]}')
+    with pytest.raises(ValueError, match=r"label 0: wants \"readable\""):
+        dataset_spec("mapillary2", tmp_path)
+
+
+# CamVid
+
+ORIGINAL_FRAMES = ("0001TP_006690", "0016E5_08159", "0016E5_08190", "0001TP_008550", "Seq05VD_f05100")
+
+
+def original_camvid(root: Path, colors) -> None:
+    for frame in ORIGINAL_FRAMES:
+        write_pair(root / f"701_StillsRaw_full/{frame}.png", root / f"LabeledApproved_full/{frame}_L.png", colors)
+
+
+def all_colors() -> np.ndarray:
+    """[1, 32, 3]: the colours of the original 31 classes, and black for Void."""
+    return np.array([[*dataset_spec("camvid32").palette, (0, 0, 0)]])
+
+
+@pytest.mark.parametrize("name", ["camvid", "camvid32"])
+def test_the_frames_of_the_original_camvid_fall_into_the_splits_of_the_segnet_authors(tmp_path, name):
+    original_camvid(tmp_path, all_colors())
+    spec = dataset_spec(name)
+    assert names(find_pairs(spec, tmp_path, "train")) == ["0001TP_006690", "0016E5_08190"]
+    assert names(find_pairs(spec, tmp_path, "val")) == ["0016E5_08159"]
+    assert names(find_pairs(spec, tmp_path, "test")) == ["0001TP_008550", "Seq05VD_f05100"]
+    assert len(find_pairs(spec, tmp_path, "trainval")) == 3
+
+
+def test_the_32_colors_are_31_classes_and_void(tmp_path):
+    original_camvid(tmp_path, all_colors())
+    spec = dataset_spec("camvid32")
+    assert load_labels(find_pairs(spec, tmp_path, "val")[0], spec).tolist() == [[*range(31), IGNORE_LABEL]]
+
+
+def test_the_32_classes_are_gathered_into_the_11(tmp_path):
+    original_camvid(tmp_path, all_colors())
+    spec = dataset_spec("camvid")
+    found = load_labels(find_pairs(spec, tmp_path, "val")[0], spec)[0]
+    gathered = {}
+    for original, train_id in zip(dataset_spec("camvid32").class_names, found, strict=False):
+        gathered.setdefault(spec.class_names[train_id], set()).add(original)
+    assert found[-1] == IGNORE_LABEL
+    assert gathered == {
+        "Sky": {"Sky"},
+        "Building": {"Building", "Archway", "Bridge", "Tunnel", "Wall"},
+        "Pole": {"Column_Pole", "TrafficCone"},
+        "Road": {"Road", "LaneMkgsDriv", "LaneMkgsNonDriv"},
+        "Sidewalk": {"Sidewalk", "ParkingBlock", "RoadShoulder"},
+        "Tree": {"Tree", "VegetationMisc"},
+        "SignSymbol": {"SignSymbol", "Misc_Text", "TrafficLight"},
+        "Fence": {"Fence"},
+        "Car": {"Car", "SUVPickupTruck", "Truck_Bus", "Train", "OtherMoving"},
+        "Pedestrian": {"Pedestrian", "Child", "CartLuggagePram", "Animal"},
+        "Bicyclist": {"Bicyclist", "MotorcycleScooter"},
+    }
+
+
+def test_camvid_labels_end_in_png_beside_jpg_images_and_test_is_its_own_split(shared):
+    spec = dataset_spec("camvid")
+    val = find_pairs(spec, shared / "camvid", "val")
+    assert {pair.image.suffix for pair in val} == {".jpg"}
+    assert {pair.labels.suffix for pair in val} == {".png"}
+    test = find_pairs(spec, shared / "camvid", "test")
+    assert not {*names(val)} & {*names(test)}
+
+
+def test_the_splits_of_the_real_frames_are_those_that_the_name_ranges_say(shared):
+    ranges = dataset_spec("camvid").name_ranges
+    for split in ("train", "val", "test"):
+        for name in names(find_pairs(dataset_spec("camvid"), shared / "camvid", split)):
+            owners = [s for s, runs in ranges.items() if any(low <= name <= high for low, high in runs)]
+            assert owners == [split]
+
+
+# What lies around
+
+
+def test_stray_files_do_no_harm(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen",))
+    folder = tmp_path / "leftImg8bit/train"
+    (folder / "notes.txt").write_text("a stray file")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    (folder / "aachen/._aachen_000000_000019_leftImg8bit.png").write_bytes(b"\0")
+    (folder / "aachen/thumb.png").write_bytes(b"\0")
+    (folder / "aachen/empty_leftImg8bit.png").mkdir()
+    (folder / ".trash").mkdir()
+    write_pair(folder / ".trash/bochum_000000_000019_leftImg8bit.png", None)
+    assert names(find_pairs(CITYSCAPES, tmp_path, "train")) == ["aachen/aachen_000000_000019"]
+
+
+def test_a_linked_folder_of_images_is_followed(tmp_path):
+    cityscapes_tree(tmp_path / "elsewhere", cities=("aachen",))
+    (tmp_path / "root/leftImg8bit/train").mkdir(parents=True)
+    (tmp_path / "root/gtFine").mkdir()
+    (tmp_path / "root/leftImg8bit/train/aachen").symlink_to(tmp_path / "elsewhere/leftImg8bit/train/aachen")
+    (tmp_path / "root/gtFine/train").symlink_to(tmp_path / "elsewhere/gtFine/train")
+    assert names(find_pairs(CITYSCAPES, tmp_path / "root", "train")) == ["aachen/aachen_000000_000019"]
+
+
+def test_a_missing_label_is_an_error_that_says_where_it_was_looked_for_whatever_the_fold(tmp_path):
+    cityscapes_tree(tmp_path)
+    (tmp_path / "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png").unlink()
+    for split, fold in (("val", None), ("train", 1)):
+        with pytest.raises(FileNotFoundError) as told:
+            find_pairs(CITYSCAPES, tmp_path, split, fold)
+        for suffix in ("labelIds", "labelTrainIds"):
+            assert f"gtFine/val/lindau/lindau_000000_000019_gtFine_{suffix}.png" in str(told.value)
+    assert [pair.name for pair in find_images(CITYSCAPES, tmp_path, "val") if pair.labels is None] == [
+        "lindau/lindau_000000_000019"
+    ]
+
+
+def test_two_images_of_one_name_are_an_error(tmp_path):
+    kitti_tree(tmp_path)
+    write_pair(tmp_path / "training/image_2/000002_10.jpg", None)
+    with pytest.raises(ValueError, match=r"000002_10.* and .*000002_10.* have one name"):
+        find_pairs(KITTI, tmp_path, "trainval")

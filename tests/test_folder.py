@@ -1,0 +1,337 @@
+"""A folder of one's own as a data set, and label files of every form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from config import AugmentConfig, DataConfig
+from datasets.folder import read_spec
+from datasets.index import find_pairs, load_spec
+from datasets.label_files import UNKNOWN, Stranger, train_ids, unknown_values
+from datasets.loaders import LoaderOptions, train_data
+from datasets.registry import dataset_spec
+from datasets.segmentation import load_labels, load_pair
+from datasets.spec import COLORS, EITHER, IDS, IGNORE_LABEL, SegClass
+from tests.trees import CAR, ROAD, folder_tree, write_classes, write_gray_png, write_pair
+from utils.distributed import Processes
+from utils.images import read_image, read_label_ids, write_image
+from utils.pictures import colorize
+
+HALVES = [[0, 0, 1, 1]] * 6  # the labels of `folder_tree`
+
+
+def split_names(root: Path) -> dict[str, list[str]]:
+    spec = read_spec(root)
+    return {split: [pair.name for pair in find_pairs(spec, root, split)] for split in spec.split_names}
+
+
+def labels_of(root: Path, name: str) -> list[list[int]]:
+    spec = read_spec(root)
+    (pair,) = [pair for pair in find_pairs(spec, root, "trainval") if pair.name == name]
+    return load_labels(pair, spec).tolist()
+
+
+# Classes
+
+
+def test_classes_come_in_the_order_of_the_file_with_their_values(tmp_path):
+    void = {"name": "void", "color": [0, 0, 0], "id": 9, "ignored": True}
+    write_classes(tmp_path, void, ROAD | {"ids": [3, 4]}, CAR | {"id": 700}, title="Home")
+    spec = read_spec(tmp_path)
+    assert spec.classes == (SegClass("road", (64, 32, 32), (3, 4)), SegClass("car", (0, 255, 102), (700,)))
+    assert (spec.title, spec.ignored_ids, spec.ignored_colors) == ("Home", (9,), ((0, 0, 0),))
+
+
+def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
+    write_classes(tmp_path, ROAD, CAR)
+    assert [c.label_ids for c in read_spec(tmp_path).classes] == [(0,), (1,)]
+    assert read_spec(tmp_path).title == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("classes", "further", "told"),
+    [
+        ([], {}, "a list of classes"),
+        ([{"color": [1, 2, 3]}], {}, 'class 1: wants a "name"'),
+        ([{"name": "road"}], {}, r'class 1 \(road\): wants a "color"'),
+        ([ROAD | {"color": [1, 2]}], {}, r"from 0 to 255, or .#rrggbb.; got \[1, 2\]"),
+        ([ROAD | {"color": "#12345x"}], {}, "got '#12345x'"),
+        ([ROAD | {"color": [1, 2, 256]}], {}, r"got \[1, 2, 256\]"),
+        ([ROAD | {"ids": [1.5]}], {}, r"whole numbers from 0 to 65535.*got \[1.5\]"),
+        ([ROAD | {"ids": []}], {}, "at least one"),
+        ([ROAD | {"id": 1}, CAR], {}, "the id 1 belongs to two classes"),
+        ([ROAD, ROAD | {"color": [9, 9, 9]}], {}, "the name 'road' belongs to two classes"),
+        ([ROAD, CAR | {"color": ROAD["color"]}], {}, r"colour.* \(64, 32, 32\) belongs to two classes"),
+        ([ROAD, CAR], {"masks": "rgb"}, 'is "ids" or "colors", got \'rgb\''),
+        ([ROAD, CAR], {"ignore_label": 1}, '"ignore_label" 1 is an id of class car too'),
+        ([ROAD | {"ignored": True}], {}, "0 classes"),
+    ],
+)
+def test_a_wrong_classes_file_is_told_with_its_name_and_the_place(tmp_path, classes, further, told):
+    write_classes(tmp_path, *classes, **further)
+    with pytest.raises(ValueError, match=told) as error:
+        read_spec(tmp_path)
+    assert str(error.value).startswith(str(tmp_path / "classes.json"))
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[]", b'{"classes": {}}', b'{"classes": [1]}'])
+def test_a_classes_file_of_another_form_is_told(tmp_path, content):
+    (tmp_path / "classes.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"classes\.json"):
+        read_spec(tmp_path)
+
+
+def test_a_missing_classes_file_and_a_missing_folder_are_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"classes.json, which says what the labels mean"):
+        load_spec("folder", str(tmp_path))
+    with pytest.raises(ValueError, match="--dataset folder: which classes it has is told by its folder"):
+        dataset_spec("folder")
+
+
+# Splits
+
+
+def test_without_lists_every_fifth_image_is_held_out_and_folds_cover_all(tmp_path):
+    folder_tree(tmp_path, 11)
+    splits = split_names(tmp_path)
+    assert splits["val"] == ["00", "05", "10"]
+    assert sorted(splits["train"] + splits["val"]) == splits["trainval"]
+    spec = read_spec(tmp_path)
+    held_out = [pair.name for fold in range(5) for pair in find_pairs(spec, tmp_path, "val", fold)]
+    assert sorted(held_out) == splits["trainval"]
+
+
+def test_lists_say_what_the_splits_are_in_whatever_way_a_name_is_written(tmp_path):
+    folder_tree(tmp_path, 6)
+    write_pair(tmp_path / "images/night/one.JPG", tmp_path / "labels/night/one.png", HALVES)
+    (tmp_path / "train.txt").write_text("# the first\n00\n./images/01.jpg\r\n\nnight/one.JPG\n")
+    (tmp_path / "val.txt").write_text("02.jpg\n")
+    (tmp_path / "notes.txt").write_text("not a list")
+    splits = split_names(tmp_path)
+    assert splits == {"train": ["00", "01", "night/one"], "val": ["02"], "trainval": ["00", "01", "02", "night/one"]}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled):
+    folder_tree(tmp_path, 3)
+    for split, name in (("train", "00"), ("val", "01"), ("test", "02")):
+        (tmp_path / f"{split}.txt").write_text(name)
+    if not labelled:
+        (tmp_path / "labels/02.png").unlink()
+    spec = read_spec(tmp_path)
+    (pair,) = find_pairs(spec, tmp_path, "test")
+    assert (pair.labels is not None) == labelled
+    assert ("test" in spec.unlabelled) != labelled
+
+
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        ({"train": "00"}, r"train.txt is there, but no .*val.txt"),
+        ({"train": "00\n77\n", "val": "01"}, r"train.txt, line 2: no image 77 in .*images"),
+        ({"train": "00\n01\n00", "val": "02"}, r"train.txt, line 3: 00 stands in line 1 already"),
+        ({"train": "00", "val": "# none\n"}, r"val.txt: the list is empty"),
+    ],
+)
+def test_a_wrong_list_is_told_with_its_line(tmp_path, lists, told):
+    folder_tree(tmp_path, 3)
+    for split, content in lists.items():
+        (tmp_path / f"{split}.txt").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=told):
+        split_names(tmp_path)
+
+
+def test_stray_files_beside_images_and_labels_do_no_harm(tmp_path):
+    folder_tree(tmp_path, 5)
+    (tmp_path / "images/Thumbs.db").write_bytes(b"\0")
+    (tmp_path / "images/._00.jpg").write_bytes(b"\0")
+    (tmp_path / "labels/labels.cache").write_bytes(b"\0")
+    assert split_names(tmp_path)["trainval"] == ["00", "01", "02", "03", "04"]
+
+
+# Label files
+
+
+def test_masks_may_be_ids_or_colors_file_by_file(tmp_path):
+    folder_tree(tmp_path, 5)
+    palette = read_spec(tmp_path).palette
+    write_image(tmp_path / "labels/03.png", colorize(np.array(HALVES, np.uint8), palette))
+    assert labels_of(tmp_path, "03") == labels_of(tmp_path, "02") == HALVES
+
+
+def test_a_paletted_file_holds_ids_unless_the_masks_are_said_to_be_colors(tmp_path):
+    folder_tree(tmp_path, 5, ROAD | {"ids": [4]}, CAR | {"ids": [2]})
+    picture = Image.fromarray(np.where(HALVES, 2, 4).astype(np.uint8)).convert("P")
+    picture.putpalette([0, 0, 0] * 2 + [64, 32, 32] + [9, 9, 9] + [0, 255, 102])  # the colours tell the opposite
+    picture.save(tmp_path / "labels/01.png")
+    assert labels_of(tmp_path, "01") == HALVES
+    classes = json.loads((tmp_path / "classes.json").read_text())
+    (tmp_path / "classes.json").write_text(json.dumps(classes | {"masks": "colors"}))
+    assert labels_of(tmp_path, "01") == [[1, 1, 0, 0]] * 6
+
+
+def test_ids_beyond_a_byte_are_read_from_16_bit_files(tmp_path):
+    folder_tree(tmp_path, 5, ROAD | {"ids": [7]}, CAR | {"ids": [40000]}, ignore_label=65535)
+    write_image(tmp_path / "labels/01.png", np.array([[7, 40000, 65535, 255]] * 6, np.uint16))
+    assert labels_of(tmp_path, "01") == [[0, 1, IGNORE_LABEL, IGNORE_LABEL]] * 6
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_files_of_few_bits_are_not_stretched(tmp_path, bits):
+    folder_tree(tmp_path, 5)
+    write_gray_png(tmp_path / "labels/01.png", bits, HALVES)
+    assert labels_of(tmp_path, "01") == HALVES
+
+
+def test_value_255_is_no_class_unless_a_class_claims_it(tmp_path):
+    folder_tree(tmp_path, 5)
+    write_image(tmp_path / "labels/01.png", np.array([[0, 255, 255, 1]] * 6, np.uint8))
+    assert labels_of(tmp_path, "01") == [[0, IGNORE_LABEL, IGNORE_LABEL, 1]] * 6
+    write_classes(tmp_path, ROAD, CAR | {"ids": [1, 255]})
+    assert labels_of(tmp_path, "01") == [[0, 1, 1, 1]] * 6
+
+
+def test_a_color_of_no_class_is_an_error_with_file_color_and_place(tmp_path):
+    folder_tree(tmp_path, 5)
+    mask = colorize(np.array(HALVES, np.uint8), read_spec(tmp_path).palette)
+    mask[4, 2] = (1, 2, 3)
+    write_image(tmp_path / "labels/01.png", mask)
+    with pytest.raises(ValueError, match=r"01.png: label values \(1, 2, 3\) .* \(first at row 4, column 2\)"):
+        labels_of(tmp_path, "01")
+
+
+def test_masks_said_to_be_ids_refuse_colors(tmp_path):
+    folder_tree(tmp_path, 5, masks="ids")
+    write_image(tmp_path / "labels/01.png", np.zeros((6, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"01.png: a label file has one channel of ids"):
+        labels_of(tmp_path, "01")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (70, 3)])
+def test_tiny_and_portrait_images_are_read_whole(tmp_path, size):
+    folder_tree(tmp_path, 4)
+    write_pair(tmp_path / "images/odd.png", tmp_path / "labels/odd.png", np.ones(size))
+    spec = read_spec(tmp_path)
+    (pair,) = [pair for pair in find_pairs(spec, tmp_path, "trainval") if pair.name == "odd"]
+    image, labels = load_pair(pair, spec)
+    assert image.shape == (*size, 3)
+    assert labels.shape == size
+    assert (labels == 1).all()
+
+
+def test_small_images_are_padded_with_no_class_and_a_class_that_never_occurs_costs_no_crop(tmp_path):
+    folder_tree(tmp_path, 5, ROAD, CAR, {"name": "moon", "color": [1, 1, 1]})
+    config = DataConfig(dataset_dir=str(tmp_path), bs_mult=2, class_uniform_pct=1.0)
+    spec = read_spec(tmp_path)
+    data = train_data(config, AugmentConfig(crop_size=16), spec, LoaderOptions(Processes(0, 1, 0), 0), seed=0)
+    crops = [labels for _, labels in data.loader]
+    assert len(crops) == 2  # four images train, one is held out
+    for labels in crops:
+        assert labels.shape == (2, 16, 16)
+        assert set(labels.unique().tolist()) == {0, 1, IGNORE_LABEL}
+
+
+SPEC = dataset_spec("camvid32")
+
+
+@given(ids=st.lists(st.integers(0, SPEC.num_classes), min_size=1, max_size=40), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_colors_and_ids_of_the_same_classes_give_the_same_labels(ids, data):
+    labels = np.array([[IGNORE_LABEL if i == SPEC.num_classes else i for i in ids]], np.uint8)
+    colors = colorize(labels, SPEC.palette)  # no class is black
+    assert (train_ids(colors, COLORS, SPEC) == labels).all()
+    dtype = data.draw(st.sampled_from([np.uint8, np.uint16]))
+    assert (train_ids(labels.astype(dtype), IDS, SPEC) == labels).all()
+
+
+@given(
+    pixels=st.lists(st.integers(0, 300), min_size=6, max_size=6),
+    claimed=st.sets(st.integers(0, 254), min_size=1, max_size=5),
+)
+@settings(max_examples=100, deadline=None)
+def test_every_stranger_is_found_counted_and_placed(pixels, claimed):
+    ids = np.array(pixels, np.uint16).reshape(2, 3)
+    spec = SPEC.__class__("x", "X", (SegClass("all", (1, 2, 3), tuple(claimed)),), (), {})
+    labels = train_ids(ids, IDS, spec)
+    expected = [
+        Stranger(value, pixels.count(value), *divmod(pixels.index(value), 3))
+        for value in sorted(set(pixels) - claimed - {IGNORE_LABEL})
+    ]
+    assert unknown_values(ids, labels) == expected
+    assert ((labels == UNKNOWN) == np.isin(ids, [stranger.value for stranger in expected])).all()
+
+
+# Real pictures
+
+
+@pytest.fixture
+def comma(shared, tmp_path) -> tuple[Path, Path]:
+    """The real sample as it is, and a copy with masks of colours."""
+    original, copy = shared / "samples/comma10k", tmp_path / "colors"
+    shutil.copytree(original / "images", copy / "images", copy_function=lambda a, b: Path(b).symlink_to(a))
+    shutil.copy(original / "classes.json", copy / "classes.json")
+    spec = read_spec(original)
+    for pair in find_pairs(spec, original, "trainval"):
+        write_image(copy / "labels" / f"{pair.name}.png", colorize(load_labels(pair, spec), spec.palette))
+    return original, copy
+
+
+def test_real_masks_of_ids_and_of_colors_give_identical_labels(comma):
+    (original, copy), spec = comma, read_spec(comma[0])
+    assert read_spec(copy).classes == spec.classes
+    assert spec.class_names == ("road", "lane marking", "undrivable", "movable", "my car")
+    pairs, copies = (find_pairs(spec, root, "trainval") for root in (original, copy))
+    assert len(pairs) == 11
+    for ours, theirs in zip(pairs, copies, strict=True):
+        assert read_image(theirs.labels).shape[2] == 3
+        assert (load_labels(ours, spec) == load_labels(theirs, spec)).all()
+        assert {ours.masks, theirs.masks} == {EITHER}
+
+
+FAST = ("--arch", "DeepMNV3V3PlusD_m1", "--crop_size", 64, "--max_epoch", 1, "--bs_mult", 4, "--num_workers", 0)
+
+
+def test_a_folder_is_trained_evaluated_and_demonstrated_without_a_line_of_code(tmp_path, command):
+    root = tmp_path / "data"
+    folder_tree(root, 10, ROAD | {"ids": [3]}, CAR | {"ids": [500]})  # 500 needs 16 bits
+    for labels in (root / "labels").iterdir():
+        write_image(labels, np.where(np.kron(HALVES, np.ones((11, 16))), 500, 3).astype(np.uint16))
+    for image in (root / "images").iterdir():
+        write_image(image, np.random.default_rng(0).integers(0, 256, (66, 64, 3), np.uint8))
+    where = ("--ckpt", tmp_path / "runs", "--tb_path", tmp_path / "tb", "--exp", "own")
+    assert command("train", "--dataset", "folder", "--dataset_dir", root, *FAST, *where).code == 0
+    checkpoint = tmp_path / "runs/own/best.pth"
+
+    fast = ("--inference_mode", "pooling", "--single_scale", "--no_flip", "--device", "cpu")
+    ended = command("eval", "--snapshot", checkpoint, "--dataset_dir", root, "--dump_images", *fast)
+    assert ended.code == 0, ended.err
+    assert "road" in ended.out
+    scores = json.loads((tmp_path / "runs/own/eval/folder_val/metrics.json").read_text())
+    assert sum(map(sum, scores["confusion"])) == 2 * 66 * 64  # two images of ten are held out
+    named = command("eval", "--snapshot", checkpoint, "--dataset", "folder", "--dataset_dir", root, *fast)
+    assert named.code == 0, named.err
+
+    image = root / "images/00.jpg"
+    shown = command("demo", "--demo-image", image, "--snapshot", checkpoint, "--save-dir", tmp_path / "demo")
+    assert shown.code == 0, shown.err
+    assert set(np.unique(read_label_ids(tmp_path / "demo/00_ids.png"))) <= {3, 500}
+
+    write_classes(root, ROAD, {"name": "lorry", "color": [1, 1, 1]})
+    other = command("eval", "--snapshot", checkpoint, "--dataset_dir", root, *fast)
+    assert other.code == 1
+    assert "its classes are not those that data has today" in other.err
+
+
+def test_pixels_of_a_folder_are_counted(tmp_path, command):
+    folder_tree(tmp_path, 3)
+    ended = command("Pixel_percentage", tmp_path / "labels", "--dataset", "folder", "--dataset_dir", tmp_path)
+    assert ended.out.count("50.00") == 2
+    assert command("Pixel_percentage", tmp_path / "labels", "--dataset", "folder").code == 1

@@ -1,0 +1,162 @@
+"""Frames around labelled ones: true ones of the video, and propagated ones that join the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import AugmentConfig, DataConfig
+from datasets.frames import find_propagated_pairs, frames_around
+from datasets.index import find_pairs
+from datasets.loaders import LoaderOptions, train_data
+from datasets.registry import dataset_spec
+from datasets.segmentation import load_labels
+from datasets.spec import BY_FRAME_NUMBER, Frames
+from tests.trees import cityscapes_tree, folder_tree, kitti_tree, write_pair
+from utils.distributed import Processes
+
+CITYSCAPES = dataset_spec("cityscapes")
+KITTI = dataset_spec("kitti")
+
+
+def names(pairs) -> list[str]:
+    return [pair.name for pair in pairs]
+
+
+def test_a_frame_is_named_by_its_number_or_by_its_step():
+    by_number, by_step = Frames((), BY_FRAME_NUMBER), Frames(())
+    assert by_number.name_of("aachen/aachen_000000_000019", 2) == "aachen/aachen_000000_000021"
+    assert by_number.name_of("000007_10", -3) == "000007_07"
+    assert by_step.name_of("drive/photo", -3) == "drive/photo_-3"
+    assert by_step.name_of("0007", 2) == "0007_+2"
+    with pytest.raises(ValueError, match="photo: no frame number at the end of the name"):
+        by_number.name_of("photo", 1)
+
+
+def test_propagated_frames_of_a_folder_of_ones_own(tmp_path):
+    folder_tree(tmp_path, 6)
+    write_pair(tmp_path / "propagated/images/02_+1.png", tmp_path / "propagated/labels/02_+1.png", [[0, 1]])
+    spec = dataset_spec("folder", tmp_path)
+    pairs = find_pairs(spec, tmp_path, "train")
+    (found,) = find_propagated_pairs(spec, tmp_path, pairs, max_skip=1, scene_flow=False)
+    assert (found.name, load_labels(found, spec).tolist()) == ("02_+1", [[0, 1]])
+
+
+def test_the_frames_of_a_sequence_are_found_around_its_labelled_frame_and_as_a_split(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen",))
+    for frame in (0, 18, 20, 29):
+        write_pair(
+            tmp_path / f"leftImg8bit_sequence/train/aachen/aachen_000000_{frame:06d}_leftImg8bit.png", None
+        )
+    (pair,) = find_pairs(CITYSCAPES, tmp_path, "train")
+    found = frames_around(CITYSCAPES, tmp_path, pair, range(-19, 11))
+    assert {step: path.name for step, path in found.items()} == {
+        -19: "aachen_000000_000000_leftImg8bit.png",
+        -1: "aachen_000000_000018_leftImg8bit.png",
+        1: "aachen_000000_000020_leftImg8bit.png",
+        10: "aachen_000000_000029_leftImg8bit.png",
+    }
+    sequence = find_pairs(CITYSCAPES, tmp_path, "train_sequence")
+    assert len(sequence) == 4
+    assert all(frame.labels is None for frame in sequence)
+
+
+def propagate(root: Path, *steps: int, cities=("aachen", "zurich")) -> None:
+    for city in cities:
+        for step in steps:
+            stem = f"train/{city}/{city}_000000_{19 + step:06d}"
+            write_pair(
+                root / f"propagated/leftImg8bit/{stem}_leftImg8bit.png",
+                root / f"propagated/gtFine/{stem}_gtFine_labelIds.png",
+                24,
+            )
+
+
+def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
+    propagate(tmp_path, -3, -2, -1, 1, 2, 3)
+    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    for skip, frames in ((1, [18, 20]), (2, [17, 18, 20, 21]), (3, [16, 17, 18, 20, 21, 22])):
+        found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=skip, scene_flow=False)
+        wanted = [f"{city}/{city}_000000_{frame:06d}" for city in ("aachen", "zurich") for frame in frames]
+        assert names(found) == wanted
+        assert (load_labels(found[0], CITYSCAPES) == 11).all()  # person
+
+
+def test_propagated_frames_are_those_of_the_training_images_alone(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen", "darmstadt"))
+    propagate(tmp_path, 1, cities=("aachen", "darmstadt"))
+    pairs = find_pairs(CITYSCAPES, tmp_path, "train", 1)  # fold 1 holds darmstadt out, and trains on the official val
+    found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1, scene_flow=False)
+    assert names(found) == ["aachen/aachen_000000_000020"]
+
+
+def test_finding_no_propagated_frames_for_a_step_says_where_it_looked(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen",))
+    propagate(tmp_path, 1, cities=("aachen",))
+    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    with pytest.raises(FileNotFoundError) as told:
+        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=2, scene_flow=False)
+    for part in ("--maxSkip 2", "aachen_000000_000017 or aachen/aachen_000000_000021",
+                 str(tmp_path / "propagated/leftImg8bit/train")):  # fmt: skip
+        assert part in str(told.value)
+
+
+def test_a_propagated_image_without_its_label_is_an_error(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen",))
+    propagate(tmp_path, 1, cities=("aachen",))
+    next(tmp_path.glob("propagated/gtFine/train/aachen/*")).unlink()
+    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    with pytest.raises(FileNotFoundError, match=r"aachen_000000_000020_leftImg8bit.png is a propagated frame without"):
+        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1, scene_flow=False)
+
+
+def test_sets_without_video_refuse_the_flags():
+    with pytest.raises(ValueError, match="--maxSkip: mapillary has no video"):
+        find_propagated_pairs(dataset_spec("mapillary"), Path(), [], max_skip=1, scene_flow=False)
+    with pytest.raises(ValueError, match="--scf: cityscapes has no scene-flow frames; KITTI has"):
+        find_propagated_pairs(CITYSCAPES, Path(), [], max_skip=0, scene_flow=True)
+
+
+def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_plain_one(tmp_path):
+    cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
+    propagate(tmp_path, -1, 1)
+    stem = "train_extra/augsburg/augsburg_000000_000001"
+    write_pair(
+        tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png",
+        tmp_path / f"gtCoarse/{stem}_gtCoarse_labelIds.png",
+        np.array([[31, 7, 7, 7]] * 4),  # train, which is boosted, and road, which is not
+    )
+
+    def drawn(**flags):
+        config = DataConfig(dataset_dir=str(tmp_path), bs_mult=1, repeat=20, maxSkip=1, **flags)
+        data = train_data(
+            config, AugmentConfig(crop_size=4), CITYSCAPES, LoaderOptions(Processes(0, 1, 0), 0), seed=0
+        )
+        pairs = data.loader.dataset.pairs
+        return pairs, [(pairs[draw.pair_index].name, draw.center) for draw in data.sampler]
+
+    pairs, draws = drawn(coarse_boost_classes="16", class_uniform_pct=0.5)
+    plain = {name for name, center in draws if center is None}
+    uniform = {name for name, center in draws if center is not None}
+    assert len(pairs) == 2 + 4 + 1
+    assert plain == {"aachen/aachen_000000_000019", "zurich/zurich_000000_000019"}
+    assert {"aachen/aachen_000000_000018", "zurich/zurich_000000_000020"} <= uniform
+    assert {center[1] for name, center in draws if name.startswith("augsburg")} == {0}
+    with pytest.raises(ValueError, match="--maxSkip and --scf add to the class-uniform choice, which is off"):
+        drawn(class_uniform_pct=0.0)
+
+
+def test_scene_flow_frames_join_kitti_on_request(tmp_path):
+    kitti_tree(tmp_path)
+    pairs = find_pairs(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
+    with pytest.raises(FileNotFoundError, match=r"--scf: no propagated frames like 000001_00 or 000001_20 in "):
+        find_propagated_pairs(KITTI, tmp_path, pairs, max_skip=0, scene_flow=True)
+    for name in ("000000_11", "000002_11", "000002_09", "000003_00"):
+        folder = tmp_path / "scene_flow/training"
+        write_pair(folder / f"image_2/{name}.png", folder / f"semantic/{name}.png", 26)
+    found = find_propagated_pairs(KITTI, tmp_path, pairs, max_skip=0, scene_flow=True)
+    assert names(found) == ["000002_09", "000002_11", "000003_00"]
+    assert (load_labels(found[0], KITTI) == 13).all()
