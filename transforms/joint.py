@@ -73,7 +73,7 @@ def draw_window(
 def resample(
     pixels: Uint8Array, window: Window, size: tuple[int, int], fill: int | tuple[int, int, int], *, labels: bool
 ) -> Uint8Array:
-    """`window` of `pixels` resized to `size`: nearest neighbour for labels, else bilinear (area when shrinking)."""
+    """`window` of `pixels` resized to `size`: nearest neighbour for labels, else bilinear (area beyond halving)."""
     height, width = pixels.shape[:2]
     top, left = max(window.top, 0), max(window.left, 0)
     bottom, right = min(window.top + window.height, height), min(window.left + window.width, width)
@@ -88,9 +88,10 @@ def resample(
         part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=fill)  # type: ignore[assignment]
     if part.shape[:2] == size:
         return np.ascontiguousarray(part)
+    # Down to half the size bilinear reads every pixel, and takes an eighth of the time of area.
+    image_method = cv2.INTER_AREA if window.height > 2 * size[0] else cv2.INTER_LINEAR
     # EXACT: plain nearest neighbour of OpenCV is half a pixel off from where bilinear puts things.
-    shrinking = cv2.INTER_AREA if window.height > size[0] else cv2.INTER_LINEAR
-    method = cv2.INTER_NEAREST_EXACT if labels else shrinking
+    method = cv2.INTER_NEAREST_EXACT if labels else image_method
     return cv2.resize(part, (size[1], size[0]), interpolation=method)  # type: ignore[return-value]
 
 

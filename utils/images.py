@@ -23,7 +23,9 @@ def read_image(path: Path | str) -> Uint8Array:
 
     Raises FileNotFoundError, or ValueError where the file is not an image or is cut off.
     """
-    return cv2.cvtColor(_decode(Path(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    pixels = _decode(Path(path), cv2.IMREAD_COLOR)
+    # In place: a second picture costs more in fresh memory than in swapping.
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)  # type: ignore[return-value]
 
 
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:
