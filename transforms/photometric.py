@@ -7,7 +7,8 @@ saturates where a picture does. Rounded to 8 bits after each step, four of them 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ WideImage = NDArray[np.uint16]
 
 WIDE = 257  # wide steps to a grey level
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
-_BAND_ROWS = 64  # rows whose hue is changed at a time: what is in between stays in the core's cache
+_BAND_ROWS = 128  # rows that go through the steps together, so that what lies in between stays in a cache
 
 
 def color_jitter(image: Uint8Array, strength: float, generator: np.random.Generator) -> Uint8Array:
@@ -27,49 +28,48 @@ def color_jitter(image: Uint8Array, strength: float, generator: np.random.Genera
 
     image: [H, W, 3] RGB. Within one grey level of the same steps in floating point, each cut off at 0 and 255.
     """
-    brightness, contrast, saturation = generator.uniform(1 - strength, 1 + strength, 3)
-    turn = generator.uniform(-min(strength, 0.5), min(strength, 0.5))
-    steps: list[Callable[[WideImage], None]] = [
-        lambda wide: adjust_brightness(wide, brightness),
-        lambda wide: adjust_contrast(wide, contrast),
-        lambda wide: adjust_saturation(wide, saturation),
-        lambda wide: adjust_hue(wide, turn),
-    ]
-    wide = widen(image)
-    for step in generator.permutation(len(steps)):
-        steps[step](wide)
-    return narrow(wide)
+    brightness, contrast, saturation = generator.uniform(1 - strength, 1 + strength, 3).tolist()
+    turn = float(generator.uniform(-min(strength, 0.5), min(strength, 0.5)))
+    steps = [("brightness", brightness), ("contrast", contrast), ("saturation", saturation), ("hue", turn)]
+    return change_colors(image, [steps[which] for which in generator.permutation(len(steps))])
 
 
-def widen(image: Uint8Array) -> WideImage:
-    """0..255 -> 0..65535, a new array."""
-    return np.multiply(image, np.uint16(WIDE), dtype=np.uint16)
-
-
-def narrow(wide: WideImage) -> Uint8Array:
-    """0..65535 -> 0..255, rounded, a new array."""
+def change_colors(image: Uint8Array, steps: Sequence[tuple[str, float]]) -> Uint8Array:
+    """Take steps one after the other: "brightness", "contrast", "saturation" by a factor, "hue" by turns."""
+    wide = np.multiply(image, np.uint16(WIDE), dtype=np.uint16)
+    waiting: list[Callable[[WideImage], None]] = []
+    for name, amount in steps:
+        if name == "contrast":  # looks at the whole image, as it is by then
+            _in_bands(wide, waiting)
+            mean = float(np.dot(cv2.mean(wide)[:3], GRAY_WEIGHTS))
+            waiting = [partial(_scale, factor=amount, offset=mean * (1 - amount))]
+        elif name == "brightness":
+            waiting.append(partial(_scale, factor=amount, offset=0.0))
+        elif name == "saturation":
+            from_own_gray = amount * np.eye(3) + (1 - amount) * np.tile(GRAY_WEIGHTS, (3, 1))
+            waiting.append(partial(_mix_channels, matrix=from_own_gray))
+        else:
+            waiting.append(partial(_turn_hue, turn=amount))
+    _in_bands(wide, waiting)
     return cv2.convertScaleAbs(wide, alpha=1 / WIDE)  # type: ignore[return-value]
 
 
-def adjust_brightness(wide: WideImage, factor: float) -> None:
-    """In place: values times factor."""
-    cv2.addWeighted(wide, factor, wide, 0, 0, dst=wide)
+def _in_bands(wide: WideImage, steps: Sequence[Callable[[WideImage], None]]) -> None:
+    for top in range(0, len(wide), _BAND_ROWS):
+        for step in steps:
+            step(wide[top : top + _BAND_ROWS])
 
 
-def adjust_contrast(wide: WideImage, factor: float) -> None:
-    """In place: distance from the image's mean grey times factor."""
-    mean = float(np.dot(cv2.mean(wide)[:3], GRAY_WEIGHTS))
-    cv2.addWeighted(wide, factor, wide, 0, mean * (1 - factor), dst=wide)
+def _scale(wide: WideImage, factor: float, offset: float) -> None:
+    cv2.addWeighted(wide, factor, wide, 0, offset, dst=wide)
 
 
-def adjust_saturation(wide: WideImage, factor: float) -> None:
-    """In place: distance from the pixel's own grey times factor."""
-    to_gray = np.tile(GRAY_WEIGHTS, (3, 1))
-    cv2.transform(wide, factor * np.eye(3) + (1 - factor) * to_gray, dst=wide)
+def _mix_channels(wide: WideImage, matrix: NDArray[np.float64]) -> None:
+    cv2.transform(wide, matrix, dst=wide)
 
 
-def adjust_hue(wide: WideImage, turn: float) -> None:
-    """In place: hue of the HSV colour circle moved by `turn`, 1.0 being once around; exact to one wide step.
+def _turn_hue(wide: WideImage, turn: float) -> None:
+    """Move the hue on HSV's circle by `turn`, 1.0 being once around; exact to one wide step.
 
     A third of a turn swaps channels. What is left, at most a sixth, moves each channel towards the one before it on the
     circle: by `reach`, less the way that the channel after it has still to go before this one's turn comes.
@@ -80,20 +80,26 @@ def adjust_hue(wide: WideImage, turn: float) -> None:
     backwards = sixths < 0
     if backwards:
         order.reverse()
-    for top in range(0, len(wide), _BAND_ROWS):
-        band = wide[top : top + _BAND_ROWS]
-        rows = len(band)
-        channels = cv2.split(band)
-        a, b, c = (channels[k] for k in order)
-        ring = np.concatenate((c, a, b, c, a))
-        before, own, after = ring[: 3 * rows], ring[rows : 4 * rows], ring[2 * rows :]
-        spread = cv2.subtract(cv2.max(cv2.max(a, b), c), cv2.min(cv2.min(a, b), c))
-        reach = np.tile(cv2.addWeighted(spread, abs(sixths), spread, 0, 0), (3, 1))
-        # cv2's add and subtract stop at 0 and 65535, which these lines rely on.
-        highest = cv2.add(own, cv2.subtract(reach, cv2.subtract(after, own)))
-        lowest = cv2.subtract(own, cv2.subtract(reach, cv2.subtract(own, after)))
-        moved = np.split(cv2.max(cv2.min(before, highest), lowest), 3)
-        cv2.merge(moved[::-1] if backwards else moved, dst=band)
+    rows, width = wide.shape[:2]
+    # One block of memory for all that is in between: fresh arrays would push each other out of the cache.
+    planes = np.empty((14, rows, width), np.uint16)
+    before_a, a, b, c, after_c, reach, least = planes[:7]
+    cv2.split(wide, [(a, b, c)[order.index(channel)] for channel in range(3)])
+    before_a[:], after_c[:] = c, a
+    cv2.max(cv2.max(a, b, dst=reach), c, dst=reach)
+    cv2.min(cv2.min(a, b, dst=least), c, dst=least)
+    cv2.subtract(reach, least, dst=reach)
+    cv2.addWeighted(reach, abs(sixths), reach, 0, 0, dst=reach)
+    # All three channels at once, stacked. cv2's add and subtract stop at 0 and 65535, which these lines rely on.
+    before, own, after, reaches, highest, lowest = (
+        planes[first : first + 3].reshape(3 * rows, width) for first in (0, 1, 2, 5, 8, 11)
+    )
+    planes[6:8] = reach
+    cv2.add(own, cv2.subtract(reaches, cv2.subtract(after, own, dst=highest), dst=highest), dst=highest)
+    cv2.subtract(own, cv2.subtract(reaches, cv2.subtract(own, after, dst=lowest), dst=lowest), dst=lowest)
+    cv2.max(cv2.min(before, highest, dst=highest), lowest, dst=highest)
+    moved = list(planes[8:11])
+    cv2.merge(moved[::-1] if backwards else moved, dst=wide)
 
 
 def random_gaussian_blur(image: Uint8Array, generator: np.random.Generator) -> Uint8Array:

@@ -23,9 +23,7 @@ def read_image(path: Path | str) -> Uint8Array:
 
     Raises FileNotFoundError, or ValueError where the file is not an image or is cut off.
     """
-    pixels = _decode(Path(path), cv2.IMREAD_COLOR)
-    # In place: a second picture costs more in fresh memory than in swapping.
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)  # type: ignore[return-value]
+    return _decode(Path(path), cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
 
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:
