@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import TABLE_HEAD, Lap, Stopwatch, describe_machine, draw_streets, row
 
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
@@ -35,17 +32,14 @@ from datasets.loaders import LoaderOptions, train_data
 from datasets.registry import dataset_spec
 from datasets.segmentation import Draw, Load, TrainingSet, as_tensors, load_pair
 from datasets.spec import DatasetSpec
-from datasets.synthetic.write import write_streets
 from datasets.workers import prepare_worker
 from transforms.joint import flip
 from transforms.photometric import color_jitter, random_gaussian_blur
 from transforms.presets import train_transform
 from utils.distributed import Processes
-from utils.images import read_image, write_image
 
 AUGMENT = AugmentConfig(crop_size=896, scale_min=0.5, scale_max=2.0, color_aug=0.25, gblur=True)
 BATCH = 8
-Lap = tuple[float, float]  # milliseconds on the clock, and of work by the core
 STEPS = ("decode", "resample", "colour", "blur", "hand-over")
 
 
@@ -76,26 +70,6 @@ def parse_flags() -> argparse.Namespace:
     return p.parse_args()
 
 
-def draw_streets(root: Path, count: int) -> Path:
-    """Streets at 2048x1024, their images as PNG."""
-    write_streets(root, num_train=count, num_val=0, num_test=0, frames_per_sequence=1, height=1024, width=2048)
-    for path in (root / "train").glob("*.jpg"):
-        write_image(path.with_suffix(".png"), read_image(path))
-        path.unlink()
-    return root
-
-
-def describe_machine() -> str:
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
-    return (
-        f"{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, "
-        f"PyTorch {torch.__version__}, OpenCV {cv2.__version__}"
-    )
-
-
 def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
     """Both tables of one sample's steps, on one core, set up as a loader process is."""
     prepare_worker(0)
@@ -106,18 +80,13 @@ def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
     cache.fill(pairs, num_workers=0)
     for title, load in (("from PNG", None), ("from the decode-once cache", cache.load)):
         bare, steps, whole = time_samples(spec, pairs, load, count)
-        print(f"\n## One sample {title}, ms\n\n| step | median | 10 % | 90 % | core time |\n|---|---|---|---|---|")
+        print(f"\n## One sample {title}\n\n{TABLE_HEAD}")
         for name, laps in (*zip(STEPS, zip(*steps, strict=True), strict=True), ("whole sample", whole)):
             print(row(name, laps))
         print(row("bare cv2.imread of the two files", bare))
         ratio, core_ratio = np.median(whole, axis=0) / np.median(bare, axis=0)
         print(f"\nwhole sample / bare decoding: {ratio:.2f}, in core time {core_ratio:.2f}")
     os.sched_setaffinity(0, cores)
-
-
-def row(name: str, laps: Sequence[Lap]) -> str:
-    low, middle, high = np.percentile([wall for wall, _ in laps], (10, 50, 90))
-    return f"| {name} | {middle:.2f} | {low:.2f} | {high:.2f} | {np.median([core for _, core in laps]):.2f} |"
 
 
 def time_samples(
@@ -154,18 +123,6 @@ def time_samples(
             steps.append(laps)
             whole.append(whole_time)
     return bare, steps, whole
-
-
-class Stopwatch:
-    def __init__(self) -> None:
-        self._mark = (time.perf_counter(), time.thread_time())
-
-    def lap(self) -> Lap:
-        """Milliseconds since the last lap."""
-        now = (time.perf_counter(), time.thread_time())
-        wall, core = (1000 * (new - old) for new, old in zip(now, self._mark, strict=True))
-        self._mark = now
-        return wall, core
 
 
 def into_shared_memory(sample: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -188,6 +188,27 @@ def test_a_window_lies_in_the_image_or_contains_it_and_shows_its_centre(height, 
         assert window.left <= center[1] < window.left + window.width
 
 
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    side=st.integers(1, 40),
+    scale=st.floats(0.3, 3.0),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=200, deadline=None)
+def test_padding_is_never_mixed_with_the_image(height, width, side, scale, seed):
+    crop = RandomScaleCrop(size=(side, side), scale=(scale, scale), fill_label=IGNORE, fill_color=(1, 2, 3))
+    whole = np.full((height, width, 3), 200, np.uint8), np.zeros((height, width), np.uint8)
+    image, labels = crop(*whole, None, np.random.default_rng(seed))
+    assert image.shape == (side, side, 3)
+    assert labels.shape == (side, side)
+    assert (image[labels == 0] == 200).all()
+    assert (image[labels == IGNORE] == (1, 2, 3)).all()
+    shown = [min(side, max(1, round(length * scale))) for length in (height, width)]
+    assert abs((labels == 0).any(1).sum() - shown[0]) <= 1 + scale
+    assert abs((labels == 0).any(0).sum() - shown[1]) <= 1 + scale
+
+
 def test_resampling_keeps_image_and_labels_aligned():
     # A checkerboard of 8-pixel squares, whose grey level is its label: after resizing they must still agree.
     labels = (np.indices((64, 64)) // 8).sum(0).astype(np.uint8) % 2
