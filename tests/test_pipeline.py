@@ -14,7 +14,7 @@ from config import AugmentConfig, DataConfig, TrainConfig
 from datasets.index import find_pairs
 from datasets.loaders import LoaderOptions, train_data, val_loader
 from datasets.registry import dataset_spec
-from datasets.segmentation import as_tensors
+from datasets.segmentation import Draw, as_tensors
 from datasets.workers import default_num_workers
 from tests.conftest import ROOT
 from utils.distributed import Processes, processes
@@ -23,6 +23,7 @@ from utils.images import read_image, write_image
 
 SPEC = dataset_spec("camvid")
 ALONE = Processes(0, 1, 0)
+UNCHANGED = AugmentConfig(crop_size=24, scale_min=1.0, scale_max=1.0, color_aug=0.0, gblur=False)
 
 
 @pytest.fixture
@@ -85,9 +86,14 @@ def test_samples_do_not_depend_on_the_cache(root):
     assert len(list((root / "cache").rglob("*.pixels"))) == 12
 
 
-def test_another_epoch_shows_other_crops(root):
-    first, second = (training_data(root).epoch(epoch) for epoch in (0, 1))
-    assert any(not torch.equal(one, other) for (one, _), (other, _) in zip(first, second, strict=True))
+def test_a_sample_differs_from_epoch_to_epoch_and_from_place_to_place(root):
+    samples = training_data(root).loader.loader.dataset.samples
+    (first, _), (later, _), (elsewhere, _), (again, _) = (
+        samples[Draw(epoch, place, pair_index=0)] for epoch, place in ((0, 0), (1, 0), (0, 1), (0, 0))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    assert not torch.equal(first, elsewhere)
 
 
 # Every sample once
@@ -95,11 +101,10 @@ def test_another_epoch_shows_other_crops(root):
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
 def test_ranks_partition_an_epoch(root, num_ranks):
-    unchanged = AugmentConfig(crop_size=24, scale_min=1.0, color_aug=0.0, gblur=False)
     numbers = []
     for rank in range(num_ranks):
         options = LoaderOptions(Processes(rank, num_ranks, rank), 0)
-        data = training_data(root, options, unchanged, class_uniform_pct=0.0)
+        data = training_data(root, options, UNCHANGED, class_uniform_pct=0.0)
         for images, _ in data.epoch(0):
             assert len(images) == 2
             numbers += [int(image[0, 0, 0]) for image in images]
@@ -222,9 +227,8 @@ def test_a_bad_file_in_the_middle_of_training_stops_it_and_is_named(root, num_wo
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_skip_bad_puts_another_image_in_its_place_and_warns(root, num_workers, capsys):
     spoil(root, 3)
-    unchanged = AugmentConfig(crop_size=24, scale_min=1.0, color_aug=0.0, gblur=False)
     options = LoaderOptions(ALONE, num_workers)
-    data = training_data(root, options, unchanged, class_uniform_pct=0.0, skip_bad=2)
+    data = training_data(root, options, UNCHANGED, class_uniform_pct=0.0, skip_bad=2)
     for epoch, number in ((0, 1), (1, 2)):
         shown = [int(image[0, 0, 0]) for images, _ in data.epoch(epoch) for image in images]
         assert len(shown) == 12
@@ -253,6 +257,15 @@ def test_the_image_in_place_of_a_bad_one_does_not_depend_on_the_loader_processes
     spoil(root, 3, 7)
     options = LoaderOptions(ALONE, 2)
     assert_same(batches(root, options, skip_bad=9), batches(root, skip_bad=9))
+
+
+def test_a_bad_file_is_replaced_by_many_images_not_always_by_one(root):
+    spoil(root, 3)
+    samples = training_data(root, augment=UNCHANGED, class_uniform_pct=0.0, skip_bad=9).loader.loader.dataset
+    by_place = {int(samples[Draw(0, place, 3)][0][0, 0, 0]) for place in range(9)}
+    by_epoch = {int(samples[Draw(epoch, 0, 3)][0][0, 0, 0]) for epoch in range(9)}
+    assert len(by_place) > 3
+    assert len(by_epoch) > 3
 
 
 def test_good_files_give_the_same_samples_with_and_without_skip_bad(root):
