@@ -84,6 +84,7 @@ def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:
             return None
         image, labels = load_pair(pair, cache.spec)
     except USER_ERRORS as error:
+        path.unlink(missing_ok=True)  # what was kept is not what the files say any more
         return one_line(error)
     pixels = image.tobytes() + labels.tobytes()
     head = {"size": labels.shape, "source": source, "pixels": hashlib.blake2b(pixels).hexdigest()}

@@ -15,7 +15,7 @@ from utils.images import Uint8Array
 # One row per place where a class can be found: pair index, row, column.
 Places = NDArray[np.int32]
 
-_PIXELS_PER_LOOK = 256
+_PIXELS_PER_LOOK = 256  # how many pixels of a tile there are to each random look into it
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ class LoaderOptions:
         """Keyword arguments of `DataLoader`."""
         options: dict[str, Any] = {"num_workers": self.count(), "pin_memory": self.pin_memory}
         if self.count():
-            options |= {"persistent_workers": True, "worker_init_fn": prepare_worker, "prefetch_factor": 3}
-            options["multiprocessing_context"] = self.start_method
+            options |= {"multiprocessing_context": self.start_method, "worker_init_fn": prepare_worker}
+            options |= {"persistent_workers": True, "prefetch_factor": 3}
         return options
 
 

@@ -191,6 +191,14 @@ def test_a_bad_file_is_named_or_left_out_on_request(cache, pairs, capsys):
         cache.load(pairs[1])
 
 
+def test_a_file_that_went_bad_is_not_read_from_the_cache_any_more(cache, pairs):
+    fill(cache, pairs)
+    pairs[1].image.write_bytes(b"no picture")
+    fill(cache, pairs, skip_bad=1)
+    with pytest.raises(ValueError, match=r"train/1\.png"):
+        cache.load(pairs[1])
+
+
 def test_a_folder_that_cannot_be_written_and_a_full_disk_name_the_flag(pairs, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="--cache_dir"):
