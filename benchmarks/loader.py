@@ -53,8 +53,8 @@ def main() -> None:
         samples(spec, root, folder / "cache", flags.samples)
         for cache_dir in (None, str(folder / "cache")):
             workers(spec, root, cache_dir, folder, flags.seconds)
-        if flags.batches:
-            memory(spec, root, str(folder / "cache"), folder, flags.batches)
+            if flags.batches:
+                memory(spec, root, cache_dir, folder, flags.batches)
     finally:
         shutil.rmtree(folder)
 
@@ -145,7 +145,7 @@ def loader(
 
 def workers(spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, seconds: float) -> None:
     """Images per second of one and two loader processes, in turns."""
-    print(f"\n## Loader, batches of {BATCH}, {'from the cache' if cache_dir else 'from PNG'}\n")
+    print(f"\n## Loader, batches of {BATCH}, {source(cache_dir)}\n")
     print("| workers | images/s, median of 3 | all |\n|---|---|---|")
     speeds: dict[int, list[float]] = {1: [], 2: []}
     for _, count in itertools.product(range(3), speeds):
@@ -162,9 +162,14 @@ def workers(spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, 
     print(f"\ntwo / one: {np.median(speeds[2]) / np.median(speeds[1]):.2f}")
 
 
-def memory(spec: DatasetSpec, root: Path, cache_dir: str, folder: Path, num_batches: int) -> None:
+def source(cache_dir: str | None) -> str:
+    return "from the cache" if cache_dir else "from PNG"
+
+
+def memory(spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, num_batches: int) -> None:
     """Proportional memory of this process and its two workers, shared pages counted once, while batches go by."""
-    print(f"\n## Memory over {num_batches} batches of {BATCH}, two workers\n\n| batch | MB, all processes |\n|---|---|")
+    print(f"\n## Memory over {num_batches} batches of {BATCH}, two workers, {source(cache_dir)}\n")
+    print("| batch | MB, all processes |\n|---|---|")
     for number, (images, _) in enumerate(loader(spec, root, cache_dir, folder, 2)(), start=1):
         del images
         if number % (num_batches // 10) == 0:
