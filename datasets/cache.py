@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from datasets.index import Pair
 from datasets.parallel import in_parallel
@@ -72,7 +73,7 @@ class DecodedCache:
             if problems > skip_bad:
                 raise ValueError(problem)
             if show:
-                print(f"warning: left out of the decoded pictures: {problem}", file=sys.stderr)
+                tqdm.write(f"warning: left out of the decoded pictures: {problem}", file=sys.stderr)
 
 
 def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:

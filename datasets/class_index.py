@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from datasets.class_uniform import ClassIndex, Scan, class_index, scan_labels
 from datasets.index import Pair
@@ -76,7 +77,7 @@ def index_of_classes(
             if len(problems) > skip_bad:
                 raise ValueError(scan)
             if show:
-                print(f"warning: left out of the index of classes: {scan}", file=sys.stderr)
+                tqdm.write(f"warning: left out of the index of classes: {scan}", file=sys.stderr)
         scans.append(nothing if isinstance(scan, str) else scan)
     index = class_index(scans, plan.spec.num_classes)
     if write and not problems:
