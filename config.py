@@ -86,6 +86,13 @@ class DataConfig:
     scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform choice")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
+    index_dir: str = option("logs/index", "folder where the places of the classes are kept for class-uniform sampling")
+    cache_dir: str | None = option(
+        None, "decode each image once and keep it in this folder, 4 bytes per pixel; default: decode each time"
+    )
+    skip_bad: int = option(
+        0, "leave out files that cannot be read up to so many times, per process, with a warning", must_be=NOT_NEGATIVE
+    )
     repeat: int = option(1, "visit the training images this many times an epoch; for small data sets", must_be=POSITIVE)
 
 
@@ -160,7 +167,7 @@ class DeviceConfig:
 
     device: str = option("auto", "auto, cpu, cuda or cuda:<index>")
     num_workers: int | None = option(
-        None, "loader processes; default: one per core of this process, at most 8", must_be=NOT_NEGATIVE
+        None, "loader processes; default: one per core of this process", must_be=NOT_NEGATIVE
     )
     debug: bool = option(False, "show the traceback of an error")
 

@@ -164,7 +164,7 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
     accumulate = min(config.optim.accumulate, len(loader))
     num_steps = len(loader) // accumulate
     meter = Meter(device)
-    progress = tqdm(
+    with tqdm(
         total=num_steps,
         desc=f"epoch {epoch + 1}/{config.run.max_epoch}",
         unit="step",
@@ -172,30 +172,29 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
         dynamic_ncols=True,
         leave=False,
         mininterval=0.5,
-    )
-    for batch_index, (images, labels) in enumerate(loader):
-        step, part = divmod(batch_index, accumulate)
-        if step == num_steps or clock.is_up() or (config.run.test_mode and step == TEST_STEPS):
-            break
-        now = clock.epoch(epoch + step / num_steps)
-        relax = config.loss.rlx_off_epoch < 0 or now < config.loss.rlx_off_epoch
-        if epoch == 0 and batch_index == 0 and config.augment.dump_augmentation_images:
-            dump_augmentation(training, images, labels)
-        meter.waited()
-        set_lr(training.optimizer, training.lr_at(now))
-        loss = forward_backward(training, images, labels, relax, accumulate)
-        if part + 1 == accumulate:
-            optimizer_step(training)
-            progress.update()
-        meter.worked(loss, len(images) * training.me.count)
-        if step % LOG_STEPS == 0 or step == num_steps - 1:
-            values = {"epoch": round(epoch + step / num_steps, 4), "lr": training.lr_at(now), **meter.read()}
-            training.log.scalars("train", epoch * num_steps + step, values)
-            progress.set_postfix_str(
-                f"loss {values['loss']:.3f} lr {values['lr']:.2e} {values['images_per_s']:.1f} img/s "
-                f"waiting {values['waiting']:.0%} left {clock.left(now)}"
-            )
-    progress.close()
+    ) as progress:
+        for batch_index, (images, labels) in enumerate(loader):
+            step, part = divmod(batch_index, accumulate)
+            if step == num_steps or clock.is_up() or (config.run.test_mode and step == TEST_STEPS):
+                break
+            now = clock.epoch(epoch + step / num_steps)
+            relax = config.loss.rlx_off_epoch < 0 or now < config.loss.rlx_off_epoch
+            if epoch == 0 and batch_index == 0 and config.augment.dump_augmentation_images:
+                dump_augmentation(training, images, labels)
+            meter.waited()
+            set_lr(training.optimizer, training.lr_at(now))
+            loss = forward_backward(training, images, labels, relax, accumulate)
+            if part + 1 == accumulate:
+                optimizer_step(training)
+                progress.update()
+            meter.worked(loss, len(images) * training.me.count)
+            if step % LOG_STEPS == 0 or step == num_steps - 1:
+                values = {"epoch": round(epoch + step / num_steps, 4), "lr": training.lr_at(now), **meter.read()}
+                training.log.scalars("train", epoch * num_steps + step, values)
+                progress.set_postfix_str(
+                    f"loss {values['loss']:.3f} lr {values['lr']:.2e} {values['images_per_s']:.1f} img/s "
+                    f"waiting {values['waiting']:.0%} left {clock.left(now)}"
+                )
 
 
 def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: bool, accumulate: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +14,16 @@ from utils.images import Uint8Array
 
 # One row per place where a class can be found: pair index, row, column.
 Places = NDArray[np.int32]
+
+_PIXELS_PER_LOOK = 256  # how many pixels of a tile there are to each random look into it
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one label map holds. places [N, 3]: train id, row, column; pixels: how many each class has."""
+
+    places: NDArray[np.int32]
+    pixels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -26,40 +37,45 @@ class ClassIndex:
     pixels: tuple[int, ...]
 
 
-def build_class_index(
-    num_pairs: int, load_labels: Callable[[int], Uint8Array], num_classes: int, tile: int, seed: int
-) -> ClassIndex:
-    """Per tile and class one real pixel of that class, partial tiles included.
-
-    load_labels: pair index -> train ids [H, W].
-    """
-    found: list[list[tuple[int, int, int]]] = [[] for _ in range(num_classes)]
+def class_index(scans: Iterable[Scan], num_classes: int) -> ClassIndex:
+    """The index of all pairs, from one scan per pair in the pairs' order."""
+    rows: list[NDArray[np.int32]] = [np.empty((0, 4), np.int32)]
     pixels = np.zeros(num_classes, np.int64)
-    for pair_index in range(num_pairs):
-        labels = load_labels(pair_index)
-        generator = np.random.default_rng((seed, pair_index))
-        for train_id, row, column in pixels_of_classes(labels, num_classes, tile, generator):
-            found[train_id].append((pair_index, row, column))
-        pixels += np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]
-    return ClassIndex(tuple(np.array(rows, np.int32).reshape(-1, 3) for rows in found), tuple(pixels.tolist()))
+    for pair_index, scan in enumerate(scans):
+        rows.append(np.insert(scan.places, 1, pair_index, axis=1))
+        pixels += scan.pixels
+    table = np.concatenate(rows)
+    return ClassIndex(tuple(table[table[:, 0] == c, 1:] for c in range(num_classes)), tuple(pixels.tolist()))
 
 
-def pixels_of_classes(
-    labels: Uint8Array, num_classes: int, tile: int, generator: np.random.Generator
-) -> list[tuple[int, int, int]]:
-    """(train id, row, column) of one random pixel per tile and class present in labels [H, W]."""
-    chosen = []
+def scan_labels(labels: Uint8Array, num_classes: int, tile: int, generator: np.random.Generator) -> Scan:
+    """One random pixel per tile and class of labels [H, W], each pixel of the class as likely as the others."""
+    places = [np.empty((0, 3), np.int64)]
+    pixels = np.zeros(num_classes, np.int64)
     height, width = labels.shape
     for top in range(0, height, tile):
         for left in range(0, width, tile):
             part = labels[top : top + tile, left : left + tile]
-            counts = np.bincount(part.ravel(), minlength=num_classes)[:num_classes]
-            for train_id in np.flatnonzero(counts):
-                which = int(generator.integers(counts[train_id]))
-                position = int(np.flatnonzero(part.ravel() == train_id)[which])
-                row, column = divmod(position, part.shape[1])
-                chosen.append((int(train_id), top + row, left + column))
-    return chosen
+            counts = cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()[:num_classes].astype(np.int64)
+            pixels += counts
+            places.append(_one_pixel_each(part, np.flatnonzero(counts), generator) + np.array([0, top, left]))
+    return Scan(np.concatenate(places).astype(np.int32), pixels)
+
+
+def _one_pixel_each(
+    part: Uint8Array, present: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """(train id, row, column) of one random pixel of each class in `present`."""
+    # Looking at random places finds the common classes, each at a random one of its pixels, without a pass over the
+    # tile for each; the rest are searched.
+    looked = generator.integers(part.size, size=1 + part.size // _PIXELS_PER_LOOK)
+    seen, first = np.unique(part[np.divmod(looked, part.shape[1])], return_index=True)
+    where = dict(zip(seen.tolist(), looked[first].tolist(), strict=True))
+    for train_id in np.setdiff1d(present, seen).tolist():
+        positions = np.flatnonzero(part == train_id)
+        where[train_id] = positions[generator.integers(len(positions))]
+    position = np.array([where[train_id] for train_id in present.tolist()], np.int64)
+    return np.stack([present, *np.divmod(position, part.shape[1])], axis=1)
 
 
 def draw_epoch(

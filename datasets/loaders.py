@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
-import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config import AugmentConfig, DataConfig
-from datasets.class_uniform import ClassIndex, build_class_index, draw_epoch, with_places
+from datasets.cache import DecodedCache
+from datasets.class_index import IndexPlan, index_of_classes
+from datasets.class_uniform import ClassIndex, draw_epoch, with_places
 from datasets.frames import find_propagated_pairs
 from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
 from datasets.sampler import EpochSampler, part_of
-from datasets.segmentation import Draw, TrainingSet, ValidationSet, load_labels
+from datasets.segmentation import Draw, Load, TrainingSet, ValidationSet
+from datasets.skipping import SkippingSet, TrainLoader, collate
 from datasets.spec import DatasetSpec
+from datasets.workers import default_num_workers, prepare_worker
 from transforms.presets import train_transform
-from utils.distributed import Processes
+from utils.distributed import Processes, wait_for_all
 from utils.flags import parse_numbers
 
-Loader = DataLoader[tuple[Tensor, Tensor]]
 
-_MOST_WORKERS = 8
+class Loader(Protocol):
+    """Gives batches: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
+
+    def __len__(self) -> int:
+        """How many batches."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches."""
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How samples are loaded. num_workers: None for one per core; processes: who shares the samples."""
+    """How samples are loaded. num_workers: None for one per core; processes: who shares the samples.
+
+    start_method: how loader processes begin, "fork" or "spawn"; None for the system's own way.
+    """
 
     processes: Processes
     num_workers: int | None = None
     pin_memory: bool = False
+    start_method: str | None = None
+
+    def count(self) -> int:
+        """The number of loader processes."""
+        return default_num_workers(self.processes) if self.num_workers is None else self.num_workers
 
     def for_loader(self) -> dict[str, Any]:
         """Keyword arguments of `DataLoader`."""
-        count = default_num_workers() if self.num_workers is None else self.num_workers
-        options: dict[str, Any] = {"num_workers": count, "pin_memory": self.pin_memory}
-        if count:
-            options |= {"persistent_workers": True, "worker_init_fn": _one_thread, "prefetch_factor": 3}
+        options: dict[str, Any] = {"num_workers": self.count(), "pin_memory": self.pin_memory}
+        if self.count():
+            options |= {"multiprocessing_context": self.start_method, "worker_init_fn": prepare_worker}
+            options |= {"persistent_workers": True, "prefetch_factor": 3}
         return options
 
 
@@ -81,7 +100,8 @@ def train_data(
     if propagated and not (data.class_uniform_pct and data.max_cu_epoch):
         raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
     wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
-    class_index = _class_index(data, spec, pairs, propagated, coarse, boosted, seed) if wanted else None
+    find_classes = partial(_index, data, spec, root, options, seed)
+    class_index = _class_index(data, spec, pairs, propagated, coarse, boosted, find_classes) if wanted else None
 
     def draw(epoch: int) -> list[Draw]:
         share = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0
@@ -98,22 +118,52 @@ def train_data(
     sampler = EpochSampler(draw, rank=me.rank, num_processes=me.count, batch=data.bs_mult)
     if len(sampler) == 0:
         raise ValueError(f"{len(pairs)} training images are too few for {me.count} processes.")
-    dataset = TrainingSet(pairs + propagated + coarse, spec, train_transform(augment, spec.ignore_label), seed)
-    loader: Loader = DataLoader(dataset, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
-    return TrainData(loader, sampler, class_index.pixels if class_index else None)
+    load = _load(data, spec, pairs + propagated + coarse, options)
+    samples = TrainingSet(pairs + propagated + coarse, spec, train_transform(augment, spec.ignore_label), seed, load)
+    loader = DataLoader(
+        SkippingSet(samples, len(pairs), data.skip_bad),
+        batch_size=data.bs_mult,
+        sampler=sampler,
+        collate_fn=collate,
+        **options.for_loader(),
+    )
+    return TrainData(TrainLoader(loader, data.skip_bad), sampler, class_index.pixels if class_index else None)
 
 
 def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None) -> Loader:
     """Whole validation images, each on exactly one process."""
     pairs: list[Pair] = find_pairs(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
-    dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec)
+    load = _load(data, spec, pairs, options)
+    dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 
 
-def default_num_workers() -> int:
-    """One per core that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
+def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Pair], options: LoaderOptions) -> Load | None:
+    """How pairs are read: from `--cache_dir`, filled by one process of each machine, else from their files (None)."""
+    if data.cache_dir is None:
+        return None
+    cache, me = DecodedCache(Path(data.cache_dir), spec), options.processes
+    if me.local_rank == 0:
+        cache.fill(pairs, num_workers=options.count(), skip_bad=data.skip_bad, show=me.is_main)
+    wait_for_all()
+    return cache.load
+
+
+def _index(
+    data: DataConfig, spec: DatasetSpec, root: Path, options: LoaderOptions, seed: int, pairs: list[Pair]
+) -> ClassIndex:
+    """The index of `pairs`, made and written by one process of each machine and read by the others."""
+    plan = IndexPlan(pairs, spec, root, data.class_uniform_tile, seed)
+    me, count = options.processes, options.count()
+    find = partial(
+        index_of_classes, plan, Path(data.index_dir), num_workers=count, skip_bad=data.skip_bad, show=me.is_main
+    )
+    if me.local_rank != 0:
+        wait_for_all()
+        return find(write=False)
+    index = find(write=True)
+    wait_for_all()
+    return index
 
 
 def _class_index(
@@ -123,7 +173,7 @@ def _class_index(
     propagated: list[Pair],
     coarse: list[Pair],
     boosted: tuple[int, ...],
-    seed: int,
+    index_of: Callable[[list[Pair]], ClassIndex],
 ) -> ClassIndex:
     """Where classes are: in `pairs`, `propagated` and, the `boosted` ones, in `coarse`; counted in this order."""
     if any(not 0 <= c < spec.num_classes for c in boosted):
@@ -131,24 +181,12 @@ def _class_index(
             f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has train ids 0 to "
             f"{spec.num_classes - 1}."
         )
-
-    def index_of(some: list[Pair]) -> ClassIndex:
-        return build_class_index(
-            len(some), lambda i: load_labels(some[i], spec), spec.num_classes, data.class_uniform_tile, seed
-        )
-
     index = index_of(pairs)
     if propagated:
         index = with_places(index, index_of(propagated), range(spec.num_classes), len(pairs))
     if coarse:
         index = with_places(index, index_of(coarse), boosted, len(pairs) + len(propagated))
     return index
-
-
-def _one_thread(worker: int) -> None:
-    # One process per core is the parallelism; threads on top of it only get in each other's way.
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def _stack_whole_images(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentConfig, DataConfig
-from datasets.class_uniform import ClassIndex, build_class_index, draw_epoch, pixels_of_classes
 from datasets.index import Pair, dataset_root, find_pairs
 from datasets.loaders import LoaderOptions, train_data, val_loader
 from datasets.registry import DATASETS, dataset_spec
@@ -16,7 +15,6 @@ from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, TrainingSet, load_labels, load_pair
 from datasets.spec import written_ids
 from transforms.joint import RandomScaleCrop, Window, draw_window, flip, resample
-from transforms.photometric import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, color_jitter
 from transforms.presets import train_transform
 from utils.distributed import Processes
 from utils.images import write_image
@@ -190,6 +188,27 @@ def test_a_window_lies_in_the_image_or_contains_it_and_shows_its_centre(height, 
         assert window.left <= center[1] < window.left + window.width
 
 
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    side=st.integers(1, 40),
+    scale=st.floats(0.3, 3.0),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=200, deadline=None)
+def test_padding_is_never_mixed_with_the_image(height, width, side, scale, seed):
+    crop = RandomScaleCrop(size=(side, side), scale=(scale, scale), fill_label=IGNORE, fill_color=(1, 2, 3))
+    whole = np.full((height, width, 3), 200, np.uint8), np.zeros((height, width), np.uint8)
+    image, labels = crop(*whole, None, np.random.default_rng(seed))
+    assert image.shape == (side, side, 3)
+    assert labels.shape == (side, side)
+    assert (image[labels == 0] == 200).all()
+    assert (image[labels == IGNORE] == (1, 2, 3)).all()
+    shown = [min(side, max(1, round(length * scale))) for length in (height, width)]
+    assert abs((labels == 0).any(1).sum() - shown[0]) <= 1 + scale
+    assert abs((labels == 0).any(0).sum() - shown[1]) <= 1 + scale
+
+
 def test_resampling_keeps_image_and_labels_aligned():
     # A checkerboard of 8-pixel squares, whose grey level is its label: after resizing they must still agree.
     labels = (np.indices((64, 64)) // 8).sum(0).astype(np.uint8) % 2
@@ -205,66 +224,12 @@ def test_a_crop_of_the_whole_image_at_scale_one_is_the_image():
     assert (resample(image, Window(0, 0, 12, 16), (12, 16), (0, 0, 0), labels=False) == image).all()
 
 
-def test_colour_changes_are_what_they_say():
-    pixel = np.array([[[100, 50, 200]]], np.uint8)
-    assert adjust_brightness(pixel, 1.5).tolist() == [[[150, 75, 255]]]
-    gray = round(0.299 * 100 + 0.587 * 50 + 0.114 * 200)
-    assert np.abs(adjust_saturation(pixel, 0.0).astype(int) - gray).max() <= 1
-    assert np.abs(adjust_contrast(pixel, 0.0).astype(int) - gray).max() <= 1
-    assert np.abs(adjust_hue(pixel, 1 / 3).astype(int) - [200, 100, 50]).max() <= 3
-    assert (adjust_contrast(adjust_saturation(adjust_brightness(pixel, 1.0), 1.0), 1.0) == pixel).all()
-
-
-def test_jitter_of_strength_zero_leaves_the_picture_alone():
-    image = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
-    changed = color_jitter(image, 0.0, np.random.default_rng(1))
-    assert (changed == image).all()
-
-
 def test_a_scale_range_the_wrong_way_round_is_an_error():
     with pytest.raises(ValueError, match=r"--scale_min 2.0 is larger than --scale_max 1.0"):
         train_transform(AugmentConfig(scale_min=2.0, scale_max=1.0), IGNORE)
 
 
-# Class-uniform sampling
-
-
-def test_one_real_pixel_per_tile_and_class_partial_tiles_included():
-    labels = np.zeros((5, 7), np.uint8)
-    labels[4, 6] = 2
-    found = pixels_of_classes(labels, num_classes=3, tile=4, generator=np.random.default_rng(0))
-    assert [(c, r // 4, k // 4) for c, r, k in found] == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (2, 1, 1)]
-    assert all(labels[row, column] == train_id for train_id, row, column in found)
-
-
-def test_an_epoch_keeps_its_length_and_share_though_a_class_is_absent():
-    index = ClassIndex(
-        (np.array([[0, 1, 1]], np.int32), np.empty((0, 3), np.int32), np.array([[2, 3, 3]], np.int32)), (1, 0, 1)
-    )
-    draws = draw_epoch(seed=0, epoch=0, num_images=10, length=10, share=0.5, class_index=index)
-    centred = [d for d in draws if d.center is not None]
-    assert (len(draws), len(centred)) == (10, 5)
-    assert {d.pair_index for d in centred} == {0, 2}
-    assert len({d.pair_index for d in draws if d.center is None}) == 5
-
-
-def test_without_class_uniform_sampling_each_image_is_drawn_once():
-    draws = draw_epoch(seed=0, epoch=3, num_images=7, length=7, share=0.0, class_index=None)
-    assert sorted(d.pair_index for d in draws) == list(range(7))
-    assert [d.place for d in draws] == list(range(7))
-
-
-def test_epochs_differ_and_can_be_drawn_again():
-    arguments = {"seed": 1, "num_images": 20, "length": 20, "share": 0.0, "class_index": None}
-    assert draw_epoch(epoch=0, **arguments) == draw_epoch(epoch=0, **arguments)
-    assert draw_epoch(epoch=0, **arguments) != draw_epoch(epoch=1, **arguments)
-
-
-def test_the_class_index_takes_labels_by_pair():
-    maps = [np.zeros((4, 4), np.uint8), np.full((4, 4), 1, np.uint8)]
-    index = build_class_index(2, maps.__getitem__, num_classes=3, tile=4, seed=0)
-    assert [places[:, 0].tolist() for places in index.places] == [[0], [1], []]
-    assert index.pixels == (16, 16, 0)
+# Sampling
 
 
 def test_processes_partition_an_epoch_in_whole_batches():
@@ -294,7 +259,7 @@ def small_camvid(tmp_path):
 
 
 def batches(root, num_workers, **data):
-    config = DataConfig(dataset="camvid", dataset_dir=str(root), bs_mult=2, **data)
+    config = DataConfig(dataset="camvid", dataset_dir=str(root), index_dir=str(root / "index"), bs_mult=2, **data)
     loader = train_data(
         config,
         AugmentConfig(crop_size=16),
@@ -322,7 +287,8 @@ def test_a_sample_does_not_depend_on_the_number_of_workers(small_camvid):
 
 def test_max_cu_epoch_really_cuts_to_the_plain_images(small_camvid):
     def pairs_seen(epoch):
-        config = DataConfig(dataset_dir=str(small_camvid), bs_mult=2, class_uniform_pct=1.0, max_cu_epoch=1)
+        folders = {"dataset_dir": str(small_camvid), "index_dir": str(small_camvid / "index")}
+        config = DataConfig(**folders, bs_mult=2, class_uniform_pct=1.0, max_cu_epoch=1)
         data = train_data(
             config,
             AugmentConfig(crop_size=16),

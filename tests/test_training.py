@@ -183,7 +183,7 @@ def arguments(root, folder, *more):
     return [
         "--dataset", "camvid", "--dataset_dir", str(root), "--arch", "DeepMNV3V3PlusD_m1", "--crop_size", "64",
         "--bs_mult", "4", "--adam", "--lr", "0.003", "--ckpt", str(folder / "ckpt"), "--tb_path", str(folder / "tb"),
-        "--num_workers", "0", "--device", "cpu", "--no-bf16", *more,
+        "--index_dir", str(folder / "index"), "--num_workers", "0", "--device", "cpu", "--no-bf16", *more,
     ]  # fmt: skip
 
 

@@ -73,25 +73,32 @@ def draw_window(
 def resample(
     pixels: Uint8Array, window: Window, size: tuple[int, int], fill: int | tuple[int, int, int], *, labels: bool
 ) -> Uint8Array:
-    """`window` of `pixels` resized to `size`: nearest neighbour for labels, else bilinear (area when shrinking)."""
-    height, width = pixels.shape[:2]
-    top, left = max(window.top, 0), max(window.left, 0)
-    bottom, right = min(window.top + window.height, height), min(window.left + window.width, width)
-    part = pixels[top:bottom, left:right]
-    margins = (
-        top - window.top,
-        window.top + window.height - bottom,
-        left - window.left,
-        window.left + window.width - right,
-    )
-    if any(margins):
+    """`window` of `pixels` resized to `size`: nearest neighbour for labels, else bilinear (area beyond halving).
+
+    What lies beyond the image is `fill`, unmixed with it.
+    """
+    rows, above, below = _inside(window.top, window.height, pixels.shape[0], size[0])
+    columns, left, right = _inside(window.left, window.width, pixels.shape[1], size[1])
+    part = pixels[rows, columns]
+    inner = (size[0] - above - below, size[1] - left - right)
+    if part.shape[:2] != inner:
+        # Down to half the size bilinear reads every pixel, and takes an eighth of the time of area.
+        image_method = cv2.INTER_AREA if window.height > 2 * size[0] else cv2.INTER_LINEAR
+        # EXACT: plain nearest neighbour of OpenCV is half a pixel off from where bilinear puts things.
+        method = cv2.INTER_NEAREST_EXACT if labels else image_method
+        part = cv2.resize(part, inner[::-1], interpolation=method)  # type: ignore[assignment]
+    if inner != size:
+        margins = (above, below, left, right)
         part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=fill)  # type: ignore[assignment]
-    if part.shape[:2] == size:
-        return np.ascontiguousarray(part)
-    # EXACT: plain nearest neighbour of OpenCV is half a pixel off from where bilinear puts things.
-    shrinking = cv2.INTER_AREA if window.height > size[0] else cv2.INTER_LINEAR
-    method = cv2.INTER_NEAREST_EXACT if labels else shrinking
-    return cv2.resize(part, (size[1], size[0]), interpolation=method)  # type: ignore[return-value]
+    return np.ascontiguousarray(part)
+
+
+def _inside(start: int, length: int, image_length: int, size: int) -> tuple[slice, int, int]:
+    """Along one axis: which pixels the image has of a window, and how many of `size` to fill before and after them."""
+    low, high = max(start, 0), min(start + length, image_length)
+    before = min(round((low - start) * size / length), size - 1)
+    after = min(round((start + length - high) * size / length), size - 1 - before)
+    return slice(low, high), before, after
 
 
 def flip(image: Uint8Array, labels: Uint8Array) -> tuple[Uint8Array, Uint8Array]:

@@ -14,11 +14,12 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that `torchrun` started; (0, 1, 0) without it."""
+    """This process among those that `torchrun` started; (0, 1, 0) without it. "local": on this machine."""
 
     rank: int
     count: int
     local_rank: int
+    local_count: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -32,6 +33,7 @@ def processes() -> Processes:
         rank=int(os.environ.get("RANK", 0)),
         count=int(os.environ.get("WORLD_SIZE", 1)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
+        local_count=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
     )
 
 

@@ -23,7 +23,7 @@ def read_image(path: Path | str) -> Uint8Array:
 
     Raises FileNotFoundError, or ValueError where the file is not an image or is cut off.
     """
-    return cv2.cvtColor(_decode(Path(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return _decode(Path(path), cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
 
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:

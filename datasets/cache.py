@@ -1,0 +1,130 @@
+"""Pictures and labels decoded once: kept as plain arrays in files that are mapped into memory.
+
+One file per pair: a head of 4096 bytes (JSON, spaces), image [H, W, 3] uint8 RGB, labels [H, W] uint8 train ids. A
+training crop reads only the rows it shows. 4 bytes per pixel: 8.4 MB for 2048x1024.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.index import Pair
+from datasets.parallel import in_parallel
+from datasets.segmentation import load_pair
+from datasets.spec import DatasetSpec
+from utils.command import USER_ERRORS, one_line
+from utils.files import atomic_path, writable_folder
+from utils.images import Uint8Array
+
+_HEAD = 4096  # a page, so that the pixels begin at one
+_VERSION = 1  # raise it when the same files would be decoded to something else
+
+
+@dataclass(frozen=True)
+class DecodedCache:
+    """Decoded pairs of one data set in `folder`. Reading never writes; `fill` does."""
+
+    folder: Path
+    spec: DatasetSpec
+
+    @cached_property
+    def _mapping(self) -> str:
+        return repr((_VERSION, self.spec))
+
+    def path_of(self, pair: Pair) -> Path:
+        """The file of `pair`. Another place or another mapping of label values is another file."""
+        identity = repr((self._mapping, pair.image.absolute(), _labels_of(pair).absolute()))
+        name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        return self.folder / self.spec.name / name[:2] / f"{name[2:]}.pixels"
+
+    def load(self, pair: Pair) -> tuple[Uint8Array, Uint8Array]:
+        """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from the pair's own files if not kept."""
+        try:
+            with self.path_of(pair).open("rb") as file:
+                pixels = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return _split(pixels, _head(pixels))
+        except (OSError, ValueError, KeyError):
+            return load_pair(pair, self.spec)
+
+    def fill(self, pairs: Sequence[Pair], *, num_workers: int, skip_bad: int = 0, show: bool = True) -> None:
+        """Decode the pairs that are not kept, or whose files or kept pixels changed since. May be interrupted.
+
+        skip_bad: how many pairs that cannot be decoded are left out. show: draw a progress bar and warn.
+        Raises ValueError naming the file where there are more, OSError where the folder cannot be written.
+        """
+        writable_folder(self.folder, "--cache_dir")
+        work = partial(_keep, self, list(pairs))
+        problems = 0
+        for problem in in_parallel(work, len(pairs), num_workers=num_workers, title="decoded pictures", show=show):
+            if problem is None:
+                continue
+            problems += 1
+            if problems > skip_bad:
+                raise ValueError(problem)
+            if show:
+                tqdm.write(f"warning: left out of the decoded pictures: {problem}", file=sys.stderr)
+
+
+def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:
+    """Make sure that the cache holds what the files of a pair say. Returns why, where they cannot be decoded."""
+    pair, path = pairs[index], cache.path_of(pairs[index])
+    try:
+        source = _digest_of_files(pair)
+        if _is_sound(path, source):
+            return None
+        image, labels = load_pair(pair, cache.spec)
+    except USER_ERRORS as error:
+        path.unlink(missing_ok=True)  # what was kept is not what the files say any more
+        return one_line(error)
+    pixels = image.tobytes() + labels.tobytes()
+    head = {"size": labels.shape, "source": source, "pixels": hashlib.blake2b(pixels).hexdigest()}
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write(json.dumps(head).encode().ljust(_HEAD))
+            file.write(pixels)
+    except OSError as error:
+        raise OSError(f"--cache_dir {cache.folder}: {error.strerror}.") from error
+    return None
+
+
+def _is_sound(path: Path, source: str) -> bool:
+    try:
+        content = path.read_bytes()
+        head = _head(np.frombuffer(content, np.uint8))
+        return head["source"] == source and head["pixels"] == hashlib.blake2b(content[_HEAD:]).hexdigest()
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _digest_of_files(pair: Pair) -> str:
+    contents = [path.read_bytes() for path in (pair.image, _labels_of(pair))]
+    return " ".join(hashlib.blake2b(content, digest_size=32).hexdigest() for content in contents)
+
+
+def _labels_of(pair: Pair) -> Path:
+    assert pair.labels is not None, f"{pair.name} has no labels"
+    return pair.labels
+
+
+def _head(pixels: Uint8Array) -> dict[str, Any]:
+    return dict(json.loads(pixels[:_HEAD].tobytes()))
+
+
+def _split(pixels: Uint8Array, head: dict[str, Any]) -> tuple[Uint8Array, Uint8Array]:
+    height, width = head["size"]
+    body = pixels[_HEAD:]
+    if len(body) != 4 * height * width:
+        raise ValueError("the file is cut off")
+    image, labels = body[: 3 * height * width], body[3 * height * width :]
+    return image.reshape(height, width, 3), labels.reshape(height, width)

@@ -1,0 +1,107 @@
+"""The index of class-uniform sampling on disk: made in parallel, kept under a key of all that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.class_uniform import ClassIndex, Scan, class_index, scan_labels
+from datasets.index import Pair
+from datasets.parallel import in_parallel
+from datasets.segmentation import load_labels
+from datasets.spec import DatasetSpec
+from utils.command import USER_ERRORS, one_line
+from utils.files import atomic_path, writable_folder
+
+_VERSION = 1  # raise it when the same files would give another index
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """All that decides an index. root: what the paths in it are relative to; tile: side in pixels."""
+
+    pairs: Sequence[Pair]
+    spec: DatasetSpec
+    root: Path
+    tile: int
+    seed: int
+
+    def label_paths(self) -> list[str]:
+        """The label files, relative to the root."""
+        return [pair.labels.relative_to(self.root).as_posix() for pair in self.pairs if pair.labels is not None]
+
+    def key(self) -> str:
+        """A short text that changes with the files, their sizes and times, the mapping of values, tile and seed."""
+        digest = hashlib.blake2b(repr((_VERSION, self.spec, self.tile, self.seed)).encode(), digest_size=12)
+        for name in self.label_paths():
+            found = (self.root / name).stat()
+            digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+    def scan(self, pair_index: int) -> Scan | str:
+        """What the labels of a pair hold; where they cannot be read, why."""
+        try:
+            labels = load_labels(self.pairs[pair_index], self.spec)
+        except USER_ERRORS as error:
+            return one_line(error)
+        return scan_labels(labels, self.spec.num_classes, self.tile, np.random.default_rng((self.seed, pair_index)))
+
+
+def index_of_classes(
+    plan: IndexPlan, folder: Path, *, num_workers: int, skip_bad: int = 0, write: bool = True, show: bool = True
+) -> ClassIndex:
+    """The index kept in `folder`, else a new one, which is kept if `write`.
+
+    skip_bad: how many unreadable label files are left out, each with a warning; an index with such holes is not kept.
+    show: draw a progress bar and warn. Raises ValueError naming the file where more cannot be read.
+    """
+    path = folder / f"{plan.spec.name}_{plan.key()}.npz"
+    kept = _load(path, plan)
+    if kept is not None:
+        return kept
+    if write:
+        writable_folder(folder, "--index_dir")
+    problems: list[str] = []
+    scans: list[Scan] = []
+    nothing = Scan(np.empty((0, 3), np.int32), np.zeros(plan.spec.num_classes, np.int64))
+    for scan in in_parallel(plan.scan, len(plan.pairs), num_workers=num_workers, title="index of classes", show=show):
+        if isinstance(scan, str):
+            problems.append(scan)
+            if len(problems) > skip_bad:
+                raise ValueError(scan)
+            if show:
+                tqdm.write(f"warning: left out of the index of classes: {scan}", file=sys.stderr)
+        scans.append(nothing if isinstance(scan, str) else scan)
+    index = class_index(scans, plan.spec.num_classes)
+    if write and not problems:
+        _save(path, plan, index)
+    return index
+
+
+def _save(path: Path, plan: IndexPlan, index: ClassIndex) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            label_files=np.array(plan.label_paths()),
+            pixels=np.array(index.pixels, np.int64),
+            places=np.concatenate(index.places),
+            num_places=np.array([len(places) for places in index.places]),
+        )
+
+
+def _load(path: Path, plan: IndexPlan) -> ClassIndex | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ends = np.cumsum(file["num_places"])[:-1]
+            if file["label_files"].tolist() == plan.label_paths():
+                return ClassIndex(tuple(np.split(file["places"], ends)), tuple(file["pixels"].tolist()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or damaged: made anew
+    return None

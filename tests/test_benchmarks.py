@@ -1,0 +1,25 @@
+"""The benchmarks run. What they measure is nobody's test."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from utils.images import write_image
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "flags", "told"), [
+    ("loader.py", ("--samples", "2", "--seconds", "0.1", "--batches", "10"), "| whole sample |"),
+    ("class_uniform.py", ("--maps", "3"), "| choose pixels |"),
+])  # fmt: skip
+def test_a_benchmark_of_the_data_pipeline_runs_on_a_set_of_ones_own(tmp_path, script, flags, told):
+    for number in range(2):
+        write_image(tmp_path / "train" / f"{number}.png", np.zeros((30, 40, 3), np.uint8))
+        write_image(tmp_path / "trainannot" / f"{number}.png", np.zeros((30, 40), np.uint8))
+    command = [sys.executable, f"benchmarks/{script}", "--dataset", "camvid", "--dataset_dir", str(tmp_path), *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert told in result.stdout
