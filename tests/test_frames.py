@@ -135,7 +135,7 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
         data = train_data(
             config, AugmentConfig(crop_size=4), CITYSCAPES, LoaderOptions(Processes(0, 1, 0), 0), seed=0
         )
-        pairs = data.loader.dataset.pairs
+        pairs = data.loader.loader.dataset.samples.pairs
         return pairs, [(pairs[draw.pair_index].name, draw.center) for draw in data.sampler]
 
     pairs, draws = drawn(coarse_boost_classes="16", class_uniform_pct=0.5)
