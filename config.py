@@ -11,6 +11,7 @@ from network.names import ARCHITECTURES
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
 DATASET_CHOICES = ", ".join(DATASETS)
+MAX_MEMORY = "GiB for an image's pixels and probabilities; the network's own, which follows from the tile, come on top"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +225,7 @@ class EvalInferenceConfig:
     single_scale: bool = option(False, "scale 1 only")
     no_flip: bool = option(False, "do not average with the mirrored image")
     batch_size: int = option(1, "tiles per step", must_be=POSITIVE)
+    max_memory: float = option(4.0, MAX_MEMORY, must_be=POSITIVE)
     fixed_aspp_pool: bool = option(False, "accepted and ignored: image pooling always covers the network's input")
     dist_bn: bool = option(False, "accepted and ignored: no batch statistics are taken in evaluation")
     profile: bool = option(False, "print where the time went")
@@ -245,7 +247,7 @@ class EvalOutputConfig:
 class EvalDeviceConfig(DeviceConfig):
     """the machine"""
 
-    num_workers: int | None = option(4, "accepted and ignored: images are read one by one", must_be=NOT_NEGATIVE)
+    num_workers: int | None = option(4, "threads that score and write beside the network", must_be=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +285,7 @@ class DemoOutputConfig:
     scales: str = option("1.0", "scales to average over, comma-separated")
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)
+    max_memory: float = option(4.0, MAX_MEMORY, must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device)
         scales=parse_scales(config.scales),
         flip=config.flip,
         tile=config.tile,
+        max_memory=config.max_memory,
         mean=model.checkpoint.mean,
         std=model.checkpoint.std,
     )
@@ -77,6 +78,7 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
         tile=config.crop_size if config.inference_mode == "sliding" else None,
         overlap=config.sliding_overlap,
         batch_size=config.batch_size,
+        max_memory=config.max_memory,
         mean=model.checkpoint.mean,
         std=model.checkpoint.std,
     )
