@@ -334,6 +334,25 @@ class PixelPercentageConfig:
     input: PercentageConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmissionInputConfig:
+    """what to check"""
+
+    path: str | None = option(None, "result folder of eval.py, or a folder or zip of label ids", "path")
+    dataset: str | None = option(None, f"data set; default: what eval.py wrote there. One of: {DATASET_CHOICES}")
+    dataset_dir: str | None = option(None, "its root folder; default: what eval.py wrote there")
+    split: str | None = option(None, "its split; default: what eval.py wrote there, or test")
+    zip: str | None = option(None, "write the files, if they are right, into this zip, and check that too")
+    debug: bool = option(False, "show the traceback of an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionConfig:
+    """Check predictions before a benchmark's server does, and zip them."""
+
+    input: SubmissionInputConfig
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Plain Python values, for checkpoints and logs."""
     return dataclasses.asdict(config)

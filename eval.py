@@ -11,7 +11,6 @@ if __name__ == "__main__":
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from inference.build import Model, eval_predictor, load_model
 from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
 from inference.page import page_data, write_page
 from inference.predictor import Predictor
-from inference.report import write_pictures, write_prediction, write_scores
+from inference.report import write_json, write_pictures, write_prediction, write_scores
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.boundary import NUM_COUNTS
 from utils.command import run_command
@@ -37,6 +36,7 @@ from utils.device import resolve_device
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
 from utils.images import Uint8Array, read_image
+from utils.metrics import Scores
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
 WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode")  # on an image's result
@@ -49,6 +49,7 @@ class Evaluation:
     config: EvalConfig
     model: Model
     spec: DatasetSpec
+    root: Path
     predictor: Predictor
     pairs: list[Pair]
     folder: Path
@@ -70,10 +71,11 @@ def main(config: EvalConfig) -> int:
     device = resolve_device(config.device.device)
     model = load_model(config.model)
     spec = known_spec(model, config)
-    pairs = chosen_pairs(config, spec)
+    root = dataset_root(spec, config.data.dataset_dir)
+    pairs = chosen_pairs(config, spec, root)
     predictor = eval_predictor(model, config.inference, device)
     folder = writable_folder(result_folder(config, spec), "--ckpt_path")
-    run = Evaluation(config, model, spec, predictor, pairs, folder)
+    run = Evaluation(config, model, spec, root, predictor, pairs, folder)
 
     with process_group(device) as me:
         counts, facts = evaluate(run, me)
@@ -110,7 +112,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
                 labels = run.predictor.labels(image).cpu().numpy()
             write_behind(write, run, run.pairs[i], image, truth, labels, counts[i], writing)
             progress.update()
-    facts: dict[str, Any] = {"settings": as_dict(run.config)}
+    facts: dict[str, Any] = {"settings": settings(run)}
     if missing:
         per_image = {"read": reading, "network": network, "score and write": writing}
         facts["speed"] = {
@@ -147,6 +149,12 @@ def write(
         save_kept(kept_file(run.folder, pair.name), kept, fingerprint(run.config, pair))
 
 
+def settings(run: Evaluation) -> dict[str, Any]:
+    """All flags, and where the images were really found."""
+    flags = as_dict(run.config)
+    return {**flags, "data": {**flags["data"], "dataset": run.spec.name, "dataset_dir": str(run.root.resolve())}}
+
+
 def load_one(run: Evaluation, pair: Pair) -> Kept | None:
     """What is kept of an image under the same settings; None where there is nothing."""
     return load_kept(kept_file(run.folder, pair.name), fingerprint(run.config, pair))
@@ -155,14 +163,17 @@ def load_one(run: Evaluation, pair: Pair) -> Kept | None:
 def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
     """Print and write the scores and the page; of a split without labels, say where its predictions are."""
     data, folder = run.config.data, run.folder
+    write_json(folder / "settings.json", facts["settings"])
     names = [pair.name for pair in run.pairs]
-    overall, per_image = None, []
+    overall: Scores | None = None
+    per_image: list[Scores] = []
     if run.labelled:
         overall, per_image = write_scores(folder, run.suffix, names, counts, facts, run.spec.class_names)
         print(overall.table())
+    about = f"{run.model.arch}, {Path(run.config.model.snapshot).name}"
+    kept = [load_one(run, pair) for pair in run.pairs]
     page = page_data(
-        f"{run.spec.title}: {data.split}", f"{run.model.arch}, {Path(run.config.model.snapshot).name}", run.model.classes,
-        names, [load_one(run, pair) for pair in run.pairs], overall=overall, per_image=per_image,
+        f"{run.spec.title}: {data.split}", about, run.model.classes, names, kept, overall=overall, per_image=per_image,
         confusion=counts.sum(0)[:, : run.spec.num_classes], pictures=run.config.output.dump_images, facts=facts,
     )  # fmt: skip
     write_page(folder / f"report{run.suffix}.html", page)
@@ -185,12 +196,12 @@ def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     return model.spec
 
 
-def chosen_pairs(config: EvalConfig, spec: DatasetSpec) -> list[Pair]:
+def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path) -> list[Pair]:
     """The images of the split, or the part of them that `--split_index` means, or two with `--test_mode`."""
     data = config.data
     if data.split_index >= data.split_count:
         raise ValueError(f"--split_index {data.split_index} must be below --split_count {data.split_count}.")
-    pairs = find_pairs(spec, dataset_root(spec, data.dataset_dir), data.split, data.cv_split)
+    pairs = find_pairs(spec, root, data.split, data.cv_split)
     cuts = [len(pairs) * i // data.split_count for i in (data.split_index, data.split_index + 1)]
     part = pairs[cuts[0] : cuts[1]]
     if not part:

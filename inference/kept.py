@@ -68,9 +68,10 @@ def small(image: Uint8Array, channels: Uint8Array) -> tuple[bytes, bytes]:
 
 def save_kept(path: Path, kept: Kept, fingerprint: str) -> None:
     """Write `kept`, and of which settings it is."""
-    arrays = {"photo": np.frombuffer(kept.photo, np.uint8), "labels": np.frombuffer(kept.labels, np.uint8)}
+    photo, labels = (np.frombuffer(picture, np.uint8) for picture in (kept.photo, kept.labels))
+    size, mark = np.array(kept.size), np.array(fingerprint)
     with atomic_path(path) as temporary:
-        np.savez(temporary, counts=kept.counts, size=np.array(kept.size), fingerprint=np.array(fingerprint), **arrays)
+        np.savez(temporary, counts=kept.counts, size=size, fingerprint=mark, photo=photo, labels=labels)
 
 
 def load_kept(path: Path, fingerprint: str) -> Kept | None:

@@ -130,9 +130,9 @@ class Predictor:
         return pixels, views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
 
     def _strip(self, pixels: Tensor, seen: Sequence[View], strip: slice, num_rows: int) -> Iterator[tuple[int, Tensor]]:
-        """From the top down: first row, and finished probabilities [C, rows, columns of the strip], valid until the next.
+        """Finished probabilities [C, rows, columns of the strip] after their first row, from the top down.
 
-        num_rows: how many are held at a time.
+        num_rows: how many are held at a time. Each is valid until the next is asked for.
         """
         total = torch.zeros(self.num_classes, num_rows, strip.stop - strip.start, device=self.device)
         parts = slices(seen, pixels.shape[0], num_rows)

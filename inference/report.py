@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,14 @@ def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor
                  class_names: Sequence[str]) -> tuple[Scores, list[Scores]]:
     """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
 
-    counts: [N, C, C + 7] of the images `names`, see `inference/kept.py`. Returns the scores over all images and of each.
+    counts: [N, C, C + 7] of the images `names`, see `inference/kept.py`. Returns the scores of all and of each.
     """
     overall, *per_image = (
         scores(one[:, : len(class_names)], class_names, one[:, len(class_names) :]) for one in (counts.sum(0), *counts)
     )
     confusion = counts.sum(0)[:, : len(class_names)].tolist()
     content = {**overall.as_dict(), "num_images": len(names), "confusion": confusion, **facts}
-    with atomic_path(folder / f"metrics{suffix}.json") as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / f"metrics{suffix}.json", content)
     per_class = overall.as_dict()["classes"]
     write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS),
               [(name, *(per_class[name][key] for key in PER_CLASS)) for name in class_names])
@@ -69,6 +68,12 @@ def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor
               [(name, *(_blank_nan(getattr(one, key)) for key in TOTALS), *map(_blank_nan, one.iou))
                for name, one in zip(names, per_image, strict=True)])
     return overall, per_image
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values; NaN is an error."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:

@@ -38,7 +38,7 @@ def resized_part(image: Tensor, size: tuple[int, int], rows: slice, columns: sli
     """Rows and columns of `image` [H, W, 3] resized to `size`: [rows, columns, 3], float32 unless nothing changes."""
     if size == tuple(image.shape[:2]):
         return image[rows, columns]
-    by_axis = [taps(*sizes, part) for *sizes, part in zip(image.shape, size, (rows, columns))]
+    by_axis = taps(image.shape[0], size[0], rows), taps(image.shape[1], size[1], columns)
     values = image[by_axis[0].source(), by_axis[1].source()]
     # First the axis after which fewer pixels are left.
     for axis in sorted((0, 1), key=lambda axis: size[axis] / image.shape[axis]):

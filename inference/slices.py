@@ -32,7 +32,8 @@ class Slice:
 def slices(views: Sequence[View], height: int, num_rows: int) -> list[Slice]:
     """All rows of tiles, from the top down, in slices of `num_rows`, that of the highest tile at least."""
     found: list[Slice] = []
-    top, members = 0, []
+    top = 0
+    members: list[tuple[int, Span]] = []
     for number, row in _from_the_top(views):
         if row.out_stop - top > num_rows:
             found.append(_slice(views, top, members, row.out_start))

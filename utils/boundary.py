@@ -24,8 +24,8 @@ Mask = NDArray[np.bool_]
 # of 2048x1024. They take 0.02 for smaller images of larger things.
 CLOSE = 0.005
 
-# Columns of the counts: pixels near the border in both, in the truth, in the prediction; border pixels of the prediction
-# close to the truth's, all; border pixels of the truth close to the prediction's, all.
+# Columns of the counts: pixels near the border in both, in the truth, in the prediction; the prediction's border pixels
+# that are close to the truth's, and all; the truth's border pixels that are close to the prediction's, and all.
 NUM_COUNTS = 7
 
 
