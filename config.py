@@ -262,10 +262,12 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoImageConfig:
-    """the picture"""
+class DemoInputConfig:
+    """the picture or video"""
 
-    demo_image: str = option("", "image to segment", "--demo-image", required=True)
+    demo_image: str | None = option(None, "image to segment", "--demo-image")
+    demo_video: str | None = option(None, "video file to segment instead, or the number of a camera", "--demo-video")
+    max_frames: int | None = option(None, "stop a video after so many frames; a camera: Ctrl-C", must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +275,10 @@ class DemoFolderInputConfig:
     """the pictures"""
 
     demo_folder: str = option(
-        "", "folder of images, sub-folders included; other files are left out", "--demo-folder", required=True
+        "",
+        "folder of images, sub-folders included, or a quoted pattern like 'photos/**/*.jpg'; other files are left out",
+        "--demo-folder",
+        required=True,
     )
 
 
@@ -282,6 +287,7 @@ class DemoOutputConfig:
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
+    classes: str = option("", "names of classes to show, comma-separated; all else is grey")
     scales: str = option("1.0", "scales to average over, comma-separated")
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)
@@ -289,10 +295,17 @@ class DemoOutputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Segment one picture."""
+class DemoFolderOutputConfig(DemoOutputConfig):
+    """inference and results"""
 
-    input: DemoImageConfig
+    resume: bool = option(False, "leave out pictures whose results are there, made with the same settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Segment one picture or video."""
+
+    input: DemoInputConfig
     model: DemoSnapshotConfig
     output: DemoOutputConfig
     device: DeviceConfig
@@ -304,7 +317,7 @@ class DemoFolderConfig:
 
     input: DemoFolderInputConfig
     model: DemoSnapshotConfig
-    output: DemoOutputConfig
+    output: DemoFolderOutputConfig
     device: DeviceConfig
 
 

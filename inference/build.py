@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,20 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
         mean=model.checkpoint.mean,
         std=model.checkpoint.std,
     )
+
+
+def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
+    """Train ids of the classes that `--classes` lists, whatever the case; None where it lists none.
+
+    Raises ValueError for a name that is no class.
+    """
+    known = {seg_class.name.lower(): train_id for train_id, seg_class in enumerate(classes)}
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in listed if name.lower() not in known]
+    if unknown:
+        choices = ", ".join(seg_class.name for seg_class in classes)
+        raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose among: {choices}.")
+    return frozenset(known[name.lower()] for name in listed) or None
 
 
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:

@@ -145,7 +145,7 @@ def test_a_split_without_labels_is_predicted_and_never_scored(run, root, tmp_pat
     assert ended.code == 0
     folder = tmp_path / "out" / "camvid_test"
     assert sorted(p.stem for p in (folder / "pred").iterdir()) == list(NAMES)
-    assert not list(folder.glob("*.json"))
+    assert not list(folder.glob("metrics*"))
     assert not list(folder.glob("*.csv"))
     assert "not scored" in ended.out
 

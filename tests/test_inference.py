@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,19 @@ from config import SnapshotConfig
 from datasets.registry import dataset_spec
 from datasets.spec import SegClass
 from inference.build import load_model
-from inference.legend import class_shares, with_legend
+from inference.legend import ClassShare, class_shares, with_legend
 from inference.predictor import Predictor
 from inference.shares import percentages
 from inference.tiling import cover_counts, spans, tile_starts
-from inference.writers import label_id_map, overlay, result_names, result_paths, write_results
+from inference.writers import (
+    ResultPaths,
+    count_pixels,
+    label_id_map,
+    overlay,
+    result_names,
+    result_paths,
+    write_results,
+)
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.device import resolve_device
 from utils.images import read_image, read_label_ids
@@ -34,6 +43,10 @@ def pixel_net(num_classes: int = 3) -> nn.Module:
     """A network that looks at one pixel at a time."""
     torch.manual_seed(0)
     return nn.Conv2d(3, num_classes, 1)
+
+
+def shares_of(labels: np.ndarray) -> list[ClassShare]:
+    return class_shares(count_pixels(labels, len(CAMVID)), CAMVID)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -73,6 +86,14 @@ def test_every_pixel_of_the_image_is_in_some_tile(scaled, out, tile, overlap):
 
 
 # Predictor
+
+
+def test_tiled_equals_whole_for_every_height_and_width_from_one_pixel_to_three_tiles():
+    net, tile = pixel_net(), 5
+    whole, tiled = Predictor(net, 3, **PLAIN), Predictor(net, 3, tile=tile, batch_size=16, **PLAIN)
+    for height, width in product(range(1, 3 * tile + 1), repeat=2):
+        image = picture(height, width)
+        torch.testing.assert_close(tiled.probabilities(image), whole.probabilities(image), rtol=0, atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,19 +275,19 @@ def test_percentages_sum_to_one_hundred_for_any_counts(counts):
 
 def test_the_legend_lists_the_classes_that_occur_the_largest_first():
     labels = np.array([[3, 3, 3], [0, 255, 255]], np.uint8)
-    assert [(s.name, s.percent) for s in class_shares(labels, CAMVID)] == [("Road", 75.0), ("Sky", 25.0)]
+    assert [(s.name, s.percent) for s in shares_of(labels)] == [("Road", 75.0), ("Sky", 25.0)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (60, 400), (400, 100), (240, 320)])
 def test_the_legend_covers_nothing_and_shows_every_color(size):
     labels = np.resize(np.arange(11, dtype=np.uint8), size)
     mask = picture(*size)
-    sheet = with_legend(mask, class_shares(labels, CAMVID))
+    sheet = with_legend(mask, shares_of(labels))
     height, width = size
     assert (sheet[:height, :width] == mask).all()
     outside = np.concatenate([sheet[height:].reshape(-1, 3), sheet[:height, width:].reshape(-1, 3)])
     shown = {tuple(color) for color in outside.tolist()}
-    for share in class_shares(labels, CAMVID):
+    for share in shares_of(labels):
         assert share.color in shown
     # Nothing is cut off: a rim of the sheet is blank.
     assert (sheet[max(0, height - 2) :, -4:][2:] == 255).all()
@@ -290,9 +311,8 @@ def test_the_overlay_has_the_size_of_the_photo_and_tints_it():
 
 def test_results_of_one_input_are_png_files_whatever_its_format(tmp_path: Path):
     image, labels = picture(30, 40), np.zeros((30, 40), np.uint8)
-    paths = result_paths(tmp_path, "photo", Path("photo.jpg"))
-    shares = write_results(paths, image, labels, CAMVID, Path("photo.jpg"))
-    assert [share.name for share in shares] == ["Sky"]
+    [paths] = result_paths(tmp_path, ["photo"], [Path("photo.jpg")])
+    assert write_results(paths, image, labels, CAMVID, Path("photo.jpg")) == [1200, *[0] * 10]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
     assert (read_label_ids(paths.ids) == 0).all()
     assert (read_image(paths.color)[:30, :40] == CAMVID[0].color).all()
@@ -301,12 +321,24 @@ def test_results_of_one_input_are_png_files_whatever_its_format(tmp_path: Path):
 
 def test_only_results_of_the_same_input_are_replaced(tmp_path: Path):
     image, labels = picture(4, 4), np.zeros((4, 4), np.uint8)
-    first = result_paths(tmp_path, "a", Path("a.jpg"))
+
+    def paths_of(name: str, source: str) -> ResultPaths:
+        return result_paths(tmp_path, [name], [Path(source)])[0]
+
+    first = paths_of("a", "a.jpg")
     write_results(first, image, labels, CAMVID, Path("a.jpg"))
-    assert result_paths(tmp_path, "a", Path("a.jpg")) == first
-    assert result_paths(tmp_path, "a", Path("a.png")).color.name == "a-2_color.png"
+    assert paths_of("a", "a.jpg") == first
+    assert paths_of("a", "a.png").color.name == "a-2_color.png"
     Image.fromarray(image).save(tmp_path / "b_overlay.png")  # a picture of the user's
-    assert result_paths(tmp_path, "b", Path("b.jpg")).color.name == "b-2_color.png"
+    assert paths_of("b", "b.jpg").color.name == "b-2_color.png"
+
+
+def test_a_number_is_not_given_to_two_inputs(tmp_path: Path):
+    image = picture(4, 4)
+    Image.fromarray(image).save(tmp_path / "a_color.png")
+    sources = [Path("a.jpg"), Path("a-2.jpg")]
+    paths = result_paths(tmp_path, ["a", "a-2"], sources)
+    assert [p.color.name for p in paths] == ["a-3_color.png", "a-2_color.png"]
 
 
 def test_names_of_results_are_distinct():
