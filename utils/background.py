@@ -34,7 +34,7 @@ def read_ahead(
         while waiting:
             yield waiting.popleft()
     finally:
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=bool(waiting))  # some wait only where nobody asks for them any more
 
 
 class WriteBehind:
