@@ -40,7 +40,8 @@ function table(entry) {
 
 function drawFilters() {
   const on = table((_, id) => (shown[id] ? 1 : 0));
-  const color = [0, 1, 2].map((k) => table((oneClass) => oneClass.color[k] / 255));
+  // A little more than the value: browsers cut it off to one of 255 steps, or round it.
+  const color = [0, 1, 2].map((k) => table((oneClass) => Math.min(1, (oneClass.color[k] + 0.25) / 255)));
   const pick = (channel) => [0, 1, 2].map((k) => (k === channel ? 1 : 0)).join(" ");
   const filter = (name, channel, wrongOnly) => `
     <filter id="${name}" color-interpolation-filters="sRGB" x="0" y="0" width="100%" height="100%">

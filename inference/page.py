@@ -22,6 +22,9 @@ from utils.files import atomic_path
 from utils.metrics import PER_CLASS, Scores
 
 
+MOST_PICTURES = 1000  # in the page, those of the lowest scores; with more it would be slow to open
+
+
 def write_page(path: Path, data: Mapping[str, Any]) -> None:
     """Write the page that shows `data`, see `page_data`."""
     here = Path(__file__).parent
@@ -44,6 +47,8 @@ def page_data(
     kept: the small pictures of the images `names`; None where they are missing. overall, per_image: None and () for a
     split without labels. pictures: whether full ones lie beside the page.
     """  # fmt: skip
+    by_score = sorted(range(len(names)), key=lambda i: _short(per_image[i].mean_iou) or 0.0 if per_image else 0.0)
+    pictured = set(by_score[:MOST_PICTURES])
     tiles = [("images", str(len(names)))]
     if overall is not None:
         values = (("mIoU", overall.mean_iou), ("boundary IoU", overall.mean_boundary_iou),
@@ -55,7 +60,7 @@ def page_data(
     blank = dict.fromkeys(PER_CLASS)
     return {
         "title": title,
-        "about": about,
+        "about": about + (f"; small pictures of {len(pictured)} images" if len(pictured) < len(names) else ""),
         "labelled": overall is not None,
         "pictures": pictures,
         "tiles": tiles,
@@ -63,15 +68,15 @@ def page_data(
         "classes": [{"name": c.name, "color": c.color, **per_class.get(c.name, blank)} for c in classes],
         "confusion": confusion.tolist(),
         "images": [
-            {"name": name, **_pictures(one), **_scores(per_image[i] if per_image else None)}
+            {"name": name, **_pictures(one, i in pictured), **_scores(per_image[i] if per_image else None)}
             for i, (name, one) in enumerate(zip(names, kept, strict=True))
         ],
     }
 
 
-def _pictures(kept: Kept | None) -> dict[str, Any]:
-    if kept is None:
-        return {"size": (2, 1), "photo": None, "map": None}
+def _pictures(kept: Kept | None, embed: bool) -> dict[str, Any]:
+    if kept is None or not embed:
+        return {"size": kept.size if kept else (2, 1), "photo": None, "map": None}
     return {"size": kept.size, "photo": _embedded("jpeg", kept.photo), "map": _embedded("png", kept.labels)}
 
 

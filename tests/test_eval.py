@@ -97,6 +97,18 @@ def test_dumped_pictures_have_the_size_of_the_photo(run, root, tmp_path):
     assert (read_image(tmp_path / "out" / "camvid_val" / "rgb" / "a.png") == read_image(root / "val" / "a.png")).all()
 
 
+def test_a_page_to_look_at_is_written_also_for_a_part_and_after_an_interruption(run, tmp_path):
+    folder = tmp_path / "out" / "camvid_val"
+    ended = run()
+    assert f"to look at: {folder / 'report.html'}" in ended.out
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/jpeg") == len(NAMES)
+    run("--resume")
+    assert (folder / "report.html").read_text().count("data:image/jpeg") == len(NAMES)
+    run("--split_index", 1, "--split_count", 2)
+    assert (folder / "report_part1of2.html").is_file()
+
+
 def test_sliding_pooling_scales_and_flip_run(run, tmp_path):
     assert run("--inference_mode", "pooling").code == 0
     whole = metrics(tmp_path)
