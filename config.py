@@ -265,8 +265,8 @@ class EvalConfig:
 class DemoInputConfig:
     """the picture or video"""
 
-    demo_image: str | None = option(None, "image to segment", "--demo-image")
-    demo_video: str | None = option(None, "video file to segment instead, or the number of a camera", "--demo-video")
+    demo_image: str = option("", "image to segment", "--demo-image")
+    demo_video: str = option("", "video file to segment instead, or the number of a camera", "--demo-video")
     max_frames: int | None = option(None, "stop a video after so many frames; a camera: Ctrl-C", must_be=POSITIVE)
 
 

@@ -44,7 +44,7 @@ def main(config: DemoConfig) -> int:
 def segment_picture(config: DemoConfig) -> int:
     """Write the picture's colour mask, overlay and label ids, and print the class shares."""
     device = resolve_device(config.device.device)
-    source = Path(config.input.demo_image or "")
+    source = Path(config.input.demo_image)
     image = read_image(source)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
@@ -64,7 +64,7 @@ def segment_picture(config: DemoConfig) -> int:
 def segment_video(config: DemoConfig) -> int:
     """Write the video with the classes laid over it, and the class shares of every frame as a table."""
     device = resolve_device(config.device.device)
-    with opened_video(config.input.demo_video or "") as video:
+    with opened_video(config.input.demo_video) as video:
         model = load_model(config.model)
         wanted = wanted_classes(config.output.classes, model.classes)
         predictor = demo_predictor(model, config.output, device)

@@ -21,7 +21,6 @@ from inference.kept import Kept
 from utils.files import atomic_path
 from utils.metrics import PER_CLASS, Scores
 
-
 MOST_PICTURES = 1000  # in the page, those of the lowest scores; with more it would be slow to open
 
 
