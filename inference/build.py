@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,36 +54,21 @@ def load_model(config: SnapshotConfig) -> Model:
 
 def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
     """The predictor that the demos' flags describe."""
-    return Predictor(
-        model.net,
-        len(model.classes),
-        device=device,
-        scales=parse_scales(config.scales),
-        flip=config.flip,
-        tile=config.tile,
+    return _predictor(
+        model, device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
         max_memory=config.max_memory,
-        mean=model.checkpoint.mean,
-        std=model.checkpoint.std,
-    )
+    )  # fmt: skip
 
 
 def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.device) -> Predictor:
     """The predictor that the flags of `eval.py` describe. Raises ValueError for an overlap of 1."""
     if config.sliding_overlap >= 1:
         raise ValueError(f"--sliding_overlap must be below 1, got {config.sliding_overlap}.")
-    return Predictor(
-        model.net,
-        len(model.classes),
-        device=device,
-        scales=(1.0,) if config.single_scale else parse_scales(config.scales),
-        flip=not config.no_flip,
-        tile=config.crop_size if config.inference_mode == "sliding" else None,
-        overlap=config.sliding_overlap,
-        batch_size=config.batch_size,
-        max_memory=config.max_memory,
-        mean=model.checkpoint.mean,
-        std=model.checkpoint.std,
-    )
+    return _predictor(
+        model, device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
+        tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
+        batch_size=config.batch_size, max_memory=config.max_memory,
+    )  # fmt: skip
 
 
 def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
@@ -97,6 +83,12 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
         choices = ", ".join(seg_class.name for seg_class in classes)
         raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose among: {choices}.")
     return frozenset(known[name.lower()] for name in listed) or None
+
+
+def _predictor(model: Model, device: torch.device, **how: Any) -> Predictor:
+    """Every command's way from a model to a predictor."""
+    mean, std = model.checkpoint.mean, model.checkpoint.std
+    return Predictor(model.net, len(model.classes), device=device, mean=mean, std=std, **how)
 
 
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
