@@ -17,9 +17,9 @@ from inference.writers import label_id_map, overlay, palette
 from utils.files import atomic_path
 from utils.images import Uint8Array, write_image
 from utils.metrics import PER_CLASS, TOTALS, Scores, scores
-from utils.pictures import colorize
+from utils.pictures import colorize, dark_grey
 
-RIGHT_COLOR_SHARE = 0.45  # how much of the photo is left where a prediction is right or cannot be told
+RIGHT_LIGHT = 0.45  # how much of the photo's light is left where a prediction is right or cannot be told
 
 
 def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:
@@ -44,9 +44,8 @@ def write_pictures(
 
 def mistakes(image: Uint8Array, truth: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The predicted class's colour where it is wrong; elsewhere the photo, dark and grey. All [H, W]; result RGB."""
-    grey = (image.mean(2, keepdims=True) * RIGHT_COLOR_SHARE).astype(np.uint8).repeat(3, axis=2)
     wrong = (labels != truth) & (truth < len(classes))
-    return np.where(wrong[..., None], colorize(labels, palette(classes)), grey)
+    return np.where(wrong[..., None], colorize(labels, palette(classes)), dark_grey(image, RIGHT_LIGHT))
 
 
 def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: dict[str, Any],

@@ -16,7 +16,7 @@ from datasets.spec import IGNORE_LABEL, Color, SegClass, written_ids
 from inference.legend import class_shares, with_legend
 from utils.files import atomic_path
 from utils.images import Uint8Array, read_label_ids
-from utils.pictures import blend, colorize
+from utils.pictures import blend, colorize, dark_grey
 
 OVERLAY_STRENGTH = 0.5
 UNWANTED_LIGHT = 0.6  # how much of the light is left where no wanted class is
@@ -135,8 +135,8 @@ def highlighted(
     if wanted is None:
         return image, labels
     rest = ~np.isin(labels, list(wanted))
-    grey = (image.mean(2, keepdims=True) * UNWANTED_LIGHT).astype(np.uint8)
-    return np.where(rest[..., None], grey, image), np.where(rest, np.uint8(IGNORE_LABEL), labels)
+    shown = np.where(rest[..., None], dark_grey(image, UNWANTED_LIGHT), image)
+    return shown, np.where(rest, np.uint8(IGNORE_LABEL), labels)
 
 
 def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
