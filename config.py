@@ -267,6 +267,7 @@ class DemoInputConfig:
 
     demo_image: str = option("", "image to segment", "--demo-image")
     demo_video: str = option("", "video file to segment instead, or the number of a camera", "--demo-video")
+    temporal: bool = option(False, "smooth a video's classes along its motion, so that they flicker less")
     max_frames: int | None = option(None, "stop a video after so many frames; a camera: Ctrl-C", must_be=POSITIVE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config import DemoConfig
+from config import DemoConfig, DemoInputConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
@@ -13,6 +13,7 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from inference.build import Model, demo_predictor, load_model, wanted_classes
@@ -20,6 +21,7 @@ from inference.legend import class_shares, shares_table
 from inference.predictor import Predictor
 from inference.report import write_csv
 from inference.shares import percentages
+from inference.temporal import Smoother
 from inference.video import FramePainter, Video, new_video, opened_video
 from inference.writers import count_pixels, result_paths, unused_paths, write_results
 from utils.background import Stopwatch, WriteBehind, read_ahead
@@ -36,6 +38,8 @@ def main(config: DemoConfig) -> int:
     """Segment the picture or the video that the flags name."""
     if bool(config.input.demo_image) == bool(config.input.demo_video):
         raise ValueError("give --demo-image or --demo-video, one of them.")
+    if config.input.temporal and not config.input.demo_video:
+        raise ValueError("--temporal is for --demo-video: a picture has no frame before it.")
     if processes().count > 1:
         raise ValueError("demo.py is one process; torchrun can spread the pictures of demo_folder.py.")
     return segment_video(config) if config.input.demo_video else segment_picture(config)
@@ -74,7 +78,7 @@ def segment_video(config: DemoConfig) -> int:
             raise ValueError(f"{config.input.demo_video}: no frame can be read.")
         film, table = unused_paths(folder, video.name, VIDEO_RESULTS)
         painter = FramePainter((first.shape[1], first.shape[0]), model.classes, wanted)
-        counts = predict_frames(video, first, film, predictor, painter, model, config.input.max_frames)
+        counts = predict_frames(video, first, film, predictor, painter, model, config.input)
 
     header = ("frame", "seconds", *(c.name for c in model.classes))
     rows = [(i, f"{i / video.rate:.3f}", *percentages(line)) for i, line in enumerate(counts)]
@@ -87,26 +91,30 @@ def segment_video(config: DemoConfig) -> int:
 
 def predict_frames(
     video: Video, first: Uint8Array, film: Path, predictor: Predictor, painter: FramePainter, model: Model,
-    max_frames: int | None,
+    options: DemoInputConfig,
 ) -> list[list[int]]:
-    """Write the frames to `film`; pixels of each class in each frame. A camera runs until Ctrl-C or `max_frames`."""
+    """Write the frames to `film`; pixels of each class in each frame. A camera runs until Ctrl-C or `--max_frames`."""
     counts: list[list[int]] = []
-    network = Stopwatch()
+    network, smoother = Stopwatch(), Smoother()
     with (
         new_video(film, video.rate, painter.size) as write_frame,
         WriteBehind() as write_behind,
-        tqdm(total=max_frames or video.num_frames or None, unit="frame", disable=None) as progress,
+        tqdm(total=options.max_frames or video.num_frames or None, unit="frame", disable=None) as progress,
     ):
         try:
             frames = read_ahead(count(), lambda i: first if i == 0 else video.read())
-            for _, frame in islice(frames, max_frames):
+            for _, frame in islice(frames, options.max_frames):
                 image = frame.result()
                 if image is None:
                     break
                 with network.working():
-                    labels = predictor.labels(image).cpu().numpy()
-                counts.append(count_pixels(labels, len(model.classes)))
-                write_behind(lambda *pair: write_frame(painter(*pair)), image, labels)
+                    if options.temporal:
+                        labels = smoother(image, predictor.probabilities(image)).argmax(0).to(torch.uint8)
+                    else:
+                        labels = predictor.labels(image)
+                    labels_here = labels.cpu().numpy()
+                counts.append(count_pixels(labels_here, len(model.classes)))
+                write_behind(lambda *pair: write_frame(painter(*pair)), image, labels_here)
                 progress.update()
         except KeyboardInterrupt:
             if not video.is_camera:

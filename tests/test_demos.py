@@ -231,7 +231,7 @@ VIDEO_SIZE = (33, 25)  # odd, which H.264 has no room for
 def video(tmp_path: Path) -> Path:
     """Seven frames, ten a second."""
     path = tmp_path / "in" / "drive.avi"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, VIDEO_SIZE)
     assert writer.isOpened()
     for i in range(7):
@@ -269,6 +269,12 @@ def test_a_video_comes_out_with_all_its_frames_its_speed_and_a_legend(
     assert [float(line["seconds"]) for line in lines] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     for line in lines:
         assert sum(float(line[name]) for name in CAMVID.class_names) == pytest.approx(100)
+
+
+def test_a_video_can_be_smoothed_and_a_picture_not(video, photo, light_checkpoint, tmp_path, command):
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--temporal")
+    assert "7 frames" in command("demo", "--demo-video", video, *flags).out
+    assert "--temporal is for --demo-video" in command("demo", "--demo-image", photo, *flags).err
 
 
 def test_a_second_run_leaves_the_video_of_the_first_alone(video, light_checkpoint, tmp_path, command):
