@@ -29,7 +29,7 @@ from utils.flags import parse_command_line
 MOST_TOLD = 20  # problems that are printed one by one
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_KIND = slice(24, 26)  # where a PNG file says its bits per channel and what the channels are
-WHAT_IS_WRONG = {b"\x08\x00": None, b"\x10\x00": "16 bits a pixel", b"\x08\x03": "a palette"}
+KINDS = {b"\x08\x00": "8 bits a pixel", b"\x10\x00": "16 bits a pixel", b"\x08\x03": "a palette"}
 TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
 
 Read = Callable[[], bytes]
@@ -91,9 +91,9 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
         return f"cannot be read ({one_line(error)})"
     if not content.startswith(PNG_START):
         return "is no PNG file"
-    kind = WHAT_IS_WRONG.get(content[PNG_KIND], "more than one channel")
-    if kind:
-        return f"has {kind}; the server wants 8 bits and one channel of label ids"
+    kind, wanted = KINDS.get(content[PNG_KIND], "several channels"), f"{8 if max(allowed) < 256 else 16} bits a pixel"
+    if kind != wanted:
+        return f"has {kind}; the server wants {wanted}, one channel of label ids"
     ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if ids is None or not content.endswith(b"IEND\xaeB`\x82"):
         return "is damaged"

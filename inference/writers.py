@@ -124,8 +124,9 @@ def is_done(paths: ResultPaths, settings: str) -> bool:
 
 def pixel_counts(ids_path: Path, classes: Sequence[SegClass]) -> list[int]:
     """What `write_results` returned, from the label ids that it wrote."""
-    by_id = np.bincount(read_label_ids(ids_path).ravel(), minlength=256)
-    return by_id[written_ids(classes)].tolist()
+    ids = written_ids(classes)
+    by_id = np.bincount(read_label_ids(ids_path).ravel(), minlength=max(ids) + 1)
+    return by_id[ids].tolist()
 
 
 def highlighted(

@@ -86,7 +86,7 @@ def damage(kind: str, pred: Path) -> None:
         ("stranger", "notes.txt: no image of the split is called so"),
         ("size", "000000_10.png: is 29x10 pixels, its image 30x10"),
         ("value", "000000_10.png: value 0 at row 4, column 5 (1 such pixels) is not the label id of a class: 7, 8, 11"),
-        ("colours", "000000_10.png: has more than one channel"),
+        ("colours", "000000_10.png: has several channels"),
         ("16 bits", "000000_10.png: has 16 bits a pixel"),
         ("palette", "000000_10.png: has a palette"),
         ("jpeg", "000000_10.png: is no PNG file"),
