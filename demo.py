@@ -17,13 +17,13 @@ import torch
 from tqdm import tqdm
 
 from inference.build import Model, demo_predictor, load_model, wanted_classes
-from inference.legend import class_shares, shares_table
+from inference.legend import counted_shares, shares_table
 from inference.predictor import Predictor
 from inference.report import write_csv
-from inference.shares import percentages
+from inference.shares import count_pixels, percentages
 from inference.temporal import Smoother
 from inference.video import FramePainter, Video, new_video, opened_video
-from inference.writers import count_pixels, result_paths, unused_paths, write_results
+from inference.writers import result_paths, unused_paths, write_results
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.command import run_command
 from utils.device import resolve_device
@@ -59,7 +59,7 @@ def segment_picture(config: DemoConfig) -> int:
     [paths] = result_paths(folder, [source.stem], [source])
     counts = write_results(paths, image, labels, model.classes, source, wanted=wanted)
 
-    print(shares_table(class_shares(counts, model.classes)))
+    print(shares_table(counted_shares(counts, model.classes)))
     for path in paths.all():
         print(f"wrote {path}")
     return 0

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from config import as_dict
 from inference.build import Model, demo_predictor, load_model, wanted_classes
-from inference.legend import class_shares, shares_line
+from inference.legend import counted_shares, shares_line
 from inference.predictor import Predictor
 from inference.report import write_csv
 from inference.shares import percentages
@@ -95,7 +95,7 @@ def segment(
                 job.paths, image, labels, model.classes, job.source, wanted=wanted, settings=job.settings
             )
             counts[i] = torch.tensor(found)
-            progress.write(f"{job.paths.color}: {shares_line(class_shares(found, model.classes))}")
+            progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
 
         for i, reading in read_ahead(missing, lambda i: read_image(jobs[i].source)):
             try:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.spec import Color, SegClass
-from inference.shares import percentages
+from inference.shares import count_pixels, percentages
 from utils.images import Uint8Array
 
 PAPER = (255, 255, 255)
@@ -31,7 +31,12 @@ class ClassShare:
     percent: float
 
 
-def class_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[ClassShare]:
+def class_shares(labels: Uint8Array, classes: Sequence[SegClass]) -> list[ClassShare]:
+    """The classes that occur in train ids `labels` [H, W], the largest first; percent sum to 100.00."""
+    return counted_shares(count_pixels(labels, len(classes)), classes)
+
+
+def counted_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[ClassShare]:
     """The classes that occur, the largest first, from the pixels of each in train id order; percent sum to 100.00."""
     shares = [
         ClassShare(train_id, seg_class.name, seg_class.color, count, percent)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from datasets.spec import IGNORE_LABEL, Color, SegClass, written_ids
-from inference.legend import class_shares, with_legend
+from inference.legend import counted_shares, with_legend
+from inference.shares import count_pixels
 from utils.files import atomic_path
 from utils.images import Uint8Array, read_label_ids
 from utils.pictures import blend, colorize, dark_grey
@@ -101,7 +102,7 @@ def write_results(
     what the results depend on, see `is_done`.
     """
     counts = count_pixels(labels, len(classes))
-    shares = [share for share in class_shares(counts, classes) if wanted is None or share.train_id in wanted]
+    shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
     shown_image, shown_labels = highlighted(image, labels, wanted)
     height, width = labels.shape
     note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings}
@@ -110,11 +111,6 @@ def write_results(
     write_png(paths.overlay, overlay(shown_image, shown_labels, classes), note)
     write_png(paths.ids, label_id_map(labels, classes), note)
     return counts
-
-
-def count_pixels(labels: Uint8Array, num_classes: int) -> list[int]:
-    """The pixels of each class in train ids [H, W]."""
-    return np.bincount(labels.ravel(), minlength=num_classes)[:num_classes].tolist()
 
 
 def is_done(paths: ResultPaths, settings: str) -> bool:
