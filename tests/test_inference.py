@@ -18,13 +18,12 @@ from config import SnapshotConfig
 from datasets.registry import dataset_spec
 from datasets.spec import SegClass
 from inference.build import load_model
-from inference.legend import ClassShare, class_shares, with_legend
+from inference.legend import class_shares, with_legend
 from inference.predictor import Predictor
 from inference.shares import percentages
 from inference.tiling import cover_counts, spans, tile_starts
 from inference.writers import (
     ResultPaths,
-    count_pixels,
     label_id_map,
     overlay,
     result_names,
@@ -43,10 +42,6 @@ def pixel_net(num_classes: int = 3) -> nn.Module:
     """A network that looks at one pixel at a time."""
     torch.manual_seed(0)
     return nn.Conv2d(3, num_classes, 1)
-
-
-def shares_of(labels: np.ndarray) -> list[ClassShare]:
-    return class_shares(count_pixels(labels, len(CAMVID)), CAMVID)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -275,19 +270,19 @@ def test_percentages_sum_to_one_hundred_for_any_counts(counts):
 
 def test_the_legend_lists_the_classes_that_occur_the_largest_first():
     labels = np.array([[3, 3, 3], [0, 255, 255]], np.uint8)
-    assert [(s.name, s.percent) for s in shares_of(labels)] == [("Road", 75.0), ("Sky", 25.0)]
+    assert [(s.name, s.percent) for s in class_shares(labels, CAMVID)] == [("Road", 75.0), ("Sky", 25.0)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (60, 400), (400, 100), (240, 320)])
 def test_the_legend_covers_nothing_and_shows_every_color(size):
     labels = np.resize(np.arange(11, dtype=np.uint8), size)
     mask = picture(*size)
-    sheet = with_legend(mask, shares_of(labels))
+    sheet = with_legend(mask, class_shares(labels, CAMVID))
     height, width = size
     assert (sheet[:height, :width] == mask).all()
     outside = np.concatenate([sheet[height:].reshape(-1, 3), sheet[:height, width:].reshape(-1, 3)])
     shown = {tuple(color) for color in outside.tolist()}
-    for share in shares_of(labels):
+    for share in class_shares(labels, CAMVID):
         assert share.color in shown
     # Nothing is cut off: a rim of the sheet is blank.
     assert (sheet[max(0, height - 2) :, -4:][2:] == 255).all()
