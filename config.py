@@ -23,6 +23,7 @@ DATASET_ROOTS = {
 }
 
 DATASET_CHOICES = ", ".join(NAMES)
+MAX_MEMORY = "GiB for an image's pixels and probabilities; the network's own, which follows from the tile, come on top"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +249,7 @@ class EvalInferenceConfig:
     single_scale: bool = option(False, "scale 1 only")
     no_flip: bool = option(False, "do not average with the mirrored image")
     batch_size: int = option(1, "tiles per step", must_be=POSITIVE)
+    max_memory: float = option(4.0, MAX_MEMORY, must_be=POSITIVE)
     fixed_aspp_pool: bool = option(False, "accepted and ignored: image pooling always covers the network's input")
     dist_bn: bool = option(False, "accepted and ignored: no batch statistics are taken in evaluation")
     profile: bool = option(False, "print where the time went")
@@ -269,7 +271,7 @@ class EvalOutputConfig:
 class EvalDeviceConfig(DeviceConfig):
     """the machine"""
 
-    num_workers: int | None = option(4, "accepted and ignored: images are read one by one", must_be=NOT_NEGATIVE)
+    num_workers: int | None = option(4, "threads that score and write beside the network", must_be=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,10 +286,13 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoImageConfig:
-    """the picture"""
+class DemoInputConfig:
+    """the picture or video"""
 
-    demo_image: str = option("", "image to segment", "--demo-image", required=True)
+    demo_image: str = option("", "image to segment", "--demo-image")
+    demo_video: str = option("", "video file to segment instead, or the number of a camera", "--demo-video")
+    temporal: bool = option(False, "smooth a video's classes along its motion, so that they flicker less")
+    max_frames: int | None = option(None, "stop a video after so many frames; a camera: Ctrl-C", must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +300,10 @@ class DemoFolderInputConfig:
     """the pictures"""
 
     demo_folder: str = option(
-        "", "folder of images, sub-folders included; other files are left out", "--demo-folder", required=True
+        "",
+        "folder of images, sub-folders included, or a quoted pattern like 'photos/**/*.jpg'; other files are left out",
+        "--demo-folder",
+        required=True,
     )
 
 
@@ -304,16 +312,25 @@ class DemoOutputConfig:
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
+    classes: str = option("", "names of classes to show, comma-separated; all else is grey")
     scales: str = option("1.0", "scales to average over, comma-separated")
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)
+    max_memory: float = option(4.0, MAX_MEMORY, must_be=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFolderOutputConfig(DemoOutputConfig):
+    """inference and results"""
+
+    resume: bool = option(False, "leave out pictures whose results are there, made with the same settings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Segment one picture."""
+    """Segment one picture or video."""
 
-    input: DemoImageConfig
+    input: DemoInputConfig
     model: DemoSnapshotConfig
     output: DemoOutputConfig
     device: DeviceConfig
@@ -325,7 +342,7 @@ class DemoFolderConfig:
 
     input: DemoFolderInputConfig
     model: DemoSnapshotConfig
-    output: DemoOutputConfig
+    output: DemoFolderOutputConfig
     device: DeviceConfig
 
 
@@ -354,6 +371,25 @@ class PixelPercentageConfig:
     """Count the pixels of each class."""
 
     input: PercentageConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionInputConfig:
+    """what to check"""
+
+    path: str | None = option(None, "result folder of eval.py, or a folder or zip of label ids", "path")
+    dataset: str | None = option(None, f"data set; default: what eval.py wrote there. One of: {DATASET_CHOICES}")
+    dataset_dir: str | None = option(None, "its root folder; default: what eval.py wrote there")
+    split: str | None = option(None, "its split; default: what eval.py wrote there, or test")
+    zip: str | None = option(None, "write the files, if they are right, into this zip, and check that too")
+    debug: bool = option(False, "show the traceback of an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionConfig:
+    """Check predictions before a benchmark's server does, and zip them."""
+
+    input: SubmissionInputConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,42 +1,127 @@
-"""Segment one picture: python demo.py --demo-image IMAGE --snapshot CHECKPOINT --save-dir FOLDER."""
+"""Segment one picture or video: python demo.py --demo-image IMAGE --snapshot CHECKPOINT --save-dir FOLDER."""
 
 from __future__ import annotations
 
-from config import DemoConfig
+from config import DemoConfig, DemoInputConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoConfig)  # before PyTorch is imported, so that --help answers at once
 
+import sys
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
-from inference.build import demo_predictor, load_model
-from inference.legend import shares_table
-from inference.writers import result_paths, write_results
+import torch
+from tqdm import tqdm
+
+from inference.build import Model, demo_predictor, load_model, wanted_classes
+from inference.legend import counted_shares, shares_table
+from inference.predictor import Predictor
+from inference.report import write_csv
+from inference.shares import count_pixels, percentages
+from inference.temporal import Smoother
+from inference.video import FramePainter, Video, new_video, opened_video
+from inference.writers import result_paths, unused_paths, write_results
+from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.command import run_command
 from utils.device import resolve_device
+from utils.distributed import processes
 from utils.files import writable_folder
-from utils.images import read_image
+from utils.images import Uint8Array, read_image
+
+VIDEO_RESULTS = ("_overlay.mp4", "_class_shares.csv")
 
 
 def main(config: DemoConfig) -> int:
-    """Predict the picture, write its colour mask, overlay and label ids, and print the class shares."""
+    """Segment the picture or the video that the flags name."""
+    if bool(config.input.demo_image) == bool(config.input.demo_video):
+        raise ValueError("give --demo-image or --demo-video, one of them.")
+    if config.input.temporal and not config.input.demo_video:
+        raise ValueError("--temporal is for --demo-video: a picture has no frame before it.")
+    if processes().count > 1:
+        raise ValueError("demo.py is one process; torchrun can spread the pictures of demo_folder.py.")
+    return segment_video(config) if config.input.demo_video else segment_picture(config)
+
+
+def segment_picture(config: DemoConfig) -> int:
+    """Write the picture's colour mask, overlay and label ids, and print the class shares."""
     device = resolve_device(config.device.device)
     source = Path(config.input.demo_image)
     image = read_image(source)
     model = load_model(config.model)
+    wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
 
     labels = predictor.labels(image).cpu().numpy()
-    paths = result_paths(folder, source.stem, source)
-    shares = write_results(paths, image, labels, model.classes, source)
+    [paths] = result_paths(folder, [source.stem], [source])
+    counts = write_results(paths, image, labels, model.classes, source, wanted=wanted)
 
-    print(shares_table(shares))
+    print(shares_table(counted_shares(counts, model.classes)))
     for path in paths.all():
         print(f"wrote {path}")
     return 0
+
+
+def segment_video(config: DemoConfig) -> int:
+    """Write the video with the classes laid over it, and the class shares of every frame as a table."""
+    device = resolve_device(config.device.device)
+    with opened_video(config.input.demo_video) as video:
+        model = load_model(config.model)
+        wanted = wanted_classes(config.output.classes, model.classes)
+        predictor = demo_predictor(model, config.output, device)
+        folder = writable_folder(Path(config.output.save_dir), "--save-dir")
+        first = video.read()
+        if first is None:
+            raise ValueError(f"{config.input.demo_video}: no frame can be read.")
+        film, table = unused_paths(folder, video.name, VIDEO_RESULTS)
+        painter = FramePainter((first.shape[1], first.shape[0]), model.classes, wanted)
+        counts = predict_frames(video, first, film, predictor, painter, model, config.input)
+
+    header = ("frame", "seconds", *(c.name for c in model.classes))
+    rows = [(i, f"{i / video.rate:.3f}", *percentages(line)) for i, line in enumerate(counts)]
+    write_csv(table, header, rows)
+    if len(counts) < min(video.num_frames, config.input.max_frames or video.num_frames):
+        print(f"notice: {len(counts)} of {video.num_frames} frames could be read.", file=sys.stderr)
+    print(f"wrote {film}: {len(counts)} frames\nwrote {table}")
+    return 0
+
+
+def predict_frames(
+    video: Video, first: Uint8Array, film: Path, predictor: Predictor, painter: FramePainter, model: Model,
+    options: DemoInputConfig,
+) -> list[list[int]]:
+    """Write the frames to `film`; pixels of each class in each frame. A camera runs until Ctrl-C or `--max_frames`."""
+    counts: list[list[int]] = []
+    network, smoother = Stopwatch(), Smoother()
+    with (
+        new_video(film, video.rate, painter.size) as write_frame,
+        WriteBehind() as write_behind,
+        tqdm(total=options.max_frames or video.num_frames or None, unit="frame", disable=None) as progress,
+    ):
+        try:
+            frames = read_ahead(count(), lambda i: first if i == 0 else video.read())
+            for _, frame in islice(frames, options.max_frames):
+                image = frame.result()
+                if image is None:
+                    break
+                with network.working():
+                    if options.temporal:
+                        labels = smoother(image, predictor.probabilities(image)).argmax(0).to(torch.uint8)
+                    else:
+                        labels = predictor.labels(image)
+                    labels_here = labels.cpu().numpy()
+                counts.append(count_pixels(labels_here, len(model.classes)))
+                write_behind(lambda *pair: write_frame(painter(*pair)), image, labels_here)
+                progress.update()
+        except KeyboardInterrupt:
+            if not video.is_camera:
+                raise
+    busy = f"the network was at work {100 * network.share():.0f} % of the time"
+    print(f"{network.per_second(len(counts)):.2f} frames/s; {busy}", file=sys.stderr)
+    return counts
 
 
 if __name__ == "__main__":

@@ -8,69 +8,157 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
 
+import glob
+import hashlib
+import json
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from inference.build import demo_predictor, load_model
-from inference.legend import shares_line
-from inference.writers import is_result, result_names, result_paths, write_results
+from config import as_dict
+from inference.build import Model, demo_predictor, load_model, wanted_classes
+from inference.legend import counted_shares, shares_line
+from inference.predictor import Predictor
+from inference.report import write_csv
+from inference.shares import percentages
+from inference.writers import ResultPaths, is_done, is_result, pixel_counts, result_names, result_paths, write_results
+from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.command import one_line, run_command
 from utils.device import resolve_device
+from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
-from utils.images import IMAGE_SUFFIXES, read_image
+from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
+
+SHARES = "class_shares.csv"
+WITHOUT_EFFECT = ("save_dir", "max_memory", "resume")  # on the results
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture, where its results go, and what they depend on."""
+
+    source: Path
+    paths: ResultPaths
+    settings: str
 
 
 def main(config: DemoFolderConfig) -> int:
-    """Predict every picture of the folder. Returns 1 where some could not be read; the others are done all the same."""
+    """Predict every picture. Returns 1 where some could not be read; the others are done all the same."""
     device = resolve_device(config.device.device)
-    source_folder = Path(config.input.demo_folder)
-    images = find_images(source_folder)
+    base, images = find_images(config.input.demo_folder)
     model = load_model(config.model)
+    wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
+    all_paths = result_paths(folder, result_names(images, base), images)
+    jobs = [Job(image, paths, fingerprint(config, image)) for image, paths in zip(images, all_paths, strict=True)]
 
-    unreadable: list[str] = []
-    progress = tqdm(list(zip(images, result_names(images, source_folder), strict=True)), unit="image", disable=None)
-    for source, name in progress:
-        try:
-            image = read_image(source)
-        except (ValueError, OSError) as error:
-            unreadable.append(one_line(error))
-            continue
-        labels = predictor.labels(image).cpu().numpy()
-        paths = result_paths(folder, name, source)
-        shares = write_results(paths, image, labels, model.classes, source)
-        progress.write(f"{paths.color}: {shares_line(shares)}")
-
-    print(f"{len(images) - len(unreadable)} of {len(images)} pictures done; the results are in {folder}")
-    for message in unreadable:
-        print(f"left out: {message}", file=sys.stderr)
+    with process_group(device) as me:
+        wait_for_all()  # until everybody has seen which files are there
+        counts, unreadable = segment(jobs, me, predictor, model, wanted, resume=config.output.resume)
+        counts = sum_over_processes(counts.to(device)).cpu()
+        unreadable = lists_of_all(unreadable)
+        if me.is_main:
+            write_shares(folder / SHARES, base, jobs, counts, model)
+            print(f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures done; the results are in {folder}")
+            for message in unreadable:
+                print(f"left out: {message}", file=sys.stderr)
     return 1 if unreadable else 0
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The pictures in `folder` and its sub-folders, sorted; not those that a demo wrote.
+def segment(
+    jobs: list[Job], me: Processes, predictor: Predictor, model: Model, wanted: frozenset[int] | None, *, resume: bool
+) -> tuple[Tensor, list[str]]:
+    """Do this process's jobs.
 
+    Returns the pixels of each class [N, C] int64, 0 for what others did and what cannot be read, and why it cannot.
+    """
+    counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
+    missing, unreadable = [], []
+    for i in range(me.rank, len(jobs), me.count):
+        if resume and is_done(jobs[i].paths, jobs[i].settings):
+            counts[i] = torch.tensor(pixel_counts(jobs[i].paths.ids, model.classes))
+        else:
+            missing.append(i)
+
+    network = Stopwatch()
+    with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
+
+        def write(i: int, image: Uint8Array, labels: Uint8Array) -> None:
+            job = jobs[i]
+            found = write_results(
+                job.paths, image, labels, model.classes, job.source, wanted=wanted, settings=job.settings
+            )
+            counts[i] = torch.tensor(found)
+            progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
+
+        for i, reading in read_ahead(missing, lambda i: read_image(jobs[i].source)):
+            try:
+                image = reading.result()
+            except (ValueError, OSError) as error:
+                unreadable.append(one_line(error))
+            else:
+                with network.working():
+                    labels = predictor.labels(image).cpu().numpy()
+                write_behind(write, i, image, labels)
+            progress.update()
+    if missing:
+        busy = f"the network was at work {100 * network.share():.0f} % of the time"
+        print(f"{network.per_second(len(missing)):.2f} images/s; {busy}", file=sys.stderr)
+    return counts, unreadable
+
+
+def find_images(wanted: str) -> tuple[Path, list[Path]]:
+    """The folder `wanted`, and the pictures in it and its sub-folders, sorted; not those that a demo wrote.
+
+    For a pattern like photos/**/*.jpg it is the folder before the first wildcard, and the pictures that match.
     Raises FileNotFoundError or ValueError where there are none.
     """
+    folder = Path(wanted)
     if folder.is_file():
         raise ValueError(f"--demo-folder {folder} is a file; demo.py --demo-image takes one picture.")
-    if not folder.is_dir():
+    if folder.is_dir():
+        found = sorted(folder.rglob("*"))
+    elif glob.has_magic(wanted):
+        first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
+        pattern = str(Path(*folder.parts[first_wildcard:]))
+        folder = Path(*folder.parts[:first_wildcard])
+        found = sorted(folder.glob(pattern))
+    else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
     images = [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in found
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not path.name.startswith(".")
         and not is_result(path)
     ]
     if not images:
-        raise ValueError(f"--demo-folder {folder} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
-    return images
+        raise ValueError(f"--demo-folder {wanted} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
+    return folder, images
+
+
+def fingerprint(config: DemoFolderConfig, image: Path) -> str:
+    """Changes with everything that a picture's results depend on: settings, checkpoint file, picture."""
+    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (Path(config.model.snapshot), image)]
+    output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
+    return hashlib.sha256(json.dumps([as_dict(config.model), output, stamps]).encode()).hexdigest()[:16]
+
+
+def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:
+    """Write the class shares of each picture in percent; none for what could not be read."""
+    rows = [
+        (job.source.relative_to(base).as_posix(), *percentages(line))
+        for job, line in zip(jobs, counts.tolist(), strict=True)
+        if any(line)
+    ]
+    write_csv(path, ("image", *(c.name for c in model.classes)), rows)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ if __name__ == "__main__":
 import hashlib
 import json
 import sys
-import time
-from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,18 +26,45 @@ from datasets.registry import NAMES
 from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec
 from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
+from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
+from inference.page import page_data, write_page
 from inference.predictor import Predictor
-from inference.report import load_counts, save_counts, write_pictures, write_prediction, write_scores
+from inference.report import write_json, write_pictures, write_prediction, write_scores
+from utils.background import Stopwatch, WriteBehind, read_ahead
+from utils.boundary import NUM_COUNTS
 from utils.command import run_command
 from utils.device import resolve_device
-from utils.distributed import process_group, sum_over_processes, wait_for_all
+from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
 from utils.images import Uint8Array, read_image
-from utils.metrics import ConfusionMatrix
+from utils.metrics import Scores
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
-STEPS = ("read", "predict", "score and write")
-WITHOUT_EFFECT = ("batch_size", "profile", "test_mode")  # on an image's result
+WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode")  # on an image's result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated on what, and where the results go."""
+
+    config: EvalConfig
+    model: Model
+    spec: DatasetSpec
+    root: Path
+    predictor: Predictor
+    pairs: list[Pair]
+    folder: Path
+
+    @property
+    def suffix(self) -> str:
+        """Added to the names of the files of one part."""
+        data = self.config.data
+        return f"_part{data.split_index}of{data.split_count}" if data.split_count > 1 else ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the split has labels."""
+        return self.pairs[0].labels is not None
 
 
 def main(config: EvalConfig) -> int:
@@ -46,74 +72,120 @@ def main(config: EvalConfig) -> int:
     device = resolve_device(config.device.device)
     model = load_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
     spec = known_spec(model, config)
-    pairs = chosen_pairs(config, spec)
+    root = dataset_root(spec, config.data.dataset_dir)
+    pairs = chosen_pairs(config, spec, root)
     predictor = eval_predictor(model, config.inference, device)
     folder = writable_folder(result_folder(config, spec), "--ckpt_path")
+    run = Evaluation(config, model, spec, root, predictor, pairs, folder)
 
     with process_group(device) as me:
-        seconds: Counter[str] = Counter()
-        matrices = torch.zeros(len(pairs), spec.num_classes, spec.num_classes, dtype=torch.int64)
-        mine = range(me.rank, len(pairs), me.count)
-        for i in tqdm(mine, unit="image", disable=None if me.is_main else True):
-            matrices[i] = evaluate_image(pairs[i], predictor, model, spec, config, folder, seconds)
-        matrices = sum_over_processes(matrices.to(device)).cpu()
+        counts, facts = evaluate(run, me)
+        counts = sum_over_processes(counts.to(device)).cpu()
         if me.is_main:
-            report(config, spec, pairs, matrices, folder)
-            if config.inference.profile:
-                print_profile(seconds, len(mine))
+            report(run, counts, facts)
         wait_for_all()
     return 0
 
 
-def evaluate_image(
-    pair: Pair, predictor: Predictor, model: Model, spec: DatasetSpec, config: EvalConfig, folder: Path,
-    seconds: Counter[str],
-) -> Tensor:
-    """Predict one image and write what is asked for; its confusion matrix [C, C] int64, all 0 without labels."""
-    counts_file = folder / "counts" / f"{pair.name}.npz"
-    mark = fingerprint(config, pair)
-    if config.output.resume:
-        kept = load_counts(counts_file, mark)
-        if kept is not None:
-            return torch.from_numpy(kept)
+def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
+    """Predict this process's images and write what is asked for.
 
-    start = time.perf_counter()
-    image, truth = load_pair(pair, spec) if pair.labels else (read_image(pair.image), None)
-    loaded = time.perf_counter()
-    labels = predictor.labels(image).cpu()
-    predicted = time.perf_counter()
-    confusion = ConfusionMatrix(spec.num_classes, spec.ignore_label)
-    if truth is not None:
-        confusion.update(torch.from_numpy(truth), labels)
-    write_images(config, folder, pair, model, image, truth, labels.numpy())
-    save_counts(counts_file, confusion.matrix.numpy(), mark)
-    times = (loaded - start, predicted - loaded, time.perf_counter() - predicted)
-    seconds.update(dict(zip(STEPS, times, strict=True)))
-    return confusion.matrix
+    Returns counts [N, C, C + 7] int64 of all pairs, 0 for the images of others, and facts for the report.
+    """
+    num_classes = run.spec.num_classes
+    counts = torch.zeros(len(run.pairs), num_classes, num_classes + NUM_COUNTS, dtype=torch.int64)
+    missing = []
+    for i in range(me.rank, len(run.pairs), me.count):
+        kept = load_one(run, run.pairs[i]) if run.config.output.resume else None
+        if kept is None:
+            missing.append(i)
+        else:
+            counts[i] = torch.from_numpy(kept.counts)
+
+    reading, network, writing = Stopwatch(), Stopwatch(), Stopwatch()
+    with (
+        WriteBehind(max(1, run.config.device.num_workers or 1)) as write_behind,
+        tqdm(total=len(missing), unit="image", disable=None if me.is_main else True) as progress,
+    ):
+        for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
+            image, truth = sample.result()
+            with network.working():
+                labels = run.predictor.labels(image).cpu().numpy()
+            write_behind(write, run, run.pairs[i], image, truth, labels, counts[i], writing)
+            progress.update()
+    facts: dict[str, Any] = {"settings": settings(run)}
+    if missing:
+        per_image = {"read": reading, "network": network, "score and write": writing}
+        facts["speed"] = {
+            "images_per_s": network.per_second(len(missing)),
+            "network_share": network.share(),
+            "s_per_image": {name: watch.seconds / len(missing) for name, watch in per_image.items()},
+        }
+    return counts, facts
 
 
-def write_images(
-    config: EvalConfig, folder: Path, pair: Pair, model: Model, image: Uint8Array, truth: Uint8Array | None,
-    labels: Uint8Array,
+def read(run: Evaluation, pair: Pair, reading: Stopwatch) -> tuple[Uint8Array, Uint8Array | None]:
+    """An image and its train ids; None where it has none."""
+    with reading.working():
+        return load_pair(pair, run.spec) if pair.labels else (read_image(pair.image), None)
+
+
+def write(
+    run: Evaluation, pair: Pair, image: Uint8Array, truth: Uint8Array | None, labels: Uint8Array, counts: Tensor,
+    writing: Stopwatch,
 ) -> None:
-    """Write label ids where there is no truth, for they are the result then, and all pictures with `--dump_images`."""
-    if truth is None or config.output.dump_images:
-        write_prediction(folder, pair.name, labels, model.classes)
-    if config.output.dump_images:
-        write_pictures(folder, pair.name, image, truth, labels, model.classes)
+    """Score one image into `counts` [C, C + 7] and write what is asked for, last what says that it is done.
+
+    Label ids are always written where there is no truth, for they are the result then.
+    """
+    with writing.working():
+        classes, dump_images = run.model.classes, run.config.output.dump_images
+        counts.copy_(torch.from_numpy(count(truth, labels, run.spec.num_classes)))
+        channels = label_channels(truth, labels)
+        if truth is None or dump_images:
+            write_prediction(run.folder, pair.name, labels, classes)
+        if dump_images:
+            write_pictures(run.folder, pair.name, image, truth, labels, channels, classes)
+        kept = Kept(counts.numpy(), (labels.shape[1], labels.shape[0]), *small(image, channels))
+        save_kept(kept_file(run.folder, pair.name), kept, fingerprint(run.config, pair))
 
 
-def report(config: EvalConfig, spec: DatasetSpec, pairs: Sequence[Pair], matrices: Tensor, folder: Path) -> None:
-    """Print and write the scores; of a split without labels, say where its predictions are."""
-    if pairs[0].labels is None:
-        print(f"{len(pairs)} images predicted, not scored: {spec.name} has no labels for {config.data.split}")
+def settings(run: Evaluation) -> dict[str, Any]:
+    """All flags, and where the images were really found."""
+    flags = as_dict(run.config)
+    return {**flags, "data": {**flags["data"], "dataset": run.spec.name, "dataset_dir": str(run.root.resolve())}}
+
+
+def load_one(run: Evaluation, pair: Pair) -> Kept | None:
+    """What is kept of an image under the same settings; None where there is nothing."""
+    return load_kept(kept_file(run.folder, pair.name), fingerprint(run.config, pair))
+
+
+def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
+    """Print and write the scores and the page; of a split without labels, say where its predictions are."""
+    data, folder = run.config.data, run.folder
+    write_json(folder / "settings.json", facts["settings"])
+    names = [pair.name for pair in run.pairs]
+    overall: Scores | None = None
+    per_image: list[Scores] = []
+    if run.labelled:
+        overall, per_image = write_scores(folder, run.suffix, names, counts, facts, run.spec.class_names)
+        print(overall.table())
+    about = f"{run.model.arch}, {Path(run.config.model.snapshot).name}"
+    kept = [load_one(run, pair) for pair in run.pairs]
+    page = page_data(
+        f"{run.spec.title}: {data.split}", about, run.model.classes, names, kept, overall=overall, per_image=per_image,
+        confusion=counts.sum(0)[:, : run.spec.num_classes], pictures=run.config.output.dump_images, facts=facts,
+    )  # fmt: skip
+    write_page(folder / f"report{run.suffix}.html", page)
+    if run.labelled:
+        print(f"{len(names)} images of {run.spec.name} {data.split}; the results are in {folder}")
+    else:
+        print(f"{len(names)} images predicted, not scored: {run.spec.name} has no labels for {data.split}")
         print(f"label ids are in {folder / 'pred'}")
-        return
-    data = config.data
-    suffix = f"_part{data.split_index}of{data.split_count}" if data.split_count > 1 else ""
-    overall = write_scores(folder, suffix, [p.name for p in pairs], matrices, as_dict(config), spec.class_names)
-    print(overall.table())
-    print(f"{len(pairs)} images of {spec.name} {data.split}; the results are in {folder}")
+    print(f"to look at: {folder / f'report{run.suffix}.html'}")
+    if "speed" in facts:
+        print_speed(facts["speed"], run.config.inference.profile)
 
 
 def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
@@ -127,12 +199,12 @@ def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     return spec
 
 
-def chosen_pairs(config: EvalConfig, spec: DatasetSpec) -> list[Pair]:
+def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path) -> list[Pair]:
     """The images of the split, or the part of them that `--split_index` means, or two with `--test_mode`."""
     data = config.data
     if data.split_index >= data.split_count:
         raise ValueError(f"--split_index {data.split_index} must be below --split_count {data.split_count}.")
-    pairs = find_pairs(spec, dataset_root(spec, data.dataset_dir), data.split, data.cv_split)
+    pairs = find_pairs(spec, root, data.split, data.cv_split)
     cuts = [len(pairs) * i // data.split_count for i in (data.split_index, data.split_index + 1)]
     part = pairs[cuts[0] : cuts[1]]
     if not part:
@@ -156,10 +228,13 @@ def fingerprint(config: EvalConfig, pair: Pair) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def print_profile(seconds: Counter[str], num_images: int) -> None:
-    """Seconds per image of each step, on this process."""
-    for step in STEPS:
-        print(f"{step:<16} {seconds[step] / num_images:8.3f} s per image", file=sys.stderr)
+def print_speed(speed: dict[str, Any], profile: bool) -> None:
+    """Images per second of this process and how busy its network was; with `--profile` the seconds of each step."""
+    share = f"the network was at work {100 * speed['network_share']:.0f} % of the time"
+    print(f"{speed['images_per_s']:.2f} images/s; {share}", file=sys.stderr)
+    if profile:
+        for step, seconds in speed["s_per_image"].items():
+            print(f"{step:<16} {seconds:8.3f} s per image", file=sys.stderr)
 
 
 if __name__ == "__main__":

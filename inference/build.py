@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,34 +55,41 @@ def load_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] =
 
 def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
     """The predictor that the demos' flags describe."""
-    return Predictor(
-        model.net,
-        len(model.classes),
-        device=device,
-        scales=parse_scales(config.scales),
-        flip=config.flip,
-        tile=config.tile,
-        mean=model.checkpoint.mean,
-        std=model.checkpoint.std,
-    )
+    return _predictor(
+        model, device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
+        max_memory=config.max_memory,
+    )  # fmt: skip
 
 
 def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.device) -> Predictor:
     """The predictor that the flags of `eval.py` describe. Raises ValueError for an overlap of 1."""
     if config.sliding_overlap >= 1:
         raise ValueError(f"--sliding_overlap must be below 1, got {config.sliding_overlap}.")
-    return Predictor(
-        model.net,
-        len(model.classes),
-        device=device,
-        scales=(1.0,) if config.single_scale else parse_scales(config.scales),
-        flip=not config.no_flip,
-        tile=config.crop_size if config.inference_mode == "sliding" else None,
-        overlap=config.sliding_overlap,
-        batch_size=config.batch_size,
-        mean=model.checkpoint.mean,
-        std=model.checkpoint.std,
-    )
+    return _predictor(
+        model, device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
+        tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
+        batch_size=config.batch_size, max_memory=config.max_memory,
+    )  # fmt: skip
+
+
+def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
+    """Train ids of the classes that `--classes` lists, whatever the case; None where it lists none.
+
+    Raises ValueError for a name that is no class.
+    """
+    known = {seg_class.name.lower(): train_id for train_id, seg_class in enumerate(classes)}
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in listed if name.lower() not in known]
+    if unknown:
+        choices = ", ".join(seg_class.name for seg_class in classes)
+        raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose among: {choices}.")
+    return frozenset(known[name.lower()] for name in listed) or None
+
+
+def _predictor(model: Model, device: torch.device, **how: Any) -> Predictor:
+    """Every command's way from a model to a predictor."""
+    mean, std = model.checkpoint.mean, model.checkpoint.std
+    return Predictor(model.net, len(model.classes), device=device, mean=mean, std=std, **how)
 
 
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:

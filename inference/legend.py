@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.spec import Color, SegClass
-from inference.shares import percentages
+from inference.shares import count_pixels, percentages
 from utils.images import Uint8Array
 
 PAPER = (255, 255, 255)
@@ -24,6 +24,7 @@ SMALLEST_FONT, LARGEST_FONT = 12, 30  # pixels
 class ClassShare:
     """One class that occurs: its colour, its pixels and their share in percent."""
 
+    train_id: int
     name: str
     color: Color
     pixels: int
@@ -32,22 +33,31 @@ class ClassShare:
 
 def class_shares(labels: Uint8Array, classes: Sequence[SegClass]) -> list[ClassShare]:
     """The classes that occur in train ids `labels` [H, W], the largest first; percent sum to 100.00."""
-    counts = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)].tolist()
+    return counted_shares(count_pixels(labels, len(classes)), classes)
+
+
+def counted_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[ClassShare]:
+    """The classes that occur, the largest first, from the pixels of each in train id order; percent sum to 100.00."""
     shares = [
-        ClassShare(seg_class.name, seg_class.color, count, percent)
-        for seg_class, count, percent in zip(classes, counts, percentages(counts), strict=True)
+        ClassShare(train_id, seg_class.name, seg_class.color, count, percent)
+        for train_id, (seg_class, count, percent) in enumerate(zip(classes, counts, percentages(counts), strict=True))
         if count
     ]
     return sorted(shares, key=lambda share: -share.pixels)
 
 
-def with_legend(picture: Uint8Array, shares: Sequence[ClassShare]) -> Uint8Array:
+def class_list(classes: Sequence[SegClass], wanted: frozenset[int]) -> list[ClassShare]:
+    """The wanted classes in train id order, for a legend that says nothing of shares."""
+    return [ClassShare(i, c.name, c.color, 0, 0.0) for i, c in enumerate(classes) if i in wanted]
+
+
+def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: bool = True) -> Uint8Array:
     """`picture` [H, W, 3] uint8 RGB, unchanged in the upper left corner of a sheet, with a legend beside or below it.
 
     Below a wide picture, beside a tall one. The sheet grows where the legend needs it; the legend covers nothing.
     """
     height, width = picture.shape[:2]
-    layout = _layout(width, height, shares)
+    layout = _layout(width, height, shares, percents)
     corner = (width, 0) if layout.beside else (0, height)
     sheet_size = (max(width, corner[0] + layout.width), max(height, corner[1] + layout.height))
     sheet = Image.new("RGB", sheet_size, PAPER)
@@ -56,7 +66,7 @@ def with_legend(picture: Uint8Array, shares: Sequence[ClassShare]) -> Uint8Array
     for i, share in enumerate(shares):
         column, row = divmod(i, layout.num_rows)
         left = corner[0] + layout.margin + column * layout.column_step
-        _draw_entry(draw, layout, left, corner[1] + layout.margin + row * layout.line, share)
+        _draw_entry(draw, layout, left, corner[1] + layout.margin + row * layout.line, share, percents)
     return np.asarray(sheet)
 
 
@@ -90,20 +100,20 @@ class _Layout:
         return 2 * self.margin + (self.num_columns - 1) * self.column_step + self.entry_width
 
 
-def _layout(width: int, height: int, shares: Sequence[ClassShare]) -> _Layout:
+def _layout(width: int, height: int, shares: Sequence[ClassShare], percents: bool) -> _Layout:
     size = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))
-    layout = _layout_in_font(size, width, height, shares)
+    layout = _layout_in_font(size, width, height, shares, percents)
     while layout.height > 0.6 * height and not layout.beside and size > SMALLEST_FONT:
         size -= 1
-        layout = _layout_in_font(size, width, height, shares)
+        layout = _layout_in_font(size, width, height, shares, percents)
     return layout
 
 
-def _layout_in_font(size: int, width: int, height: int, shares: Sequence[ClassShare]) -> _Layout:
+def _layout_in_font(size: int, width: int, height: int, shares: Sequence[ClassShare], percents: bool) -> _Layout:
     font = text_font(size)
     margin, line, swatch = round(1.1 * size), round(1.75 * size), (round(1.7 * size), size)
     names = max((font.getlength(share.name) for share in shares), default=0)
-    entry_width = round(swatch[0] + 0.6 * size + names + size + font.getlength("100.00 %"))
+    entry_width = round(swatch[0] + 0.6 * size + names + (size + font.getlength("100.00 %") if percents else 0))
     beside = height >= width and 2 * margin + len(shares) * line <= height
     room, gutter = width - 2 * margin, round(2.4 * size)
     fitting = 1 if beside else max(1, (room + gutter) // (entry_width + gutter))
@@ -114,11 +124,15 @@ def _layout_in_font(size: int, width: int, height: int, shares: Sequence[ClassSh
     return _Layout(font, beside, margin, line, swatch, entry_width, step, num_rows, num_columns)
 
 
-def _draw_entry(draw: ImageDraw.ImageDraw, layout: _Layout, left: int, top: int, share: ClassShare) -> None:
+def _draw_entry(
+    draw: ImageDraw.ImageDraw, layout: _Layout, left: int, top: int, share: ClassShare, percents: bool
+) -> None:
     width, height = layout.swatch
     draw.rectangle((left, top, left + width - 1, top + height - 1), fill=share.color, outline=OUTLINE)
     middle = top + height // 2
     draw.text((left + width + round(0.6 * height), middle), share.name, INK, layout.font, anchor="lm")
+    if not percents:
+        return
     text = f"{share.percent:.2f} %" if share.percent >= 0.01 else "< 0.01 %"
     draw.text((left + layout.entry_width, middle), text, FAINT_INK, layout.font, anchor="rm")
 

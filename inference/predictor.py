@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar, overload
 
 import numpy as np
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inference.tiling import cover_counts, resample, spans
+from inference.resize import resized_part
+from inference.slices import held_at_a_time, slices
+from inference.tiling import Span, View, resample, views
 from utils.device import resolve_device
 from utils.images import Uint8Array
 from utils.precision import normalise
@@ -20,7 +22,18 @@ from utils.precision import normalise
 # The trunks halve the image up to five times; below this they would see less than a pixel of it.
 MIN_SIDE = 32
 
+DEFAULT_MAX_MEMORY = 4.0  # GiB
+
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the network is shown of one view of the image. pixels: [h, w, 3], values 0..255, uint8 or float32."""
+
+    row: Span
+    column: Span
+    pixels: Tensor
 
 
 class Predictor:
@@ -28,8 +41,9 @@ class Predictor:
 
     scales: the image is shown at these scales, the probabilities are averaged. flip: average with the mirrored image.
     tile: side of the tiles the scaled image is cut into, in pixels; None: whole. overlap: share of a tile that its
-    neighbour covers too. batch_size: tiles per step. amp: dtype to autocast to; None: float32.
-    mean, std: of each channel, for RGB in 0..1.
+    neighbour covers too. batch_size: tiles per step. max_memory: GiB that `labels` may take for an image's pixels and
+    probabilities; the network's own memory, which follows from tile and batch size, comes on top. amp: dtype to
+    autocast to; None: float32. mean, std: of each channel, for RGB in 0..1.
     """
 
     def __init__(
@@ -43,6 +57,7 @@ class Predictor:
         tile: int | None = None,
         overlap: float = 1 / 3,
         batch_size: int = 1,
+        max_memory: float = DEFAULT_MAX_MEMORY,
         amp: torch.dtype | None = None,
         mean: Sequence[float],
         std: Sequence[float],
@@ -63,6 +78,7 @@ class Predictor:
         self.tile = tile
         self.overlap = overlap
         self.batch_size = batch_size
+        self.max_memory = max_memory
         self.amp = amp
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -84,34 +100,61 @@ class Predictor:
     def labels(self, image: Uint8Array | Sequence[Uint8Array]) -> Tensor | list[Tensor]:
         """Most probable train ids [H, W] uint8, on the device, of an RGB image [H, W, 3] uint8; a list for a list."""
         if isinstance(image, np.ndarray):
-            return self._probabilities(image).argmax(0).to(torch.uint8)
-        return [self.labels(one) for one in image]
+            return self._labels(image)
+        return [self._labels(one) for one in image]
 
     @torch.inference_mode()
     def _probabilities(self, image: Uint8Array) -> Tensor:
+        pixels, seen = self._shown(image)
+        height, width = image.shape[:2]
+        _, probabilities = next(self._strip(pixels, seen, slice(0, width), height))
+        return probabilities
+
+    @torch.inference_mode()
+    def _labels(self, image: Uint8Array) -> Tensor:
+        pixels, seen = self._shown(image)
+        height, width = image.shape[:2]
+        rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
+        labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)
+        for left in range(0, width, columns):
+            strip = slice(left, min(left + columns, width))
+            for top, probabilities in self._strip(pixels, seen, strip, rows):
+                labels[top : top + probabilities.shape[1], strip] = probabilities.argmax(0)
+        return labels
+
+    def _shown(self, image: Uint8Array) -> tuple[Tensor, list[View]]:
+        """The image [H, W, 3] uint8 on the device, and how it is shown to the network."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(f"an image is [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)
-        normalised = normalise(pixels[None], self.mean, self.std)[0]
-        total = torch.zeros(self.num_classes, *image.shape[:2], device=self.device)
-        for scale in self.scales:
-            self._add_scale(total, _rescaled(normalised, scale))
-        return total
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        return pixels, views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
 
-    def _add_scale(self, total: Tensor, image: Tensor) -> None:
-        """Add the probabilities [C, H, W] seen at one scale to `total`, divided by the number of scales."""
-        (height, width), (scaled_height, scaled_width) = total.shape[1:], image.shape[1:]
-        rows = spans(scaled_height, height, self.tile or scaled_height, self.overlap)
-        columns = spans(scaled_width, width, self.tile or scaled_width, self.overlap)
-        row_weights = 1 / (cover_counts(rows, height) * len(self.scales)).to(self.device)
-        column_weights = 1 / cover_counts(columns, width).to(self.device)
-        for tiles in batches(list(product(rows, columns)), self.batch_size):
-            shown = torch.stack([image[:, row.start : row.stop, column.start : column.stop] for row, column in tiles])
-            for values, (row, column) in zip(self._forward(shown), tiles, strict=True):
-                values = resample(values, 1, row, scaled_height, height)
-                values = resample(values, 2, column, scaled_width, width)
-                values.mul_(row_weights[row.out_slice, None]).mul_(column_weights[column.out_slice])
-                total[:, row.out_slice, column.out_slice] += values
+    def _strip(self, pixels: Tensor, seen: Sequence[View], strip: slice, num_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """Finished probabilities [C, rows, columns of the strip] after their first row, from the top down.
+
+        num_rows: how many are held at a time. Each is valid until the next is asked for.
+        """
+        total = torch.zeros(self.num_classes, num_rows, strip.stop - strip.start, device=self.device)
+        parts = slices(seen, pixels.shape[0], num_rows)
+        for part in parts:
+            for view, rows in part.bands:
+                for tiles in batches(cut_tiles(pixels, view, rows, strip), self.batch_size):
+                    self._add(total, tiles, view, part.top, strip)
+            yield part.top, total[:, : part.num_done]
+            if part is not parts[-1]:
+                _move_up(total, part.num_done)
+
+    def _add(self, total: Tensor, tiles: Sequence[Tile], view: View, top: int, strip: slice) -> None:
+        """Add what the network says about the tiles to `total`, which begins at row `top` and covers a strip."""
+        shown = normalise(torch.stack([tile.pixels for tile in tiles]).permute(0, 3, 1, 2), self.mean, self.std)
+        for values, tile in zip(self._forward(shown), tiles, strict=True):
+            values = resample(values, 1, tile.row, view.size[0], len(view.row_weights))
+            values = resample(values, 2, tile.column, view.size[1], len(view.column_weights))
+            values.mul_(view.row_weights[tile.row.out_slice, None]).mul_(view.column_weights[tile.column.out_slice])
+            left, right = max(tile.column.out_start, strip.start), min(tile.column.out_stop, strip.stop)
+            values = values[:, :, left - tile.column.out_start : right - tile.column.out_start]
+            rows = slice(tile.row.out_start - top, tile.row.out_stop - top)
+            total[:, rows, left - strip.start : right - strip.start] += values
 
     def _forward(self, images: Tensor) -> Tensor:
         """Probabilities [B, C, H, W] float32 of normalised images [B, 3, H, W]."""
@@ -130,16 +173,26 @@ class Predictor:
         return logits.float().softmax(1)
 
 
-def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def cut_tiles(pixels: Tensor, view: View, rows: Sequence[Span], strip: slice) -> Iterator[Tile]:
+    """The tiles of a view that touch a strip of the image's columns, row by row. pixels: the image [H, W, 3]."""
+    columns = [c for c in view.columns if c.out_start < strip.stop and c.out_stop > strip.start]
+    left, right = columns[0].start, columns[-1].stop
+    for row in rows:
+        band = resized_part(pixels, view.size, slice(row.start, row.stop), slice(left, right))
+        for column in columns:
+            yield Tile(row, column, band[:, column.start - left : column.stop - left])
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
     """`items` in groups of `size`; the last may be smaller."""
-    for i in range(0, len(items), size):
-        yield items[i : i + size]
+    waiting = iter(items)
+    while group := tuple(islice(waiting, size)):
+        yield group
 
 
-def _rescaled(image: Tensor, scale: float) -> Tensor:
-    """`image` [3, H, W] at `scale`, 1 pixel at least; one filter for all scales: linear, widened when shrinking."""
-    size = tuple(max(1, math.floor(side * scale + 0.5)) for side in image.shape[1:])
-    if size == tuple(image.shape[1:]):
-        return image
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-
+def _move_up(total: Tensor, num_rows: int) -> None:
+    """Drop the first rows of `total` [C, H, W], move the others up, fill with 0."""
+    for plane in total:  # one by one, for what is moved is copied
+        kept = plane[num_rows:].clone()
+        plane[: len(kept)] = kept
+        plane[len(kept) :] = 0

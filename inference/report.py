@@ -1,27 +1,25 @@
-"""What an evaluation leaves behind: scores as JSON and CSV, pictures, and each image's counts to go on from."""
+"""What an evaluation leaves behind: scores as JSON and CSV, and pictures."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.spec import SegClass
 from inference.writers import label_id_map, overlay, palette
 from utils.files import atomic_path
 from utils.images import Uint8Array, write_image
-from utils.metrics import Scores, scores
-from utils.pictures import colorize
+from utils.metrics import PER_CLASS, TOTALS, Scores, scores
+from utils.pictures import colorize, dark_grey
 
-DUMP_FOLDERS = ("rgb", "pred", "compose", "diff")
-RIGHT_COLOR_SHARE = 0.45  # how much of the photo is left where a prediction is right or cannot be told
+RIGHT_LIGHT = 0.45  # how much of the photo's light is left where a prediction is right or cannot be told
 
 
 def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:
@@ -31,13 +29,14 @@ def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Seque
 
 def write_pictures(
     folder: Path, name: str, image: Uint8Array, truth: Uint8Array | None, labels: Uint8Array,
-    classes: Sequence[SegClass],
+    channels: Uint8Array, classes: Sequence[SegClass],
 ) -> None:
     """Write the photo to rgb/, the prediction laid over it to compose/, and where truth is known the mistakes to diff/.
 
-    image: [H, W, 3]. truth, labels: [H, W] train ids.
+    image: [H, W, 3]. truth, labels: [H, W] train ids. channels: both for the page, see `label_channels`, to maps/.
     """
     write_image(folder / "rgb" / f"{name}.png", image)
+    write_image(folder / "maps" / f"{name}.png", channels)
     write_image(folder / "compose" / f"{name}.png", overlay(image, labels, classes))
     if truth is not None:
         write_image(folder / "diff" / f"{name}.png", mistakes(image, truth, labels, classes))
@@ -45,30 +44,35 @@ def write_pictures(
 
 def mistakes(image: Uint8Array, truth: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The predicted class's colour where it is wrong; elsewhere the photo, dark and grey. All [H, W]; result RGB."""
-    grey = (image.mean(2, keepdims=True) * RIGHT_COLOR_SHARE).astype(np.uint8).repeat(3, axis=2)
     wrong = (labels != truth) & (truth < len(classes))
-    return np.where(wrong[..., None], colorize(labels, palette(classes)), grey)
+    return np.where(wrong[..., None], colorize(labels, palette(classes)), dark_grey(image, RIGHT_LIGHT))
 
 
-def write_scores(folder: Path, suffix: str, names: Sequence[str], matrices: Tensor, settings: dict[str, Any],
-                 class_names: Sequence[str]) -> Scores:
-    """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names); return the overall scores.
+def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: dict[str, Any],
+                 class_names: Sequence[str]) -> tuple[Scores, list[Scores]]:
+    """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
 
-    matrices: [N, C, C] confusion matrices of the images `names`, rows truth, columns prediction.
+    counts: [N, C, C + 7] of the images `names`, see `inference/kept.py`. Returns the scores of all and of each.
     """
-    total = matrices.sum(0)
-    overall = scores(total, class_names)
-    content = {**overall.as_dict(), "num_images": len(names), "confusion": total.tolist(), "settings": settings}
-    with atomic_path(folder / f"metrics{suffix}.json") as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    keys = ("iou", "precision", "recall", "f1", "share")
+    overall, *per_image = (
+        scores(one[:, : len(class_names)], class_names, one[:, len(class_names) :]) for one in (counts.sum(0), *counts)
+    )
+    confusion = counts.sum(0)[:, : len(class_names)].tolist()
+    content = {**overall.as_dict(), "num_images": len(names), "confusion": confusion, **facts}
+    write_json(folder / f"metrics{suffix}.json", content)
     per_class = overall.as_dict()["classes"]
-    write_csv(folder / f"per_class{suffix}.csv", ("class", *keys),
-              [(name, *(per_class[name][key] for key in keys)) for name in class_names])
-    per_image = [(name, scores(matrix, class_names)) for name, matrix in zip(names, matrices, strict=True)]
-    write_csv(folder / f"per_image{suffix}.csv", ("image", "mean_iou", "pixel_accuracy", *class_names),
-              [(name, *map(_blank_nan, (one.mean_iou, one.pixel_accuracy, *one.iou))) for name, one in per_image])
-    return overall
+    write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS),
+              [(name, *(per_class[name][key] for key in PER_CLASS)) for name in class_names])
+    write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names),
+              [(name, *(_blank_nan(getattr(one, key)) for key in TOTALS), *map(_blank_nan, one.iou))
+               for name, one in zip(names, per_image, strict=True)])
+    return overall, per_image
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain values; NaN is an error."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
@@ -79,21 +83,6 @@ def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object
     writer.writerows(lines)
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
-def save_counts(path: Path, matrix: NDArray[np.int64], fingerprint: str) -> None:
-    """Keep one image's confusion matrix [C, C], and of which settings it is."""
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, matrix=matrix, fingerprint=np.array(fingerprint))
-
-
-def load_counts(path: Path, fingerprint: str) -> NDArray[np.int64] | None:
-    """What `save_counts` kept; None where there is nothing, or of other settings."""
-    try:
-        with np.load(path) as kept:
-            return kept["matrix"] if str(kept["fingerprint"]) == fingerprint else None
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _blank_nan(value: float) -> float | None:

@@ -1,8 +1,17 @@
-"""Shares of a whole, in percent with two decimals that add up to exactly 100.00."""
+"""Pixels of each class, and shares of a whole in percent with two decimals that add up to exactly 100.00."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
+
+from utils.images import Uint8Array
+
+
+def count_pixels(labels: Uint8Array, num_classes: int) -> list[int]:
+    """The pixels of each class in train ids [H, W]; those of no class are not counted."""
+    return np.bincount(labels.ravel(), minlength=num_classes)[:num_classes].tolist()
 
 
 def percentages(counts: Sequence[int]) -> list[float]:

@@ -6,6 +6,8 @@ onto that grid, so that no array of the scaled image's size with a channel per c
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +30,33 @@ class Span:
     def out_slice(self) -> slice:
         """The image's own pixels as a slice."""
         return slice(self.out_start, self.out_stop)
+
+
+@dataclass(frozen=True)
+class View:
+    """The image at one scale: its size there, its rows and columns of tiles, and what a tile counts for.
+
+    row_weights [H], column_weights [W]: their product is the share that each tile has in the average at a pixel.
+    """
+
+    size: tuple[int, int]
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+    row_weights: Tensor
+    column_weights: Tensor
+
+
+def views(
+    size: tuple[int, int], scales: Sequence[float], tile: int | None, overlap: float, device: torch.device
+) -> list[View]:
+    """What the network is shown of an image of `size`; without a `tile` the whole image is one."""
+    found = []
+    for scale in scales:
+        scaled = tuple(max(1, math.floor(side * scale + 0.5)) for side in size)
+        rows, columns = (spans(s, out, tile or s, overlap) for s, out in zip(scaled, size, strict=True))
+        weights = 1 / (cover_counts(rows, size[0]) * len(scales)), 1 / cover_counts(columns, size[1])
+        found.append(View((scaled[0], scaled[1]), rows, columns, *(w.to(device) for w in weights)))
+    return found
 
 
 def tile_starts(length: int, tile: int, overlap: float, min_shared: int = 0) -> tuple[int, ...]:

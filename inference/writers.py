@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from datasets.spec import IGNORE_LABEL, Color, SegClass, written_ids
-from inference.legend import ClassShare, class_shares, with_legend
+from inference.legend import counted_shares, with_legend
+from inference.shares import count_pixels
 from utils.files import atomic_path
-from utils.images import Uint8Array
-from utils.pictures import blend, colorize
+from utils.images import Uint8Array, read_label_ids
+from utils.pictures import blend, colorize, dark_grey
 
 OVERLAY_STRENGTH = 0.5
+UNWANTED_LIGHT = 0.6  # how much of the light is left where no wanted class is
 KINDS = ("color", "overlay", "ids")
 
-# Notes inside the PNG files: which input a result is of, and how much of it is the mask, the rest being legend.
+# Notes inside the PNG files: which input a result is of, by which settings it was made, and how much of it is the mask,
+# the rest being legend.
 SOURCE_NOTE = "kerbline-source"
+SETTINGS_NOTE = "kerbline-settings"
 MASK_SIZE_NOTE = "kerbline-mask-size"
 
 
@@ -39,18 +43,31 @@ class ResultPaths:
         return self.color, self.overlay, self.ids
 
 
-def result_paths(folder: Path, name: str, source: Path) -> ResultPaths:
-    """Paths below `folder` for input `source`, called <name>_color.png and so on.
+def result_paths(folder: Path, names: Sequence[str], sources: Sequence[Path]) -> list[ResultPaths]:
+    """Paths below `folder` for each of `sources`, called <name>_color.png and so on; `names` are distinct.
 
     A result of the same input may be replaced; where any other file has such a name, -2, -3, ... is added to it.
     """
-    number = 1
-    while True:
-        numbered = name if number == 1 else f"{name}-{number}"
-        paths = ResultPaths(*(folder / f"{numbered}_{kind}.png" for kind in KINDS))
-        if all(not path.exists() or read_note(path, SOURCE_NOTE) == _source_id(source) for path in paths.all()):
-            return paths
+    taken = set(names)
+    found = []
+    for name, source in zip(names, sources, strict=True):
+        number, numbered = 1, name
+        while not _may_be_written(paths := _paths(folder, numbered), source):
+            while numbered in taken:
+                number += 1
+                numbered = f"{name}-{number}"
+            taken.add(numbered)
+        found.append(paths)
+    return found
+
+
+def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
+    """<name><ending> below `folder` for each ending, with -2, -3, ... behind the name until none of them is there."""
+    number, numbered = 1, name
+    while any((folder / f"{numbered}{ending}").exists() for ending in endings):
         number += 1
+        numbered = f"{name}-{number}"
+    return [folder / f"{numbered}{ending}" for ending in endings]
 
 
 def result_names(images: Sequence[Path], folder: Path) -> list[str]:
@@ -76,20 +93,47 @@ def result_names(images: Sequence[Path], folder: Path) -> list[str]:
 
 
 def write_results(
-    paths: ResultPaths, image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass], source: Path
-) -> list[ClassShare]:
-    """Write all pictures of one input and return the shares of its classes, the largest first.
+    paths: ResultPaths, image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass], source: Path,
+    *, wanted: frozenset[int] | None = None, settings: str = "",
+) -> list[int]:
+    """Write all pictures of one input and return the pixels of each class, in train id order.
 
-    image: [H, W, 3] RGB. labels: [H, W] train ids.
+    image: [H, W, 3] RGB. labels: [H, W] train ids. wanted: train ids that are shown; None: all. settings: a note of
+    what the results depend on, see `is_done`.
     """
-    mask = colorize(labels, palette(classes))
-    shares = class_shares(labels, classes)
+    counts = count_pixels(labels, len(classes))
+    shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
+    shown_image, shown_labels = highlighted(image, labels, wanted)
     height, width = labels.shape
-    note = {SOURCE_NOTE: _source_id(source)}
-    write_png(paths.color, with_legend(mask, shares), {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
-    write_png(paths.overlay, overlay(image, labels, classes), note)
+    note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings}
+    mask = with_legend(colorize(shown_labels, palette(classes)), shares)
+    write_png(paths.color, mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
+    write_png(paths.overlay, overlay(shown_image, shown_labels, classes), note)
     write_png(paths.ids, label_id_map(labels, classes), note)
-    return shares
+    return counts
+
+
+def is_done(paths: ResultPaths, settings: str) -> bool:
+    """Whether all pictures of an input are there, made with these settings."""
+    return all(read_note(path, SETTINGS_NOTE) == settings for path in paths.all())
+
+
+def pixel_counts(ids_path: Path, classes: Sequence[SegClass]) -> list[int]:
+    """What `write_results` returned, from the label ids that it wrote."""
+    ids = written_ids(classes)
+    by_id = np.bincount(read_label_ids(ids_path).ravel(), minlength=max(ids) + 1)
+    return by_id[ids].tolist()
+
+
+def highlighted(
+    image: Uint8Array, labels: Uint8Array, wanted: frozenset[int] | None
+) -> tuple[Uint8Array, Uint8Array]:
+    """Photo [H, W, 3] and train ids [H, W] to show: where no wanted class is, dark grey and without a class."""
+    if wanted is None:
+        return image, labels
+    rest = ~np.isin(labels, list(wanted))
+    shown = np.where(rest[..., None], dark_grey(image, UNWANTED_LIGHT), image)
+    return shown, np.where(rest, np.uint8(IGNORE_LABEL), labels)
 
 
 def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.integer]:
@@ -144,6 +188,14 @@ def read_note(path: Path, key: str) -> str | None:
 def is_result(path: Path) -> bool:
     """Whether a demo wrote this file."""
     return path.suffix.lower() == ".png" and read_note(path, SOURCE_NOTE) is not None
+
+
+def _paths(folder: Path, name: str) -> ResultPaths:
+    return ResultPaths(*(folder / f"{name}_{kind}.png" for kind in KINDS))
+
+
+def _may_be_written(paths: ResultPaths, source: Path) -> bool:
+    return all(not path.exists() or read_note(path, SOURCE_NOTE) == _source_id(source) for path in paths.all())
 
 
 def _source_id(source: Path) -> str:

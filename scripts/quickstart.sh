@@ -43,7 +43,7 @@ with open(f"{sys.argv[1]}/eval/streets_test/metrics.json", encoding="utf-8") as 
 print(f"""
 mIoU on held-out streets   {scores['mean_iou']:.3f}
 the picture, segmented     {sys.argv[1]}/demo
-all held-out streets       {sys.argv[1]}/eval/streets_test (compose/ and diff/)
+all held-out streets       {sys.argv[1]}/eval/streets_test/report.html (open it in a browser)
 run folder                 {sys.argv[1]} (curves.png, samples/, best.pth)
 TensorBoard                {sys.argv[1]}/tensorboard (pip install tensorboard; tensorboard --logdir logs/tb)
 next                       python demo.py --demo-image YOUR_PHOTO --snapshot {sys.argv[1]}/best.pth""")

@@ -2,6 +2,7 @@
 # Predict KITTI's test images with SEResNeXt50 for its benchmark server:
 # scripts/submit_kitti_SEResNeXt50.sh <weights> <results folder> [further flags of eval.py]
 # Tiles of 368, scales 1.5, 2 and 2.5, averaged with the mirrored image; pictures keep their own sizes.
+# Ends with <results folder>/kitti_test.zip, checked. Where the data lies: --dataset_dir, or KERBLINE_KITTI.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: $0 <weights> <results folder> [flags of eval.py]" >&2; exit 2; fi
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"
@@ -13,4 +14,7 @@ shift 2
     --dataset kitti --split test \
     --arch network.deepv3.DeepSRNX50V3PlusD_m1 --snapshot "$WEIGHTS" \
     --inference_mode sliding --crop_size 368 --sliding_overlap 0.3333333333333333 --scales 1.5,2.0,2.5 \
-    --dump_images --ckpt_path "$RESULTS" "$@"
+    --dump_images --ckpt_path "$RESULTS" --exp_name kitti_test "$@"
+
+# Names, sizes and values are checked before and after zipping.
+PYTHONPATH="$ROOT" "$PYTHON" -m inference.submission "$RESULTS/kitti_test" --zip "$RESULTS/kitti_test.zip"

@@ -68,6 +68,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,
         "eval": settings.EvalConfig,
+        "inference.submission": settings.SubmissionConfig,
         "Pixel_percentage": settings.PixelPercentageConfig,
         "train": settings.TrainConfig,
     }

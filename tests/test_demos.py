@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+import demo_folder
 from datasets.registry import dataset_spec
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
@@ -87,7 +90,7 @@ def test_demo_folder_mirrors_sub_folders_and_keeps_names_apart(photo, light_chec
     assert ended.code == 0
     results = sorted(p.relative_to(out).as_posix() for p in out.rglob("*_ids.png"))
     assert results == ["photo_jpg_ids.png", "photo_png_ids.png", "sub/deeper/b_ids.png", "sub/photo_ids.png"]
-    assert len([p for p in out.rglob("*") if p.is_file()]) == 12
+    assert len([p for p in out.rglob("*") if p.is_file()]) == 13, "three for each, and the table"
     assert "4 of 4 pictures done" in ended.out
 
 
@@ -103,7 +106,7 @@ def test_demo_folder_goes_on_after_an_unreadable_picture_and_tells_in_the_end(
     left_out = [line for line in ended.err.splitlines() if line.startswith("left out")]
     assert len(left_out) == 2
     assert "a_broken.jpg" in left_out[0]
-    assert sorted(p.name for p in out.iterdir()) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
+    assert sorted(p.name for p in out.glob("*.png")) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
 
 
 def test_demo_folder_writing_into_itself_does_not_segment_its_results(photo, light_checkpoint, command):
@@ -111,7 +114,204 @@ def test_demo_folder_writing_into_itself_does_not_segment_its_results(photo, lig
     for _ in range(2):
         ended = command("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint, "--save-dir", folder)
         assert "1 of 1 pictures done" in ended.out
-    assert len(list(folder.iterdir())) == 4
+    assert len(list(folder.glob("*.png"))) == 3
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures in a folder and its sub-folder."""
+    rng = np.random.default_rng(1)
+    for name in ("a.png", "b.png", "c.jpg", "sub/d.png", "sub/e.png"):
+        write_image(tmp_path / "photos" / name, rng.integers(0, 256, (32, 40, 3), np.uint8))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run_folder(photos, light_checkpoint, tmp_path, command):
+    """Segment `photos`, or what is named instead, into tmp_path/out."""
+    return lambda *flags, folder=photos: command(
+        "demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", *flags
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.png", ["a", "b"]),
+        ("**/*.png", ["a", "b", "sub/d", "sub/e"]),
+        ("*/?.*", ["sub/d", "sub/e"]),
+        ("[bc].*", ["b", "c"]),
+    ],
+)
+def test_a_pattern_chooses_pictures_and_results_mirror_the_folder_before_it(
+    photos, run_folder, tmp_path, pattern, found
+):
+    assert run_folder(folder=photos / pattern).code == 0
+    out = tmp_path / "out"
+    assert sorted(p.relative_to(out).as_posix().removesuffix("_ids.png") for p in out.rglob("*_ids.png")) == found
+
+
+def test_the_shares_of_every_picture_are_a_table(photos, run_folder, tmp_path):
+    (photos / "broken.png").write_text("no picture")
+    assert run_folder().code == 1
+    lines = list(csv.DictReader((tmp_path / "out" / "class_shares.csv").open()))
+    assert [line.pop("image") for line in lines] == ["a.png", "b.png", "c.jpg", "sub/d.png", "sub/e.png"]
+    ids = read_label_ids(tmp_path / "out" / "sub" / "e_ids.png")
+    for train_id, name in enumerate(CAMVID.class_names):
+        assert float(lines[4][name]) == pytest.approx(100 * (ids == train_id).mean(), abs=0.01)
+
+
+def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_folder, tmp_path, monkeypatch):
+    run_folder()
+    table = (tmp_path / "out" / "class_shares.csv").read_text()
+    (tmp_path / "out" / "b_overlay.png").unlink()
+    write_image(photos / "a.png", np.zeros((32, 40, 3), np.uint8))
+    calls: list = []
+    original = demo_folder.Predictor.labels
+    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
+    ended = run_folder("--resume")
+    assert "5 of 5 pictures done" in ended.out
+    assert len(calls) == 2
+    assert (tmp_path / "out" / "class_shares.csv").read_text().splitlines()[2:] == table.splitlines()[2:]
+    run_folder("--resume")
+    assert len(calls) == 2
+    run_folder("--resume", "--flip")
+    assert len(calls) == 7, "other settings, other results"
+    run_folder("--flip")
+    assert len(calls) == 12, "without --resume everything is done anew"
+
+
+def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_folder, light_checkpoint, tmp_path):
+    (photos / "broken.png").write_text("no picture")
+    (photos / "sub" / "broken.png").write_text("no picture")
+    alone = run_folder()
+    arguments = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone",
+        "demo_folder.py", "--demo-folder", photos, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "two",
+        "--device", "cpu",
+    ]  # fmt: skip
+    ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout.count("5 of 7 pictures done") == 1
+    left_out = [line for line in ended.stderr.splitlines() if line.startswith("left out: ")]
+    assert sorted(left_out) == sorted(line for line in alone.err.splitlines() if line.startswith("left out: "))
+    assert len(left_out) == 2
+    files = [{p.relative_to(folder) for p in folder.rglob("*.*")} for folder in (tmp_path / "out", tmp_path / "two")]
+    assert files[0] == files[1]
+    for file in files[0]:
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_highlighted_classes_alone_have_color_and_ids_stay_whole(photo, light_checkpoint, tmp_path, command):
+    flags = ("--demo-image", photo, "--snapshot", light_checkpoint)
+    command("demo", *flags, "--save-dir", tmp_path / "all")
+    present = np.unique(read_label_ids(tmp_path / "all" / "photo_ids.png"))
+    wanted = CAMVID.class_names[present[0]]
+    ended = command("demo", *flags, "--save-dir", tmp_path / "some", "--classes", wanted.upper())
+    assert ended.code == 0
+    ids = read_label_ids(tmp_path / "some" / "photo_ids.png")
+    assert (ids == read_label_ids(tmp_path / "all" / "photo_ids.png")).all()
+    mask = read_image(tmp_path / "some" / "photo_color.png")[:40, :64]
+    assert (mask[ids == present[0]] == CAMVID.palette[present[0]]).all()
+    assert (mask[ids != present[0]] == 0).all()
+
+
+def test_a_class_that_there_is_not_is_told_with_those_there_are(photo, light_checkpoint, command):
+    ended = command("demo", "--demo-image", photo, "--snapshot", light_checkpoint, "--classes", "road,moon")
+    assert ended.code == 1
+    assert "no class 'moon'. Choose among: Sky, Building" in ended.err
+
+
+# Videos
+
+VIDEO_SIZE = (33, 25)  # odd, which H.264 has no room for
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Seven frames, ten a second."""
+    path = tmp_path / "in" / "drive.avi"
+    path.parent.mkdir(exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, VIDEO_SIZE)
+    assert writer.isOpened()
+    for i in range(7):
+        writer.write(np.full((VIDEO_SIZE[1], VIDEO_SIZE[0], 3), 30 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def frames_of(path: Path) -> tuple[list[np.ndarray], float]:
+    """The frames of a video, and how many a second it says to have."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (frame := capture.read()[1]) is not None:
+        frames.append(frame)
+    return frames, capture.get(cv2.CAP_PROP_FPS)
+
+
+@pytest.mark.parametrize("with_av", [True, False])
+def test_a_video_comes_out_with_all_its_frames_its_speed_and_a_legend(
+    video, light_checkpoint, tmp_path, command, monkeypatch, with_av
+):
+    if with_av:
+        pytest.importorskip("av", reason="H.264 needs PyAV")
+    else:
+        monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
+    assert ended.code == 0
+    assert "7 frames" in ended.out
+    frames, rate = frames_of(tmp_path / "out" / "drive_overlay.mp4")
+    assert (len(frames), rate) == (7, 10.0)
+    height, width = frames[0].shape[:2]
+    assert height > 25, "the legend stands below"
+    assert height % 2 == width % 2 == 0
+    lines = list(csv.DictReader((tmp_path / "out" / "drive_class_shares.csv").open()))
+    assert [float(line["seconds"]) for line in lines] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    for line in lines:
+        assert sum(float(line[name]) for name in CAMVID.class_names) == pytest.approx(100)
+
+
+def test_a_video_can_be_smoothed_and_a_picture_not(video, photo, light_checkpoint, tmp_path, command):
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--temporal")
+    assert "7 frames" in command("demo", "--demo-video", video, *flags).out
+    assert "--temporal is for --demo-video" in command("demo", "--demo-image", photo, *flags).err
+
+
+def test_a_second_run_leaves_the_video_of_the_first_alone(video, light_checkpoint, tmp_path, command):
+    flags = ("--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
+    command("demo", *flags)
+    command("demo", *flags, "--max_frames", 2)
+    assert [len(frames_of(tmp_path / "out" / f"{n}_overlay.mp4")[0]) for n in ("drive", "drive-2")] == [7, 2]
+
+
+def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, tmp_path, command, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("inference.video.FramePainter.__call__", fail)
+    ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
+    assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_is_no_video_and_a_camera_that_is_not_there_are_told(tmp_path, light_checkpoint, command):
+    (tmp_path / "fake.mp4").write_text("text")
+    flags = ("--snapshot", light_checkpoint)
+    assert "not a video" in command("demo", "--demo-video", tmp_path / "fake.mp4", *flags).err
+    assert "no such file" in command("demo", "--demo-video", tmp_path / "none.mp4", *flags).err
+    assert "no camera 97" in command("demo", "--demo-video", "97", *flags).err
+    assert "one of them" in command("demo", "--demo-video", "97", "--demo-image", "x.jpg", *flags).err
+    assert "one of them" in command("demo", *flags).err
+
+
+def test_the_dash_cam_video_comes_out_playable_with_as_many_frames(shared, light_checkpoint, tmp_path, command):
+    source = shared / "samples" / "dashcam" / "test_video.mp4"
+    if not source.is_file():
+        pytest.skip("samples/dashcam is not there")
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--scales", 0.2)
+    assert command("demo", "--demo-video", source, *flags).code == 0
+    frames, rate = frames_of(tmp_path / "out" / "test_video_overlay.mp4")
+    assert (len(frames), rate) == (len(frames_of(source)[0]), 25.0)
 
 
 @pytest.mark.parametrize("script", ["demo.py", "demo_folder.py", "eval.py", "Pixel_percentage.py"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import eval as evaluation
 from datasets.registry import DATASETS, dataset_spec
+from network.build import build_network
 from tests.conftest import ROOT
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.images import read_image, read_label_ids, write_image
 
 CAMVID = dataset_spec("camvid")
@@ -76,16 +80,33 @@ def test_tables_are_written_per_class_and_per_image(run, tmp_path):
     assert [line["class"] for line in per_class] == list(CAMVID.class_names)
     assert [line["image"] for line in per_image] == list(NAMES)
     assert all(0 <= float(line["mean_iou"]) <= 1 for line in per_image)
+    assert all(0 <= float(line["mean_boundary_f"]) <= 1 for line in per_image)
+    found = metrics(tmp_path)
+    for line in per_class:
+        for key in ("iou", "precision", "recall", "f1", "boundary_iou", "boundary_f"):
+            assert (float(line[key]) if line[key] else None) == found["classes"][line["class"]][key]
     assert not (folder / "pred").exists(), "pictures only where asked for"
 
 
 def test_dumped_pictures_have_the_size_of_the_photo(run, root, tmp_path):
     run("--dump_images")
-    for kind in ("rgb", "pred", "compose", "diff"):
+    for kind in ("rgb", "pred", "compose", "diff", "maps"):
         pictures = tmp_path / "out" / "camvid_val" / kind
         assert sorted(p.stem for p in pictures.iterdir()) == list(NAMES)
         assert read_image(pictures / "c.png").shape == (48, 32, 3)
     assert (read_image(tmp_path / "out" / "camvid_val" / "rgb" / "a.png") == read_image(root / "val" / "a.png")).all()
+
+
+def test_a_page_to_look_at_is_written_also_for_a_part_and_after_an_interruption(run, tmp_path):
+    folder = tmp_path / "out" / "camvid_val"
+    ended = run()
+    assert f"to look at: {folder / 'report.html'}" in ended.out
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/jpeg") == len(NAMES)
+    run("--resume")
+    assert (folder / "report.html").read_text().count("data:image/jpeg") == len(NAMES)
+    run("--split_index", 1, "--split_count", 2)
+    assert (folder / "report_part1of2.html").is_file()
 
 
 def test_sliding_pooling_scales_and_flip_run(run, tmp_path):
@@ -145,7 +166,7 @@ def test_a_split_without_labels_is_predicted_and_never_scored(run, root, tmp_pat
     assert ended.code == 0
     folder = tmp_path / "out" / "camvid_test"
     assert sorted(p.stem for p in (folder / "pred").iterdir()) == list(NAMES)
-    assert not list(folder.glob("*.json"))
+    assert not list(folder.glob("metrics*"))
     assert not list(folder.glob("*.csv"))
     assert "not scored" in ended.out
 
@@ -169,16 +190,114 @@ def test_results_lie_beside_the_checkpoint_by_default(root, light_checkpoint, co
     assert (light_checkpoint.parent / "eval" / "camvid_val_test_mode" / "metrics.json").is_file()
 
 
-def test_two_processes_count_every_image_once(run, root, light_checkpoint, tmp_path):
-    run()
-    alone = metrics(tmp_path)
+def test_two_processes_write_what_one_writes(run, root, light_checkpoint, tmp_path):
+    run("--dump_images")
+    alone, together = tmp_path / "out" / "camvid_val", tmp_path / "two" / "camvid_val"
     arguments = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone",
         "eval.py", "--snapshot", light_checkpoint, "--dataset_dir", root, "--ckpt_path", tmp_path / "two", *FAST,
+        "--dump_images",
     ]  # fmt: skip
     ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    together = json.loads((tmp_path / "two" / "camvid_val" / "metrics.json").read_text())
-    assert together["confusion"] == alone["confusion"]
-    assert together["num_images"] == 5
     assert ended.stdout.count("mean ") == 1, "one process prints"
+    for table in ("per_class.csv", "per_image.csv"):
+        assert (together / table).read_text() == (alone / table).read_text()
+    first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, together))
+    for key in ("speed", "settings"):
+        del first[key], second[key]
+    assert second == first
+    files = [{p.relative_to(folder) for p in folder.rglob("*.*")} for folder in (alone, together)]
+    assert files[0] == files[1]
+    for picture in alone.rglob("*.png"):
+        assert (together / picture.relative_to(alone)).read_bytes() == picture.read_bytes()
+    assert second["num_images"] == 5
+
+
+def test_an_image_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(run, root, tmp_path, monkeypatch):
+    broken = root / "val" / "d.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+    ended = run()
+    assert ended.code == 1
+    assert "d.png" in ended.err
+    broken.write_bytes(content)
+    calls = count_predictions(monkeypatch)
+    assert run("--resume").code == 0
+    assert len(calls) < 5
+
+
+def test_a_result_that_cannot_be_written_ends_the_run(run, tmp_path):
+    run("--dump_images")
+    shutil.rmtree(tmp_path / "out" / "camvid_val" / "rgb")
+    (tmp_path / "out" / "camvid_val" / "rgb").write_text("a file is in the way")
+    ended = run("--dump_images")
+    assert ended.code == 1
+    assert "rgb" in ended.err
+
+
+def test_how_much_of_the_time_the_network_worked_is_said(run, tmp_path):
+    ended = run("--profile")
+    assert "images/s; the network was at work" in ended.err
+    speed = metrics(tmp_path)["speed"]
+    assert 0 < speed["network_share"] <= 1
+    assert set(speed["s_per_image"]) == {"read", "network", "score and write"}
+
+
+# Agreement with the official scorer of Cityscapes
+
+
+@pytest.fixture
+def cityscapes(tmp_path: Path) -> Path:
+    """A small Cityscapes. The red channel of an image holds the train ids that are to be predicted."""
+    spec, rng = dataset_spec("cityscapes"), np.random.default_rng(0)
+    ids = [seg_class.label_ids[0] for seg_class in spec.classes]
+    for city, number in (("frankfurt", 0), ("frankfurt", 1), ("lindau", 2), ("munster", 3)):
+        truth = np.kron(rng.integers(0, 19, (8, 16), np.uint8), np.ones((8, 8), np.uint8))
+        guess = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, 19, truth.shape, np.uint8))
+        written = np.array(ids, np.uint8)[truth]
+        written[rng.random(truth.shape) < 0.1] = rng.choice(spec.ignored_ids)
+        name = f"{city}/{city}_000000_00000{number}"
+        image = np.stack([guess] * 3, axis=2)
+        write_image(tmp_path / "cs" / "leftImg8bit" / "val" / f"{name}_leftImg8bit.png", image)
+        write_image(tmp_path / "cs" / "gtFine" / "val" / f"{name}_gtFine_labelIds.png", written)
+    return tmp_path / "cs"
+
+
+@pytest.fixture
+def cityscapes_checkpoint(tmp_path: Path) -> Path:
+    spec = dataset_spec("cityscapes")
+    net = build_network("DeepMNV3V3PlusD_m1", spec.num_classes)
+    described = Checkpoint(
+        state_dict=net.state_dict(), arch="DeepMNV3V3PlusD_m1", dataset="cityscapes", classes=spec.classes
+    )
+    save_checkpoint(tmp_path / "cs.pth", described)
+    return tmp_path / "cs.pth"
+
+
+def test_the_official_scorer_gives_the_same_scores(cityscapes, cityscapes_checkpoint, tmp_path, command, monkeypatch):
+    official = pytest.importorskip(
+        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling", reason="needs cityscapesscripts"
+    )
+    monkeypatch.setattr(evaluation.Predictor, "labels", lambda _, image: torch.from_numpy(image[..., 0].copy()))
+    ended = command("eval", "--snapshot", cityscapes_checkpoint, "--dataset_dir", cityscapes, "--dump_images",
+                    "--ckpt_path", tmp_path / "out", *FAST)  # fmt: skip
+    assert ended.code == 0
+
+    truths = sorted(map(str, (cityscapes / "gtFine").rglob("*.png")))
+    guesses = sorted(map(str, (tmp_path / "out" / "cityscapes_val" / "pred").rglob("*.png")))
+    official.args.quiet, official.args.JSONOutput, official.args.evalInstLevelScore = True, False, False
+    theirs = official.evaluateImgLists(guesses, truths, official.args)
+    ours = metrics(tmp_path, "cityscapes_val")
+    assert len(ours["classes"]) == 19
+    for name, found in ours["classes"].items():
+        assert found["iou"] == pytest.approx(theirs["classScores"][name], abs=1e-9)
+    assert ours["mean_iou"] == pytest.approx(theirs["averageScoreClasses"], abs=1e-9)
+
+    categories = [official.name2label[name].category for name in ours["classes"]]
+    confusion = np.array(ours["confusion"])
+    for category in set(categories):
+        members = np.array([c == category for c in categories])
+        hits, truth, guess = (confusion[rows][:, columns].sum() for rows, columns in (
+            (members, members), (members, slice(None)), (slice(None), members)))  # fmt: skip
+        assert hits / (truth + guess - hits) == pytest.approx(theirs["categoryScores"][category], abs=1e-9)

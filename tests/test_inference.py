@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,14 @@ from inference.legend import class_shares, with_legend
 from inference.predictor import Predictor
 from inference.shares import percentages
 from inference.tiling import cover_counts, spans, tile_starts
-from inference.writers import label_id_map, overlay, result_names, result_paths, write_results
+from inference.writers import (
+    ResultPaths,
+    label_id_map,
+    overlay,
+    result_names,
+    result_paths,
+    write_results,
+)
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.device import resolve_device
 from utils.images import read_image, read_label_ids
@@ -73,6 +81,14 @@ def test_every_pixel_of_the_image_is_in_some_tile(scaled, out, tile, overlap):
 
 
 # Predictor
+
+
+def test_tiled_equals_whole_for_every_height_and_width_from_one_pixel_to_three_tiles():
+    net, tile = pixel_net(), 5
+    whole, tiled = Predictor(net, 3, **PLAIN), Predictor(net, 3, tile=tile, batch_size=16, **PLAIN)
+    for height, width in product(range(1, 3 * tile + 1), repeat=2):
+        image = picture(height, width)
+        torch.testing.assert_close(tiled.probabilities(image), whole.probabilities(image), rtol=0, atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -290,9 +306,8 @@ def test_the_overlay_has_the_size_of_the_photo_and_tints_it():
 
 def test_results_of_one_input_are_png_files_whatever_its_format(tmp_path: Path):
     image, labels = picture(30, 40), np.zeros((30, 40), np.uint8)
-    paths = result_paths(tmp_path, "photo", Path("photo.jpg"))
-    shares = write_results(paths, image, labels, CAMVID, Path("photo.jpg"))
-    assert [share.name for share in shares] == ["Sky"]
+    [paths] = result_paths(tmp_path, ["photo"], [Path("photo.jpg")])
+    assert write_results(paths, image, labels, CAMVID, Path("photo.jpg")) == [1200, *[0] * 10]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
     assert (read_label_ids(paths.ids) == 0).all()
     assert (read_image(paths.color)[:30, :40] == CAMVID[0].color).all()
@@ -301,12 +316,24 @@ def test_results_of_one_input_are_png_files_whatever_its_format(tmp_path: Path):
 
 def test_only_results_of_the_same_input_are_replaced(tmp_path: Path):
     image, labels = picture(4, 4), np.zeros((4, 4), np.uint8)
-    first = result_paths(tmp_path, "a", Path("a.jpg"))
+
+    def paths_of(name: str, source: str) -> ResultPaths:
+        return result_paths(tmp_path, [name], [Path(source)])[0]
+
+    first = paths_of("a", "a.jpg")
     write_results(first, image, labels, CAMVID, Path("a.jpg"))
-    assert result_paths(tmp_path, "a", Path("a.jpg")) == first
-    assert result_paths(tmp_path, "a", Path("a.png")).color.name == "a-2_color.png"
+    assert paths_of("a", "a.jpg") == first
+    assert paths_of("a", "a.png").color.name == "a-2_color.png"
     Image.fromarray(image).save(tmp_path / "b_overlay.png")  # a picture of the user's
-    assert result_paths(tmp_path, "b", Path("b.jpg")).color.name == "b-2_color.png"
+    assert paths_of("b", "b.jpg").color.name == "b-2_color.png"
+
+
+def test_a_number_is_not_given_to_two_inputs(tmp_path: Path):
+    image = picture(4, 4)
+    Image.fromarray(image).save(tmp_path / "a_color.png")
+    sources = [Path("a.jpg"), Path("a-2.jpg")]
+    paths = result_paths(tmp_path, ["a", "a-2"], sources)
+    assert [p.color.name for p in paths] == ["a-3_color.png", "a-2_color.png"]
 
 
 def test_names_of_results_are_distinct():

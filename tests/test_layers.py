@@ -28,7 +28,9 @@ BUILDERS = (
     "utils/optim.py",
     "inference/build.py",
 )
-ENTRY_POINTS = ("train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py")
+ENTRY_POINTS = (
+    "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "inference/submission.py"
+)  # fmt: skip
 # Read by config.py, so that --help can list the networks without torch.
 LIGHT = ("network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py")
 PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils")

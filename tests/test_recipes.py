@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
+from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig, TrainConfig
 from network.names import ARCHITECTURES
 from utils.flags import parse_command_line
 
@@ -31,6 +31,11 @@ def parsed(words: list[str]):
 
 
 def commands_of(recipe: str) -> list[list[str]]:
+    """The entry points that a recipe would run, with their flags."""
+    return [words for words in lines_of(recipe) if any(".py" in word for word in words)]
+
+
+def lines_of(recipe: str) -> list[list[str]]:
     """What a recipe would run, with `echo` in Python's place."""
     weights = ["weights.pth", "results"] if recipe.startswith(("eval", "submit")) else []
     shown = subprocess.run(
@@ -41,7 +46,7 @@ def commands_of(recipe: str) -> list[list[str]]:
         text=True,
         check=True,
     )
-    return [shlex.split(line) for line in shown.stdout.splitlines() if ".py" in line]
+    return [shlex.split(line) for line in shown.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -79,6 +84,16 @@ def test_a_network_is_evaluated_on_the_fold_that_its_training_holds_out():
     for name in ("WideResNet38", "SEResNeXt50"):
         trained = parsed(commands_of(f"train_cityscapes_{name}.sh")[0]).data.cv
         assert parsed(commands_of(f"eval_cityscapes_{name}.sh")[0]).data.cv_split == trained
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("submit")])
+def test_a_submission_ends_with_a_checked_zip_of_what_was_predicted(recipe):
+    predicted, checked = lines_of(recipe)
+    output = parsed(predicted).output
+    assert checked[:2] == ["-m", "inference.submission"]
+    options = parse_command_line(SubmissionConfig, checked[2:]).input
+    assert options.path == f"{output.ckpt_path}/{output.exp_name}"
+    assert options.zip == f"{options.path}.zip"
 
 
 def test_a_recipe_without_its_arguments_says_how_to_use_it():

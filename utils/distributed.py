@@ -61,6 +61,15 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def lists_of_all(items: list[str]) -> list[str]:
+    """The lists of all processes behind each other, in every process."""
+    if not dist.is_initialized():
+        return items
+    found: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(found, items)
+    return [item for part in found for item in part]
+
+
 def wait_for_all() -> None:
     """Return when every process has come here."""
     if dist.is_initialized():

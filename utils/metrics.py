@@ -1,4 +1,4 @@
-"""Scores, all read off one integer confusion matrix."""
+"""Scores, all read off integer counts: one confusion matrix, and where asked for the counts at borders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.boundary import NUM_COUNTS, boundary_scores
 from utils.distributed import sum_over_processes
+
+PER_CLASS = ("iou", "precision", "recall", "f1", "share", "boundary_iou", "boundary_f")
+TOTALS = ("mean_iou", "mean_accuracy", "pixel_accuracy", "mean_boundary_iou", "mean_boundary_f")
+TITLES = {"iou": "IoU", "precision": "prec.", "recall": "recall", "f1": "F1", "share": "share", "boundary_iou": "bIoU",
+          "boundary_f": "bF"}  # fmt: skip
 
 
 class ConfusionMatrix:
@@ -42,7 +48,8 @@ class ConfusionMatrix:
 class Scores:
     """Per class, in train id order, NaN where it has no meaning; and over all classes.
 
-    absent: classes without a pixel in the truth; they are left out of the means.
+    absent: classes without a pixel in the truth; they are left out of the means. boundary_iou, boundary_f: see
+    `utils/boundary.py`; NaN throughout where borders were not counted.
     """
 
     class_names: tuple[str, ...]
@@ -51,37 +58,45 @@ class Scores:
     recall: tuple[float, ...]
     f1: tuple[float, ...]
     share: tuple[float, ...]
+    boundary_iou: tuple[float, ...]
+    boundary_f: tuple[float, ...]
     mean_iou: float
     mean_accuracy: float
     pixel_accuracy: float
+    mean_boundary_iou: float
+    mean_boundary_f: float
     absent: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None instead of NaN."""
         per_class = {
-            name: {key: _number(getattr(self, key)[i]) for key in ("iou", "precision", "recall", "f1", "share")}
+            name: {key: _number(getattr(self, key)[i]) for key in PER_CLASS}
             for i, name in enumerate(self.class_names)
         }
-        totals = {key: _number(getattr(self, key)) for key in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
+        totals = {key: _number(getattr(self, key)) for key in TOTALS}
         return {**totals, "absent": list(self.absent), "classes": per_class}
 
     def table(self) -> str:
         """A text table: one line per class, in percent, then the means."""
         width = max(len("mean"), *(len(name) for name in self.class_names))
-        lines = [f"{'class':<{width}}  {'IoU':>6} {'prec.':>6} {'recall':>6} {'F1':>6} {'share':>6}"]
+        keys = [key for key in PER_CLASS if not all(math.isnan(value) for value in getattr(self, key))]
+        lines = [f"{'class':<{width}}  " + " ".join(f"{TITLES[key]:>6}" for key in keys)]
         for i, name in enumerate(self.class_names):
-            values = (self.iou[i], self.precision[i], self.recall[i], self.f1[i], self.share[i])
-            lines.append(f"{name:<{width}}  " + " ".join(_percent(value) for value in values))
-        lines.append(
-            f"{'mean':<{width}}  {_percent(self.mean_iou)}   pixel accuracy {_percent(self.pixel_accuracy).strip()}"
-        )
+            lines.append(f"{name:<{width}}  " + " ".join(_percent(getattr(self, key)[i]) for key in keys))
+        means = {"iou": self.mean_iou, "boundary_iou": self.mean_boundary_iou, "boundary_f": self.mean_boundary_f}
+        shown = " ".join(_percent(means[key]) if key in means else " " * 6 for key in keys)
+        lines.append(f"{'mean':<{width}}  {shown}")
+        lines.append(f"pixel accuracy {_percent(self.pixel_accuracy).strip()}")
         if self.absent:
             lines.append(f"not in the truth, left out of the mean: {', '.join(self.absent)}")
         return "\n".join(lines)
 
 
-def scores(matrix: Tensor, class_names: Sequence[str]) -> Scores:
-    """All scores of a confusion matrix [C, C], rows truth, columns prediction."""
+def scores(matrix: Tensor, class_names: Sequence[str], boundary: Tensor | None = None) -> Scores:
+    """All scores of a confusion matrix [C, C], rows truth, columns prediction.
+
+    boundary: [C, 7], the counts of `utils/boundary.py`, for the scores at borders.
+    """
     counts = matrix.to(torch.float64)
     hits, truth, guess = counts.diagonal(), counts.sum(1), counts.sum(0)
     present = truth > 0
@@ -92,6 +107,7 @@ def scores(matrix: Tensor, class_names: Sequence[str]) -> Scores:
 
     iou, recall = ratio(hits, truth + guess - hits), ratio(hits, truth)
     total = float(counts.sum())
+    borders = boundary_scores(torch.zeros(len(hits), NUM_COUNTS) if boundary is None else boundary)
     return Scores(
         class_names=tuple(class_names),
         iou=tuple(iou.tolist()),
@@ -99,9 +115,13 @@ def scores(matrix: Tensor, class_names: Sequence[str]) -> Scores:
         recall=tuple(recall.tolist()),
         f1=tuple(ratio(2 * hits, truth + guess).tolist()),
         share=tuple((truth / max(total, 1)).tolist()),
+        boundary_iou=borders.iou,
+        boundary_f=borders.f,
         mean_iou=float(iou[present].mean()) if total else math.nan,
         mean_accuracy=float(recall[present].mean()) if total else math.nan,
         pixel_accuracy=float(hits.sum()) / total if total else math.nan,
+        mean_boundary_iou=borders.mean_iou,
+        mean_boundary_f=borders.mean_f,
         absent=tuple(name for name, here in zip(class_names, present.tolist(), strict=True) if not here),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from datasets.spec import IGNORE_LABEL, Color
@@ -21,8 +22,14 @@ def colorize(labels: Uint8Array, palette: Sequence[Color]) -> Uint8Array:
 
 def blend(image: Uint8Array, labels: Uint8Array, palette: Sequence[Color], opacity: float = 0.55) -> Uint8Array:
     """The colours of `labels` laid over `image`; where there is no class the image stays as it is."""
-    mixed = image * (1 - opacity) + colorize(labels, palette) * opacity
-    return np.where((labels < len(palette))[..., None], mixed, image).astype(np.uint8)
+    # In bytes throughout: of a very large image, numbers of eight bytes would take all memory.
+    mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, palette), opacity, 0)
+    return np.where((labels < len(palette))[..., None], mixed, image)
+
+
+def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
+    """`image` [H, W, 3] without colours and with the share `light` of its light: [H, W, 1] uint8."""
+    return cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=light)[..., None]  # type: ignore[return-value]
 
 
 def side_by_side(pictures: Sequence[Uint8Array], gap: int = 6) -> Uint8Array:

@@ -1,0 +1,145 @@
+"""Check predictions before a benchmark's server does, and zip them: python -m inference.submission RESULTS --zip FILE.
+
+Checked are names, number, sizes and values, against the data set's own images; every problem is named with its file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from config import SubmissionConfig, SubmissionInputConfig
+from datasets.index import Pair, dataset_root, find_pairs, load_spec
+from datasets.spec import written_ids
+from utils.command import one_line, run_command
+from utils.files import atomic_path, writable_folder
+from utils.flags import parse_command_line
+
+MOST_TOLD = 20  # problems that are printed one by one
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_KIND = slice(24, 26)  # where a PNG file says its bits per channel and what the channels are
+KINDS = {b"\x08\x00": "8 bits a pixel", b"\x10\x00": "16 bits a pixel", b"\x08\x03": "a palette"}
+TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
+
+Read = Callable[[], bytes]
+
+
+def main(config: SubmissionConfig) -> int:
+    """Check a result folder of `eval.py`, a folder or a zip. Returns 1, and writes no zip, where something is wrong."""
+    options = known_options(config.input)
+    spec = load_spec(options.dataset or "", options.dataset_dir)
+    pairs = find_pairs(spec, dataset_root(spec, options.dataset_dir), options.split or "test")
+    path = Path(options.path or "")
+    path = path / "pred" if (path / "pred").is_dir() else path
+    wrong = problems(path, pairs, written_ids(spec.classes))
+    if options.zip and not wrong:
+        path = write_zip(path, Path(options.zip))
+        wrong = problems(path, pairs, written_ids(spec.classes))
+    if wrong:
+        for problem in wrong[:MOST_TOLD]:
+            print(f"{path}: {problem}", file=sys.stderr)
+        more = f", {len(wrong) - MOST_TOLD} of them not listed" if len(wrong) > MOST_TOLD else ""
+        print(f"error: {len(wrong)} problems{more}; not fit to be submitted.", file=sys.stderr)
+        return 1
+    split = options.split or "test"
+    print(f"{path}: {len(pairs)} predictions of {spec.name} {split}; names, sizes and values are right")
+    return 0
+
+
+def known_options(options: SubmissionInputConfig) -> SubmissionInputConfig:
+    """The options, completed by what `eval.py` wrote into the result folder. Raises ValueError without a data set."""
+    path = Path(options.path or "")
+    if not options.path or not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}. Name a result folder of eval.py, or a zip.")
+    settings = path / "settings.json"
+    told = json.loads(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
+    found = {key: getattr(options, key) or told.get(key) for key in ("dataset", "dataset_dir", "split")}
+    if not found["dataset"]:
+        raise ValueError(f"{path} holds no settings.json of eval.py: name the data set with --dataset.")
+    return SubmissionInputConfig(path=options.path, zip=options.zip, debug=options.debug, **found)
+
+
+def problems(path: Path, pairs: Sequence[Pair], allowed: Sequence[int]) -> list[str]:
+    """What is wrong with the predictions in a folder or zip, a line each; none where each pair has a right file."""
+    with opened(path) as files:
+        wanted = {f"{pair.name}.png": pair for pair in pairs}
+        missing = [f"{name}: missing" for name in wanted if name not in files]
+        strangers = [f"{name}: no image of the split is called so" for name in files if name not in wanted]
+        there = [(name, pair) for name, pair in wanted.items() if name in files]
+        with ThreadPoolExecutor() as threads:
+            found = threads.map(lambda item: problem(files[item[0]], item[1], allowed), there)
+            wrong = [f"{name}: {text}" for (name, _), text in zip(there, found, strict=True) if text]
+    return [*missing, *strangers, *wrong]
+
+
+def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
+    """What is wrong with one prediction, given as a function that reads the file; None if nothing is."""
+    try:
+        content = read()
+    except (OSError, zipfile.BadZipFile) as error:
+        return f"cannot be read ({one_line(error)})"
+    if not content.startswith(PNG_START):
+        return "is no PNG file"
+    kind, wanted = KINDS.get(content[PNG_KIND], "several channels"), f"{8 if max(allowed) < 256 else 16} bits a pixel"
+    if kind != wanted:
+        return f"has {kind}; the server wants {wanted}, one channel of label ids"
+    ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if ids is None or not content.endswith(b"IEND\xaeB`\x82"):
+        return "is damaged"
+    width, height = image_size(pair.image)
+    if ids.shape != (height, width):
+        return f"is {ids.shape[1]}x{ids.shape[0]} pixels, its image {width}x{height}"
+    strange = ~np.isin(ids, allowed)
+    if strange.any():
+        row, column = np.argwhere(strange)[0]
+        return (
+            f"value {ids[row, column]} at row {row}, column {column} ({strange.sum()} such pixels) is not the label id "
+            f"of a class: {', '.join(map(str, sorted(allowed)))}"
+        )
+    return None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, turned upright, without decoding it."""
+    with Image.open(path) as picture:
+        width, height = picture.size
+        return (height, width) if picture.getexif().get(0x0112) in TURNED else (width, height)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Mapping[str, Read]]:
+    """The files in a folder or zip by their path there, each as a function that reads it. Raises ValueError."""
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        yield {file.relative_to(path).as_posix(): file.read_bytes for file in files}
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+            yield {name: partial(archive.read, name) for name in names}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: neither a folder nor a zip file ({error}).") from error
+
+
+def write_zip(folder: Path, path: Path) -> Path:
+    """Zip the files of `folder` under their paths in it; PNG files are compressed already."""
+    writable_folder(path.parent, "--zip")
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, opened(folder) as files:
+        for name, read in files.items():
+            archive.writestr(zipfile.ZipInfo(name), read())
+    return path
+
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(SubmissionConfig)
+    run_command(partial(main, CONFIG), debug=CONFIG.input.debug)

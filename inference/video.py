@@ -1,0 +1,165 @@
+"""Video files and cameras in, MP4 out: H.264 where PyAV is installed, OpenCV's MPEG-4 otherwise."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.spec import SegClass
+from inference.legend import PAPER, class_list, with_legend
+from inference.writers import highlighted, overlay
+from utils.files import atomic_path
+from utils.images import Uint8Array
+
+DEFAULT_RATE = 25.0  # frames per second, where a file or a camera does not say
+QUALITY = "20"  # x264's constant rate factor: hardly to be told from the source
+
+WriteFrame = Callable[[Uint8Array], None]
+
+
+@dataclass(frozen=True)
+class Video:
+    """An opened file or camera. num_frames: what the file says, 0 if it does not. rate: frames per second.
+
+    read: the next frame, [H, W, 3] uint8 RGB and upright; None after the last.
+    """
+
+    name: str
+    is_camera: bool
+    num_frames: int
+    rate: float
+    read: Callable[[], Uint8Array | None]
+
+
+@contextmanager
+def opened_video(source: str) -> Iterator[Video]:
+    """Open a video file, or the camera of that number.
+
+    Raises FileNotFoundError, or ValueError where there is no such camera or the file is no video.
+    """
+    path, is_camera = Path(source), source.isdecimal()
+    if not is_camera and not path.exists():
+        raise FileNotFoundError(f"no such file: {source}")
+    with _quiet():
+        capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened() or path.is_dir():
+            raise ValueError(f"no camera {source} here." if is_camera else f"{source}: not a video, or damaged.")
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        yield Video(
+            name=f"camera{source}" if is_camera else path.stem,
+            is_camera=is_camera,
+            num_frames=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
+            rate=rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE,
+            read=lambda: _next_frame(capture),
+        )
+    finally:
+        capture.release()
+
+
+@contextmanager
+def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
+    """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded."""
+    assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
+    with atomic_path(path) as temporary, (_h264 if has_h264() else _mpeg4)(temporary, rate, size) as write_frame:
+        yield write_frame
+
+
+class FramePainter:
+    """Draws the frames of a video of `size` (width, height): the classes laid over it, and a legend that stays.
+
+    wanted: train ids that are shown; None: all.
+    """
+
+    def __init__(self, size: tuple[int, int], classes: Sequence[SegClass], wanted: frozenset[int] | None) -> None:
+        self.classes = classes
+        self.wanted = wanted
+        blank = np.zeros((size[1], size[0], 3), np.uint8)
+        listed = class_list(classes, frozenset(range(len(classes))) if wanted is None else wanted)
+        self._sheet = even(with_legend(blank, listed, percents=False), PAPER)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a drawn frame, both even."""
+        return self._sheet.shape[1], self._sheet.shape[0]
+
+    def __call__(self, image: Uint8Array, labels: Uint8Array) -> Uint8Array:
+        """The frame [H, W, 3] with train ids [H, W] laid over it, above or beside the legend."""
+        sheet = self._sheet.copy()
+        sheet[: image.shape[0], : image.shape[1]] = overlay(*highlighted(image, labels, self.wanted), self.classes)
+        return sheet
+
+
+def has_h264() -> bool:
+    """Whether PyAV is there, with which H.264 is written."""
+    try:
+        import av
+    except ImportError:
+        return False
+    return "libx264" in av.codecs_available
+
+
+def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
+    """`picture` [H, W, 3], one row or column of `color` larger where its height or width is odd."""
+    height, width = picture.shape[:2]
+    sheet = np.full((height + height % 2, width + width % 2, 3), color, np.uint8)
+    sheet[:height, :width] = picture
+    return sheet
+
+
+@contextmanager
+def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
+    import av
+
+    # faststart: players can begin before they have the whole file.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": QUALITY}
+
+        def write(frame: Uint8Array) -> None:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+
+        yield write
+        container.mux(stream.encode(None))
+
+
+@contextmanager
+def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    try:
+        if not writer.isOpened():
+            raise OSError(f"{path.parent}: OpenCV cannot write MP4 here; pip install av.")
+
+        def write(frame: Uint8Array) -> None:
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+        yield write
+    finally:
+        writer.release()
+
+
+def _next_frame(capture: cv2.VideoCapture) -> Uint8Array | None:
+    success, frame = capture.read()
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if success else None  # type: ignore[return-value]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # What OpenCV and FFmpeg say of a file or camera that they cannot open helps nobody; our own error follows.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)

@@ -1,0 +1,179 @@
+"""Large images: resized in parts, predicted in slices, within memory that can be set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from inference.predictor import Predictor
+from inference.resize import resized_part
+from inference.slices import GIB, held_at_a_time, slices
+from inference.tiling import views
+from tests.conftest import ROOT
+
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu"}
+CPU = torch.device("cpu")
+SCALES = st.sampled_from([(1.0,), (0.5, 1.0, 2.0), (0.77, 1.3)])
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def pixel_net(num_classes: int = 3) -> nn.Module:
+    """A network that looks at one pixel at a time."""
+    torch.manual_seed(0)
+    return nn.Conv2d(3, num_classes, 1)
+
+
+# Resizing
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), new_height=st.integers(1, 80), new_width=st.integers(1, 80))
+def test_resizing_is_the_well_known_antialiased_one(height, width, new_height, new_width):
+    image = picture(height, width)
+    channels = [Image.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
+    expected = [np.asarray(c.resize((new_width, new_height), Image.Resampling.BILINEAR)) for c in channels]
+    whole = resized_part(torch.from_numpy(image), (new_height, new_width), slice(0, new_height), slice(0, new_width))
+    np.testing.assert_allclose(whole.numpy(), np.stack(expected, 2), atol=2e-3)
+
+
+@settings(deadline=None)
+@given(data=st.data(), size=st.tuples(st.integers(1, 50), st.integers(1, 50)))
+def test_a_part_of_a_resized_picture_is_that_part_of_the_whole_bit_by_bit(data, size):
+    image = torch.from_numpy(picture(17, 23))
+    parts = []
+    for side in size:
+        start = data.draw(st.integers(0, side - 1))
+        parts.append(slice(start, data.draw(st.integers(start + 1, side))))
+    whole = resized_part(image, size, slice(0, size[0]), slice(0, size[1]))
+    assert torch.equal(resized_part(image, size, *parts), whole[parts[0], parts[1]])
+
+
+def test_at_its_own_size_a_picture_is_not_touched():
+    image = torch.from_numpy(picture(4, 6))
+    assert torch.equal(resized_part(image, (4, 6), slice(1, 3), slice(2, 6)), image[1:3, 2:6])
+
+
+# Slices
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 90), tile=st.integers(1, 20), scales=SCALES, spare=st.integers(0, 40))
+def test_slices_hold_every_row_of_tiles_once_and_no_more_rows_than_allowed(height, tile, scales, spare):
+    seen = views((height, 8), scales, tile, 1 / 3, CPU)
+    least = max(row.out_stop - row.out_start for view in seen for row in view.rows)
+    found = slices(seen, height, least + spare)
+    done = 0
+    for part in found:
+        assert part.top == done
+        done += part.num_done
+        for _, rows in part.bands:
+            assert all(part.top <= row.out_start and row.out_stop <= part.top + least + spare for row in rows)
+    assert done == height
+    members = Counter((id(view), row) for part in found for view, rows in part.bands for row in rows)
+    assert members == Counter((id(view), row) for view in seen for row in view.rows)
+
+
+def test_a_slice_ends_where_the_next_row_of_tiles_begins():
+    [view] = views((10, 4), (1.0,), 4, 0.5, CPU)  # rows of tiles at 0, 2, 4, 6
+    assert [(part.top, part.num_done) for part in slices([view], 10, 6)] == [(0, 4), (4, 6)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(1, 60), width=st.integers(1, 60), scales=SCALES, overlap=st.sampled_from([0.0, 1 / 3, 0.7]),
+    spare=st.floats(0, 1), batch_size=st.integers(1, 5),
+)  # fmt: skip
+def test_labels_are_the_same_however_little_memory_there_is(height, width, scales, overlap, spare, batch_size):
+    image, settings_ = picture(height, width), {"scales": scales, "tile": 12, "overlap": overlap, **PLAIN}
+    roomy = Predictor(pixel_net(), 3, **settings_)
+    seen = views((height, width), scales, 12, overlap, CPU)
+    least = next(
+        memory / GIB
+        for memory in range(1000, 10**7, 500)
+        if fits(seen, (height, width), batch_size, memory / GIB)
+    )  # fmt: skip
+    tight = Predictor(pixel_net(), 3, batch_size=batch_size, max_memory=least * (1 + spare), **settings_)
+    first, second = roomy.probabilities(image).topk(2, dim=0).values
+    clear = first - second > 1e-5  # sums in another order may differ in the last bit
+    assert torch.equal(tight.labels(image)[clear], roomy.labels(image)[clear])
+
+
+def fits(seen: list, size: tuple[int, int], num_tiles: int, max_memory: float) -> bool:
+    try:
+        held_at_a_time(seen, size, 3, num_tiles, max_memory)
+    except ValueError:
+        return False
+    return True
+
+
+def test_in_slices_no_tile_is_shown_to_the_network_twice():
+    shown = []
+
+    class Spy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            shown.append(len(images))
+            return images[:, :2]
+
+    image, settings_ = picture(300, 40), {"tile": 40, "overlap": 0.5, **PLAIN}
+    Predictor(Spy(), 2, **settings_).labels(image)
+    whole = sum(shown)
+    shown.clear()
+    few_rows = (4 * 300 * 40 + 60 * 40 * (2 * 4 + 8)) / GIB
+    Predictor(Spy(), 2, max_memory=few_rows, **settings_).labels(image)
+    assert sum(shown) == whole
+
+
+def test_what_does_not_fit_into_the_memory_allowed_is_told_with_the_way_out():
+    whole = Predictor(pixel_net(), 3, max_memory=1e-4, **PLAIN)
+    with pytest.raises(ValueError, match=r"--max_memory 0.0001: .* 200x100 pixels .* smaller tiles"):
+        whole.labels(picture(100, 200))
+
+
+def peak_memory(script: str) -> float:
+    """GiB that a process running `script` took at most."""
+    script += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(ended.stdout.split()[-1])
+
+
+PREDICT = """
+import numpy as np, torch
+from inference.predictor import Predictor
+from network.build import build_network
+torch.manual_seed(0)
+net = {net}
+predictor = Predictor(net, {classes}, device="cpu", tile={tile}, overlap={overlap}, max_memory={memory},
+                      mean=(0.5,) * 3, std=(0.5,) * 3)
+labels = predictor.labels(np.zeros(({height}, {width}, 3), np.uint8))
+assert labels.shape == ({height}, {width})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read with the module resource")
+def test_the_memory_of_a_process_stays_within_what_is_allowed():
+    small = {"net": "torch.nn.Conv2d(3, 60, 1)", "classes": 60, "tile": 128, "overlap": 0.2}
+    start = peak_memory(PREDICT.format(**small, height=64, width=64, memory=1))
+    # All its probabilities at once would take 0.89 GiB.
+    sliced = peak_memory(PREDICT.format(**small, height=2000, width=2000, memory=0.2))
+    assert sliced - start < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read with the module resource")
+def test_128_megapixels_and_19_classes_fit_into_6_gib_with_the_light_network():
+    net = 'build_network("DeepMNV3V3PlusD_m1", 19)'
+    # Little overlap, so that the test takes minutes: 153 tiles.
+    large = {"net": net, "classes": 19, "tile": 1024, "overlap": 0.02, "memory": 4}
+    assert peak_memory(PREDICT.format(**large, height=8192, width=16384)) < 6
