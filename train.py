@@ -35,6 +35,7 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.command import run_command
+from utils.compiling import compiled
 from utils.device import resolve_device
 from utils.distributed import Processes, process_group, wait_for_all
 from utils.images import write_image
@@ -340,7 +341,7 @@ def _wrap(net: DeepLabV3Plus, config: TrainConfig, device: torch.device, me: Pro
         else:
             notices.append("--syncbn: plain batch norm, since there is only one process or no GPU.")
     if config.precision.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+        model = compiled(model, device)
     if me.count > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     return model, notices

@@ -15,7 +15,10 @@ from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec, SegClass
 from inference.predictor import Predictor
 from network.build import MODULE_PREFIX, build_network
+from network.deepv3 import DeepLabV3Plus
+from network.fold import fold_batch_norms
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
+from utils.compiling import compiled
 from utils.flags import parse_scales
 
 # What the published code takes where nothing is said.
@@ -30,7 +33,7 @@ class Model:
     spec: the data set meant; None where this project does not know it.
     """
 
-    net: nn.Module
+    net: DeepLabV3Plus
     arch: str
     classes: tuple[SegClass, ...]
     spec: DatasetSpec | None
@@ -57,7 +60,7 @@ def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device)
     """The predictor that the demos' flags describe."""
     return _predictor(
         model, device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
-        max_memory=config.max_memory,
+        max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
     )  # fmt: skip
 
 
@@ -68,7 +71,7 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
     return _predictor(
         model, device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
         tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
-        batch_size=config.batch_size, max_memory=config.max_memory,
+        batch_size=config.batch_size, max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
     )  # fmt: skip
 
 
@@ -86,10 +89,19 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
     return frozenset(known[name.lower()] for name in listed) or None
 
 
-def _predictor(model: Model, device: torch.device, **how: Any) -> Predictor:
+def fast_network(net: DeepLabV3Plus, device: torch.device, *, compile: bool = False) -> nn.Module:
+    """`net` made fast for evaluation, in place: batch norms folded, channels last, compiled on request."""
+    fold_batch_norms(net.eval())
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return compiled(net, device, frozen=True) if compile else net
+
+
+def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool, **how: Any) -> Predictor:
     """Every command's way from a model to a predictor."""
+    net = fast_network(model.net, device, compile=compile)
+    amp = torch.bfloat16 if bf16 else None
     mean, std = model.checkpoint.mean, model.checkpoint.std
-    return Predictor(model.net, len(model.classes), device=device, mean=mean, std=std, **how)
+    return Predictor(net, len(model.classes), device=device, amp=amp, mean=mean, std=std, **how)
 
 
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.laying import add_tile, laid
 from inference.resize import resized_part
 from inference.slices import held_at_a_time, slices
-from inference.tiling import Span, View, resample, views
+from inference.tiling import Span, View, views
 from utils.device import resolve_device
 from utils.images import Uint8Array
 from utils.precision import normalise
@@ -114,13 +115,21 @@ class Predictor:
     def _labels(self, image: Uint8Array) -> Tensor:
         pixels, seen = self._shown(image)
         height, width = image.shape[:2]
+        if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit is the most probable
+            logits = self._logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
+            return _largest(logits[0]).to(torch.uint8)
         rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
         labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)
         for left in range(0, width, columns):
             strip = slice(left, min(left + columns, width))
             for top, probabilities in self._strip(pixels, seen, strip, rows):
-                labels[top : top + probabilities.shape[1], strip] = probabilities.argmax(0)
+                labels[top : top + probabilities.shape[1], strip] = _largest(probabilities)
         return labels
+
+    def _is_seen_once(self, seen: Sequence[View], size: tuple[int, int]) -> bool:
+        """Whether the network is shown the image as it is, whole, and nothing else."""
+        num_tiles = sum(len(view.rows) * len(view.columns) for view in seen)
+        return num_tiles == 1 and seen[0].size == size and not self.flip
 
     def _shown(self, image: Uint8Array) -> tuple[Tensor, list[View]]:
         """The image [H, W, 3] uint8 on the device, and how it is shown to the network."""
@@ -147,30 +156,24 @@ class Predictor:
     def _add(self, total: Tensor, tiles: Sequence[Tile], view: View, top: int, strip: slice) -> None:
         """Add what the network says about the tiles to `total`, which begins at row `top` and covers a strip."""
         shown = normalise(torch.stack([tile.pixels for tile in tiles]).permute(0, 3, 1, 2), self.mean, self.std)
-        for values, tile in zip(self._forward(shown), tiles, strict=True):
-            values = resample(values, 1, tile.row, view.size[0], len(view.row_weights))
-            values = resample(values, 2, tile.column, view.size[1], len(view.column_weights))
-            values.mul_(view.row_weights[tile.row.out_slice, None]).mul_(view.column_weights[tile.column.out_slice])
+        logits = self._logits(shown)
+        mirrored = self._logits(shown.flip(3)) if self.flip else [None] * len(tiles)
+        for tile, of_tile, of_mirrored in zip(tiles, logits, mirrored, strict=True):
             left, right = max(tile.column.out_start, strip.start), min(tile.column.out_stop, strip.stop)
-            values = values[:, :, left - tile.column.out_start : right - tile.column.out_start]
-            rows = slice(tile.row.out_start - top, tile.row.out_stop - top)
-            total[:, rows, left - strip.start : right - strip.start] += values
+            rows = laid(tile.row, view.size[0], view.row_weights, tile.row.out_slice)
+            columns = laid(tile.column, view.size[1], view.column_weights, slice(left, right))
+            part = total[:, tile.row.out_start - top : tile.row.out_stop - top]
+            add_tile(part[:, :, left - strip.start : right - strip.start], of_tile, of_mirrored, rows, columns)
 
-    def _forward(self, images: Tensor) -> Tensor:
-        """Probabilities [B, C, H, W] float32 of normalised images [B, 3, H, W]."""
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits [B, C, H, W] of normalised images [B, 3, H, W]."""
         height, width = images.shape[2:]
         # Normalised, the mean colour is 0.
         images = F.pad(images, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)))
-        probabilities = self._softmax(images)
-        if self.flip:
-            probabilities = (probabilities + self._softmax(images.flip(3)).flip(3)) / 2
-        return probabilities[:, :, :height, :width]
-
-    def _softmax(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-            logits = self.net(images.contiguous(memory_format=torch.channels_last))
+            logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
         assert logits.shape[1] == self.num_classes, f"{logits.shape[1]} logits for {self.num_classes} classes"
-        return logits.float().softmax(1)
+        return logits[:, :, :height, :width]
 
 
 def cut_tiles(pixels: Tensor, view: View, rows: Sequence[Span], strip: slice) -> Iterator[Tile]:
@@ -188,6 +191,11 @@ def batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
     waiting = iter(items)
     while group := tuple(islice(waiting, size)):
         yield group
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Class of the largest value [C, H, W] -> [H, W]: `argmax`, on a CPU in a fifth of its time."""
+    return torch.cat([rows.float().contiguous().max(0).indices for rows in values.split(64, dim=1)])
 
 
 def _move_up(total: Tensor, num_rows: int) -> None:

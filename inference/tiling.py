@@ -98,21 +98,6 @@ def cover_counts(along: tuple[Span, ...], out: int) -> Tensor:
     return counts
 
 
-def resample(values: Tensor, axis: int, span: Span, scaled: int, out: int) -> Tensor:
-    """Interpolate a tile's `values` linearly along `axis` at the centres of the image's pixels it contains."""
-    if scaled == out:
-        return values
-    centers = (torch.arange(span.out_start, span.out_stop, dtype=torch.float64) + 0.5) * (scaled / out) - 0.5
-    inside = (centers - span.start).clamp(0, span.stop - span.start - 1)
-    below = inside.floor().long()
-    above = (below + 1).clamp(max=span.stop - span.start - 1)
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    weight = (inside - below).to(values.dtype).view(shape).to(values.device)
-    low = values.index_select(axis, below.to(values.device))
-    return low.lerp_(values.index_select(axis, above.to(values.device)), weight)
-
-
 def _image_pixel(scaled_pixel: int, scaled: int, out: int, *, round_up: bool) -> int:
     # Pixel p's centre lies at (p + 0.5) * scaled / out - 0.5; in integers, so that tiles never disagree by rounding.
     numerator, denominator = (2 * scaled_pixel + 1) * out - scaled, 2 * scaled

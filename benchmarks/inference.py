@@ -1,0 +1,191 @@
+"""What inference costs beside the network, and what each way to make a network faster brings.
+
+    python benchmarks/inference.py
+    python benchmarks/inference.py --arch DeepSRNX50V3PlusD_m1 DeepWV3Plus --no-compile
+    python benchmarks/inference.py --snapshot best.pth --image street.jpg      # and how many labels bfloat16 changes
+
+Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating rounds
+with the smallest and largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import describe_machine
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from config import SnapshotConfig
+from datasets.registry import dataset_spec
+from inference.build import fast_network, load_model
+from inference.predictor import Predictor
+from inference.writers import result_paths, write_results
+from network.build import build_network
+from network.deepv3 import DeepLabV3Plus
+from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from utils.compiling import compiled
+from utils.images import Uint8Array, read_image
+
+NUM_CLASSES = 19
+SCALES = (0.5, 1.0, 2.0)
+
+
+class Instant(nn.Module):
+    """Logits at no cost: random ones, kept by shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[tuple[int, ...], Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] -> logits [B, NUM_CLASSES, H, W]."""
+        shape = (images.shape[0], NUM_CLASSES, *images.shape[2:])
+        if shape not in self.kept:
+            self.kept[shape] = torch.randn(shape, device=images.device)
+        return self.kept[shape]
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """On the clock, until the device is done."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def spread(values: list[float]) -> str:
+    """Median, smallest and largest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def beside_the_network(device: torch.device, rounds: int) -> None:
+    """Resize, tile, softmax, average, argmax and write a picture of 2048x1024, with a network that costs nothing."""
+    image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), np.uint8)
+    print(f"\n2048x1024, {NUM_CLASSES} classes, scales {SCALES}, flip; the network costs nothing\n")
+    print("| tiles | labels, s | write ids, colours and overlay, s |\n|---|---|---|")
+    for tile in (None, 1024):
+        labels, predicting = predicted(image, tile, device, rounds)
+        print(f"| {tile or 'none'} | {spread(predicting)} | {spread(written(image, labels, device, rounds))} |")
+    print(f"\nThe memory traffic alone, at the bandwidth of a large copy: {traffic(device):.2f} s.")
+
+
+def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds: int) -> tuple[Uint8Array, list[float]]:
+    """Labels of the image, and seconds that they took."""
+    predictor = Predictor(
+        Instant(), NUM_CLASSES, device=device, scales=SCALES, flip=True, tile=tile, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+    labels = predictor.labels(image)
+    return labels, [seconds(lambda: predictor.labels(image), device) for _ in range(rounds)]
+
+
+def written(image: Uint8Array, labels: Uint8Array, device: torch.device, rounds: int) -> list[float]:
+    """Seconds that the pictures of one result take; its classes in squares, for noise costs a PNG more than streets."""
+    squares = np.kron(labels[:32, :64], np.ones((32, 32), np.uint8))
+    classes, source = dataset_spec("cityscapes").classes, Path("picture.png")
+    with tempfile.TemporaryDirectory() as folder:
+        (paths,) = result_paths(Path(folder), ["picture"], [source])
+        return [seconds(lambda: write_results(paths, image, squares, classes, source), device) for _ in range(rounds)]
+
+
+def traffic(device: torch.device) -> float:
+    """Seconds to read every logit once and to read and write the sum once a scale, at the speed of a copy."""
+    num_values = NUM_CLASSES * 2048 * 1024
+    values, other = torch.zeros(2, num_values, device=device)
+    copying = statistics.median(seconds(lambda: other.copy_(values), device) for _ in range(9))
+    logits = sum(2 * scale**2 for scale in SCALES)  # twice, for the mirrored ones
+    return copying / 2 * (logits + 2 * len(SCALES))
+
+
+def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> None:
+    """A row per way to run `arch` on 512x1024."""
+    torch.manual_seed(0)
+    plain = build_network(arch, NUM_CLASSES).eval().to(device)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = fast_network(copy.deepcopy(plain), device)
+    images = torch.randn(1, 3, 512, 1024, device=device)
+    images_last = images.contiguous(memory_format=torch.channels_last)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "eager, float32, NCHW": lambda: plain(images),
+        "channels last": lambda: last(images_last),
+        "and batch norms folded": lambda: fast(images_last),
+        "and bfloat16": lambda: in_bfloat16(fast, images_last),
+    }
+    if compile:
+        whole = compiled(fast, device, frozen=True)
+        ways["channels last, folded, compiled"] = lambda: whole(images_last)
+        ways["and bfloat16 "] = lambda: in_bfloat16(whole, images_last)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for turn in range(rounds + 1):
+            for name, work in ways.items():
+                taken = seconds(work, device)
+                if turn:  # the first round warms up
+                    times[name].append(taken)
+    reference = times["eager, float32, NCHW"]
+    print(f"\n{arch}, 512x1024, {flops(plain, images) / 1e9:.0f} GFLOP\n\n| | times as fast | s |\n|---|---|---|")
+    for name, own in times.items():
+        ratios = [before / after for before, after in zip(reference, own, strict=True)]
+        print(f"| {name.strip()} | {spread(ratios)} | {statistics.median(own):.3f} |", flush=True)
+
+
+def in_bfloat16(net: nn.Module, images: Tensor) -> Tensor:
+    """Logits under autocast."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        logits: Tensor = net(images)
+    return logits
+
+
+def flops(net: DeepLabV3Plus, images: Tensor) -> float:
+    """Additions and multiplications of one call."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(images)
+    return counter.get_total_flops()
+
+
+def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> None:
+    """How many pixels of a picture get another class in bfloat16."""
+    model = load_model(SnapshotConfig(snapshot=str(snapshot)))
+    net = fast_network(model.net, device)
+    labels = [
+        Predictor(net, len(model.classes), device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD).labels(image)
+        for amp in (None, torch.bfloat16)
+    ]
+    same = float(np.mean(labels[0] == labels[1]))
+    print(f"\n{model.arch}, {image.shape[1]}x{image.shape[0]}: bfloat16 gives {same:.2%} of the pixels the same label.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="*", default=["DeepMNV3V3PlusD_m1"], help="networks to run; none: leave it out")
+    parser.add_argument("--snapshot", type=Path, nargs="*", default=[], help="trained networks, to compare labels of")
+    parser.add_argument("--image", type=Path, help="the picture to compare them on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--network_only", action="store_true", help="leave out what surrounds it")
+    arguments = parser.parse_args()
+    if arguments.snapshot and not arguments.image:
+        parser.error("--snapshot needs --image, the picture to compare labels on")
+    device = torch.device(arguments.device)
+    name = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    print(f"{name}{describe_machine()}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    if not arguments.network_only:
+        beside_the_network(device, arguments.rounds)
+    for arch in arguments.arch:
+        networks(arch, device, arguments.rounds, compile=arguments.compile)
+    for snapshot in arguments.snapshot:
+        changed_labels(snapshot, read_image(arguments.image), device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Networks made fast for evaluation say what they said before."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inference.build import fast_network
+from inference.predictor import Predictor
+from network.build import build_network
+from network.fold import fold_batch_norms
+from network.names import ARCHITECTURES
+from utils.compiling import compiled
+from utils.images import read_label_ids, write_image
+
+CPU = torch.device("cpu")
+PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "device": "cpu"}
+
+
+def conv_and_norm(factor: float, offset: float) -> nn.Sequential:
+    """A convolution that doubles, and a batch norm that multiplies by `factor` and adds `offset`."""
+    conv, norm = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0)
+    with torch.no_grad():
+        conv.weight.fill_(2.0)
+        norm.weight.fill_(factor)
+        norm.bias.fill_(offset)
+    return nn.Sequential(conv, norm).eval()
+
+
+def test_times_two_and_then_times_three_plus_one_is_one_convolution_by_six_plus_one():
+    net = conv_and_norm(3.0, 1.0)
+    assert fold_batch_norms(net) == 1
+    assert isinstance(net[1], nn.Identity)
+    assert net[0].weight.item() == 6.0
+    assert net[0].bias.item() == 1.0
+
+
+def test_a_convolution_that_feeds_something_else_too_keeps_its_batch_norm():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = conv_and_norm(3.0, 1.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return x + self.norm(x)
+
+    net = Both().eval()
+    assert fold_batch_norms(net) == 0
+    assert net(torch.ones(1, 1, 1, 1)).item() == 2 + 7
+
+
+def test_a_batch_norm_before_its_convolution_stays():
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1)).eval()
+    assert fold_batch_norms(net) == 0
+
+
+def test_a_network_in_training_is_not_folded():
+    with pytest.raises(AssertionError):
+        fold_batch_norms(conv_and_norm(1.0, 0.0).train())
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_network_says_the_same_when_it_is_fast(arch: str):
+    torch.manual_seed(0)
+    net = build_network(arch, 5).eval().double()  # in float32, a hundred untrained layers make much of a last bit
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after training: no statistic is 0 or 1
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+    images = torch.randn(1, 3, 48, 65, dtype=torch.float64)
+    with torch.inference_mode():
+        before = net(images)
+        after = fast_network(net, CPU)(images)
+    assert (after - before).abs().max() <= 1e-4 * before.abs().max()
+
+
+def test_labels_are_the_most_probable_classes_whichever_way_they_are_found():
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 7, 3, padding=1)
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    for how in ({}, {"flip": True}, {"tile": 20}, {"scales": (0.5, 1.0)}):
+        predictor = Predictor(net, 7, **PLAIN, **how)
+        assert np.array_equal(predictor.labels(image), predictor.probabilities(image).argmax(0)), how
+
+
+def test_of_equally_large_logits_the_first_class_is_taken():
+    net = nn.Conv2d(3, 4, 1)
+    nn.init.zeros_(net.weight)
+    nn.init.zeros_(net.bias)
+    assert not Predictor(net, 4, **PLAIN).labels(np.zeros((5, 200, 3), np.uint8)).any()
+
+
+def test_bfloat16_on_request_changes_few_labels(command, light_checkpoint: Path, tmp_path: Path, shared: Path):
+    photo = shared / "samples" / "dashcam" / "test1.jpg"
+    for folder, flags in (("exact", ()), ("fast", ("--bf16",))):
+        result = command(
+            "demo", "--demo-image", photo, "--snapshot", light_checkpoint, "--save-dir", tmp_path / folder,
+            "--scales", "0.25", "--device", "cpu", *flags,
+        )  # fmt: skip
+        assert result.code == 0, result.err
+    exact, fast = (read_label_ids(next((tmp_path / folder).glob("*_ids.png"))) for folder in ("exact", "fast"))
+    assert np.mean(exact == fast) > 0.8  # an untrained network is hardly sure anywhere
+    assert not np.array_equal(exact, fast)  # so it did compute otherwise
+
+
+def test_compiling_on_a_cpu_without_a_compiler_says_what_is_missing(command, light_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    write_image(tmp_path / "photo.png", np.zeros((20, 30, 3), np.uint8))
+    result = command(
+        "demo", "--demo-image", tmp_path / "photo.png", "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out",
+        "--device", "cpu", "--compile",
+    )  # fmt: skip
+    assert result.code == 1
+    assert "--compile on a CPU needs a C++ compiler" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_says_the_same():
+    torch.manual_seed(0)
+    net = build_network("DeepMNV3V3PlusD_m1", 5).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        before = copy.deepcopy(net)(images)
+        after = compiled(fast_network(net, CPU), CPU, frozen=True)(images)
+    assert (after - before).abs().max() <= 1e-4 * before.abs().max()
