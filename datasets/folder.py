@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.lists import listed_names
-from datasets.spec import COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
+from datasets.spec import BY_FRAME_NUMBER, COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
 from datasets.tables import check_classes, check_distinct, color_of, read_table
 
 CLASSES_FILE = "classes.json"
@@ -71,6 +71,7 @@ def _spec(root: Path, *, masks: str, **described: Any) -> DatasetSpec:
         unlabelled=("test",) if "test" in there and not _has_labels(root, lists["test"], layout) else (),
         val_every=0 if there else VAL_EVERY,
         default_fold=None if there else 0,
+        video=Frames((Layout("video", image_suffixes=IMAGE_SUFFIXES), layout), BY_FRAME_NUMBER),
         propagated=Frames((Layout("propagated/images", "propagated/labels", IMAGE_SUFFIXES, masks=masks),)),
         **described,
     )

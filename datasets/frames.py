@@ -12,23 +12,53 @@ SCENE_FLOW_REACH = 10  # frames on either side of a labelled one in KITTI's mult
 
 
 def find_propagated_pairs(
-    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], *, max_skip: int, scene_flow: bool
+    spec: DatasetSpec,
+    root: Path,
+    pairs: Sequence[Pair],
+    *,
+    max_skip: int,
+    scene_flow: bool,
+    propagated_root: Path | None = None,
 ) -> list[Pair]:
     """The propagated frames around `pairs`: every step from 1 to `max_skip` either way, and those of scene flow.
 
-    Raises ValueError where the set declares none, FileNotFoundError, saying where was looked, where none are found for
+    propagated_root: what the places of propagated frames are relative to, where it is not `root`. Raises ValueError where the set declares none, FileNotFoundError, saying where was looked, where none are found for
     a step, or one of them lacks its label file.
     """
     found: list[Pair] = []
     if max_skip:
         frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video, so no propagated frames.")
         for step in range(1, max_skip + 1):
-            found += _labelled_frames(spec, frames, root, pairs, (-step, step), f"--maxSkip {max_skip}")
+            found += _labelled_frames(
+                spec, frames, propagated_root or root, pairs, (-step, step), f"--maxSkip {max_skip}"
+            )
     if scene_flow:
         frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; KITTI has.")
         steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
         found += _labelled_frames(spec, frames, root, pairs, steps, "--scf")
     return sorted(found)
+
+
+def pair_to_write(spec: DatasetSpec, root: Path, pair: Pair, step: int, propagated_root: Path) -> Pair:
+    """The files in which `find_propagated_pairs` looks for the frame `step` after `pair`, which lies below `root`.
+
+    The picture has the labelled one's format. Raises ValueError where the set declares no propagated frames, or
+    training never looks for any around `pair`.
+    """
+    frames = _declared(spec.propagated, f"{spec.name} has no place for propagated frames.")
+    folder = next((f for f in _folders(spec) if _lies_in(spec, root, f, pair.image)), None)
+    if folder is None:
+        raise ValueError(f"{pair.image}: frames are propagated around those of train and val alone.")
+    layout, name = frames.layouts[0], frames.name_of(pair.name, step)
+    suffixes = [suffix for suffix in layout.image_suffixes if pair.image.name.lower().endswith(suffix.lower())]
+    image = _image_candidates(layout, propagated_root, folder, name)[0]
+    assert layout.label_dir is not None, f"{spec.name}: propagated frames have labels"
+    return Pair(
+        name,
+        image.with_name(image.name.removesuffix(layout.image_suffixes[0]) + suffixes[0]) if suffixes else image,
+        propagated_root / layout.label_dir.format(folder=folder) / f"{name}{layout.label_suffixes[0]}",
+        layout.masks,
+    )
 
 
 def frames_around(spec: DatasetSpec, root: Path, pair: Pair, steps: Iterable[int]) -> dict[int, Path]:
@@ -73,10 +103,17 @@ def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int)
 
 def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:
     """Where frames around labelled images may lie: a layout, and a folder of training or validation."""
-    splits = [split for split in ("trainval", "train", "val") if split in spec.splits]
-    folders = dict.fromkeys(folder for split in splits for folder in spec.splits[split])
-    places = {layout.image_dir.format(folder=f): (layout, f) for layout in frames.layouts for f in folders}
+    places = {layout.image_dir.format(folder=f): (layout, f) for layout in frames.layouts for f in _folders(spec)}
     return list(places.values())
+
+
+def _folders(spec: DatasetSpec) -> list[str]:
+    splits = [split for split in ("trainval", "train", "val") if split in spec.splits]
+    return list(dict.fromkeys(folder for split in splits for folder in spec.splits[split]))
+
+
+def _lies_in(spec: DatasetSpec, root: Path, folder: str, image: Path) -> bool:
+    return any(image.is_relative_to(root / layout.image_dir.format(folder=folder)) for layout in spec.layouts)
 
 
 def _image_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[Path]:
