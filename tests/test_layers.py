@@ -33,7 +33,7 @@ ENTRY_POINTS = (
 )  # fmt: skip
 # Read by config.py, so that --help can list the networks without torch.
 LIGHT = ("network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py")
-PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils")
+PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils", "video")
 HEAVY = {"torch", "numpy", "cv2", "scipy", "matplotlib", "PIL"}
 
 
