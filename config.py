@@ -1,4 +1,7 @@
-"""Every setting of every command, those on video aside (config_video.py): one field = one flag = one default = one help text. Read-only after parsing."""
+"""Every setting of every command: one field = one flag = one default = one help text. Read-only after parsing.
+
+Those of the commands on video stand in config_video.py.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ class PropagationConfig:
     """the propagation"""
 
     propagate: int = option(3, "frames made before and after each labelled one", must_be=POSITIVE)
-    stride: int = option(1, "frame numbers from one frame to the next, where the video is thinned out", must_be=POSITIVE)
+    stride: int = option(
+        1, "frame numbers from one frame to the next, where the video is thinned out", must_be=POSITIVE
+    )
     flow: str = option(
         "dis",
         "motion: dis needs no weights; raft needs torchvision; exact knows drawn streets",

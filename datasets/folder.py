@@ -56,6 +56,20 @@ def read_spec(root: Path) -> DatasetSpec:
     )
 
 
+def class_table(spec: DatasetSpec) -> dict[str, Any]:
+    """What a classes.json says so that label files of `spec` are read as there; the inverse of `read_spec`."""
+    classes = [
+        {"name": c.name, "color": list(c.color), "ids": list(c.label_ids or (train_id,))}
+        | ({"label_colors": [list(color) for color in c.label_colors]} if c.label_colors else {})
+        for train_id, c in enumerate(spec.classes)
+    ]
+    ids = list(spec.ignored_ids or (spec.ignore_label,))
+    nothing: dict[str, Any] = {"name": "no class", "color": [0, 0, 0], "ids": ids, "ignored": True}
+    if spec.ignored_colors:
+        nothing["label_colors"] = [list(color) for color in spec.ignored_colors]
+    return {"title": spec.title, "classes": [*classes, nothing]}
+
+
 def _spec(root: Path, *, masks: str, **described: Any) -> DatasetSpec:
     lists = {split: root / f"{split}.txt" for split in ("train", "val", "test")}
     there = [split for split, path in lists.items() if path.is_file()]

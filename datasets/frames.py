@@ -22,8 +22,9 @@ def find_propagated_pairs(
 ) -> list[Pair]:
     """The propagated frames around `pairs`: every step from 1 to `max_skip` either way, and those of scene flow.
 
-    propagated_root: what the places of propagated frames are relative to, where it is not `root`. Raises ValueError where the set declares none, FileNotFoundError, saying where was looked, where none are found for
-    a step, or one of them lacks its label file.
+    propagated_root: what the places of propagated frames are relative to, where it is not `root`. Raises ValueError
+    where the set declares none, FileNotFoundError, saying where was looked, where none are found for a step, or one of
+    them lacks its label file.
     """
     found: list[Pair] = []
     if max_skip:
@@ -50,15 +51,13 @@ def pair_to_write(spec: DatasetSpec, root: Path, pair: Pair, step: int, propagat
     if folder is None:
         raise ValueError(f"{pair.image}: frames are propagated around those of train and val alone.")
     layout, name = frames.layouts[0], frames.name_of(pair.name, step)
-    suffixes = [suffix for suffix in layout.image_suffixes if pair.image.name.lower().endswith(suffix.lower())]
-    image = _image_candidates(layout, propagated_root, folder, name)[0]
     assert layout.label_dir is not None, f"{spec.name}: propagated frames have labels"
-    return Pair(
-        name,
-        image.with_name(image.name.removesuffix(layout.image_suffixes[0]) + suffixes[0]) if suffixes else image,
-        propagated_root / layout.label_dir.format(folder=folder) / f"{name}{layout.label_suffixes[0]}",
-        layout.masks,
+    lower = pair.image.name.lower()
+    suffix = next((s for s in layout.image_suffixes if lower.endswith(s.lower())), layout.image_suffixes[0])
+    image_dir, label_dir = (
+        propagated_root / part.format(folder=folder) for part in (layout.image_dir, layout.label_dir)
     )
+    return Pair(name, image_dir / f"{name}{suffix}", label_dir / f"{name}{layout.label_suffixes[0]}", layout.masks)
 
 
 def frames_around(spec: DatasetSpec, root: Path, pair: Pair, steps: Iterable[int]) -> dict[int, Path]:

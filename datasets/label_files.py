@@ -61,7 +61,7 @@ def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uin
 
 
 def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[np.integer]:
-    """What a label file holds that `train_ids` reads as `labels` [H, W]: ids, or colours [H, W, 3] where `masks` is COLORS.
+    """What a label file holds that `train_ids` reads as `labels` [H, W]: ids [H, W], for COLORS colours [H, W, 3].
 
     Ids are uint8, uint16 where they need it. Raises ValueError where no value of the set means "no class".
     """
@@ -73,7 +73,9 @@ def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[n
         values, known = written_ids(spec.classes), spec.train_id_of_label_id()
         void = next((i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label), None)
     if void is None:
-        raise ValueError(f'{spec.title}: nothing in its label files means "no class"; add an ignored class to its table.')
+        raise ValueError(
+            f'{spec.title}: nothing in its label files means "no class"; add an ignored class to its table.'
+        )
     table = np.array([*values, *[void] * (256 - len(values))])
     return table.astype(np.uint8 if table.max() <= np.iinfo(np.uint8).max else np.uint16)[labels]
 
