@@ -23,12 +23,13 @@ from config import as_dict
 from datasets.gather import Source, gather, plan, with_frames_of, write_classes
 from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
-from datasets.manifest import steps_table, write_manifest, write_summary
+from datasets.manifest import SUMMARY, steps_table, write_manifest, write_summary
 from datasets.parallel import as_finished
 from datasets.propagating import Method, Propagation, Record
 from datasets.segmentation import load_pair
 from datasets.sequences import LabelledSequence, find_sequences
 from datasets.spec import PROPAGATED, DatasetSpec
+from datasets.synthetic.exact import StreetMotion
 from datasets.workers import default_num_workers
 from utils.background import Stopwatch
 from utils.command import run_command
@@ -41,6 +42,7 @@ from video.propagation import VOID_TESTS
 from video.sheet import Cell, sheet
 
 SHEET = "sheet.png"
+MOST_TOLD = 20  # of what was left out, in the terminal
 SHEET_ROWS = 4  # labelled frames on the sheet
 SPLITS = ("train", "val", "trainval")
 
@@ -52,7 +54,7 @@ def main(config: PropagateConfig) -> int:
         if config.data.video and config.output.dry_run:
             return told_of_video(config)
         spec, root, left_out = labelled_set(config, me)
-        out = Path(config.output.out or root)
+        out = Path(config.output.out or writable_root(root))
         sequences, missing = find_labelled_sequences(config, spec, root, out)
         left_out += missing
         work = Propagation(spec, root, out, method)
@@ -60,7 +62,7 @@ def main(config: PropagateConfig) -> int:
         if config.output.dry_run:
             return told(sequences, there, left_out, out)
         if me.is_main:
-            writable_folder(out / PROPAGATED, "--out" if config.output.out else "--dataset_dir")
+            writable_folder(out / PROPAGATED, "--out")
         wait_for_all()  # until everybody has seen which pairs are there
         records, failed = propagate_all(work, sequences, there, me, num_workers(config, device, me))
         records, left_out = lists_of_all(records), left_out + lists_of_all(failed)
@@ -120,6 +122,13 @@ def source_of(config: PropagateConfig) -> tuple[Source, Path]:
     return Source(Path(data.video), Path(data.labels)), Path(config.output.out)
 
 
+def writable_root(root: Path) -> Path:
+    """The root of a data set, if results may go there. Raises PermissionError where it is write-protected."""
+    if not root.stat().st_mode & 0o222:  # asked of the bits, since root may write everywhere
+        raise PermissionError(f"{root} is write-protected; name a folder of your own with --out.")
+    return root
+
+
 def find_labelled_sequences(
     config: PropagateConfig, spec: DatasetSpec, root: Path, out: Path
 ) -> tuple[list[LabelledSequence], list[str]]:
@@ -130,6 +139,8 @@ def find_labelled_sequences(
     pairs = find_pairs(spec, root, split, config.data.cv)
     chosen = config.propagation
     found, missing = find_sequences(spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride)
+    if chosen.flow == "exact":
+        StreetMotion(root, found[0].pair.name)  # a set that was not drawn is told now, not frame by frame
     masks = next(iter(found[0].made.values())).masks
     label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # a set in which nothing means "no class" is told now
     return found, missing
@@ -197,21 +208,18 @@ def write_results(
 
 def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:
     """Draw a few labelled frames, spread over the set, between pairs that were made of them."""
-    done = {(record["from"], record["step"]): record["no_class"] for record in records}
+    done = {(record["from"], record["step"]): record for record in records}
     shown = [s for s in sequences if any((s.pair.name, step) in done for step in s.made)]
+    num_rows = min(SHEET_ROWS, len(shown))
     rows = []
-    for sequence in shown[:: -(-len(shown) // SHEET_ROWS)]:
-        steps = sorted(step for step in sequence.made if (sequence.pair.name, step) in done)
-        cells = [
-            Cell(
-                f"{step:+d}, no class {100 * done[sequence.pair.name, step]:.0f} %",
-                *load_pair(sequence.made[step], spec),
-            )
-            for step in sorted({steps[0], steps[len(steps) // 4], steps[-1 - len(steps) // 4], steps[-1]})
-        ]
-        middle = sum(step < 0 for step in {steps[0], steps[len(steps) // 4], steps[-1 - len(steps) // 4], steps[-1]})
-        cells.insert(middle, Cell(sequence.pair.name.split("/")[-1], *load_pair(sequence.pair, spec)))
-        rows.append(cells)
+    for sequence in (shown[len(shown) * i // num_rows] for i in range(num_rows)):
+        name = sequence.pair.name
+        steps = sorted(step for step in sequence.made if (name, step) in done)
+        middle = len(steps) // 4
+        pairs = {0: (sequence.pair, name.split("/")[-1])}
+        for step in (steps[0], steps[middle], steps[-1 - middle], steps[-1]):
+            pairs[step] = sequence.made[step], f"{step:+d}, no class {100 * done[name, step]['no_class']:.0f} %"
+        rows.append([Cell(title, *load_pair(pair, spec)) for _, (pair, title) in sorted(pairs.items())])
     write_image(path, sheet(rows, spec.palette))
 
 
@@ -241,8 +249,10 @@ def told_of_video(config: PropagateConfig) -> int:
 
 def tell(left_out: Sequence[str]) -> None:
     """Say on standard error what was left out."""
-    for message in left_out:
+    for message in left_out[:MOST_TOLD]:
         print(f"left out: {message}", file=sys.stderr)
+    if len(left_out) > MOST_TOLD:
+        print(f"left out: {len(left_out) - MOST_TOLD} more; {SUMMARY} names them all", file=sys.stderr)
 
 
 def existing(folder: Path) -> Path:

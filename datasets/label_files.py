@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,19 +66,19 @@ def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[n
 
     Ids are uint8, uint16 where they need it. Raises ValueError where no value of the set means "no class".
     """
-    values: Sequence[int | Color]
+    values: list[Any]
     if masks == COLORS:
         values = [c.label_colors[0] if c.label_colors else c.color for c in spec.classes]
-        void = next(iter(spec.ignored_colors), None)
+        nothing: list[Any] = list(spec.ignored_colors)
     else:
-        values, known = written_ids(spec.classes), spec.train_id_of_label_id()
-        void = next((i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label), None)
-    if void is None:
+        values, known = list(written_ids(spec.classes)), spec.train_id_of_label_id()
+        nothing = [i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label]
+    if not nothing:
         raise ValueError(
             f'{spec.title}: nothing in its label files means "no class"; add an ignored class to its table.'
         )
-    table = np.array([*values, *[void] * (256 - len(values))])
-    return table.astype(np.uint8 if table.max() <= np.iinfo(np.uint8).max else np.uint16)[labels]
+    table = np.array([*values, *nothing[:1] * (256 - len(values))], np.uint16)
+    return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
 
 
 def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stranger]:
