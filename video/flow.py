@@ -43,7 +43,9 @@ def build_flow(name: str, *, weights: str | None = None, device: torch.device | 
         from video.raft import load_raft
 
         return load_raft(weights, device)
-    raise NotImplementedError(name)
+    from video.sdc import SdcFlow, load_sdc
+
+    return SdcFlow(load_sdc(weights, device), DisFlow())
 
 
 class DisFlow:

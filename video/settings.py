@@ -1,0 +1,70 @@
+"""The settings of `python -m video.train`; see config.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from config import DeviceConfig, RunConfig
+from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesConfig:
+    """the frames"""
+
+    frames: str = option(
+        "", "folder of frames, its sub-folders included, or a video file; no labels are read", required=True
+    )
+    val_share: float = option(0.1, "share of each sequence, its end, that is held out to score on", must_be=SHARE)
+    num_val: int = option(32, "score at most so many places, spread over what is held out", must_be=POSITIVE)
+    crop_size: int = option(256, "side of the square training crop, in pixels; smaller frames are taken whole",
+                            must_be=POSITIVE)  # fmt: skip
+    batch: int = option(8, "crops a step", must_be=POSITIVE)
+    repeat: int = option(1, "visit each place this many times an epoch; for short videos", must_be=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    """the network"""
+
+    mode: str = option(
+        "reconstruction",
+        "reconstruction: motion between two known frames, which --flow sdc wants; prediction: to the frame after them",
+        choices=("reconstruction", "prediction"),
+    )
+    width: int = option(32, "channels of the first layer, a multiple of 4; the others follow", must_be=POSITIVE)
+    snapshot: str | None = option(None, "checkpoint to start from; it says the width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """the optimizer, Adam"""
+
+    lr: float = option(1e-4, "learning rate; it falls to a tenth over the training", must_be=POSITIVE)
+    weight_decay: float = option(0.0, "weight decay", must_be=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRunConfig(RunConfig):
+    """the run and where it is kept"""
+
+    exp: str = option("sdc", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>")
+    max_epoch: int = option(100, "number of epochs", must_be=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoDeviceConfig(DeviceConfig):
+    """the machine"""
+
+    bf16: bool | None = option(None, "bfloat16 autocast; default: where the device has it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoTrainConfig:
+    """Train an SDC-Net on frames without labels: python -m video.train --frames DIR."""
+
+    run: VideoRunConfig
+    net: NetConfig
+    frames: FramesConfig
+    optim: AdamConfig
+    device: VideoDeviceConfig
