@@ -1,6 +1,6 @@
 """Every setting of every command: one field = one flag = one default = one help text. Read-only after parsing.
 
-Those of the commands on video stand in config_video.py.
+Those of the commands on video stand in video/settings.py.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from config_video import PropagateConfig
 from utils.flags import parse_command_line
+from video.settings import PropagateConfig
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(PropagateConfig)  # before PyTorch is imported, so that --help answers at once
