@@ -103,7 +103,7 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
     source, out = source_of(config)
     left_out = []
     if me.is_main:
-        writable_folder(out, "--out")
+        plan(source)  # what cannot be read at all is told before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
         left_out = gather(source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume)
@@ -114,6 +114,8 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
 def source_of(config: PropagateConfig) -> tuple[Source, Path]:
     """The video with its labels, and the root of the set to be made. Raises ValueError where a flag lacks."""
     data = config.data
+    if data.dataset_dir:
+        raise ValueError("--dataset_dir belongs to a data set, not to --video; --out is the root of the new set.")
     if not data.labels or not config.output.out:
         raise ValueError("--video wants --labels, the folder of its label files, and --out, a folder for the new set.")
     for flag, path in (("--video", data.video), ("--labels", data.labels)):
@@ -199,10 +201,11 @@ def write_results(
         write_sheet(folder / SHEET, work.spec, sequences, records)
         print(steps_table(records))
     print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames are in {folder}")
-    if records:
+    steps = {abs(record["step"]) for record in records}
+    if steps and config.data.split != "val":
         data = f"--dataset {work.spec.name} --dataset_dir {work.root}"
         other = "" if work.out == work.root else f" --propagated_dir {work.out}"
-        print(f"train on them: python train.py {data} --maxSkip {config.propagation.propagate}{other}")
+        print(f"train on them: python train.py {data} --maxSkip {max(steps)}{other}")
     tell(left_out)
 
 

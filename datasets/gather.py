@@ -17,7 +17,7 @@ from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
 from inference.video import opened_video
 from utils.command import USER_ERRORS, one_line
-from utils.files import atomic_path
+from utils.files import atomic_path, writable_folder
 from utils.images import IMAGE_SUFFIXES, write_image
 
 LABEL_SUFFIX = ".png"
@@ -67,6 +67,7 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
     if path.is_file() and json.loads(path.read_text(encoding="utf-8-sig")) != json.loads(content):
         raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
     if not path.is_file():
+        writable_folder(out, "--out")
         with atomic_path(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return read_spec(out)
@@ -88,7 +89,7 @@ def gather(source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: 
     """Put the labelled frames and, from a video file, those around them below `out`.
 
     spec: of `out`. reach, stride: as in `find_sequences`. resume: leave frames that are there. Returns which label
-    files were left out, and why.
+    files were left out, and why. Raises FileNotFoundError where all were.
     """
     labels = source.label_files()
     if source.video.is_dir():
@@ -105,6 +106,8 @@ def gather(source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: 
         images = {name: _frame_file(out, spec, name, 0) for name, number in numbers.items() if number < num_frames}
     for name, image in images.items():
         left_out += _add(name, image, labels[name], out, spec)
+    if len(left_out) == len(labels):
+        raise FileNotFoundError(f"--labels {source.labels}: no label file belongs to a frame; {left_out[0]}")
     return left_out
 
 

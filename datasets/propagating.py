@@ -25,6 +25,7 @@ from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
+SMALLEST_SIDE = 16  # pixels; in some smaller pictures OpenCV's DIS ends the process
 
 Record = dict[str, Any]  # plain values, one line of the manifest
 
@@ -144,6 +145,8 @@ def _flow(name: str, weights: str | None, device: str) -> Flow:
 
 def _check_sizes(frames: Mapping[int, Uint8Array], sequence: LabelledSequence) -> None:
     height, width = frames[0].shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(f"{sequence.pair.image} has {width}x{height} pixels, too few to find motion in.")
     for step, frame in frames.items():
         if frame.shape[:2] != (height, width):
             other = f"{frame.shape[1]}x{frame.shape[0]}"

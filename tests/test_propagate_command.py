@@ -372,6 +372,34 @@ def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_pa
     assert "holds a set with other classes" in other.err
 
 
+def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_written(
+    propagate, video, few_labels, tmp_path
+):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    write_image(tmp_path / "others/labels/000500.png", ids(0, 0, 1))
+    before, out = files_of(tmp_path), tmp_path / "own"
+    for flags, told in (
+        (("--video", video), "--video wants --labels"),
+        (("--video", tmp_path / "none.mp4", "--labels", few_labels, "--out", out), "--video: no such file or folder"),
+        (("--video", tmp_path / "text.mp4", "--labels", few_labels, "--out", out), "text.mp4: not a video, or damaged"),
+        (("--video", video, "--labels", tmp_path / "empty", "--out", out), "no label files (*.png) there"),
+        (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no pictures"),
+        (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
+    ):
+        ended = propagate(*flags)
+        assert ended.code == 1
+        assert told in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+        assert files_of(tmp_path) == before
+    labels = tmp_path / "others/labels"
+    ended = propagate("--video", video, "--labels", labels, "--out", out, "--classes", tmp_path / "classes.json")
+    assert "no label file belongs to a frame" in ended.err
+    assert "drive.avi has frames 0 to 11" in ended.err
+
+
 def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(propagate, video, few_labels, tmp_path):
     write_image(few_labels / "000040.png", ids(0, 0, 1))
     write_image(few_labels / "street.png", ids(0, 0, 1))
@@ -416,6 +444,10 @@ def spoil(root: Path, what: str) -> str:
     if what == "frame of another size":
         write_image(near, frame(6)[:40])
         return f"{near} is 64x40, the labelled frame 64x48"
+    if what == "tiny":
+        for path in root.rglob("aachen_*.png"):
+            write_image(path, np.zeros((12, 40) if "gtFine" in path.parts else (12, 40, 3), np.uint8))
+        return "has 40x12 pixels, too few to find motion in"
     if what == "labels of another size":
         write_image(labels, ids(5, 7, 26)[:40])
         return "must be of the same size"
@@ -431,6 +463,7 @@ def spoil(root: Path, what: str) -> str:
         ("no video", 4),
         ("frame unreadable", 4),
         ("frame of another size", 4),
+        ("tiny", 4),
         ("labels of another size", 4),
         ("label value", 4),
     ],
@@ -461,8 +494,6 @@ def test_what_is_wrong_is_named_with_its_sequence_and_the_rest_is_made(propagate
         (("--dataset", "cityscapes", "--flow", "exact"), "--flow exact knows drawn streets alone"),
         (("--dataset", "cityscapes", "--stride", "2"), "names propagated frames by their number; leave --stride out"),
         (("--dataset", "cityscapes", "--labels", "x"), "--labels and --classes belong to --video"),
-        (("--video", "none.mp4"), "--video wants --labels"),
-        (("--video", "none.mp4", "--labels", ".", "--out", "x"), "--video: no such file or folder: none.mp4"),
     ],
 )
 def test_flags_that_cannot_be_done_are_one_line_and_nothing_is_written(propagate, cityscapes, flags, told):
