@@ -6,22 +6,20 @@ what looks different from the true frame (`residual`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from utils.images import Uint8Array
-from video.motion import Displacement, Motion
-from video.warping import compose, inside, warp_image, warp_labels
+from video.doubt import DIFFERENT, hidden, trust, unlike
+from video.motion import Motion
+from video.votes import vote
+from video.warping import inside, warp_image, warp_labels
 
 MODES = ("joint", "label")
 VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first that it fails
-
-BACK_AGAIN = 2.0  # pixels: what going to the labelled frame and back misses by more is hidden there
-DIFFERENT = 40.0  # grey levels: what differs more from the true frame is something else
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def propagate(
     keep: Collection[str] = (),
     ignore_label: int = 255,
 ) -> Iterator[Propagated]:
-    """Carry the image and labels of frame 0 to each of `steps`, one after the other.
+    """Carry the image and labels of frame 0 to each of `steps`, the near ones first.
 
     frames: step -> [H, W, 3] uint8 RGB. Frame 0 must be there; the others are what the residual is measured against,
     and what mode "label" keeps as the image. labels: [H, W] uint8 train ids of frame 0, `ignore_label` where void.
@@ -59,7 +57,7 @@ def propagate(
     Raises ValueError for an unknown mode or test, sizes that differ, and a missing frame.
     """
     _check(frames, labels, steps, mode, keep)
-    for step in steps:
+    for step in sorted(steps, key=abs):
         yield _propagate_to(step, frames, labels, motion, mode, keep, ignore_label)
 
 
@@ -89,36 +87,25 @@ def _size(picture: Uint8Array) -> str:
 
 def _propagate_to(step: int, frames: Mapping[int, Uint8Array], labels: Uint8Array, motion: Motion, mode: str,
                   keep: Collection[str], ignore_label: int) -> Propagated:  # fmt: skip
-    back = motion(step, 0)
+    displacement = motion(step)
+    warped = warp_image(frames[0], displacement.flow)
     true = frames.get(step)
-    warped = warp_image(frames[0], back.flow)
-    difference = None if true is None else grey_difference(warped, true)
+    difference = None if true is None else unlike(warped, true)
+    carried = warp_labels(labels, displacement.flow)
+    image = warped if mode == "joint" else frames[step]
+    if difference is not None:
+        carried = vote(carried, image, trust(difference))
     failed = {
-        "outside": ~inside(back.flow),
-        "hidden": hidden(back, motion, step),
+        "outside": ~inside(displacement.flow),
+        "hidden": hidden(displacement, difference),
         "residual": np.zeros(labels.shape, bool) if difference is None else difference > DIFFERENT,
     }
-    carried = warp_labels(labels, back.flow, ignore_label)
-    shares, void = {}, np.zeros(labels.shape, bool)
+    shares, void = dict.fromkeys(VOID_TESTS, 0.0), np.zeros(labels.shape, bool)
     for test in VOID_TESTS:
-        new = failed[test] & ~void if test not in keep else np.zeros(labels.shape, bool)
-        shares[test] = float(new.mean())
-        void |= new
+        if test not in keep:
+            shares[test] = float((failed[test] & ~void).mean())
+            void |= failed[test]
     carried[void] = ignore_label
     known = carried != ignore_label
-    residual = float(difference[known].mean()) if difference is not None and known.any() else float("nan")
-    image = warped if mode == "joint" else frames[step]
+    residual = float(difference[known].mean()) if difference is not None and known.any() else math.nan
     return Propagated(step, image, carried, shares, residual)
-
-
-def grey_difference(image: Uint8Array, other: Uint8Array) -> NDArray[np.float32]:
-    """[H, W] float32: mean difference of the three colours, averaged over 3x3 pixels since noise is no difference."""
-    return cv2.blur(cv2.absdiff(image, other).mean(2, dtype=np.float32), (3, 3))  # type: ignore[return-value]
-
-
-def hidden(back: Displacement, motion: Motion, step: int) -> NDArray[np.bool_]:
-    """[H, W]: what frame `step` shows and the labelled one does not."""
-    if back.visible is not None:
-        return ~back.visible
-    error = compose(back.flow, motion(0, step).flow)
-    return np.hypot(error[..., 0], error[..., 1]) > BACK_AGAIN

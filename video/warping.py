@@ -14,9 +14,8 @@ FlowArray = NDArray[np.float32]
 def places(flow: FlowArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Where a flow [H, W, 2] points: x and y [H, W] float32, in pixels; pixel centres have whole numbers."""
     height, width = flow.shape[:2]
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    return x, y
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return flow[..., 0] + columns, flow[..., 1] + rows
 
 
 def inside(flow: FlowArray) -> NDArray[np.bool_]:
@@ -32,10 +31,10 @@ def warp_image(image: Uint8Array, flow: FlowArray) -> Uint8Array:
     return cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
-def warp_labels(labels: Uint8Array, flow: FlowArray, outside: int) -> Uint8Array:
-    """`labels` [H, W] uint8 fetched from the nearest pixel; `outside` where the flow leaves the picture."""
+def warp_labels(labels: Uint8Array, flow: FlowArray) -> Uint8Array:
+    """`labels` [H, W] uint8 fetched from the nearest pixel; beyond the border, of the border."""
     x, y = places(flow)
-    return cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)  # type: ignore[return-value]
+    return cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def compose(first: FlowArray, second: FlowArray) -> FlowArray:
@@ -45,3 +44,9 @@ def compose(first: FlowArray, second: FlowArray) -> FlowArray:
     """
     x, y = places(first)
     return first + cv2.remap(second, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def grey_difference(image: Uint8Array, other: Uint8Array) -> NDArray[np.float32]:
+    """[H, W] float32: how much two pictures [H, W, 3] differ, the mean of the colours, in grey levels."""
+    difference = cv2.absdiff(image, other)
+    return cv2.transform(difference, np.full((1, 3), 1 / 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The exact motion between any two frames of a drawn street, from its geometry: a `video.motion.Motion`."""
+"""The exact motion from frames of a drawn street to its labelled one, from the geometry: a `video.motion.Motion`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class StreetMotion:
             raise ValueError(f"{name} is no frame of the streets in {root}.")
         self._scene = build_scene((self._plan.seed, number), street.num_frames)
 
-    def __call__(self, step: int, other: int) -> Displacement:
+    def __call__(self, step: int) -> Displacement:
         """See `video.motion.Motion`; `visible` is known."""
         height, width, t = self._plan.height, self._plan.width, self._frame + step
         planes = planes_at(self._scene, t, self._scene.path.pose(t), Lens.for_size(height, width), height, width)
         view = trace(self._scene, planes, np.arange(width, dtype=float), np.arange(height, dtype=float))
-        return Displacement(*flow_and_visibility(self._scene, t, view, planes, other - step))
+        return Displacement(*flow_and_visibility(self._scene, t, view, planes, -step))
 
 
 def _numbers(name: str) -> tuple[int, int]:
