@@ -211,6 +211,7 @@ def test_a_run_leaves_checkpoints_scores_and_pictures(train, tmp_path, mode, num
     scores = [row for row in read_metrics(folder) if row["kind"] == "val"]
     assert [row["epoch"] for row in scores] == [0, 1, 2]
     assert scores[0]["psnr"] == pytest.approx(scores[0]["psnr_of_flow"], abs=0.01)  # where training starts from
+    assert scores[0]["loss"] == pytest.approx(scores[0]["loss_of_flow"], abs=1e-4)
     assert scores[-1]["psnr"] > scores[-1]["psnr_of_copying"] + 3
     first = next(row for row in read_metrics(folder) if row["kind"] == "train")
     parts = 0.7 * first["color"] + 0.2 * first["gradient"] + 0.1 * first["smoothness"]
