@@ -83,7 +83,10 @@ class Propagation:
     ) -> Iterator[Propagated]:
         motion: Motion
         if self.method.flow == "exact":
-            motion = _Strided(StreetMotion(self.root, sequence.pair.name), self.method.stride)
+            street = StreetMotion(self.root, sequence.pair.name)
+
+            def motion(step: int) -> Displacement:
+                return street(step * self.method.stride)
         else:
             motion = EstimatedMotion(frames, _flow(self.method.flow, self.method.weights, self.method.device))
         method, ignore = self.method, self.spec.ignore_label
@@ -125,17 +128,6 @@ def record_of(pair: Pair) -> Record | None:
     """The record of a propagated pair on disk; None where it is not there or not whole."""
     note = read_note(pair.labels, PAIR_NOTE) if pair.labels and pair.labels.is_file() else None
     return json.loads(note) if note and pair.image.is_file() else None
-
-
-class _Strided:
-    """Motion between frames whose numbers are `stride` apart, by one that counts every number."""
-
-    def __init__(self, motion: Motion, stride: int) -> None:
-        self._motion = motion
-        self._stride = stride
-
-    def __call__(self, step: int, other: int) -> Displacement:
-        return self._motion(step * self._stride, other * self._stride)
 
 
 @lru_cache(maxsize=1)
