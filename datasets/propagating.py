@@ -24,6 +24,7 @@ from video.flow import Flow, build_flow
 from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 
+VERSION = 1  # raise it when the same files and method would give other pairs
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
 SMALLEST_SIDE = 16  # pixels; in some smaller pictures OpenCV's DIS ends the process
 
@@ -121,7 +122,8 @@ class Propagation:
         weights = [Path(self.method.weights)] if self.method.weights else []
         files = [*sequence.on_the_way(step), *([sequence.pair.labels] if sequence.pair.labels else []), *weights]
         stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(json.dumps([method, step, stamps]).encode()).hexdigest()[:16]
+        meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
+        return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
 
 
 def record_of(pair: Pair) -> Record | None:
