@@ -1,5 +1,7 @@
 """`python -m video.train`: which clips it finds in a folder, that it learns, and how it ends on bad input."""
 
+import re
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.checkpoint import load_checkpoint
+from utils.flags import parse_command_line
 from utils.images import read_image, write_image
 from utils.log import read_metrics
 from video.clips import (
@@ -28,6 +31,7 @@ from video.displaced import displaced
 from video.flow import build_flow
 from video.sdc import SDCNet, load_sdc
 from video.sdc_loss import sdc_loss
+from video.settings import VideoTrainConfig
 from video.train import psnr
 
 
@@ -207,6 +211,7 @@ def test_a_run_leaves_checkpoints_scores_and_pictures(train, tmp_path, mode, num
     scores = [row for row in read_metrics(folder) if row["kind"] == "val"]
     assert [row["epoch"] for row in scores] == [0, 1, 2]
     assert scores[0]["psnr"] == pytest.approx(scores[0]["psnr_of_flow"], abs=0.01)  # where training starts from
+    assert scores[0]["loss"] == pytest.approx(scores[0]["loss_of_flow"], abs=1e-4)
     assert scores[-1]["psnr"] > scores[-1]["psnr_of_copying"] + 3
     first = next(row for row in read_metrics(folder) if row["kind"] == "train")
     parts = 0.7 * first["color"] + 0.2 * first["gradient"] + 0.1 * first["smoothness"]
@@ -270,3 +275,11 @@ def test_a_wrong_flag_ends_with_exit_code_2_and_names_it(train, flag, value):
     ended = train("--frames", "frames", flag, value)
     assert ended.code == 2
     assert flag in ended.err
+
+
+def test_the_readme_s_commands_can_be_parsed():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    commands = re.findall(r"^python -m video.train (.*)$", readme, re.M)
+    assert commands
+    for line in commands:
+        assert parse_command_line(VideoTrainConfig, shlex.split(line)).frames.frames

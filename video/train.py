@@ -55,6 +55,8 @@ CLIP_LENGTHS = {"reconstruction": 2, PREDICTION: 3}
 LOG_STEPS = 20  # how often the loss is read from the device, and written down
 TEST_STEPS = 2  # --test_mode
 NUM_SAMPLES = 4  # held-out places of which pictures are written
+# Of the network, of the motion that it starts from, and of the frame before as it is; PSNR in dB.
+SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying", "loss", "loss_of_flow")
 BRIGHTER = 4  # how much the picture of the differences is amplified
 
 
@@ -221,19 +223,21 @@ def score(training: Training, state: State) -> State:
     rows = []
     for number, clip in enumerate(tqdm(training.val, desc="score", leave=False, dynamic_ncols=True)):
         frames, flow = (values[None].to(training.device) for values in as_sample(load_clip(clip), flow_of))
-        prediction, _ = predict(training, frames, flow)
+        prediction, motion = predict(training, frames, flow)
         before, truth = frames[:, -2].float(), frames[:, -1].float()
-        rows.append([psnr(made, truth) for made in (prediction, displaced(before, flow), before)])
+        by_flow = displaced(before, flow)
+        losses = (sdc_loss(made, truth, way).total.item() for made, way in ((prediction, motion), (by_flow, flow)))
+        rows.append([*(psnr(made, truth) for made in (prediction, by_flow, before)), *losses])
         if number < NUM_SAMPLES:
             write_sample(training, state.epoch, number, before[0], prediction[0], truth[0])
-    network, flow_alone, copying = np.mean(rows, axis=0).tolist()
-    scores = {"psnr": network, "psnr_of_flow": flow_alone, "psnr_of_copying": copying}
+    scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
     training.log.say(
-        f"epoch {state.epoch}: PSNR {network:.2f} dB; the flow alone {flow_alone:.2f}, copying {copying:.2f}"
+        f"epoch {state.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
+        f"copying {scores['psnr_of_copying']:.2f}; loss {scores['loss']:.4f}, the flow's {scores['loss_of_flow']:.4f}"
     )
     training.log.scalars("val", state.epoch, {"epoch": state.epoch, **scores})
-    is_best = network > state.best
-    state = replace(state, scores=scores, best=max(state.best, network))
+    is_best = scores["psnr"] > state.best
+    state = replace(state, scores=scores, best=max(state.best, scores["psnr"]))
     if is_best:
         save(training, state, "best.pth")
     return state
