@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -91,13 +92,20 @@ def _labelled_frames(
 
 def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int) -> Pair | None:
     """The frame `step` after `pair`, at the first place where its image is; None where it is nowhere."""
-    name = frames.name_of(pair.name, step)
-    for layout, folder in _places(spec, frames):
-        for image in _image_candidates(layout, root, folder, name):
-            if image.is_file():
-                labels, masks = label_file(layout, root, folder, name)
-                return Pair(name, image, labels, masks)
+    for name in _names(frames, pair.name, step):
+        for layout, folder in _places(spec, frames):
+            for image in _image_candidates(layout, root, folder, name):
+                if image.is_file():
+                    labels, masks = label_file(layout, root, folder, name)
+                    return Pair(name, image, labels, masks)
     return None
+
+
+def _names(frames: Frames, labelled: str, step: int) -> list[str]:
+    """What the frame may be called: before 100 comes 099 or 99; but before 0100, 0099."""
+    name = frames.name_of(labelled, step)
+    padded = re.search(r"(?<!\d)0\d*$", labelled)
+    return [name] if padded else list(dict.fromkeys((name, re.sub(r"(?<!\d)0+(?=\d+$)", "", name))))
 
 
 def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:
@@ -117,4 +125,4 @@ def _lies_in(spec: DatasetSpec, root: Path, folder: str, image: Path) -> bool:
 
 def _image_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[Path]:
     stem = root / layout.image_dir.format(folder=folder) / name
-    return [Path(f"{stem}{suffix}") for suffix in layout.image_suffixes]
+    return [Path(f"{stem}{form}") for suffix in layout.image_suffixes for form in (suffix, suffix.upper())]

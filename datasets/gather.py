@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.folder import CLASSES_FILE, class_table, read_spec
+from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
 from datasets.index import Pair, files_below
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
+from datasets.tables import read_table
 from inference.video import opened_video
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
-from utils.images import IMAGE_SUFFIXES, write_image
+from utils.images import write_image
 
 LABEL_SUFFIX = ".png"
 
@@ -52,8 +53,9 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
     the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where one of them is
     wrong, or `out` holds a set with other classes.
     """
+    table: Path | None = None
     if dataset not in ("", "folder") and not classes:
-        content = json.dumps(class_table(dataset_spec(dataset)), indent=1) + "\n"
+        content = class_table(dataset_spec(dataset))
     else:
         places = [Path(classes)] if classes else [labels / CLASSES_FILE, labels.parent / CLASSES_FILE]
         table = next((path for path in places if path.is_file()), None)
@@ -62,15 +64,20 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
                 f"no {' nor '.join(map(str, places))}, which says what the labels mean. "
                 "Name it with --classes, or with --dataset the data set whose values they have."
             )
-        content = table.read_text(encoding="utf-8-sig")
+        content = read_table(table, "classes")[0]
     path = out / CLASSES_FILE
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8-sig")) != json.loads(content):
-        raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
-    if not path.is_file():
-        writable_folder(out, "--out")
-        with atomic_path(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return read_spec(out)
+    if path.is_file():
+        if read_table(path, "classes")[0] != content:
+            raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
+        return read_spec(out)
+    writable_folder(out, "--out")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        return read_spec(out)
+    except ValueError as error:
+        path.unlink()  # or the next run, with the mistake mended, would find other classes here
+        raise ValueError(str(error).replace(str(path), str(table))) from error
 
 
 def plan(source: Source) -> tuple[int, list[str]]:

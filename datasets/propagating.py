@@ -24,6 +24,7 @@ from video.flow import Flow, build_flow
 from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 
+VERSION = 1  # raise it when the same files and method would give other pairs
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
 SMALLEST_SIDE = 16  # pixels; in some smaller pictures OpenCV's DIS ends the process
 
@@ -83,7 +84,10 @@ class Propagation:
     ) -> Iterator[Propagated]:
         motion: Motion
         if self.method.flow == "exact":
-            motion = _Strided(StreetMotion(self.root, sequence.pair.name), self.method.stride)
+            street = StreetMotion(self.root, sequence.pair.name)
+
+            def motion(step: int) -> Displacement:
+                return street(step * self.method.stride)
         else:
             motion = EstimatedMotion(frames, _flow(self.method.flow, self.method.weights, self.method.device))
         method, ignore = self.method, self.spec.ignore_label
@@ -118,24 +122,14 @@ class Propagation:
         weights = [Path(self.method.weights)] if self.method.weights else []
         files = [*sequence.on_the_way(step), *([sequence.pair.labels] if sequence.pair.labels else []), *weights]
         stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return hashlib.sha256(json.dumps([method, step, stamps]).encode()).hexdigest()[:16]
+        meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
+        return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
 
 
 def record_of(pair: Pair) -> Record | None:
     """The record of a propagated pair on disk; None where it is not there or not whole."""
     note = read_note(pair.labels, PAIR_NOTE) if pair.labels and pair.labels.is_file() else None
     return json.loads(note) if note and pair.image.is_file() else None
-
-
-class _Strided:
-    """Motion between frames whose numbers are `stride` apart, by one that counts every number."""
-
-    def __init__(self, motion: Motion, stride: int) -> None:
-        self._motion = motion
-        self._stride = stride
-
-    def __call__(self, step: int, other: int) -> Displacement:
-        return self._motion(step * self._stride, other * self._stride)
 
 
 @lru_cache(maxsize=1)

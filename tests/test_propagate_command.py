@@ -394,6 +394,10 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         assert told in ended.err
         assert len(ended.err.strip().splitlines()) == 1
         assert files_of(tmp_path) == before
+    write_classes(tmp_path / "wrong", ROAD | {"color": "red"})
+    flags = ("--video", video, "--labels", few_labels, "--out", out, "--classes", tmp_path / "wrong/classes.json")
+    assert "wrong/classes.json, class 1 (road): a colour is" in propagate(*flags).err
+    assert not (out / "classes.json").exists()
     labels = tmp_path / "others/labels"
     ended = propagate("--video", video, "--labels", labels, "--out", out, "--classes", tmp_path / "classes.json")
     assert "no label file belongs to a frame" in ended.err

@@ -42,6 +42,16 @@ def hidden(motion: Displacement, difference: NDArray[np.float32] | None) -> NDAr
     return (motion.miss > MISS) & (doubt(difference, motion.miss) > DOUBTFUL)
 
 
+def wrong(motion: Displacement, difference: NDArray[np.float32] | None) -> NDArray[np.bool_]:
+    """[H, W]: what looks like something else than the true frame.
+
+    Nothing where visibility is known: then the motion is exact, and what differs is light and small detail.
+    """
+    if difference is None or motion.visible is not None:
+        return np.zeros(motion.flow.shape[:2], bool)
+    return difference > DIFFERENT
+
+
 def trust(difference: NDArray[np.float32]) -> NDArray[np.float32]:
     """[H, W] float32 in 0 … 1: how much a pixel's label counts that looks so different."""
     return 0.05 + 0.95 * np.exp(-((difference / DIFFERENT) ** 2))

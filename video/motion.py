@@ -15,6 +15,7 @@ from utils.images import Uint8Array
 from video.flow import DisFlow, Flow
 from video.warping import FlowArray, compose, grey_difference, warp_image
 
+SURE = 3  # frames over which a chain drifts so little that searching again gains nothing
 WINDOW = 7  # pixels: where two motions are compared, the side of the square in which the better one looks better
 
 
@@ -57,9 +58,11 @@ class EstimatedMotion:
         self._last: dict[bool, tuple[int, FlowArray, FlowArray]] = {}
 
     def __call__(self, step: int) -> Displacement:
-        """See `Motion`. Raises KeyError where frame `step` or the labelled one is not there."""
+        """See `Motion`. Raises ValueError where frame `step` is not there: there is nothing to estimate from."""
+        if step not in self._frames:
+            raise ValueError(f"the frame of step {step:+d} is missing, and motion is estimated from it.")
         back, forth = self._chains(step)
-        if abs(step) > 1:
+        if abs(step) > SURE:
             back = self._without_drift(step, back)
         way = compose(back, forth)
         return Displacement(back, miss=cv2.magnitude(way[..., 0], way[..., 1]))  # type: ignore[arg-type]

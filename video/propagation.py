@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.images import Uint8Array
-from video.doubt import DIFFERENT, hidden, trust, unlike
+from video.doubt import hidden, trust, unlike, wrong
 from video.motion import Motion
 from video.votes import vote
 from video.warping import inside, warp_image, warp_labels
@@ -93,12 +93,12 @@ def _propagate_to(step: int, frames: Mapping[int, Uint8Array], labels: Uint8Arra
     difference = None if true is None else unlike(warped, true)
     carried = warp_labels(labels, displacement.flow)
     image = warped if mode == "joint" else frames[step]
-    if difference is not None:
+    if difference is not None and displacement.visible is None:  # exact motion is not to be bettered
         carried = vote(carried, image, trust(difference))
     failed = {
         "outside": ~inside(displacement.flow),
         "hidden": hidden(displacement, difference),
-        "residual": np.zeros(labels.shape, bool) if difference is None else difference > DIFFERENT,
+        "residual": wrong(displacement, difference),
     }
     shares, void = dict.fromkeys(VOID_TESTS, 0.0), np.zeros(labels.shape, bool)
     for test in VOID_TESTS:

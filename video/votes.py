@@ -29,8 +29,10 @@ def vote(labels: Uint8Array, guide: Uint8Array, trust: NDArray[np.float32]) -> U
     colours = cv2.copyMakeBorder(guide, RADIUS, RADIUS, RADIUS, RADIUS, cv2.BORDER_REPLICATE).reshape(-1, 3)
     colours = colours.astype(np.float32) * np.float32(np.sqrt(0.5) / COLOUR)
     weights = cv2.copyMakeBorder(trust, RADIUS, RADIUS, RADIUS, RADIUS, cv2.BORDER_CONSTANT, value=0.0).ravel()
-    classes, votes_for = np.unique(padded, return_inverse=True)
-    votes_for = votes_for.ravel()
+    classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).astype(np.uint8)
+    numbers = np.zeros(256, np.intp)
+    numbers[classes] = np.arange(len(classes))
+    votes_for = numbers[padded.ravel()]
     votes = np.zeros(len(at) * len(classes), np.float32)
     first = np.arange(len(at)) * len(classes)
     own = colours[at]
