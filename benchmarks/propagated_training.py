@@ -96,8 +96,9 @@ def main() -> None:
     steps_per_epoch = len(list((data / "trainannot").iterdir())) // BATCH
     epochs = str(arguments.updates // steps_per_epoch)
     flags = (
-        "--lr", "0.008", "--warmup_epochs", "3", "--color_aug", "0.15", "--class_uniform_pct", "0.75", "--max_epoch", epochs,
-        "--val_interval", epochs, "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.75", "--scale_max", "1.5",
+        "--lr", "0.008", "--warmup_epochs", "3", "--max_epoch", epochs, "--val_interval", epochs,
+        "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.75", "--scale_max", "1.5",
+        "--color_aug", "0.15", "--class_uniform_pct", "0.75",
     )  # fmt: skip
     Trial(root, dataset, data, flags).compare(ways, arguments.seeds, ("mean_iou",))
 
