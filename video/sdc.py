@@ -137,7 +137,7 @@ def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = R
     checkpoint = load_checkpoint(path)
     if checkpoint.arch not in (None, arch_name(mode)):
         raise ValueError(
-            f"{path} holds {checkpoint.arch}; {arch_name(mode)} is wanted, as python -m video.train --mode {mode} makes."
+            f"{path} holds {checkpoint.arch}; {arch_name(mode)} is wanted: python -m video.train --mode {mode}."
         )
     first = checkpoint.state_dict.get("conv1.0.weight")
     if first is None or first.shape[1:] != (INPUTS, 7, 7):

@@ -56,6 +56,9 @@ class VideoRunConfig(RunConfig):
 class VideoDeviceConfig(DeviceConfig):
     """the machine"""
 
+    num_workers: int | None = option(
+        None, "loader processes; default: one per core beside a GPU, else none", must_be=NOT_NEGATIVE
+    )
     bf16: bool | None = option(None, "bfloat16 autocast; default: where the device has it")
 
 
