@@ -2,7 +2,8 @@
 
 python benchmarks/propagation.py data/camvid                       # CamVid val: 101 frames, each with its own label
 python benchmarks/propagation.py data/camvid --curve curve.png     # and mIoU over coverage as a picture
-python benchmarks/propagation.py data/camvid --video drive.mp4     # and the time at 2048x1024, on its frames enlarged
+python benchmarks/propagation.py data/camvid --video drive.mp4     # the time at 2048x1024, on its frames enlarged
+python benchmarks/propagation.py --streets                         # on drawn streets, whose motion is known
 
 Each frame's labels are carried to the frames 1, 2, 3 and 5 steps later (`--back`: earlier) and compared with the labels
 that people made of those. `plain DIS`: OpenCV's, medium preset, straight from the later frame to the labelled one;
@@ -26,9 +27,11 @@ import numpy as np
 from common import describe_machine
 from numpy.typing import NDArray
 
-from datasets.index import find_pairs
+from datasets.index import Pair, find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
+from datasets.synthetic import write_streets
+from datasets.synthetic.exact import StreetMotion
 from datasets.workers import prepare_worker
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from video.doubt import doubt, unlike
@@ -77,14 +80,20 @@ Tallies = dict[tuple[str, int], Tally]
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("root", type=Path, help="CamVid, 11 classes")
+    p.add_argument("root", type=Path, nargs="?", help="CamVid, 11 classes")
     p.add_argument("--every", type=int, default=1, help="start from each n-th frame only (default: %(default)s)")
     p.add_argument("--back", action="store_true", help="carry labels to earlier frames instead of later ones")
     p.add_argument("--curve", type=Path, help="draw mIoU over coverage into this PNG file")
     p.add_argument("--video", help="time pairs of 2048x1024 made of the frames of this video, instead")
+    p.add_argument("--streets", action="store_true", help="compare with the truth of drawn streets, instead")
     flags = p.parse_args()
     cv2.setNumThreads(1)
     print(describe_machine())
+    if flags.streets:
+        measure_on_streets()
+        return
+    if flags.root is None:
+        p.error("name the folder of CamVid, or --streets")
     pairs = find_pairs(SPEC, flags.root, "val")
     if flags.video:
         measure_time(flags.video, load_pair(pairs[0], SPEC)[1])
@@ -157,18 +166,53 @@ def table_row(name: str, cells: Sequence[str]) -> str:
 
 
 def draw_curves(tallies: Tallies, kept: dict[int, tuple[float, float]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=110)
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=100)
     for number, step in enumerate(STEPS):
         for method, style in (("plain DIS", "--"), ("ours, label", "-")):
             coverage, miou = tallies[method, step].curve()
             seen = coverage > 0.5
-            axes.plot(100 * coverage[seen], miou[seen], style, color=f"C{number}", label=f"{method}, {step} steps")
+            name, color = f"{method}, +{step}", f"C{number}"
+            axes.plot(100 * coverage[seen], miou[seen], style, color=color, label=name)
         axes.plot(100 * kept[step][0], kept[step][1], "o", color=f"C{number}")
     axes.set(xlabel="coverage, % of the labelled pixels", ylabel="mIoU", xlim=(50, 100))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2, loc="lower left")
     figure.tight_layout()
     figure.savefig(path)
+
+
+# Streets: the middle one of eleven frames, of four streets.
+STREETS, NUM_FRAMES, STREET_STEPS = 4, 11, (1, 2, 5)
+
+
+def measure_on_streets() -> None:
+    with tempfile.TemporaryDirectory(prefix="kerbline-bench-") as name:
+        root = Path(name) / "streets"
+        write_streets(root, num_train=STREETS * NUM_FRAMES, num_val=0, num_test=0, frames_per_sequence=NUM_FRAMES,
+                      height=480, width=640)  # fmt: skip
+        pairs = find_pairs(SPEC, root, "train")
+        columns = [f"{share}, ±{k}" for k in STREET_STEPS for share in ("visible right", "kept right", "hidden void")]
+        print(f"\n## Drawn streets, 480x640\n\n{table_row('%', columns)}\n" + "|---" * (1 + len(columns)) + "|")
+        for flow in ("exact", "dis"):
+            counts = sum(street_counts(pairs[first : first + NUM_FRAMES], root, flow)
+                         for first in range(0, len(pairs), NUM_FRAMES))  # fmt: skip
+            print(table_row(flow, [f"{100 * hits / of:.2f}" for hits, of in counts.reshape(-1, 2)]))
+
+
+def street_counts(pairs: Sequence[Pair], root: Path, flow: str) -> NDArray[np.int64]:
+    """[steps, 3, 2]: how many visible pixels are right, kept ones right, hidden ones void; each beside of how many."""
+    middle = NUM_FRAMES // 2
+    video = {number - middle: load_pair(pair, SPEC) for number, pair in enumerate(pairs)}
+    frames = {k: image for k, (image, _) in video.items()}
+    exact = StreetMotion(root, pairs[middle].name)
+    motion = exact if flow == "exact" else EstimatedMotion(frames, build_flow(flow))
+    counts = np.zeros((len(STREET_STEPS), 3, 2), np.int64)
+    for made in propagate(frames, video[0][1], motion, [sign * k for k in STREET_STEPS for sign in (-1, 1)]):
+        visible, right = exact(made.step).visible, made.labels == video[made.step][1]
+        void = made.labels == SPEC.ignore_label
+        for row, (hits, of) in enumerate(((right, visible), (right, ~void), (void, ~visible))):
+            counts[STREET_STEPS.index(abs(made.step)), row] += (hits & of).sum(), of.sum()
+    return counts
 
 
 # Time: every job decodes 11 frames and a label map, and writes the 10 pairs around it.

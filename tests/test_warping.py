@@ -132,6 +132,13 @@ def test_a_large_picture_is_searched_too():
     assert np.abs(np.median(flow, axis=(0, 1)) - (8, 0)).max() < 0.2
 
 
+def test_pictures_too_small_to_search_are_named():
+    with pytest.raises(ValueError, match="frames of 8x6 pixels are too small for --flow dis"):
+        DisFlow()(np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8, 3), np.uint8))
+    tiny = np.zeros((16, 16, 3), np.uint8)
+    assert DisFlow()(tiny, tiny).shape == (16, 16, 2)
+
+
 class FakeRaft(torch.nn.Module):
     """Checks what RAFT would be given, and says that everything moves by (3, -2)."""
 

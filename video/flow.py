@@ -13,6 +13,7 @@ from video.warping import FlowArray
 
 # Up to so many pixels DIS searches at full size, above at half: four times as fast, and details are large there.
 SMALL = 1 << 19
+SMALLEST = 16  # pixels of either side: with less, OpenCV's DIS may refuse
 SMOOTHNESS = 5.0  # of the motion; OpenCV's 20 smears it over the edges of things: less mIoU of carried labels
 
 ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: datasets/synthetic/exact.py
@@ -61,7 +62,9 @@ class DisFlow:
         return self.refine(image, other, np.zeros((*image.shape[:2], 2), np.float32))
 
     def refine(self, image: Uint8Array, other: Uint8Array, start: FlowArray) -> FlowArray:
-        """The flow, searched for around `start` [H, W, 2] float32."""
+        """The flow, searched for around `start` [H, W, 2] float32. Raises ValueError for too small pictures."""
+        if min(image.shape[:2]) < SMALLEST:
+            raise ValueError(f"frames of {image.shape[1]}x{image.shape[0]} pixels are too small for --flow dis.")
         here, there = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (image, other))
         return _search(*here.shape).calc(here, there, start.copy())  # type: ignore[return-value]
 
