@@ -266,6 +266,7 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
         assert "Traceback" not in ended.err
     assert not (tmp_path / "ckpt/sdc-2").exists(), "a run that could not begin left a folder"
     assert train("--frames", two, "--width", 6).err.startswith("error: ")
+    assert "--crop_size must be at least 32, got 8" in train("--frames", damaged, "--crop_size", 8).err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "start it without torchrun" in train("--frames", damaged).err
 

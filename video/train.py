@@ -53,6 +53,7 @@ from video.sdc_loss import WHITE, SDCLoss, sdc_loss
 
 CLIP_LENGTHS = {"reconstruction": 2, PREDICTION: 3}
 LOG_STEPS = 20  # how often the loss is read from the device, and written down
+SMALLEST_CROP = 32  # pixels; DIS finds nothing in less
 TEST_STEPS = 2  # --test_mode
 NUM_SAMPLES = 4  # held-out places of which pictures are written
 # Of the network, of the motion that it starts from, and of the frame before as it is; PSNR in dB.
@@ -98,6 +99,8 @@ def set_up(config: VideoTrainConfig) -> Training:
     """Find the frames, build network and optimizer. Nothing is written before all of it has succeeded."""
     if processes().count > 1:
         raise ValueError("python -m video.train works in one process; start it without torchrun.")
+    if config.frames.crop_size < SMALLEST_CROP:
+        raise ValueError(f"--crop_size must be at least {SMALLEST_CROP}, got {config.frames.crop_size}.")
     device = resolve_device(config.device.device)
     dtype = autocast_dtype(device, bf16=config.device.bf16, fp16=False)
     sequences = find_sequences(Path(config.frames.frames))
@@ -106,7 +109,7 @@ def set_up(config: VideoTrainConfig) -> Training:
     if not config.run.resume:
         folder = free_run_folder(folder)
     last = folder / "last.pth"
-    start = last if last.is_file() else config.net.snapshot
+    start = last if config.run.resume and last.is_file() else config.net.snapshot
     torch.manual_seed(config.run.seed)
     net = load_sdc(start, mode=config.net.mode) if start else SDCNet(config.net.width)
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -267,7 +270,7 @@ def write_sample(
 def resume(training: Training) -> State:
     """The state to start from: that of the run folder's `last.pth`, whose weights `set_up` has loaded, if any."""
     path = training.log.folder / "last.pth"
-    if not path.is_file():
+    if not training.config.run.resume or not path.is_file():
         return State(training.config.run.start_epoch)
     checkpoint = load_checkpoint(path)
     training.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
