@@ -1,4 +1,7 @@
-"""Every setting of every command: one field = one flag = one default = one help text. Read-only after parsing."""
+"""Every setting of every command: one field = one flag = one default = one help text. Read-only after parsing.
+
+Those of the commands on video stand in video/settings.py.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +89,7 @@ class DataConfig:
     maxSkip: int = option(  # noqa: N815
         0, "add propagated frames up to this many steps away to the class-uniform choice", must_be=NOT_NEGATIVE
     )
+    propagated_dir: str | None = option(None, "what propagate.py --out named; default: the data set's own folder")
     scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform choice")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
@@ -170,7 +174,7 @@ class DeviceConfig:
 
     device: str = option("auto", "auto, cpu, cuda or cuda:<index>")
     num_workers: int | None = option(
-        None, "loader processes; default: one per core of this process", must_be=NOT_NEGATIVE
+        None, "processes that read or make samples; default: one per core of this process", must_be=NOT_NEGATIVE
     )
     debug: bool = option(False, "show the traceback of an error")
 

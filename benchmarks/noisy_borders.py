@@ -10,9 +10,7 @@ streets with their exact labels. What is done is kept, so an interrupted run goe
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +19,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.trials import Trial
+
 SMOOTHNESS = 4.0  # pixels; how far along a border its displacement stays alike
 THIN = "2,6,9,10"  # Pole, SignSymbol, Pedestrian, Bicyclist: not relaxed, as thin classes are not in the paper
-LOSSES = {
+LOSSES: dict[str, list[str | Path]] = {
     "cross entropy": [],
     "relaxation, 1 pixel": ["--jointwtborder", "--wt_bound", "0", "--strict_bdr_cls", THIN],
     "relaxation, 2 pixels": ["--jointwtborder", "--wt_bound", "0", "--strict_bdr_cls", THIN, "--rlx_border", "2"],
@@ -60,30 +60,6 @@ def make_data(root: Path, pixels: float) -> Path:
     return folder
 
 
-def run(data: Path, root: Path, name: str, seed: int, epochs: int) -> dict[str, float]:
-    """Train and score one network; its metrics."""
-    exp = f"{name.replace(', ', '_').replace(' ', '_')}_{seed}"
-    result = root / "results" / exp / "streets_test" / "metrics.json"
-    if not result.is_file():
-        shutil.rmtree(root / "runs" / exp, ignore_errors=True)
-        subprocess.run(
-            [sys.executable, "train.py", "--dataset", "streets", "--dataset_dir", data, "--arch", "DeepMNV3V3PlusD_m1",
-             "--adam", "--lr", "0.006", "--weight_decay", "0.02", "--poly_exp", "0.9", "--warmup_epochs", "1",
-             "--max_epoch", str(epochs), "--val_interval", str(epochs), "--bs_mult", "8",
-             "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.9", "--scale_max", "1.1",
-             "--color_aug", "0", "--no-gblur", "--class_uniform_pct", "0.6", "--seed", str(seed),
-             "--ckpt", root / "runs", "--tb_path", root / "tb", "--exp", exp, *LOSSES[name]],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        subprocess.run(
-            [sys.executable, "eval.py", "--snapshot", root / "runs" / exp / "last.pth", "--dataset_dir", data,
-             "--split", "test", "--inference_mode", "pooling", "--single_scale", "--no_flip",
-             "--ckpt_path", root / "results" / exp],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
@@ -92,16 +68,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args()
     data = make_data(arguments.root, arguments.pixels)
-    found: dict[str, list[float]] = {name: [] for name in LOSSES}
-    for seed in range(arguments.seeds):
-        for name, values in found.items():
-            values.append(100 * run(data, arguments.root, name, seed, arguments.epochs)["mean_iou"])
-            print(f"seed {seed}, {name}: mIoU {values[-1]:.2f}", flush=True)
-    print("\n| loss | mIoU of each seed | mean | less cross entropy, seed by seed |\n|---|---|---|---|")
-    for name, values in found.items():
-        differences = [value - base for value, base in zip(values, found["cross entropy"], strict=True)]
-        each, apart = (", ".join(f"{v:{form}}" for v in vs) for vs, form in ((values, ".1f"), (differences, "+.1f")))
-        print(f"| {name} | {each} | {statistics.mean(values):.1f} | {apart} |")
+    flags = (
+        "--lr", "0.006", "--warmup_epochs", "1", "--max_epoch", str(arguments.epochs),
+        "--val_interval", str(arguments.epochs), "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.9",
+        "--scale_max", "1.1", "--color_aug", "0", "--class_uniform_pct", "0.6",
+    )  # fmt: skip
+    trial = Trial(arguments.root, "streets", data, flags)
+    trial.compare(LOSSES, arguments.seeds, ("mean_iou", "mean_boundary_f"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ files of colours). `camvid` reads both; the colours by the published reduction o
 the original classes: 31, and Void, which is no class.
 """
 
-from datasets.spec import COLORS, DatasetSpec, Frames, Layout, SegClass
+from datasets.spec import BY_FRAME_NUMBER, COLORS, DatasetSpec, Frames, Layout, SegClass
 
 VOID_ID = 11
 VOID_COLOR = (0, 0, 0)
@@ -71,6 +71,8 @@ SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "t
 
 SEGNET = Layout("{folder}", "{folder}annot")
 ORIGINAL = Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffixes=("_L.png",), masks=COLORS)
+# Frames taken out of the videos, named like the labelled ones. Those are frames of one video too, but mostly 30 apart.
+VIDEO = Layout("video/{folder}")
 
 # The original tree has one folder for all; these runs of frames are the SegNet authors' splits.
 NAME_RANGES = {
@@ -96,6 +98,7 @@ SPEC = DatasetSpec(
     num_images=NUM_IMAGES,
     ignored_ids=(VOID_ID,),
     ignored_colors=(VOID_COLOR,),
+    video=Frames((VIDEO, SEGNET, ORIGINAL), BY_FRAME_NUMBER),
     propagated=Frames((Layout("propagated/{folder}", "propagated/{folder}annot"),)),
 )
 
@@ -108,5 +111,6 @@ SPEC_32 = DatasetSpec(
     name_ranges=NAME_RANGES,
     num_images=NUM_IMAGES,
     ignored_colors=(VOID_COLOR,),
+    video=Frames((VIDEO, ORIGINAL), BY_FRAME_NUMBER),
     propagated=Frames((Layout("propagated/images", "propagated/labels", label_suffixes=("_L.png",), masks=COLORS),)),
 )

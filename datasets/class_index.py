@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -34,16 +35,19 @@ class IndexPlan:
     seed: int
 
     def label_paths(self) -> list[str]:
-        """The label files, relative to the root."""
-        return [pair.labels.relative_to(self.root).as_posix() for pair in self.pairs if pair.labels is not None]
+        """The label files, relative to the root; those of propagated frames may lie beside it."""
+        return [Path(os.path.relpath(path, self.root)).as_posix() for path in self._label_files()]
 
     def key(self) -> str:
         """A short text that changes with the files, their sizes and times, the mapping of values, tile and seed."""
         digest = hashlib.blake2b(repr((_VERSION, self.spec, self.tile, self.seed)).encode(), digest_size=12)
-        for name in self.label_paths():
-            found = (self.root / name).stat()
+        for name, path in zip(self.label_paths(), self._label_files(), strict=True):
+            found = path.stat()
             digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
         return digest.hexdigest()
+
+    def _label_files(self) -> list[Path]:
+        return [pair.labels for pair in self.pairs if pair.labels is not None]
 
     def scan(self, pair_index: int) -> Scan | str:
         """What the labels of a pair hold; where they cannot be read, why."""

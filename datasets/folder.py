@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.lists import listed_names
-from datasets.spec import COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
+from datasets.spec import BY_FRAME_NUMBER, COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
 from datasets.tables import check_classes, check_distinct, color_of, read_table
 
 CLASSES_FILE = "classes.json"
@@ -56,6 +56,20 @@ def read_spec(root: Path) -> DatasetSpec:
     )
 
 
+def class_table(spec: DatasetSpec) -> dict[str, Any]:
+    """What a classes.json says so that label files of `spec` are read as there; the inverse of `read_spec`."""
+    classes = [
+        {"name": c.name, "color": list(c.color), "ids": list(c.label_ids or (train_id,))}
+        | ({"label_colors": [list(color) for color in c.label_colors]} if c.label_colors else {})
+        for train_id, c in enumerate(spec.classes)
+    ]
+    ids = list(spec.ignored_ids or (spec.ignore_label,))
+    nothing: dict[str, Any] = {"name": "no class", "color": [0, 0, 0], "ids": ids, "ignored": True}
+    if spec.ignored_colors:
+        nothing["label_colors"] = [list(color) for color in spec.ignored_colors]
+    return {"title": spec.title, "classes": [*classes, nothing]}
+
+
 def _spec(root: Path, *, masks: str, **described: Any) -> DatasetSpec:
     lists = {split: root / f"{split}.txt" for split in ("train", "val", "test")}
     there = [split for split, path in lists.items() if path.is_file()]
@@ -71,6 +85,7 @@ def _spec(root: Path, *, masks: str, **described: Any) -> DatasetSpec:
         unlabelled=("test",) if "test" in there and not _has_labels(root, lists["test"], layout) else (),
         val_every=0 if there else VAL_EVERY,
         default_fold=None if there else 0,
+        video=Frames((Layout("video", image_suffixes=IMAGE_SUFFIXES), layout), BY_FRAME_NUMBER),
         propagated=Frames((Layout("propagated/images", "propagated/labels", IMAGE_SUFFIXES, masks=masks),)),
         **described,
     )

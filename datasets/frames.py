@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,23 +13,52 @@ SCENE_FLOW_REACH = 10  # frames on either side of a labelled one in KITTI's mult
 
 
 def find_propagated_pairs(
-    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], *, max_skip: int, scene_flow: bool
+    spec: DatasetSpec,
+    root: Path,
+    pairs: Sequence[Pair],
+    *,
+    max_skip: int,
+    scene_flow: bool,
+    propagated_root: Path | None = None,
 ) -> list[Pair]:
     """The propagated frames around `pairs`: every step from 1 to `max_skip` either way, and those of scene flow.
 
-    Raises ValueError where the set declares none, FileNotFoundError, saying where was looked, where none are found for
-    a step, or one of them lacks its label file.
+    propagated_root: what the places of propagated frames are relative to, where it is not `root`. Raises ValueError
+    where the set declares none, FileNotFoundError, saying where was looked, where none are found for a step, or one of
+    them lacks its label file.
     """
     found: list[Pair] = []
     if max_skip:
         frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video, so no propagated frames.")
         for step in range(1, max_skip + 1):
-            found += _labelled_frames(spec, frames, root, pairs, (-step, step), f"--maxSkip {max_skip}")
+            found += _labelled_frames(
+                spec, frames, propagated_root or root, pairs, (-step, step), f"--maxSkip {max_skip}"
+            )
     if scene_flow:
         frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; KITTI has.")
         steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
         found += _labelled_frames(spec, frames, root, pairs, steps, "--scf")
     return sorted(found)
+
+
+def pair_to_write(spec: DatasetSpec, root: Path, pair: Pair, step: int, propagated_root: Path) -> Pair:
+    """The files in which `find_propagated_pairs` looks for the frame `step` after `pair`, which lies below `root`.
+
+    The picture has the labelled one's format. Raises ValueError where the set declares no propagated frames, or
+    training never looks for any around `pair`.
+    """
+    frames = _declared(spec.propagated, f"{spec.name} has no place for propagated frames.")
+    folder = next((f for f in _folders(spec) if _lies_in(spec, root, f, pair.image)), None)
+    if folder is None:
+        raise ValueError(f"{pair.image}: frames are propagated around those of train and val alone.")
+    layout, name = frames.layouts[0], frames.name_of(pair.name, step)
+    assert layout.label_dir is not None, f"{spec.name}: propagated frames have labels"
+    lower = pair.image.name.lower()
+    suffix = next((s for s in layout.image_suffixes if lower.endswith(s.lower())), layout.image_suffixes[0])
+    image_dir, label_dir = (
+        propagated_root / part.format(folder=folder) for part in (layout.image_dir, layout.label_dir)
+    )
+    return Pair(name, image_dir / f"{name}{suffix}", label_dir / f"{name}{layout.label_suffixes[0]}", layout.masks)
 
 
 def frames_around(spec: DatasetSpec, root: Path, pair: Pair, steps: Iterable[int]) -> dict[int, Path]:
@@ -62,23 +92,37 @@ def _labelled_frames(
 
 def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int) -> Pair | None:
     """The frame `step` after `pair`, at the first place where its image is; None where it is nowhere."""
-    name = frames.name_of(pair.name, step)
-    for layout, folder in _places(spec, frames):
-        for image in _image_candidates(layout, root, folder, name):
-            if image.is_file():
-                labels, masks = label_file(layout, root, folder, name)
-                return Pair(name, image, labels, masks)
+    for name in _names(frames, pair.name, step):
+        for layout, folder in _places(spec, frames):
+            for image in _image_candidates(layout, root, folder, name):
+                if image.is_file():
+                    labels, masks = label_file(layout, root, folder, name)
+                    return Pair(name, image, labels, masks)
     return None
+
+
+def _names(frames: Frames, labelled: str, step: int) -> list[str]:
+    """What the frame may be called: before 100 comes 099 or 99; but before 0100, 0099."""
+    name = frames.name_of(labelled, step)
+    padded = re.search(r"(?<!\d)0\d*$", labelled)
+    return [name] if padded else list(dict.fromkeys((name, re.sub(r"(?<!\d)0+(?=\d+$)", "", name))))
 
 
 def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:
     """Where frames around labelled images may lie: a layout, and a folder of training or validation."""
-    splits = [split for split in ("trainval", "train", "val") if split in spec.splits]
-    folders = dict.fromkeys(folder for split in splits for folder in spec.splits[split])
-    places = {layout.image_dir.format(folder=f): (layout, f) for layout in frames.layouts for f in folders}
+    places = {layout.image_dir.format(folder=f): (layout, f) for layout in frames.layouts for f in _folders(spec)}
     return list(places.values())
+
+
+def _folders(spec: DatasetSpec) -> list[str]:
+    splits = [split for split in ("trainval", "train", "val") if split in spec.splits]
+    return list(dict.fromkeys(folder for split in splits for folder in spec.splits[split]))
+
+
+def _lies_in(spec: DatasetSpec, root: Path, folder: str, image: Path) -> bool:
+    return any(image.is_relative_to(root / layout.image_dir.format(folder=folder)) for layout in spec.layouts)
 
 
 def _image_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[Path]:
     stem = root / layout.image_dir.format(folder=folder) / name
-    return [Path(f"{stem}{suffix}") for suffix in layout.image_suffixes]
+    return [Path(f"{stem}{form}") for suffix in layout.image_suffixes for form in (suffix, suffix.upper())]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.index import Pair
-from datasets.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec
+from datasets.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec, written_ids
 from utils.images import Uint8Array, read_colors_or_ids, read_image, read_label_ids
 
 UNKNOWN = 254  # marks values that no class claims; every train id is below it
@@ -58,6 +59,26 @@ def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uin
         # 3.6 ms for 2048x1024 on one core; NumPy's indexing takes 10.
         return cv2.LUT(pixels, table[:256])  # type: ignore[return-value]
     return table[pixels]
+
+
+def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[np.integer]:
+    """What a label file holds that `train_ids` reads as `labels` [H, W]: ids [H, W], for COLORS colours [H, W, 3].
+
+    Ids are uint8, uint16 where they need it. Raises ValueError where no value of the set means "no class".
+    """
+    values: list[Any]
+    if masks == COLORS:
+        values = [c.label_colors[0] if c.label_colors else c.color for c in spec.classes]
+        nothing: list[Any] = list(spec.ignored_colors)
+    else:
+        values, known = list(written_ids(spec.classes)), spec.train_id_of_label_id()
+        nothing = [i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label]
+    if not nothing:
+        raise ValueError(
+            f'{spec.title}: nothing in its label files means "no class"; add an ignored class to its table.'
+        )
+    table = np.array([*values, *nothing[:1] * (256 - len(values))], np.uint16)
+    return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
 
 
 def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stranger]:

@@ -96,7 +96,14 @@ def train_data(
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
     coarse = find_coarse_pairs(spec, root) if boosted else []
-    propagated = find_propagated_pairs(spec, root, pairs, max_skip=data.maxSkip, scene_flow=data.scf)
+    propagated = find_propagated_pairs(
+        spec,
+        root,
+        pairs,
+        max_skip=data.maxSkip,
+        scene_flow=data.scf,
+        propagated_root=Path(data.propagated_dir) if data.propagated_dir else None,
+    )
     if propagated and not (data.class_uniform_pct and data.max_cu_epoch):
         raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
     wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)

@@ -1,8 +1,11 @@
-"""The same work for many files, on several processes, with a progress bar."""
+"""The same work for many files, on several processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -10,6 +13,7 @@ from tqdm import tqdm
 
 from datasets.workers import prepare_worker
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WORTH_A_PROCESS = 16  # pieces of work, of some milliseconds each, that pay for starting a process
@@ -43,6 +47,27 @@ def in_parallel(
         worker_init_fn=prepare_worker,
     )
     yield from tqdm(loader, desc=title, unit="file", disable=not show, leave=False, dynamic_ncols=True)
+
+
+def as_finished(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """`work(item)` for each item, in the order in which they end, on `num_workers` processes (0 or 1: in this one).
+
+    For pieces of work of seconds each. work: must be picklable; what it raises is raised here. Raises OSError where a
+    process dies.
+    """
+    if num_workers <= 1:
+        yield from map(work, items)
+        return
+    # "spawn": forking a process that runs threads may hang, and the caller may be one.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=prepare_worker, initargs=(0,))
+    try:
+        for future in as_completed([pool.submit(work, item) for item in items]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise OSError("a worker process died, maybe for lack of memory; use fewer --num_workers.") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _unchanged(result: Result) -> Result:

@@ -72,6 +72,7 @@ class Frames:
 
 
 BY_FRAME_NUMBER = "{start}{frame}"
+PROPAGATED = "propagated"  # the folder, below a set's root, in which every set's propagated frames lie
 
 
 @dataclass(frozen=True)

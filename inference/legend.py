@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from datasets.spec import Color, SegClass
 from inference.shares import count_pixels, percentages
 from utils.images import Uint8Array
+from utils.pictures import text_font
 
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
@@ -68,13 +68,6 @@ def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: 
         left = corner[0] + layout.margin + column * layout.column_step
         _draw_entry(draw, layout, left, corner[1] + layout.margin + row * layout.line, share, percents)
     return np.asarray(sheet)
-
-
-def text_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Matplotlib, so that pictures look alike everywhere. size: in pixels."""
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 @dataclass(frozen=True)

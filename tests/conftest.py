@@ -61,6 +61,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     import config as settings
     from utils.command import run_command
     from utils.flags import parse_command_line
+    from video.settings import PropagateConfig, VideoTrainConfig
 
     classes: dict[str, Any] = {
         "datasets.show": settings.ShowConfig,
@@ -70,7 +71,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "eval": settings.EvalConfig,
         "inference.submission": settings.SubmissionConfig,
         "Pixel_percentage": settings.PixelPercentageConfig,
+        "propagate": PropagateConfig,
         "train": settings.TrainConfig,
+        "video.train": VideoTrainConfig,
     }
 
     def run(module: str, *arguments: object) -> Outcome:

@@ -23,3 +23,12 @@ def test_a_benchmark_of_the_data_pipeline_runs_on_a_set_of_ones_own(tmp_path, sc
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert told in result.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_propagation_runs_on_real_video(tmp_path, shared):
+    command = [sys.executable, "benchmarks/propagation.py", str(shared / "camvid"), "--every", "60",
+               "--curve", str(tmp_path / "curve.png")]  # fmt: skip
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "| ours, label, 67 % |" in result.stdout and (tmp_path / "curve.png").is_file()

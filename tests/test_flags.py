@@ -9,6 +9,7 @@ import pytest
 
 from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
 from utils.flags import make_parser, parse_command_line
+from video.settings import PropagateConfig, VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = json.loads((ROOT / "tests/golden/reference_flags.json").read_text())
@@ -45,7 +46,7 @@ def test_every_published_flag_is_accepted_with_its_default(command, entry):
         assert action.type.__name__ == entry["type"]
 
 
-@pytest.mark.parametrize("command", [*CONFIGS, "Pixel_percentage.py"])
+@pytest.mark.parametrize("command", [*CONFIGS, "Pixel_percentage.py", "propagate.py", "video/train.py"])
 def test_help_is_answered_without_loading_torch(command):
     script = (
         "import runpy, sys\n"
@@ -59,7 +60,14 @@ def test_help_is_answered_without_loading_torch(command):
     assert result.stdout.endswith("HEAVY []\n")
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), PixelPercentageConfig])
+def test_a_module_is_called_as_it_was_started():
+    told = subprocess.run([sys.executable, "-m", "video.train"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "--frames" in told.stderr
+    assert "(python -m video.train --help explains the flags)" in told.stderr
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), PixelPercentageConfig, PropagateConfig, VideoTrainConfig])
 def test_every_flag_has_a_help_text_in_a_named_group(config):
     parser = make_parser(config)
     for action in parser._actions:

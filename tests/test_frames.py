@@ -9,7 +9,7 @@ import pytest
 
 from config import AugmentConfig, DataConfig
 from datasets.frames import find_propagated_pairs, frames_around
-from datasets.index import find_pairs
+from datasets.index import Pair, find_pairs
 from datasets.loaders import LoaderOptions, train_data
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
@@ -160,3 +160,19 @@ def test_scene_flow_frames_join_kitti_on_request(tmp_path):
     found = find_propagated_pairs(KITTI, tmp_path, pairs, max_skip=0, scene_flow=True)
     assert names(found) == ["000002_09", "000002_11", "000003_00"]
     assert (load_labels(found[0], KITTI) == 13).all()
+
+
+def test_frames_with_suffixes_in_capitals_and_numbers_without_zeros_are_found(tmp_path):
+    folder_tree(tmp_path, 1)
+    for number in (8, 9, 10, 11):
+        write_pair(tmp_path / f"images/night/a{number}.JPG", None)
+    write_pair(tmp_path / "images/night/a009.JPG", None)
+    spec = dataset_spec("folder", tmp_path)
+
+    def around(name):
+        pair = Pair(name, tmp_path / f"images/{name}.JPG", None)
+        return {step: path.name for step, path in frames_around(spec, tmp_path, pair, (-2, -1, 1, 2)).items()}
+
+    assert around("night/a10") == {-2: "a8.JPG", -1: "a9.JPG", 1: "a11.JPG"}
+    assert around("night/a9") == {-1: "a8.JPG", 1: "a10.JPG", 2: "a11.JPG"}
+    assert around("night/a010") == {-1: "a009.JPG"}

@@ -27,13 +27,16 @@ BUILDERS = (
     "network/build.py",
     "utils/optim.py",
     "inference/build.py",
+    "video/clips.py",
+    "video/settings.py",
 )
 ENTRY_POINTS = (
-    "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "inference/submission.py"
+    "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "propagate.py",
+    "inference/submission.py", "video/train.py",
 )  # fmt: skip
 # Read by config.py, so that --help can list the networks without torch.
 LIGHT = ("network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py")
-PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils")
+PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils", "video")
 HEAVY = {"torch", "numpy", "cv2", "scipy", "matplotlib", "PIL"}
 
 

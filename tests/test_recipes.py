@@ -11,6 +11,7 @@ import pytest
 from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig, TrainConfig
 from network.names import ARCHITECTURES
 from utils.flags import parse_command_line
+from video.settings import PropagateConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
@@ -19,6 +20,7 @@ CONFIGS = {
     "demo.py": DemoConfig,
     "demo_folder.py": DemoFolderConfig,
     "Pixel_percentage.py": PixelPercentageConfig,
+    "propagate.py": PropagateConfig,
 }
 RECIPES = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if re.match("train|eval|submit", path.name))
 README_COMMANDS = re.findall(r"^(?:\S+=\S+ )*(?:python|torchrun) .*\.py .*$", (ROOT / "README.md").read_text(), re.M)

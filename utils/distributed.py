@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def lists_of_all(items: list[str]) -> list[str]:
+def lists_of_all(items: list[Item]) -> list[Item]:
     """The lists of all processes behind each other, in every process."""
     if not dist.is_initialized():
         return items
-    found: list[list[str]] = [[]] * dist.get_world_size()
+    found: list[list[Item]] = [[]] * dist.get_world_size()
     dist.all_gather_object(found, items)
     return [item for part in found for item in part]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def parse_command_line(config_class: type[Config], arguments: Sequence[str] | No
 def make_parser(config_class: type) -> argparse.ArgumentParser:
     """The parser for `config_class`, with one help section per group."""
     parser = _Parser(
-        description=config_class.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
+        prog=_program(), description=config_class.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     for _, group_class in _groups(config_class):
         section = parser.add_argument_group(group_class.__doc__)
@@ -81,6 +82,12 @@ def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
     if not scales or min(scales) <= 0:
         raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
     return scales
+
+
+def _program() -> str | None:
+    """How a module was started, `python -m video.train`, which argparse would call train.py; None for a script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -23,21 +23,21 @@ def render_frame(scene: Scene, t: float, height: int, width: int) -> Frame:
 
 
 def flow_and_visibility(
-    scene: Scene, t: float, view: View, planes: Planes
+    scene: Scene, t: float, view: View, planes: Planes, steps: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Flow [H, W, 2] and visibility [H, W] from the view at the pixel centres of frame `t` to frame t + 1.
+    """Flow [H, W, 2] and visibility [H, W] from the view at the pixel centres of frame `t` to frame t + steps.
 
-    A point that passes behind the camera has flow 0 and is not visible.
+    A point that passes behind the camera has flow 0 and is not visible. `steps` may be negative: back in time.
     """
     height, width = view.ids.shape
-    lens, now, later = Lens.for_size(height, width), scene.path.pose(t), scene.path.pose(t + 1)
+    lens, now, later = Lens.for_size(height, width), scene.path.pose(t), scene.path.pose(t + steps)
     x, y = np.meshgrid(view.xs, view.ys)
-    target, z_later = _move(scene, planes, view.ids, x, y, lens, now, later)
+    target, z_later = _move(scene, planes, view.ids, x, y, lens, now, later, steps)
     in_front = z_later >= NEAR
     image_points = lens.project(np.where(in_front[..., None], target, [0.0, 0.0, 1.0]))
     flow = np.where(in_front[..., None], image_points - np.stack([x, y], -1), 0.0)
 
-    planes_later = planes_at(scene, t + 1, later, lens, height, width)
+    planes_later = planes_at(scene, t + steps, later, lens, height, width)
     view_later = trace(scene, planes_later, view.xs, view.ys)
     column, row = np.round(image_points[..., 0]), np.round(image_points[..., 1])
     inside = in_front & (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -53,14 +53,14 @@ def flow_and_visibility(
 
 
 def _move(scene: Scene, planes: Planes, ids: NDArray[np.int16], x: FloatArray, y: FloatArray, lens: Lens, now: Pose,
-          later: Pose) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """Camera points [H, W, 3] at t + 1 of what is seen at (x, y) at t, and their depth; the sky only turns."""
+          later: Pose, steps: int) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Camera points [H, W, 3] at t + steps of what is seen at (x, y) at t, and their depth; the sky only turns."""
     rays = lens.rays(x, y)
     plane = planes.inverse_depth[np.maximum(ids, GROUND_ID)]
     inverse = plane[..., 0] * x + plane[..., 1] * y + plane[..., 2]
     is_sky = ids == SKY_ID
     world = (rays / np.where(is_sky, 1.0, inverse)[..., None]) @ now.rotation()
     velocities = np.concatenate([np.zeros((2, 3)), scene.velocities])[ids + 1]
-    shift = np.where(is_sky[..., None], 0.0, now.position - later.position + velocities)
+    shift = np.where(is_sky[..., None], 0.0, now.position - later.position + steps * velocities)
     target = (world + shift) @ later.rotation().T
     return target, target[..., 2]

@@ -49,12 +49,18 @@ class StreetsPlan:
 
 
 @dataclass(frozen=True)
-class _Sequence:
+class Street:
+    """One street: its frames lie in one split.
+
+    number: counts through all splits.
+    """
+
     split: str
-    number: int  # counts through all splits
+    number: int
     num_frames: int
 
     def stem(self, frame: int) -> str:
+        """File name of a frame, without ending."""
         return f"street{self.number:04d}_{frame:06d}"
 
 
@@ -82,7 +88,7 @@ def write_streets(
     plan = StreetsPlan(num_train, num_val, num_test, frames_per_sequence, height, width, seed, with_flow)
     _check(plan, num_workers)
     root = Path(root)
-    if _read_plan(root) == asdict(plan):
+    if read_plan(root) == asdict(plan):
         return False
     _refuse_foreign(root)
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +118,8 @@ def _check(plan: StreetsPlan, num_workers: int | None) -> None:
         raise ValueError(f"--num_workers must be at least 1, got {num_workers}.")
 
 
-def _read_plan(root: Path) -> dict[str, object] | None:
+def read_plan(root: Path) -> dict[str, object] | None:
+    """What the streets in `root` were made with, a `StreetsPlan` as a dictionary; None where there are none."""
     try:
         plan = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
@@ -126,12 +133,12 @@ def _refuse_foreign(root: Path) -> None:
         return
     if not root.is_dir():
         raise FileExistsError(f"--root {root} is not a folder. Name a new or empty one.")
-    if _read_plan(root) is None and any(root.iterdir()):
+    if read_plan(root) is None and any(root.iterdir()):
         raise FileExistsError(f"--root {root} holds files but no {MARKER}; they are kept. Name a new or empty folder.")
 
 
 def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
-    if _read_plan(root) == asdict(plan):
+    if read_plan(root) == asdict(plan):
         return  # another process was faster with the same files
     _refuse_foreign(root)
     if root.exists():
@@ -139,16 +146,17 @@ def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
     temporary.rename(root)
 
 
-def _sequences(plan: StreetsPlan) -> Iterator[_Sequence]:
+def streets_of(plan: StreetsPlan) -> Iterator[Street]:
+    """The streets of a set, in the order in which they are drawn."""
     number = 0
     for split, num_images in zip(SPLITS, (plan.num_train, plan.num_val, plan.num_test), strict=True):
         for first in range(0, num_images, plan.frames_per_sequence):
-            yield _Sequence(split, number, min(plan.frames_per_sequence, num_images - first))
+            yield Street(split, number, min(plan.frames_per_sequence, num_images - first))
             number += 1
 
 
 def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool) -> None:
-    sequences = list(_sequences(plan))
+    sequences = list(streets_of(plan))
     for split in SPLITS:
         for name in (split, f"{split}annot", *((f"{split}flow",) if plan.with_flow else ())):
             (folder / name).mkdir()
@@ -165,7 +173,7 @@ def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool
     (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 
-def _run(folder: Path, plan: StreetsPlan, sequences: list[_Sequence], num_workers: int) -> Iterator[int]:
+def _run(folder: Path, plan: StreetsPlan, sequences: list[Street], num_workers: int) -> Iterator[int]:
     if num_workers == 1:
         for sequence in sequences:
             yield _write_sequence(folder, plan, sequence)
@@ -182,7 +190,7 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
 
 
-def _write_sequence(folder: Path, plan: StreetsPlan, sequence: _Sequence) -> int:
+def _write_sequence(folder: Path, plan: StreetsPlan, sequence: Street) -> int:
     """Draw and write one street; returns the number of frames."""
     scene = build_scene((plan.seed, sequence.number), sequence.num_frames)
     for t in range(sequence.num_frames):

@@ -1,0 +1,107 @@
+"""Do propagated pairs pay? A few labelled frames, with and without the frames around them.
+
+    python -m benchmarks.propagated_training --root data/few_streets
+    python -m benchmarks.propagated_training --root data/few_camvid --camvid data/camvid
+
+Streets: the middle frame of each street keeps its labels, the others become video. CamVid: the same with every tenth
+frame of its val sequence, the only one whose frames follow each other closely; scored on the test images. The same
+short schedule is trained on the labelled frames alone, with jointly propagated pairs, and with propagated labels
+beside the true frames, for several seeds. What is done is kept, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.trials import BATCH, QUIET, Trial
+
+NUM_STREETS, FRAMES_PER_STREET = 24, 7  # 7: three frames on either side of the labelled one
+CAMVID_EVERY = 10
+
+
+def make_streets(root: Path) -> Path:
+    """Streets below `root`, labelled in their middle frames alone."""
+    folder = root / "streets"
+    if not folder.is_dir():
+        unfinished = root / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        subprocess.run(
+            [sys.executable, "-m", "datasets.synthetic", "--root", unfinished,
+             "--num_train", str(NUM_STREETS * FRAMES_PER_STREET), "--num_test", "91", "--num_val", "7",
+             "--frames_per_sequence", str(FRAMES_PER_STREET)],
+            **QUIET,
+        )  # fmt: skip
+        frames = sorted((unfinished / "train").glob("*.jpg"))
+        middle = set(frames[FRAMES_PER_STREET // 2 :: FRAMES_PER_STREET])
+        make_video(unfinished, [frame for frame in frames if frame not in middle])
+        unfinished.rename(folder)
+    return folder
+
+
+def make_camvid(source: Path, root: Path) -> Path:
+    """CamVid below `root`: every tenth frame of val to train on, the others as video; its test images."""
+    folder = root / "camvid"
+    if not folder.is_dir():
+        unfinished = root / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for split, own in (("train", "val"), ("val", "test"), ("test", "test")):
+            shutil.copytree(source / own, unfinished / split)
+            shutil.copytree(source / f"{own}annot", unfinished / f"{split}annot")
+        frames = sorted((unfinished / "train").iterdir())
+        labelled = set(frames[CAMVID_EVERY // 2 :: CAMVID_EVERY])
+        make_video(unfinished, [frame for frame in frames if frame not in labelled])
+        unfinished.rename(folder)
+    return folder
+
+
+def make_video(root: Path, frames: list[Path]) -> None:
+    """Take the labels of training frames away."""
+    (root / "video" / "train").mkdir(parents=True)
+    for frame in frames:
+        (root / "trainannot" / f"{frame.stem}.png").unlink()
+        frame.rename(root / "video" / "train" / frame.name)
+    (root / "train.txt").unlink(missing_ok=True)
+
+
+def propagate(dataset: str, data: Path, out: Path, steps: int, stride: int, mode: str) -> Path:
+    """Propagated pairs of `data` in `out`."""
+    subprocess.run(
+        [sys.executable, "propagate.py", "--dataset", dataset, "--dataset_dir", data, "--propagate", str(steps),
+         "--stride", str(stride), "--mode", mode, "--out", out, "--resume"],
+        **QUIET,
+    )  # fmt: skip
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
+    parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use it instead of streets")
+    parser.add_argument("--steps", type=int, default=3, help="frames propagated to, on either side")
+    parser.add_argument("--seeds", type=int, default=3, help="how many trainings per way")
+    parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training")
+    arguments = parser.parse_args()
+    root, steps = arguments.root, arguments.steps
+    dataset = "camvid" if arguments.camvid else "streets"
+    data = make_camvid(arguments.camvid, root) if arguments.camvid else make_streets(root)
+    stride = 2 if arguments.camvid else 1  # the numbers of CamVid's frames are two apart
+    ways: dict[str, list[str | Path]] = {"labelled frames alone": []}
+    for mode in ("joint", "label"):
+        pairs = propagate(dataset, data, root / mode, steps, stride, mode)
+        ways[f"propagated, {mode}"] = ["--maxSkip", str(steps), "--propagated_dir", pairs]
+    steps_per_epoch = len(list((data / "trainannot").iterdir())) // BATCH
+    epochs = str(arguments.updates // steps_per_epoch)
+    flags = (
+        "--lr", "0.008", "--warmup_epochs", "3", "--max_epoch", epochs, "--val_interval", epochs,
+        "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.75", "--scale_max", "1.5",
+        "--color_aug", "0.15", "--class_uniform_pct", "0.75",
+    )  # fmt: skip
+    Trial(root, dataset, data, flags).compare(ways, arguments.seeds, ("mean_iou",))
+
+
+if __name__ == "__main__":
+    main()

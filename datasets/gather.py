@@ -1,0 +1,178 @@
+"""A data set in the form of `datasets/folder.py`, made of a video, or a folder of its frames, and a few label files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
+from datasets.index import Pair, files_below
+from datasets.registry import dataset_spec
+from datasets.segmentation import load_pair
+from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
+from datasets.tables import read_table
+from inference.video import opened_video
+from utils.command import USER_ERRORS, one_line
+from utils.files import atomic_path, writable_folder
+from utils.images import write_image
+
+LABEL_SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class Source:
+    """video: a video file, or a folder of frames. labels: folder of label files, named like the frames."""
+
+    video: Path
+    labels: Path
+
+    def label_files(self) -> dict[str, Path]:
+        """Name -> file. Raises FileNotFoundError where there are none."""
+        found = sorted(path for path in files_below(self.labels) if path.lower().endswith(LABEL_SUFFIX))
+        if not found:
+            raise FileNotFoundError(f"--labels {self.labels}: no label files (*{LABEL_SUFFIX}) there.")
+        return {path[: -len(LABEL_SUFFIX)]: self.labels / path for path in found}
+
+    def frame_files(self) -> dict[str, Path]:
+        """Of a folder of frames: name -> file. Raises FileNotFoundError where there are none."""
+        found = sorted(path for path in files_below(self.video) if path.lower().endswith(IMAGE_SUFFIXES))
+        if not found:
+            raise FileNotFoundError(f"--video {self.video}: no pictures ({', '.join(IMAGE_SUFFIXES)}) there.")
+        return {str(Path(path).with_suffix("")): self.video / path for path in found}
+
+
+def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> DatasetSpec:
+    """Write into `out` what the labels mean, and return the set that lies there then.
+
+    classes: a classes.json. dataset: else the data set whose values the labels have. With neither, the classes.json in
+    the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where one of them is
+    wrong, or `out` holds a set with other classes.
+    """
+    table: Path | None = None
+    if dataset not in ("", "folder") and not classes:
+        content = class_table(dataset_spec(dataset))
+    else:
+        places = [Path(classes)] if classes else [labels / CLASSES_FILE, labels.parent / CLASSES_FILE]
+        table = next((path for path in places if path.is_file()), None)
+        if table is None:
+            raise FileNotFoundError(
+                f"no {' nor '.join(map(str, places))}, which says what the labels mean. "
+                "Name it with --classes, or with --dataset the data set whose values they have."
+            )
+        content = read_table(table, "classes")[0]
+    path = out / CLASSES_FILE
+    if path.is_file():
+        if read_table(path, "classes")[0] != content:
+            raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
+        return read_spec(out)
+    writable_folder(out, "--out")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        return read_spec(out)
+    except ValueError as error:
+        path.unlink()  # or the next run, with the mistake mended, would find other classes here
+        raise ValueError(str(error).replace(str(path), str(table))) from error
+
+
+def plan(source: Source) -> tuple[int, list[str]]:
+    """How many label files have a frame, as far as can be told without decoding; which have none, and why."""
+    labels = source.label_files()
+    if source.video.is_dir():
+        left_out = _without_frame(labels, source)
+    else:
+        numbers, left_out = _numbers(labels)
+        with opened_video(str(source.video)) as video:
+            left_out += _beyond(numbers, labels, source, video.num_frames) if video.num_frames else []
+    return len(labels) - len(left_out), left_out
+
+
+def gather(source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: int, resume: bool) -> list[str]:
+    """Put the labelled frames and, from a video file, those around them below `out`.
+
+    spec: of `out`. reach, stride: as in `find_sequences`. resume: leave frames that are there. Returns which label
+    files were left out, and why. Raises FileNotFoundError where all were.
+    """
+    labels = source.label_files()
+    if source.video.is_dir():
+        frames, left_out = source.frame_files(), _without_frame(labels, source)
+        images = {name: frames[name] for name in labels if name in frames}
+    else:
+        numbers, left_out = _numbers(labels)
+        wanted: defaultdict[int, list[Path]] = defaultdict(list)
+        for name, number in numbers.items():
+            for step in range(-reach * stride, reach * stride + 1, stride):
+                wanted[number + step].append(_frame_file(out, spec, name, step))
+        num_frames = _take_frames(source.video, wanted, resume=resume)
+        left_out += _beyond(numbers, labels, source, num_frames)
+        images = {name: _frame_file(out, spec, name, 0) for name, number in numbers.items() if number < num_frames}
+    for name, image in images.items():
+        left_out += _add(name, image, labels[name], out, spec)
+    if len(left_out) == len(labels):
+        raise FileNotFoundError(f"--labels {source.labels}: no label file belongs to a frame; {left_out[0]}")
+    return left_out
+
+
+def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
+    """`spec`, of the folder that `gather` filled, which also knows where the frames around labelled ones lie."""
+    if not source.video.is_dir():
+        return spec
+    suffixes = tuple(sorted({path.suffix for path in source.frame_files().values()}))
+    folder = str(source.video.resolve()).replace("{", "{{").replace("}", "}}")
+    return replace(spec, video=Frames((Layout(folder, image_suffixes=suffixes),), BY_FRAME_NUMBER))
+
+
+def _without_frame(labels: Mapping[str, Path], source: Source) -> list[str]:
+    frames = source.frame_files()
+    return [f"{path}: no frame {name} in {source.video}" for name, path in labels.items() if name not in frames]
+
+
+def _beyond(numbers: Mapping[str, int], labels: Mapping[str, Path], source: Source, num_frames: int) -> list[str]:
+    last = num_frames - 1
+    return [f"{labels[n]}: {source.video} has frames 0 to {last}" for n, number in numbers.items() if number > last]
+
+
+def _numbers(labels: Mapping[str, Path]) -> tuple[dict[str, int], list[str]]:
+    """The frame number at the end of each label file's name, and what is wrong with those that have none."""
+    found = {name: re.search(r"\d+$", name) for name in labels}
+    numberless = [
+        f"{labels[name]}: no frame number at the end of the name" for name, digits in found.items() if not digits
+    ]
+    return {name: int(digits[0]) for name, digits in found.items() if digits}, numberless
+
+
+def _frame_file(out: Path, spec: DatasetSpec, name: str, step: int) -> Path:
+    assert spec.video is not None, "the declaration of folder has it"
+    return out / f"{spec.video.layouts[0].image_dir}/{spec.video.name_of(name, step)}.png"
+
+
+def _take_frames(video: Path, wanted: Mapping[int, Sequence[Path]], *, resume: bool) -> int:
+    """Write the wanted frames of the video; returns how many frames were seen. Raises ValueError for no video."""
+    # Frame after frame, since going to one by its number is not exact in all formats.
+    number = 0
+    with opened_video(str(video)) as opened:
+        while number <= max(wanted, default=-1) and (frame := opened.read()) is not None:
+            for path in wanted.get(number, ()):
+                if not (resume and path.is_file()):
+                    write_image(path, frame)
+            number += 1
+    return number
+
+
+def _add(name: str, image: Path, labels: Path, out: Path, spec: DatasetSpec) -> list[str]:
+    """Copy a labelled frame and its labels, if they belong together; else say why not."""
+    try:
+        load_pair(Pair(name, image, labels, spec.layouts[0].masks), spec)
+    except USER_ERRORS as error:
+        return [one_line(error)]
+    for file, copy in ((image, out / f"images/{name}{image.suffix}"), (labels, out / f"labels/{name}{LABEL_SUFFIX}")):
+        if copy.is_file() and copy.samefile(file):
+            continue
+        with atomic_path(copy) as temporary:
+            shutil.copy2(file, temporary)
+    return []

@@ -1,0 +1,78 @@
+"""What is written beside propagated pairs: a line for each in manifest.jsonl, and summary.json for the last run."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets.propagating import Record
+from utils.files import atomic_path
+
+MANIFEST = "manifest.jsonl"
+SUMMARY = "summary.json"
+
+
+def write_manifest(folder: Path, records: Iterable[Record], root: Path) -> None:
+    """Write `records` into the manifest in `folder`; those of earlier runs stay whose image, below `root`, is there."""
+    lines = {record["image"]: record for record in _read(folder / MANIFEST) if (root / record["image"]).is_file()}
+    lines |= {record["image"]: record for record in records}
+    with atomic_path(folder / MANIFEST) as temporary:
+        text = "".join(json.dumps(lines[image]) + "\n" for image in sorted(lines))
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_summary(
+    folder: Path, records: Sequence[Record], parameters: Mapping[str, Any], left_out: Sequence[str]
+) -> None:
+    """Write what a run was asked for, what came of it step by step, and what was left out."""
+    content = {"parameters": parameters, "pairs": len(records), "steps": by_step(records), "left_out": list(left_out)}
+    with atomic_path(folder / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def by_step(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """For each step, smallest first: number of pairs, and the means of shares and difference over them."""
+    groups: defaultdict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record["step"]].append(record)
+    return [
+        {
+            "step": step,
+            "pairs": len(group),
+            "no_class": _mean(record["no_class"] for record in group),
+            "void": {test: _mean(record["void"][test] for record in group) for test in group[0]["void"]},
+            "difference": _mean(record["difference"] for record in group),
+        }
+        for step, group in sorted(groups.items())
+    ]
+
+
+def steps_table(records: Iterable[Record]) -> str:
+    """`by_step` as a table."""
+    steps = by_step(records)
+    tests = list(steps[0]["void"]) if steps else []
+    lines = ["step   pairs  no class %  " + "".join(f"{test + ' %':>12}" for test in tests) + "  difference"]
+    for found in steps:
+        shares = "".join(f"{100 * found['void'][test]:12.1f}" for test in tests)
+        difference = "-" if found["difference"] is None else f"{found['difference']:.1f}"
+        lines.append(
+            f"{found['step']:+4d}  {found['pairs']:6d}  {100 * found['no_class']:10.1f}  {shares}  {difference:>10}"
+        )
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> list[Record]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        return []
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: no manifest of ours ({error}); move it away.") from error
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if known else None

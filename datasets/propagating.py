@@ -1,0 +1,153 @@
+"""Make the pairs of one labelled frame: read its video, carry image and labels along, write, and note how it went."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets.index import Pair
+from datasets.label_files import label_pixels
+from datasets.segmentation import load_pair
+from datasets.sequences import LabelledSequence
+from datasets.spec import DatasetSpec
+from datasets.synthetic.exact import StreetMotion
+from inference.writers import read_note, write_png
+from utils.command import USER_ERRORS, one_line
+from utils.images import Uint8Array, read_image, write_image
+from video.flow import Flow, build_flow
+from video.motion import Displacement, EstimatedMotion, Motion
+from video.propagation import Propagated, propagate
+
+VERSION = 1  # raise it when the same files and method would give other pairs
+PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
+SMALLEST_SIDE = 16  # pixels; in some smaller pictures OpenCV's DIS ends the process
+
+Record = dict[str, Any]  # plain values, one line of the manifest
+
+
+@dataclass(frozen=True)
+class Method:
+    """All that pairs depend on beside the files they are made of. device: where the network of `flow` works."""
+
+    flow: str
+    weights: str | None
+    mode: str
+    keep: tuple[str, ...]
+    stride: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of one labelled frame: records of its pairs, and why the rest could not be made; "" if they could."""
+
+    records: list[Record]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """The work on one sequence after another. root: of the labelled frames. out: root of what is written."""
+
+    spec: DatasetSpec
+    root: Path
+    out: Path
+    method: Method
+
+    def make(self, sequence: LabelledSequence) -> Made:
+        """Read, carry and write all pairs of `sequence`; what is wrong with its files is told, not raised."""
+        records: list[Record] = []
+        try:
+            image, labels = load_pair(sequence.pair, self.spec)
+            frames = {step: image if step == 0 else read_image(path) for step, path in sequence.frames.items()}
+            _check_sizes(frames, sequence)
+            for made in self._propagated(frames, labels, sequence):
+                records.append(self._write(made, sequence))
+        except USER_ERRORS as error:
+            return Made(records, f"{sequence.pair.name}: {one_line(error)}")
+        return Made(records)
+
+    def there(self, sequence: LabelledSequence) -> list[Record]:
+        """The records of those pairs of `sequence` that are on disk, whole and made by the same method and files."""
+        found = [(self._fingerprint(sequence, step), pair) for step, pair in sequence.made.items()]
+        records = [(fingerprint, record_of(pair)) for fingerprint, pair in found]
+        return [record for fingerprint, record in records if record and record["made_with"] == fingerprint]
+
+    def _propagated(
+        self, frames: Mapping[int, Uint8Array], labels: Uint8Array, sequence: LabelledSequence
+    ) -> Iterator[Propagated]:
+        motion: Motion
+        if self.method.flow == "exact":
+            street = StreetMotion(self.root, sequence.pair.name)
+
+            def motion(step: int) -> Displacement:
+                return street(step * self.method.stride)
+        else:
+            motion = EstimatedMotion(frames, _flow(self.method.flow, self.method.weights, self.method.device))
+        method, ignore = self.method, self.spec.ignore_label
+        return propagate(
+            frames, labels, motion, list(sequence.made), mode=method.mode, keep=method.keep, ignore_label=ignore
+        )
+
+    def _write(self, made: Propagated, sequence: LabelledSequence) -> Record:
+        pair, method = sequence.made[made.step], self.method
+        assert pair.labels is not None, f"{pair.name} is to have labels"
+        record: Record = {
+            "image": pair.image.relative_to(self.out).as_posix(),
+            "labels": pair.labels.relative_to(self.out).as_posix(),
+            "from": sequence.pair.name,
+            "step": made.step,
+            "flow": method.flow,
+            "mode": method.mode,
+            "keep": list(method.keep),
+            "stride": method.stride,
+            "no_class": _rounded((made.labels == self.spec.ignore_label).mean()),
+            "void": {test: _rounded(share) for test, share in made.void_shares.items()},
+            "difference": None if math.isnan(made.residual) else round(made.residual, 2),
+            "made_with": self._fingerprint(sequence, made.step),
+        }
+        pair.labels.unlink(missing_ok=True)  # or it would stand beside an image that it does not belong to
+        write_image(pair.image, made.image)
+        write_png(pair.labels, label_pixels(made.labels, pair.masks, self.spec), {PAIR_NOTE: json.dumps(record)})
+        return record
+
+    def _fingerprint(self, sequence: LabelledSequence, step: int) -> str:
+        method = {key: value for key, value in asdict(self.method).items() if key != "device"}
+        weights = [Path(self.method.weights)] if self.method.weights else []
+        files = [*sequence.on_the_way(step), *([sequence.pair.labels] if sequence.pair.labels else []), *weights]
+        stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
+        return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
+
+
+def record_of(pair: Pair) -> Record | None:
+    """The record of a propagated pair on disk; None where it is not there or not whole."""
+    note = read_note(pair.labels, PAIR_NOTE) if pair.labels and pair.labels.is_file() else None
+    return json.loads(note) if note and pair.image.is_file() else None
+
+
+@lru_cache(maxsize=1)
+def _flow(name: str, weights: str | None, device: str) -> Flow:
+    return build_flow(name, weights=weights, device=device)  # once in a process, since it may be a network
+
+
+def _check_sizes(frames: Mapping[int, Uint8Array], sequence: LabelledSequence) -> None:
+    height, width = frames[0].shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(f"{sequence.pair.image} has {width}x{height} pixels, too few to find motion in.")
+    for step, frame in frames.items():
+        if frame.shape[:2] != (height, width):
+            other = f"{frame.shape[1]}x{frame.shape[0]}"
+            raise ValueError(
+                f"{sequence.frames[step]} is {other}, the labelled frame {width}x{height} (width x height)"
+            )
+
+
+def _rounded(share: float) -> float:
+    return round(float(share), 4)

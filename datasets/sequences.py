@@ -1,0 +1,100 @@
+"""Labelled frames with the frames of their video around them, and the pairs that propagation makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.frames import frames_around, pair_to_write
+from datasets.index import Pair
+from datasets.spec import BY_FRAME_NUMBER, DatasetSpec
+from utils.command import one_line
+
+MOST_APART = 60  # frame numbers, and
+MOST_TRIED = 50  # labelled frames, when looking for how far the frames of a video are apart
+
+
+@dataclass(frozen=True)
+class LabelledSequence:
+    """A labelled frame and its video.
+
+    frames: step -> file, the labelled frame itself (step 0) included. made: step -> the pair that propagation writes,
+    nearest steps first; every frame on the way to one is in `frames`.
+    """
+
+    pair: Pair
+    frames: Mapping[int, Path]
+    made: Mapping[int, Pair]
+
+    def on_the_way(self, step: int) -> list[Path]:
+        """The files of the frames from the labelled one to `step`, both included."""
+        return [self.frames[between] for between in range(0, step + (1 if step > 0 else -1), 1 if step > 0 else -1)]
+
+
+def find_sequences(
+    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], out: Path, *, reach: int, stride: int
+) -> tuple[list[LabelledSequence], list[str]]:
+    """The video around each of `pairs`, up to `reach` steps of `stride` frame numbers either way, and what is missing.
+
+    A video may begin or end within reach; a frame that is missing between others is told, and what lies beyond it left
+    out. out: root of the pairs to be made. Raises ValueError where the set has no video or cannot have this `stride`,
+    FileNotFoundError where no labelled frame has another one beside it.
+    """
+    if stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
+        raise ValueError(f"--stride {stride}: {spec.name} names propagated frames by their number; leave --stride out.")
+    found, missing = [], []
+    for pair in pairs:
+        try:
+            sequence, problem = _sequence(spec, root, pair, out, reach, stride)
+        except ValueError as error:
+            problem, sequence = one_line(error), None
+        if sequence is not None:
+            found.append(sequence)
+        if problem:
+            missing.append(f"{pair.name}: {problem}")
+    if not found:
+        raise FileNotFoundError(_nothing_found(spec, root, pairs, missing, stride))
+    return found, missing
+
+
+def _sequence(
+    spec: DatasetSpec, root: Path, pair: Pair, out: Path, reach: int, stride: int
+) -> tuple[LabelledSequence | None, str]:
+    numbers = [number * stride for number in range(-reach, reach + 1) if number]
+    frames = {number // stride: path for number, path in frames_around(spec, root, pair, numbers).items()}
+    steps, gaps = [], []
+    for direction in (-1, 1):
+        ahead = [direction * step for step in range(1, reach + 1)]
+        there = next((i for i, step in enumerate(ahead) if step not in frames), reach)
+        steps += ahead[:there]
+        if any(step in frames for step in ahead[there:]):
+            gaps.append(spec.video.name_of(pair.name, ahead[there] * stride) if spec.video else "")
+    if not steps:
+        return None, f"no frame {stride} before or after it in its video"
+    made = {step: pair_to_write(spec, root, pair, step, out) for step in sorted(steps, key=lambda s: (abs(s), s))}
+    kept = {0: pair.image} | {step: frames[step] for step in sorted(steps)}
+    told = " and ".join(gaps)
+    return LabelledSequence(pair, kept, made), f"its video lacks {told}, so nothing is made beyond" if gaps else ""
+
+
+def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], missing: Sequence[str], stride: int) -> str:
+    folders = dict.fromkeys(
+        str(root / layout.image_dir.format(folder=folder))
+        for layout in (spec.video.layouts if spec.video else ())
+        for folders in spec.splits.values()
+        for folder in folders
+    )
+    places = ", ".join(path for path in folders if Path(path).is_dir()) or "none of " + ", ".join(folders)
+    apart = next((n for n in range(1, MOST_APART + 1) if _any_apart(spec, root, pairs[:MOST_TRIED], n)), None)
+    hint = ""
+    if apart and apart != stride:
+        hint = f" Its frames are {apart} numbers apart; --stride {apart} takes them, if they are near enough in time."
+    return f"{spec.name}: no labelled frame has its video around it, {missing[0]}. Looked in {places}.{hint}"
+
+
+def _any_apart(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], number: int) -> bool:
+    try:
+        return any(frames_around(spec, root, pair, (-number, number)) for pair in pairs)
+    except ValueError:
+        return False

@@ -1,0 +1,52 @@
+"""The exact motion from frames of a drawn street to its labelled one, from the geometry: a `video.motion.Motion`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from datasets.synthetic.camera import Lens
+from datasets.synthetic.motion import flow_and_visibility
+from datasets.synthetic.render import planes_at, trace
+from datasets.synthetic.scene import build_scene
+from datasets.synthetic.write import DRAWING_VERSION, MARKER, StreetsPlan, read_plan, streets_of
+from video.motion import Displacement
+
+
+class StreetMotion:
+    """Exact motion and visibility around one frame of a written set of streets.
+
+    root: folder of the set. name: the labelled frame's name, `<sequence>_<frame number>`. The street is built again
+    from what streets.json says, so no other file is needed.
+    Raises ValueError where `root` holds no streets, or of another version, and where there is no such frame.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        made_with = read_plan(root)
+        if made_with is None:
+            raise ValueError(f"--flow exact knows drawn streets alone, and {root} holds no {MARKER}.")
+        if made_with.get("version") != DRAWING_VERSION:
+            raise ValueError(f"{root / MARKER}: drawn by another version; draw the set again for --flow exact.")
+        self._plan = StreetsPlan(**made_with)  # type: ignore[arg-type]
+        number, self._frame = _numbers(name)
+        street = next((s for s in streets_of(self._plan) if s.number == number), None)
+        if street is None or self._frame >= street.num_frames:
+            raise ValueError(f"{name} is no frame of the streets in {root}.")
+        self._scene = build_scene((self._plan.seed, number), street.num_frames)
+
+    def __call__(self, step: int) -> Displacement:
+        """See `video.motion.Motion`; `visible` is known."""
+        height, width, t = self._plan.height, self._plan.width, self._frame + step
+        planes = planes_at(self._scene, t, self._scene.path.pose(t), Lens.for_size(height, width), height, width)
+        view = trace(self._scene, planes, np.arange(width, dtype=float), np.arange(height, dtype=float))
+        return Displacement(*flow_and_visibility(self._scene, t, view, planes, -step))
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """Numbers of the street and of the frame in a name like street0003_000001."""
+    found = re.fullmatch(r"street(\d+)_(\d+)", name)
+    if found is None:
+        raise ValueError(f"{name} is not named like a drawn frame, street0003_000001.")
+    return int(found[1]), int(found[2])

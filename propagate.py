@@ -1,0 +1,267 @@
+"""Carry labels along video: python propagate.py --dataset NAME --dataset_dir DIR --propagate 3."""
+
+from __future__ import annotations
+
+from utils.flags import parse_command_line
+from video.settings import PropagateConfig
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(PropagateConfig)  # before PyTorch is imported, so that --help answers at once
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from config import as_dict
+from datasets.gather import Source, gather, plan, with_frames_of, write_classes
+from datasets.index import dataset_root, find_pairs, load_spec
+from datasets.label_files import label_pixels
+from datasets.manifest import SUMMARY, steps_table, write_manifest, write_summary
+from datasets.parallel import as_finished
+from datasets.propagating import Method, Propagation, Record
+from datasets.segmentation import load_pair
+from datasets.sequences import LabelledSequence, find_sequences
+from datasets.spec import PROPAGATED, DatasetSpec
+from datasets.synthetic.exact import StreetMotion
+from datasets.workers import default_num_workers
+from utils.background import Stopwatch
+from utils.command import run_command
+from utils.device import resolve_device
+from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
+from utils.files import writable_folder
+from utils.images import write_image
+from video.flow import build_flow
+from video.propagation import VOID_TESTS
+from video.sheet import Cell, sheet
+
+SHEET = "sheet.png"
+MOST_TOLD = 20  # of what was left out, in the terminal
+SHEET_ROWS = 4  # labelled frames on the sheet
+SPLITS = ("train", "val", "trainval")
+
+
+def main(config: PropagateConfig) -> int:
+    """Make every pair. Returns 1 where something is missing or wrong; the rest is made all the same."""
+    method, device = method_of(config)
+    with process_group(device) as me:
+        if config.data.video and config.output.dry_run:
+            return told_of_video(config)
+        spec, root, left_out = labelled_set(config, me)
+        out = Path(config.output.out or writable_root(root))
+        sequences, missing = find_labelled_sequences(config, spec, root, out)
+        left_out += missing
+        work = Propagation(spec, root, out, method)
+        there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
+        if config.output.dry_run:
+            return told(sequences, there, left_out, out)
+        if me.is_main:
+            writable_folder(out / PROPAGATED, "--out")
+        wait_for_all()  # until everybody has seen which pairs are there
+        records, failed = propagate_all(work, sequences, there, me, num_workers(config, device, me))
+        records, left_out = lists_of_all(records), left_out + lists_of_all(failed)
+        if me.is_main:
+            write_results(config, work, sequences, records, left_out)
+    return 1 if left_out else 0
+
+
+def method_of(config: PropagateConfig) -> tuple[Method, torch.device]:
+    """How to propagate, and the device that this takes. Raises ValueError for flags that do not fit together."""
+    chosen = config.propagation
+    keep = tuple(sorted({test.strip() for test in chosen.keep.split(",") if test.strip()}))
+    if unknown := [test for test in keep if test not in VOID_TESTS]:
+        raise ValueError(f"--keep {unknown[0]!r} is unknown. Choose from: {', '.join(VOID_TESTS)}.")
+    # DIS and geometry know no GPU.
+    device = resolve_device(config.device.device if chosen.flow in ("raft", "sdc") else "cpu")
+    method = Method(chosen.flow, chosen.flow_weights, chosen.mode, keep, chosen.stride, str(device))
+    if chosen.flow != "exact":
+        try:
+            build_flow(chosen.flow, weights=chosen.flow_weights, device="cpu")  # errors now, not in every process
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+    elif chosen.flow_weights:
+        raise ValueError(f"--flow exact has no weights, got {chosen.flow_weights}.")
+    return method, device
+
+
+def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, Path, list[str]]:
+    """The data set, its root, and what was left out of it; of --video it is made first, by the main process."""
+    data = config.data
+    if not data.video:
+        if not data.dataset:
+            raise ValueError("name a data set with --dataset, or a video of yours with --video and --labels.")
+        if data.labels or data.classes:
+            raise ValueError("--labels and --classes belong to --video; a data set has its own.")
+        spec = load_spec(data.dataset, data.dataset_dir)
+        return spec, dataset_root(spec, data.dataset_dir), []
+    source, out = source_of(config)
+    left_out = []
+    if me.is_main:
+        plan(source)  # what cannot be read at all is told before anything is written
+        spec = write_classes(out, source.labels, data.classes, data.dataset)
+        steps = config.propagation
+        left_out = gather(source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume)
+    wait_for_all()
+    return with_frames_of(source, load_spec("folder", str(out))), out, left_out
+
+
+def source_of(config: PropagateConfig) -> tuple[Source, Path]:
+    """The video with its labels, and the root of the set to be made. Raises ValueError where a flag lacks."""
+    data = config.data
+    if data.dataset_dir:
+        raise ValueError("--dataset_dir belongs to a data set, not to --video; --out is the root of the new set.")
+    if not data.labels or not config.output.out:
+        raise ValueError("--video wants --labels, the folder of its label files, and --out, a folder for the new set.")
+    for flag, path in (("--video", data.video), ("--labels", data.labels)):
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{flag}: no such file or folder: {path}")
+    return Source(Path(data.video), Path(data.labels)), Path(config.output.out)
+
+
+def writable_root(root: Path) -> Path:
+    """The root of a data set, if results may go there. Raises PermissionError where it is write-protected."""
+    if not root.stat().st_mode & 0o222:  # asked of the bits, since root may write everywhere
+        raise PermissionError(f"{root} is write-protected; name a folder of your own with --out.")
+    return root
+
+
+def find_labelled_sequences(
+    config: PropagateConfig, spec: DatasetSpec, root: Path, out: Path
+) -> tuple[list[LabelledSequence], list[str]]:
+    """The video around each labelled frame, and what is missing of it."""
+    split = config.data.split or ("trainval" if config.data.video else "train")
+    if split not in SPLITS:
+        raise ValueError(f"--split {split!r}: labels are propagated for training. Choose one of: {', '.join(SPLITS)}.")
+    pairs = find_pairs(spec, root, split, config.data.cv)
+    chosen = config.propagation
+    found, missing = find_sequences(spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride)
+    if chosen.flow == "exact":
+        StreetMotion(root, found[0].pair.name)  # a set that was not drawn is told now, not frame by frame
+    masks = next(iter(found[0].made.values())).masks
+    label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # a set in which nothing means "no class" is told now
+    return found, missing
+
+
+def num_workers(config: PropagateConfig, device: torch.device, me: Processes) -> int:
+    """One process per core; on a GPU one, which that keeps busy."""
+    if config.device.num_workers is not None:
+        return config.device.num_workers
+    return 1 if device.type == "cuda" else default_num_workers(me)
+
+
+def propagate_all(
+    work: Propagation,
+    sequences: Sequence[LabelledSequence],
+    there: dict[str, list[Record]],
+    me: Processes,
+    workers: int,
+) -> tuple[list[Record], list[str]]:
+    """Do this process's share. Returns the records of its pairs, those that were there included, and what failed."""
+    records: list[Record] = []
+    failed: list[str] = []
+    mine = []
+    for sequence in sequences[me.rank :: me.count]:
+        done = there.get(sequence.pair.name, [])
+        records += done
+        left = {step: pair for step, pair in sequence.made.items() if step not in {record["step"] for record in done}}
+        if left:
+            mine.append(replace(sequence, made=left))
+    total, clock = sum(len(sequence.made) for sequence in mine), Stopwatch()
+    workers = min(workers, len(mine))
+    with tqdm(total=total, unit="pair", dynamic_ncols=True, disable=None if me.is_main else True) as progress:
+        for made in as_finished(work.make, mine, workers):
+            records += made.records
+            failed += [made.problem] if made.problem else []
+            progress.update(len(made.records))
+    if total:
+        print(f"{clock.per_second(total):.2f} pairs/s on {max(1, workers)} processes", file=sys.stderr)
+    return records, failed
+
+
+def write_results(
+    config: PropagateConfig,
+    work: Propagation,
+    sequences: Sequence[LabelledSequence],
+    records: list[Record],
+    left_out: list[str],
+) -> None:
+    """Write manifest, summary and contact sheet, and print what came of it and how to train on it."""
+    folder = work.out / PROPAGATED
+    records.sort(key=lambda record: (record["from"], record["step"]))
+    left_out = sorted(left_out)
+    write_manifest(folder, records, work.out)
+    write_summary(folder, records, as_dict(config), left_out)
+    if records:
+        write_sheet(folder / SHEET, work.spec, sequences, records)
+        print(steps_table(records))
+    print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames are in {folder}")
+    steps = {abs(record["step"]) for record in records}
+    if steps and config.data.split != "val":
+        data = f"--dataset {work.spec.name} --dataset_dir {work.root}"
+        other = "" if work.out == work.root else f" --propagated_dir {work.out}"
+        print(f"train on them: python train.py {data} --maxSkip {max(steps)}{other}")
+    tell(left_out)
+
+
+def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:
+    """Draw a few labelled frames, spread over the set, between pairs that were made of them."""
+    done = {(record["from"], record["step"]): record for record in records}
+    shown = [s for s in sequences if any((s.pair.name, step) in done for step in s.made)]
+    num_rows = min(SHEET_ROWS, len(shown))
+    rows = []
+    for sequence in (shown[len(shown) * i // num_rows] for i in range(num_rows)):
+        name = sequence.pair.name
+        steps = sorted(step for step in sequence.made if (name, step) in done)
+        middle = len(steps) // 4
+        pairs = {0: (sequence.pair, name.split("/")[-1])}
+        for step in (steps[0], steps[middle], steps[-1 - middle], steps[-1]):
+            pairs[step] = sequence.made[step], f"{step:+d}, no class {100 * done[name, step]['no_class']:.0f} %"
+        rows.append([Cell(title, *load_pair(pair, spec)) for _, (pair, title) in sorted(pairs.items())])
+    write_image(path, sheet(rows, spec.palette))
+
+
+def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], left_out: list[str], out: Path) -> int:
+    """Print what would be written. Returns the exit code that the run would have."""
+    num_pairs, num_there = sum(len(s.made) for s in sequences), sum(map(len, there.values()))
+    size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
+    print(
+        f"would write {num_pairs - num_there} pairs of {len(sequences)} labelled frames to {out / PROPAGATED}, "
+        f"about {size / 1e9:.1f} GB; {shutil.disk_usage(existing(out)).free / 1e9:.1f} GB are free"
+    )
+    if num_there:
+        print(f"{num_there} pairs are there already")
+    tell(left_out)
+    return 1 if left_out else 0
+
+
+def told_of_video(config: PropagateConfig) -> int:
+    """The same for --video, where little more is known before the frames are decoded."""
+    source, out = source_of(config)
+    num_labelled, left_out = plan(source)
+    most = 2 * config.propagation.propagate * num_labelled
+    print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")
+    tell(left_out)
+    return 1 if left_out else 0
+
+
+def tell(left_out: Sequence[str]) -> None:
+    """Say on standard error what was left out."""
+    for message in left_out[:MOST_TOLD]:
+        print(f"left out: {message}", file=sys.stderr)
+    if len(left_out) > MOST_TOLD:
+        print(f"left out: {len(left_out) - MOST_TOLD} more; {SUMMARY} names them all", file=sys.stderr)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return folder if folder.exists() else existing(folder.resolve().parent)
+
+
+if __name__ == "__main__":
+    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)

@@ -1,0 +1,208 @@
+"""Clips of consecutive frames, without labels, to train on how pictures move."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median_low
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from inference.video import opened_video
+from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
+from video.flow import Flow
+
+MOST_VIDEO = 4 * 2**30  # bytes of frames of a video file that are held in memory
+FAR = 1.5  # times the usual distance of two frames' numbers: a frame is missing in between
+
+Frame = Path | Uint8Array
+Clip = tuple[Frame, ...]  # frames behind each other
+Sample = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A training sample: which clip, and the epoch and place there that all that is random follows from."""
+
+    epoch: int
+    place: int
+    clip: int
+
+
+def find_sequences(source: Path) -> list[list[Frame]]:
+    """The sequences of frames in a folder and its sub-folders, or in a video file, each in order of time.
+
+    A sequence is what lies in one folder under one name with a number at its end; where numbers are missing, another
+    one begins. Names without a number are one sequence a folder. Raises FileNotFoundError or ValueError.
+    """
+    if source.is_file():
+        return [_frames_of_video(source)]
+    if not source.is_dir():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    found = [sequence for folder, names in _images_below(source) for sequence in in_sequences(names, folder)]
+    if not found:
+        raise FileNotFoundError(f"no images in {source} or below ({', '.join(IMAGE_SUFFIXES)}).")
+    return found
+
+
+def in_sequences(names: Sequence[str], folder: Path = Path()) -> list[list[Frame]]:
+    """The images `names` of one folder as sequences; see `find_sequences`."""
+    stems = [Path(name).stem for name in names]
+    ending = common_ending(stems) if len(stems) > 1 else ""
+    series: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for name, stem in zip(names, stems, strict=True):
+        start, digits = re.fullmatch(r"(.*?)(\d*)", stem.removesuffix(ending), re.DOTALL).groups()  # type: ignore[union-attr]
+        series[start if digits else ""].append((int(digits or 0), name))
+    return [[folder / name for name in run] for start in sorted(series) for run in _even_runs(sorted(series[start]))]
+
+
+def common_ending(stems: Sequence[str]) -> str:
+    """What all of several names end in behind their number, like the `_leftImg8bit` of Cityscapes."""
+    backwards = [stem[::-1] for stem in stems]
+    return os.path.commonprefix(backwards)[::-1].lstrip("0123456789")  # noqa: RUF071 - letters, not folders
+
+
+def split_sequences(
+    sequences: Sequence[Sequence[Frame]], length: int, val_share: float
+) -> tuple[list[Clip], list[Clip]]:
+    """The clips of `length` frames to train on and those to score on: the last `val_share` of each sequence.
+
+    No frame is in both. A sequence too short for both is trained on. Raises ValueError where there are none of either.
+    """
+    train: list[Clip] = []
+    val: list[Clip] = []
+    for frames in sequences:
+        num_val = max(length, round(len(frames) * val_share))
+        cut = len(frames) - num_val if len(frames) >= length + num_val else len(frames)
+        train += _clips(frames[:cut], length)
+        val += _clips(frames[cut:], length)
+    if not train or not val:
+        longest = max(map(len, sequences))
+        raise ValueError(
+            f"--frames: {2 * length} frames behind each other are needed at least, {length} to train on and {length} "
+            f"to score on; the longest sequence has {longest}. Mind --val_share {val_share}."
+        )
+    return train, val
+
+
+def evenly(clips: Sequence[Clip], at_most: int) -> list[Clip]:
+    """`at_most` of the clips, spread over all of them."""
+    places = np.linspace(0, len(clips) - 1, min(at_most, len(clips))).round().astype(int)
+    return [clips[place] for place in places]
+
+
+def draw_epoch(seed: int, epoch: int, num_clips: int, repeat: int) -> list[Draw]:
+    """Every clip `repeat` times, in random order."""
+    order = np.random.default_rng((seed, epoch)).permutation(num_clips * repeat)
+    return [Draw(epoch, place, int(clip) % num_clips) for place, clip in enumerate(order)]
+
+
+class TrainingClips(Dataset[Sample]):
+    """Crops (frames [length, 3, S, S] uint8, flow [2, S, S] float32 of the second frame towards the first, pixels).
+
+    At random mirrored, and run backwards. A sample follows from (seed, draw) alone. make_flow: called once a process,
+    since estimators cannot be sent to another one.
+    """
+
+    def __init__(self, clips: Sequence[Clip], crop_size: int, seed: int, make_flow: Callable[[], Flow]) -> None:
+        self.clips = clips
+        self.crop_size = crop_size
+        self.seed = seed
+        self.make_flow = make_flow
+        self._flow: Flow | None = None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        generator = np.random.default_rng((self.seed, draw.epoch, draw.place))
+        frames = load_clip(self.clips[draw.clip])
+        height, width = min(self.crop_size, frames[0].shape[0]), min(self.crop_size, frames[0].shape[1])
+        top, left = (
+            int(generator.integers(side - part + 1))
+            for side, part in zip(frames[0].shape[:2], (height, width), strict=True)
+        )
+        mirror, backwards = generator.integers(2, size=2)
+        frames = [frame[top : top + height, left : left + width][:, :: -1 if mirror else 1] for frame in frames]
+        self._flow = self._flow or self.make_flow()
+        return as_sample(frames[::-1] if backwards else frames, self._flow)
+
+
+def load_clip(clip: Clip) -> list[Uint8Array]:
+    """The frames of a clip, [H, W, 3] uint8 RGB. Raises ValueError where their sizes differ, and what reading does."""
+    frames = [read_image(frame) if isinstance(frame, Path) else frame for frame in clip]
+    for frame, picture in zip(clip, frames, strict=True):
+        if picture.shape != frames[0].shape:
+            raise ValueError(
+                f"{frame} is {picture.shape[1]}x{picture.shape[0]} pixels, {clip[0]} before it "
+                f"{frames[0].shape[1]}x{frames[0].shape[0]}; frames of one sequence must have one size."
+            )
+    return frames
+
+
+def as_sample(frames: Sequence[Uint8Array], flow: Flow) -> Sample:
+    """Frames behind each other, and the flow of the second towards the first, as `TrainingClips` gives them."""
+    frames = [np.ascontiguousarray(frame) for frame in frames]
+    found = flow(frames[1], frames[0])
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(found).permute(2, 0, 1)
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Samples -> batch. Raises ValueError where they differ in size."""
+    frames, flows = zip(*samples, strict=True)
+    sizes = sorted({(clip.shape[3], clip.shape[2]) for clip in frames})
+    if len(sizes) > 1:
+        smallest = min(min(size) for size in sizes)
+        raise ValueError(
+            f"crops of {' and '.join(f'{width}x{height}' for width, height in sizes)} pixels do not make a batch: some "
+            f"sequences are smaller than --crop_size. Use at most {smallest}."
+        )
+    return torch.stack(frames), torch.stack(flows)
+
+
+def _clips(frames: Sequence[Frame], length: int) -> list[Clip]:
+    return [tuple(frames[i : i + length]) for i in range(len(frames) - length + 1)]
+
+
+def _images_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images = [name for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
+        if images:
+            yield Path(parent), images
+
+
+def _even_runs(numbered: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
+    """Cut names in order of their numbers where frames are missing: at FAR times the usual distance."""
+    distances = [later - earlier for (earlier, _), (later, _) in pairwise(numbered)]
+    usual = median_low(distances) if distances else 0
+    run: list[str] = []
+    for (_, name), distance in zip(numbered, [*distances, 0], strict=True):
+        run.append(name)
+        if distance > FAR * usual:
+            yield run
+            run = []
+    yield run
+
+
+def _frames_of_video(path: Path) -> list[Frame]:
+    frames: list[Frame] = []
+    size = 0
+    with opened_video(str(path)) as video:
+        while (frame := video.read()) is not None:
+            frames.append(frame)
+            size += frame.nbytes
+            if size > MOST_VIDEO:
+                raise ValueError(
+                    f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. Write them to a folder and name that: "
+                    f"ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
+                )
+    return frames

@@ -1,0 +1,78 @@
+"""Optical flow between two pictures: what an estimator is, and which there are by name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from utils.images import Uint8Array
+from video.warping import FlowArray
+
+# Up to so many pixels DIS searches at full size, above at half: four times as fast, and details are large there.
+SMALL = 1 << 19
+SMALLEST = 16  # pixels of either side: with less, OpenCV's DIS may refuse
+SMOOTHNESS = 5.0  # of the motion; OpenCV's 20 smears it over the edges of things: less mIoU of carried labels
+
+ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: datasets/synthetic/exact.py
+
+
+class Flow(Protocol):
+    """Finds the motion between two pictures of one size."""
+
+    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+        """[H, W, 3] uint8 RGB twice -> [H, W, 2] float32, pixels right and down.
+
+        What is at pixel (x, y) of `image` is at (x, y) + flow[y, x] in `other`.
+        """
+        ...
+
+
+def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> Flow:
+    """The estimator of this name, one of ESTIMATORS.
+
+    weights: checkpoint file; `raft` and `sdc` need one. device: where their networks work; `dis` works on the CPU.
+    Raises ValueError for an unknown name and for missing or needless weights, ImportError where `raft` lacks
+    torchvision, FileNotFoundError where there is no such file.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"--flow '{name}' is unknown. Choose one of: {', '.join(ESTIMATORS)}, exact.")
+    if name == "dis":
+        if weights is not None:
+            raise ValueError(f"--flow dis has no weights, got {weights}. Choose raft or sdc, or leave the weights out.")
+        return DisFlow()
+    if weights is None:
+        raise ValueError(f"--flow {name} needs a checkpoint: name its file with --flow_weights.")
+    if name == "raft":
+        from video.raft import load_raft
+
+        return load_raft(weights, device)
+    from video.sdc import SdcFlow, load_sdc
+
+    return SdcFlow(load_sdc(weights, device), DisFlow())
+
+
+class DisFlow:
+    """Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's, on grey values."""
+
+    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+        """See `Flow`."""
+        return self.refine(image, other, np.zeros((*image.shape[:2], 2), np.float32))
+
+    def refine(self, image: Uint8Array, other: Uint8Array, start: FlowArray) -> FlowArray:
+        """The flow, searched for around `start` [H, W, 2] float32. Raises ValueError for too small pictures."""
+        if min(image.shape[:2]) < SMALLEST:
+            raise ValueError(f"frames of {image.shape[1]}x{image.shape[0]} pixels are too small for --flow dis.")
+        here, there = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (image, other))
+        return _search(*here.shape).calc(here, there, start.copy())  # type: ignore[return-value]
+
+
+def _search(height: int, width: int) -> cv2.DISOpticalFlow:
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    small = height * width <= SMALL
+    dis.setFinestScale(0 if small else 1)
+    dis.setPatchStride(3 if small else 4)
+    dis.setVariationalRefinementAlpha(SMOOTHNESS)
+    return dis

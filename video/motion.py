@@ -1,0 +1,91 @@
+"""Motion from the frames of a video back to their labelled one. Frame 0 is the labelled one, -1 the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.images import Uint8Array
+from video.flow import DisFlow, Flow
+from video.warping import FlowArray, compose, grey_difference, warp_image
+
+SURE = 3  # frames over which a chain drifts so little that searching again gains nothing
+WINDOW = 7  # pixels: where two motions are compared, the side of the square in which the better one looks better
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Where the pixels of a frame are in the labelled one.
+
+    flow: [H, W, 2] float32, pixels right and down. visible: [H, W] bool, whether what is seen here is seen there too,
+    where that is known. miss: [H, W] float32, how many pixels beside itself one arrives who goes there and comes back,
+    where it is not.
+    """
+
+    flow: FlowArray
+    visible: NDArray[np.bool_] | None = None
+    miss: NDArray[np.float32] | None = None
+
+
+class Motion(Protocol):
+    """Answers where the pixels of frame `step` are in frame 0."""
+
+    def __call__(self, step: int) -> Displacement:
+        """See the class."""
+        ...
+
+
+class EstimatedMotion:
+    """Motion by an estimator of flow, which sees frames that follow each other.
+
+    The motion over several frames is the chain of those between neighbours: small motions are found more surely than
+    large ones. What a chain drifts is taken back by one more search that starts from it, where that looks more alike.
+
+    frames: step -> [H, W, 3] uint8 RGB, all of one size; a chain leaps over frames that are not there. Ask for steps
+    from 0 outwards: only the last motion of either side is kept, since those of large frames fill the memory.
+    """
+
+    def __init__(self, frames: Mapping[int, Uint8Array], flow: Flow) -> None:
+        self._frames = frames
+        self._flow = flow
+        self._search = DisFlow()
+        self._last: dict[bool, tuple[int, FlowArray, FlowArray]] = {}
+
+    def __call__(self, step: int) -> Displacement:
+        """See `Motion`. Raises ValueError where frame `step` is not there: there is nothing to estimate from."""
+        if step not in self._frames:
+            raise ValueError(f"the frame of step {step:+d} is missing, and motion is estimated from it.")
+        back, forth = self._chains(step)
+        if abs(step) > SURE:
+            back = self._without_drift(step, back)
+        way = compose(back, forth)
+        return Displacement(back, miss=cv2.magnitude(way[..., 0], way[..., 1]))  # type: ignore[arg-type]
+
+    def _chains(self, step: int) -> tuple[FlowArray, FlowArray]:
+        """The flows from `step` to 0 and from 0 to `step`."""
+        known, back, forth = self._last.get(step > 0, (0, None, None))
+        if abs(known) > abs(step):
+            known, back, forth = 0, None, None
+        side = range(known, step, 1 if step > 0 else -1)
+        path = [k for k in side if k in self._frames or k == 0] + [step]
+        for near, far in pairwise(path):
+            first, last = self._frames[near], self._frames[far]
+            one_back, one_forth = self._flow(last, first), self._flow(first, last)
+            back = one_back if back is None else compose(one_back, back)
+            forth = one_forth if forth is None else compose(forth, one_forth)
+        assert back is not None and forth is not None, step
+        self._last[step > 0] = step, back, forth
+        return back, forth
+
+    def _without_drift(self, step: int, chain: FlowArray) -> FlowArray:
+        image, labelled = self._frames[step], self._frames[0]
+        searched = self._search.refine(image, labelled, chain)
+        before, after = (grey_difference(warp_image(labelled, flow), image) for flow in (chain, searched))
+        better = cv2.blur(after, (WINDOW, WINDOW)) < cv2.blur(before, (WINDOW, WINDOW))
+        return np.where(better[..., None], searched, chain)

@@ -1,0 +1,60 @@
+"""RAFT (Teed and Deng, ECCV 2020) as torchvision has it, which is optional: `pip install torchvision`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.images import Uint8Array
+from video.warping import FlowArray
+
+MULTIPLE = 8  # of both sides, and RAFT's pyramid needs 128 pixels at least
+SMALLEST = 128
+
+
+def load_raft(weights: str, device: torch.device | str) -> RaftFlow:
+    """RAFT with the weights of a file that torchvision publishes, large or small: the file tells.
+
+    Raises ImportError without torchvision, FileNotFoundError without the file, ValueError where it is no RAFT.
+    """
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"no such file: {weights}")
+    try:
+        from torchvision.models.optical_flow import raft_large, raft_small
+    except ImportError as error:
+        raise ImportError(
+            f"--flow raft needs torchvision, of the version made for torch {torch.__version__} ({error}). "
+            "Install it, or choose --flow dis."
+        ) from error
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    for make in (raft_large, raft_small):
+        net = make(weights=None, progress=False)
+        if net.state_dict().keys() == state.keys():
+            net.load_state_dict(state)
+            return RaftFlow(net.eval().to(device))
+    raise ValueError(f"{weights} is neither torchvision's raft_large nor its raft_small.")
+
+
+class RaftFlow:
+    """A network that takes two pictures [1, 3, H, W] in -1 … 1 and gives a list of flows, the last one the best."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+
+    @torch.inference_mode()
+    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+        """See `video.flow.Flow`."""
+        height, width = image.shape[:2]
+        flow: Tensor = self._net(self._prepared(image), self._prepared(other))[-1]
+        return np.ascontiguousarray(flow[0, :, :height, :width].permute(1, 2, 0).float().cpu().numpy())
+
+    def _prepared(self, image: Uint8Array) -> Tensor:
+        height, width = image.shape[:2]
+        missing = [max(SMALLEST, side + -side % MULTIPLE) - side for side in (width, height)]
+        device = next(self._net.parameters()).device
+        values = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return F.pad(values, (0, missing[0], 0, missing[1]), mode="replicate")

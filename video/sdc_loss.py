@@ -1,0 +1,38 @@
+"""How well a motion makes the target frame out of the source frame, without any label."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+WHITE = 255.0
+COLOR, GRADIENT, SMOOTHNESS = 0.7, 0.2, 0.1  # the weights of the published training
+
+
+class SDCLoss(NamedTuple):
+    """The loss, and what it is the weighted sum of."""
+
+    total: Tensor
+    color: Tensor
+    gradient: Tensor
+    smoothness: Tensor
+
+
+def sdc_loss(prediction: Tensor, target: Tensor, motion: Tensor) -> SDCLoss:
+    """0.7 colour + 0.2 colour gradient + 0.1 smoothness of the motion.
+
+    prediction, target: [B, C, H, W] float32, values 0 to 255. motion: [B, 2, H, W] float32 pixels, which made it.
+    Colours count from 0 to 1, motion in pixels. Each term is a mean, so that it depends neither on the number nor on
+    the size of the images. Gradients have a sign: an edge from dark to bright is none from bright to dark.
+    """
+    error = (prediction - target) / WHITE
+    color = error.abs().mean()
+    gradient = _roughness(error)  # the difference of two gradients is the gradient of the difference
+    smoothness = _roughness(motion)
+    return SDCLoss(COLOR * color + GRADIENT * gradient + SMOOTHNESS * smoothness, color, gradient, smoothness)
+
+
+def _roughness(values: Tensor) -> Tensor:
+    """Mean change from each pixel to the next in its row, plus that in its column."""
+    return values.diff(dim=3).abs().mean() + values.diff(dim=2).abs().mean()
