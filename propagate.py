@@ -37,7 +37,7 @@ from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
 from utils.files import writable_folder
 from utils.images import write_image
-from video.flow import build_flow
+from video.build import build_flow
 from video.propagation import VOID_TESTS
 from video.sheet import Cell, sheet
 

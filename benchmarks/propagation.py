@@ -34,8 +34,8 @@ from datasets.synthetic import write_streets
 from datasets.synthetic.exact import StreetMotion
 from datasets.workers import prepare_worker
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
+from video.build import build_flow
 from video.doubt import doubt, unlike
-from video.flow import build_flow
 from video.motion import Displacement, EstimatedMotion
 from video.propagation import VOID_TESTS, propagate
 from video.warping import compose, inside, warp_image, warp_labels

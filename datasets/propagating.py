@@ -20,7 +20,8 @@ from datasets.synthetic.exact import StreetMotion
 from inference.writers import read_note, write_png
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image, write_image
-from video.flow import Flow, build_flow
+from video.build import build_flow
+from video.flow import Flow
 from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 

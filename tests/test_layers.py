@@ -27,6 +27,7 @@ BUILDERS = (
     "network/build.py",
     "utils/optim.py",
     "inference/build.py",
+    "video/build.py",
     "video/clips.py",
     "video/settings.py",
 )

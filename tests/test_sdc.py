@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from utils.checkpoint import Checkpoint, save_checkpoint
+from video.build import build_flow
 from video.displaced import displaced
-from video.flow import build_flow
 from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, load_sdc, sdc_motion
 from video.sdc_loss import sdc_loss
 

@@ -16,6 +16,7 @@ from utils.checkpoint import load_checkpoint
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
 from utils.log import read_metrics
+from video.build import build_flow
 from video.clips import (
     Draw,
     TrainingClips,
@@ -28,7 +29,6 @@ from video.clips import (
     split_sequences,
 )
 from video.displaced import displaced
-from video.flow import build_flow
 from video.sdc import SDCNet, load_sdc
 from video.sdc_loss import sdc_loss
 from video.settings import VideoTrainConfig

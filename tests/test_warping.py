@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from video.flow import SMALL, DisFlow, build_flow
+from video.build import build_flow
+from video.flow import SMALL, DisFlow
 from video.raft import RaftFlow
 from video.warping import compose, grey_difference, inside, places, warp_image, warp_labels
 

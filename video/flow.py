@@ -1,4 +1,4 @@
-"""Optical flow between two pictures: what an estimator is, and which there are by name."""
+"""Optical flow between two pictures: what an estimator is, and the one that needs no weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import torch
 
 from utils.images import Uint8Array
 from video.warping import FlowArray
@@ -15,8 +14,6 @@ from video.warping import FlowArray
 SMALL = 1 << 19
 SMALLEST = 16  # pixels of either side: with less, OpenCV's DIS may refuse
 SMOOTHNESS = 5.0  # of the motion; OpenCV's 20 smears it over the edges of things: less mIoU of carried labels
-
-ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: datasets/synthetic/exact.py
 
 
 class Flow(Protocol):
@@ -28,30 +25,6 @@ class Flow(Protocol):
         What is at pixel (x, y) of `image` is at (x, y) + flow[y, x] in `other`.
         """
         ...
-
-
-def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> Flow:
-    """The estimator of this name, one of ESTIMATORS.
-
-    weights: checkpoint file; `raft` and `sdc` need one. device: where their networks work; `dis` works on the CPU.
-    Raises ValueError for an unknown name and for missing or needless weights, ImportError where `raft` lacks
-    torchvision, FileNotFoundError where there is no such file.
-    """
-    if name not in ESTIMATORS:
-        raise ValueError(f"--flow '{name}' is unknown. Choose one of: {', '.join(ESTIMATORS)}, exact.")
-    if name == "dis":
-        if weights is not None:
-            raise ValueError(f"--flow dis has no weights, got {weights}. Choose raft or sdc, or leave the weights out.")
-        return DisFlow()
-    if weights is None:
-        raise ValueError(f"--flow {name} needs a checkpoint: name its file with --flow_weights.")
-    if name == "raft":
-        from video.raft import load_raft
-
-        return load_raft(weights, device)
-    from video.sdc import SdcFlow, load_sdc
-
-    return SdcFlow(load_sdc(weights, device), DisFlow())
 
 
 class DisFlow:

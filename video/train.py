@@ -33,6 +33,7 @@ from utils.optim import set_lr
 from utils.pictures import side_by_side
 from utils.precision import autocast_dtype
 from utils.progress import Clock, Meter
+from video.build import build_flow
 from video.clips import (
     Clip,
     Draw,
@@ -47,7 +48,6 @@ from video.clips import (
     split_sequences,
 )
 from video.displaced import displaced
-from video.flow import build_flow
 from video.sdc import PREDICTION, SDCNet, arch_name, load_sdc
 from video.sdc_loss import WHITE, SDCLoss, sdc_loss
 

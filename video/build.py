@@ -1,0 +1,31 @@
+"""The estimators of optical flow by name."""
+
+from __future__ import annotations
+
+import torch
+
+from video.flow import DisFlow, Flow
+from video.raft import load_raft
+from video.sdc import SdcFlow, load_sdc
+
+ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: datasets/synthetic/exact.py
+
+
+def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> Flow:
+    """The estimator of this name, one of ESTIMATORS.
+
+    weights: checkpoint file; `raft` and `sdc` need one. device: where their networks work; `dis` works on the CPU.
+    Raises ValueError for an unknown name and for missing or needless weights, ImportError where `raft` lacks
+    torchvision, FileNotFoundError where there is no such file.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"--flow '{name}' is unknown. Choose one of: {', '.join(ESTIMATORS)}, exact.")
+    if name == "dis":
+        if weights is not None:
+            raise ValueError(f"--flow dis has no weights, got {weights}. Choose raft or sdc, or leave the weights out.")
+        return DisFlow()
+    if weights is None:
+        raise ValueError(f"--flow {name} needs a checkpoint: name its file with --flow_weights.")
+    if name == "raft":
+        return load_raft(weights, device)
+    return SdcFlow(load_sdc(weights, device), DisFlow())
