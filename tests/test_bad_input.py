@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def refused(command, tmp_path: Path, monkeypatch) -> Callable[..., str]:
     """Run a command that must end with one line on standard error and nothing written; returns the line."""
-    monkeypatch.setattr("inference.predictor.Predictor._softmax", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("inference.predictor.Predictor._logits", lambda *_: pytest.fail("the network ran"))
 
     def run(module: str, *arguments: object) -> str:
         before = sorted(tmp_path.rglob("*"))
