@@ -205,7 +205,8 @@ def write_results(
     if steps and config.data.split != "val":
         data = f"--dataset {work.spec.name} --dataset_dir {work.root}"
         other = "" if work.out == work.root else f" --propagated_dir {work.out}"
-        print(f"train on them: python train.py {data} --maxSkip {max(steps)}{other}")
+        arch = "--arch DeepMNV3V3PlusD_m1 --crop_size 320"
+        print(f"train on them, say: python train.py {data} {arch} --maxSkip {max(steps)}{other}")
     tell(left_out)
 
 
@@ -232,7 +233,7 @@ def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], 
     size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
     print(
         f"would write {num_pairs - num_there} pairs of {len(sequences)} labelled frames to {out / PROPAGATED}, "
-        f"about {size / 1e9:.1f} GB; {shutil.disk_usage(existing(out)).free / 1e9:.1f} GB are free"
+        f"about {size / 1e6:,.0f} MB; {shutil.disk_usage(existing(out)).free / 1e6:,.0f} MB are free"
     )
     if num_there:
         print(f"{num_there} pairs are there already")

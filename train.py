@@ -44,7 +44,7 @@ from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.optim import build_optimizer, build_schedule, freeze, set_lr
 from utils.pictures import colorize, side_by_side
 from utils.precision import autocast_dtype, normalise
-from utils.progress import Clock, Meter
+from utils.progress import Clock, Meter, seconds_between_bars
 
 LOG_STEPS = 20  # how often the loss is read from the device, and written down
 TEST_STEPS = 2  # --test_mode
@@ -172,7 +172,7 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
         disable=not training.me.is_main,
         dynamic_ncols=True,
         leave=False,
-        mininterval=0.5,
+        mininterval=seconds_between_bars(),
     ) as progress:
         for batch_index, (images, labels) in enumerate(loader):
             step, part = divmod(batch_index, accumulate)
@@ -229,7 +229,7 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
     for images, labels in tqdm(
-        loader, desc="validate", disable=not training.me.is_main, leave=False, dynamic_ncols=True
+        loader, desc="validate", disable=None if training.me.is_main else True, leave=False, dynamic_ncols=True
     ):
         pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):

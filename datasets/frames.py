@@ -83,7 +83,10 @@ def _labelled_frames(
     if not found:
         names = " or ".join(frames.name_of(pairs[0].name, step) for step in (steps[0], steps[-1]))
         folders = " or ".join(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
-        raise FileNotFoundError(f"{flag}: no propagated frames like {names} in {folders}.")
+        raise FileNotFoundError(
+            f"{flag}: no propagated frames like {names} in {folders}, around any image of the split that is trained on "
+            "(--train_split)."
+        )
     for pair in found:
         if pair.labels is None:
             raise FileNotFoundError(f"{pair.image} is a propagated frame without a label file.")

@@ -46,7 +46,7 @@ def in_parallel(
         collate_fn=_unchanged,
         worker_init_fn=prepare_worker,
     )
-    yield from tqdm(loader, desc=title, unit="file", disable=not show, leave=False, dynamic_ncols=True)
+    yield from tqdm(loader, desc=title, unit="file", disable=None if show else True, leave=False, dynamic_ncols=True)
 
 
 def as_finished(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:

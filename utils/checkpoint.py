@@ -110,7 +110,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "unsupported" in str(error).lower():
+        if "unsupported" in str(error).lower() and _is_checkpoint_file(path):
             raise ValueError(
                 f"{path}: refused, it carries objects other than tensors and plain values, which could run code. "
                 "Convert it where you trust it: torch.save({'state_dict': net.state_dict()}, file)."
@@ -121,6 +121,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
     return content
+
+
+def _is_checkpoint_file(path: Path) -> bool:
+    """Whether it begins as what `torch.save` writes does, a zip archive, formerly a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
 
 
 def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:

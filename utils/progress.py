@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+
+def seconds_between_bars() -> float:
+    """How often a progress bar is drawn anew: rarely where it fills a file instead of a terminal's line."""
+    return 0.5 if sys.stderr.isatty() else 60.0
 
 
 class Clock:

@@ -32,7 +32,7 @@ from utils.log import RunLog, free_run_folder, run_folder
 from utils.optim import set_lr
 from utils.pictures import side_by_side
 from utils.precision import autocast_dtype
-from utils.progress import Clock, Meter
+from utils.progress import Clock, Meter, seconds_between_bars
 from video.build import build_flow
 from video.clips import (
     Clip,
@@ -159,7 +159,7 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
         unit="step",
         dynamic_ncols=True,
         leave=False,
-        mininterval=0.5,
+        mininterval=seconds_between_bars(),
     ) as progress:
         for step, (frames, flow) in enumerate(loader):
             if clock.is_up() or (config.run.test_mode and step == TEST_STEPS):
@@ -224,7 +224,7 @@ def score(training: Training, state: State) -> State:
     training.net.eval()
     flow_of = build_flow("dis")
     rows = []
-    for number, clip in enumerate(tqdm(training.val, desc="score", leave=False, dynamic_ncols=True)):
+    for number, clip in enumerate(tqdm(training.val, desc="score", disable=None, leave=False, dynamic_ncols=True)):
         frames, flow = (values[None].to(training.device) for values in as_sample(load_clip(clip), flow_of))
         prediction, motion = predict(training, frames, flow)
         before, truth = frames[:, -2].float(), frames[:, -1].float()
