@@ -44,7 +44,7 @@ class RunConfig:
         0, "first epoch, counted from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE
     )
     max_minutes: float = option(
-        0.0, "plan the schedule for this many minutes, then validate and stop; 0: train --max_epoch epochs", must_be=NOT_NEGATIVE
+        0.0, "plan the schedule for this many minutes, then validate; 0: train --max_epoch epochs", must_be=NOT_NEGATIVE
     )
     val_interval: int = option(1, "validate every so many epochs, and after the last", must_be=POSITIVE)
     seed: int = option(0, "everything random follows from it", must_be=NOT_NEGATIVE)
