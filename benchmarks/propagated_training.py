@@ -48,11 +48,16 @@ def make_camvid(source: Path, root: Path) -> Path:
     if not folder.is_dir():
         unfinished = root / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        for split, own in (("train", "val"), ("val", "test"), ("test", "test")):
+        for split, own in (("train", "val"), ("test", "test")):
             shutil.copytree(source / own, unfinished / split)
             shutil.copytree(source / f"{own}annot", unfinished / f"{split}annot")
         frames = sorted((unfinished / "train").iterdir())
         labelled = set(frames[CAMVID_EVERY // 2 :: CAMVID_EVERY])
+        for kind in ("", "annot"):  # training wants some images to validate on, which decide nothing here
+            (unfinished / f"val{kind}").mkdir()
+            some = sorted((unfinished / f"train{kind}").iterdir())[:4]
+            for path in some:
+                shutil.copy(path, unfinished / f"val{kind}")
         make_video(unfinished, [frame for frame in frames if frame not in labelled])
         unfinished.rename(folder)
     return folder
