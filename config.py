@@ -27,7 +27,7 @@ DATASET_ROOTS = {
 
 DATASET_CHOICES = ", ".join(NAMES)
 MAX_MEMORY = "GiB for an image's pixels and probabilities; the network's own, which follows from the tile, come on top"
-BF16 = "compute in bfloat16: more than twice as fast where the device has it; about one label in 200 changes"
+BF16 = "compute in bfloat16: more than twice as fast where the device has it; about one label in 500 changes"
 COMPILE = "torch.compile the network: faster, after a minute for each new size of image or tile"
 
 

@@ -79,7 +79,7 @@ def beside_the_network(device: torch.device, rounds: int) -> None:
     print(f"\nThe memory traffic alone, at the bandwidth of a large copy: {traffic(device):.2f} s.")
 
 
-def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds: int) -> tuple[Uint8Array, list[float]]:
+def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds: int) -> tuple[Tensor, list[float]]:
     """Labels of the image, and seconds that they took."""
     predictor = Predictor(
         Instant(), NUM_CLASSES, device=device, scales=SCALES, flip=True, tile=tile, mean=IMAGENET_MEAN, std=IMAGENET_STD
@@ -88,9 +88,9 @@ def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds:
     return labels, [seconds(lambda: predictor.labels(image), device) for _ in range(rounds)]
 
 
-def written(image: Uint8Array, labels: Uint8Array, device: torch.device, rounds: int) -> list[float]:
+def written(image: Uint8Array, labels: Tensor, device: torch.device, rounds: int) -> list[float]:
     """Seconds that the pictures of one result take; its classes in squares, for noise costs a PNG more than streets."""
-    squares = np.kron(labels[:32, :64], np.ones((32, 32), np.uint8))
+    squares = np.kron(labels[:32, :64].cpu().numpy(), np.ones((32, 32), np.uint8))
     classes, source = dataset_spec("cityscapes").classes, Path("picture.png")
     with tempfile.TemporaryDirectory() as folder:
         (paths,) = result_paths(Path(folder), ["picture"], [source])
@@ -160,7 +160,7 @@ def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> N
         Predictor(net, len(model.classes), device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD).labels(image)
         for amp in (None, torch.bfloat16)
     ]
-    same = float(np.mean(labels[0] == labels[1]))
+    same = (labels[0] == labels[1]).float().mean().item()
     print(f"\n{model.arch}, {image.shape[1]}x{image.shape[0]}: bfloat16 gives {same:.2%} of the pixels the same label.")
 
 
