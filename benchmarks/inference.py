@@ -123,7 +123,7 @@ def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> 
     if compile:
         whole = compiled(fast, device, frozen=True)
         ways["channels last, folded, compiled"] = lambda: whole(images_last)
-        ways["and bfloat16 "] = lambda: in_bfloat16(whole, images_last)
+        ways["compiled, and bfloat16"] = lambda: in_bfloat16(whole, images_last)
     times: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
         for turn in range(rounds + 1):
@@ -135,7 +135,7 @@ def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> 
     print(f"\n{arch}, 512x1024, {flops(plain, images) / 1e9:.0f} GFLOP\n\n| | times as fast | s |\n|---|---|---|")
     for name, own in times.items():
         ratios = [before / after for before, after in zip(reference, own, strict=True)]
-        print(f"| {name.strip()} | {spread(ratios)} | {statistics.median(own):.3f} |", flush=True)
+        print(f"| {name} | {spread(ratios)} | {statistics.median(own):.3f} |", flush=True)
 
 
 def in_bfloat16(net: nn.Module, images: Tensor) -> Tensor:

@@ -21,13 +21,12 @@ from inference.writers import read_note, write_png
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image, write_image
 from video.build import build_flow
-from video.flow import Flow
+from video.flow import SMALLEST, Flow
 from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 
 VERSION = 1  # raise it when the same files and method would give other pairs
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
-SMALLEST_SIDE = 16  # pixels; in some smaller pictures OpenCV's DIS ends the process
 
 Record = dict[str, Any]  # plain values, one line of the manifest
 
@@ -140,7 +139,7 @@ def _flow(name: str, weights: str | None, device: str) -> Flow:
 
 def _check_sizes(frames: Mapping[int, Uint8Array], sequence: LabelledSequence) -> None:
     height, width = frames[0].shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
+    if min(height, width) < SMALLEST:
         raise ValueError(f"{sequence.pair.image} has {width}x{height} pixels, too few to find motion in.")
     for step, frame in frames.items():
         if frame.shape[:2] != (height, width):

@@ -14,8 +14,7 @@ def keep_freed_memory() -> None:
     """Keep freed memory for the next array instead of giving it back to the system; a no-op without glibc.
 
     A picture's arrays are large enough to be given back each time, and fresh pages, which the system must clear, cost
-    as much as the work on them. So it is with a network's activations on a CPU: a training step of the light network
-    takes 0.53 instead of 0.66 s (median of 15, 8 crops of 240x320, two cores).
+    as much as the work on them. So it is with a network's activations on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
