@@ -80,6 +80,26 @@ def conv_bn_relu(
     )
 
 
+class JoiningConv2d(nn.Conv2d):
+    """The decoder's first convolution, over its fine input and the context enlarged to it; bias-free, keeps H and W.
+
+    Keys as those of one convolution over both, put one behind the other. Across channels only (kernel 1), it commutes
+    with the enlarging: each input is then convolved by itself, the context while it is small.
+    """
+
+    def __init__(self, fine_channels: int, context_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__(fine_channels + context_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """inputs: fine [B, fine_channels, H, W] and context [B, context_channels, h, w] -> [B, out_channels, H, W]."""
+        fine, context = inputs
+        size = (fine.shape[2], fine.shape[3])
+        if self.kernel_size != (1, 1):
+            return super().forward(torch.cat([fine, upsample(context, size)], dim=1))
+        of_fine, of_context = self.weight.split([fine.shape[1], context.shape[1]], dim=1)
+        return F.conv2d(fine, of_fine, self.bias) + upsample(F.conv2d(context, of_context), size)
+
+
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (DeepLabV3, arXiv:1706.05587, section 3.3).
 

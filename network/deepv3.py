@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
-from network.blocks import ASPP, Trunk, conv_layers, init_weights, upsample
+from network.blocks import ASPP, JoiningConv2d, Trunk, conv_layers, init_weights, upsample
+from network.depthwise import DepthwiseConv2d
 from network.mobilenetv3 import mobilenetv3_large
 from network.resnet import resnet18, resnet50, resnet101
 from network.seresnext import seresnext50, seresnext101
@@ -46,8 +46,9 @@ class DeepLabV3Plus(nn.Module):
         self.bot_fine = nn.Conv2d(trunk.fine_channels, FINE_WIDTH, 1, bias=False)
         self.bot_aspp = nn.Conv2d(width * (2 + len(rates)), width, 1, bias=False)
         classifier = nn.Conv2d(width, num_classes, 1, bias=False)
+        joining = JoiningConv2d(FINE_WIDTH, width, width, 1 if separable else 3)
         self.final = nn.Sequential(
-            *conv_layers(width + FINE_WIDTH, width, 3, separable=separable),
+            *([joining, DepthwiseConv2d(width, 3)] if separable else [joining]),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             *conv_layers(width, width, 3, separable=separable),
@@ -91,9 +92,9 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
         fine, deep = self.run_trunk(images)
-        fine = self.bot_fine(fine)
-        context = upsample(self.bot_aspp(self.aspp(deep)), (fine.shape[2], fine.shape[3]))
-        logits = self.final(torch.cat([fine, context], dim=1))
+        logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(deep))))
+        if self.training:
+            logits = logits.float().contiguous()  # as the loss wants them, while they are small
         return upsample(logits, (images.shape[2], images.shape[3]))
 
 
