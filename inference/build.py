@@ -16,7 +16,7 @@ from datasets.spec import DatasetSpec, SegClass
 from inference.predictor import Predictor
 from network.build import MODULE_PREFIX, build_network
 from network.deepv3 import DeepLabV3Plus
-from network.fold import fold_batch_norms
+from network.fold import fold_batch_norms, fold_reductions
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
 from utils.flags import parse_scales
@@ -90,8 +90,13 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
 
 
 def fast_network(net: DeepLabV3Plus, device: torch.device, *, compile: bool = False) -> nn.Module:
-    """`net` made fast for evaluation, in place: batch norms folded, channels last, compiled on request."""
+    """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
+
+    Its logits stay small: the predictor enlarges them.
+    """
     fold_batch_norms(net.eval())
+    fold_reductions(net)
+    net.enlarges = False
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return compiled(net, device, frozen=True) if compile else net
 

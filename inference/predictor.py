@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inference.laying import add_tile, laid
+from inference.most_probable import most_probable
 from inference.resize import resized_part
 from inference.slices import held_at_a_time, slices
 from inference.tiling import Span, View, views
 from utils.device import resolve_device
 from utils.images import Uint8Array
 from utils.precision import normalise
+from utils.upsampling import upsample
 
 # The trunks halve the image up to five times; below this they would see less than a pixel of it.
 MIN_SIDE = 32
@@ -39,6 +41,8 @@ class Tile:
 
 class Predictor:
     """A network made ready for whole images of any size, in evaluation mode on one device.
+
+    net: normalised images [B, 3, H, W] -> logits [B, C, H, W], or coarser ones, which are enlarged here.
 
     scales: the image is shown at these scales, the probabilities are averaged. flip: average with the mirrored image.
     tile: side of the tiles the scaled image is cut into, in pixels; None: whole. overlap: share of a tile that its
@@ -117,13 +121,13 @@ class Predictor:
         height, width = image.shape[:2]
         rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
         if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit is the most probable
-            logits = self._logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
-            return _largest(logits[0]).to(torch.uint8)
+            answer = self._answer(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
+            return most_probable(answer[0], _answered_size(height, width))[:height, :width]
         labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)
         for left in range(0, width, columns):
             strip = slice(left, min(left + columns, width))
             for top, probabilities in self._strip(pixels, seen, strip, rows):
-                labels[top : top + probabilities.shape[1], strip] = _largest(probabilities)
+                labels[top : top + probabilities.shape[1], strip] = most_probable(probabilities)
         return labels
 
     def _is_seen_once(self, seen: Sequence[View], size: tuple[int, int]) -> bool:
@@ -166,14 +170,31 @@ class Predictor:
             add_tile(part[:, :, left - strip.start : right - strip.start], of_tile, of_mirrored, rows, columns)
 
     def _logits(self, images: Tensor) -> Tensor:
-        """Logits [B, C, H, W] of normalised images [B, 3, H, W]."""
+        """Logits [B, C, H, W] float32 of normalised images [B, 3, H, W]."""
         height, width = images.shape[2:]
-        # Normalised, the mean colour is 0.
-        images = F.pad(images, (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height)))
+        logits = self._answer(images).float().contiguous()
+        size = _answered_size(height, width)
+        if logits.shape[2:] != size:
+            logits = upsample(logits, size)
+        return logits[:, :, :height, :width]
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """What the network says of normalised images [B, 3, H, W]: logits [B, C, h, w] that cover `_answered_size`.
+
+        They may be coarser than it, and of another float type.
+        """
+        height, width = images.shape[2:]
+        rows, columns = _answered_size(height, width)
+        images = F.pad(images, (0, columns - width, 0, rows - height))  # with 0, the mean colour of normalised ones
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
         assert logits.shape[1] == self.num_classes, f"{logits.shape[1]} logits for {self.num_classes} classes"
-        return logits[:, :, :height, :width]
+        return logits
+
+
+def _answered_size(height: int, width: int) -> tuple[int, int]:
+    """The size an image of `height` x `width` is padded to for the network."""
+    return max(MIN_SIDE, height), max(MIN_SIDE, width)
 
 
 def cut_tiles(pixels: Tensor, view: View, rows: Sequence[Span], strip: slice) -> Iterator[Tile]:
@@ -191,11 +212,6 @@ def batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
     waiting = iter(items)
     while group := tuple(islice(waiting, size)):
         yield group
-
-
-def _largest(values: Tensor) -> Tensor:
-    """Class of the largest value [C, H, W] -> [H, W]: `argmax`, on a CPU in a fifth of its time."""
-    return torch.cat([rows.float().contiguous().max(0).indices for rows in values.split(64, dim=1)])
 
 
 def _move_up(total: Tensor, num_rows: int) -> None:

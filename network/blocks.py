@@ -12,14 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.depthwise import DepthwiseConv2d
-
-
-def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize `x` [B, C, h, w] bilinearly to `size` (rows, columns), corner pixels onto corner pixels.
-
-    Published weights were trained with aligned corners; the other convention shifts thin objects.
-    """
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+from utils.upsampling import upsample
 
 
 def init_weights(net: nn.Module) -> None:
@@ -119,8 +112,10 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
-        pooled = self.img_conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, x.shape[2], x.shape[3])
-        return torch.cat([pooled] + [branch(x) for branch in self.features], dim=1)
+        branches = [branch(x) for branch in self.features]
+        # Written out in the layout of the others: an expanded view has none, and what it is put beside would lose it.
+        pooled = torch.empty_like(branches[0]).copy_(self.img_conv(x.mean((2, 3), keepdim=True)))
+        return torch.cat([pooled, *branches], dim=1)
 
 
 class Trunk(NamedTuple):

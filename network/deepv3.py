@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from network.blocks import ASPP, JoiningConv2d, Trunk, conv_layers, init_weights, upsample
+from network.blocks import ASPP, JoiningConv2d, Trunk, conv_layers, init_weights
 from network.depthwise import DepthwiseConv2d
 from network.mobilenetv3 import mobilenetv3_large
 from network.resnet import resnet18, resnet50, resnet101
 from network.seresnext import seresnext50, seresnext101
 from network.wider_resnet import wider_resnet38
+from utils.upsampling import upsample
 
 RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice those for stride 16
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
@@ -27,7 +28,11 @@ class DeepLabV3Plus(nn.Module):
 
     `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in training as in
     evaluation. Any H and W will do, as long as the deepest map has more than one pixel while training.
+    enlarges: whether it does; set to False, logits are left as small as the decoder's fine input, for who enlarges
+    them himself (`utils.upsampling.upsample`).
     """
+
+    enlarges = True
 
     def __init__(
         self, trunk: Trunk, num_classes: int, *, rates: tuple[int, ...], width: int = 256, separable: bool = False
@@ -95,7 +100,7 @@ class DeepLabV3Plus(nn.Module):
         logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(deep))))
         if self.training:
             logits = logits.float().contiguous()  # as the loss wants them, while they are small
-        return upsample(logits, (images.shape[2], images.shape[3]))
+        return upsample(logits, (images.shape[2], images.shape[3])) if self.enlarges else logits
 
 
 # The names below are those that recipes and checkpoints of the published code give.

@@ -1,9 +1,13 @@
-"""Batch norms folded into the convolutions before them, for a network that is only run."""
+"""Layers folded into their neighbours, for a network that is only run."""
 
 from __future__ import annotations
 
+import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from network.blocks import JoiningConv2d
+from network.deepv3 import DeepLabV3Plus
 
 
 class _Tracer(fx.Tracer):
@@ -31,3 +35,20 @@ def fold_batch_norms(net: nn.Module) -> int:
             net.set_submodule(node.target, nn.Identity())
             num_folded += 1
     return num_folded
+
+
+@torch.no_grad()
+def fold_reductions(net: DeepLabV3Plus) -> None:
+    """Fold, in place, the two 1x1 convolutions before the decoder into its first one, where that is 1x1 as well.
+
+    Nothing lies between them, so that their product is the same function. The network can be trained no more.
+    """
+    joining = net.final[0]
+    if not (isinstance(joining, JoiningConv2d) and joining.kernel_size == (1, 1)):
+        return
+    reductions = [net.bot_fine, net.bot_aspp]
+    parts = joining.weight.split([conv.out_channels for conv in reductions], dim=1)
+    products = [part.flatten(1) @ conv.weight.flatten(1) for part, conv in zip(parts, reductions, strict=True)]
+    folded = JoiningConv2d(net.bot_fine.in_channels, net.bot_aspp.in_channels, joining.out_channels, 1)
+    folded.weight = nn.Parameter(torch.cat(products, dim=1)[:, :, None, None])
+    net.final[0], net.bot_fine, net.bot_aspp = folded, nn.Identity(), nn.Identity()

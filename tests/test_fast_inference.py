@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from inference.build import fast_network
+from inference.most_probable import most_probable
 from inference.predictor import Predictor
 from network.build import build_network
 from network.fold import fold_batch_norms
 from network.names import ARCHITECTURES
 from utils.compiling import compiled
 from utils.images import read_label_ids, write_image
+from utils.upsampling import upsample
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "device": "cpu"}
@@ -77,7 +79,7 @@ def test_every_network_says_the_same_when_it_is_fast(arch: str):
     images = torch.randn(1, 3, 48, 65, dtype=torch.float64)
     with torch.inference_mode():
         before = net(images)
-        after = fast_network(net, CPU)(images)
+        after = upsample(fast_network(net, CPU)(images), (48, 65))
     assert (after - before).abs().max() <= 1e-4 * before.abs().max()
 
 
@@ -95,6 +97,38 @@ def test_of_equally_large_logits_the_first_class_is_taken():
     nn.init.zeros_(net.weight)
     nn.init.zeros_(net.bias)
     assert not Predictor(net, 4, **PLAIN).labels(np.zeros((5, 200, 3), np.uint8)).any()
+
+
+@pytest.mark.parametrize("num_classes", [2, 19, 66])
+def test_labels_of_coarse_logits_are_those_of_the_enlarged_ones(num_classes: int):
+    torch.manual_seed(0)
+    logits = torch.randn(num_classes, 12, 17)
+    enlarged = upsample(logits[None], (47, 66))[0]
+    labels = most_probable(logits, (47, 66)).long()
+    chosen = enlarged.gather(0, labels[None])[0]
+    assert (enlarged.amax(0) - chosen).max() < 1e-5  # of two classes that differ in the last bit, either will do
+    assert torch.equal(most_probable(enlarged), enlarged.argmax(0).to(torch.uint8))
+
+
+def test_a_single_row_or_column_of_logits_covers_the_whole_image():
+    assert most_probable(torch.tensor([[[0.0]], [[1.0]]]), (3, 4)).eq(1).all()
+    assert most_probable(torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]]), (2, 3)).tolist() == [[1, 0, 0], [1, 0, 0]]
+
+
+def test_a_network_may_leave_its_logits_small():
+    class Coarse(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, :, ::4, ::4] * 3
+
+    class Full(Coarse):
+        def forward(self, images: Tensor) -> Tensor:
+            return upsample(super().forward(images), (images.shape[2], images.shape[3]))
+
+    image = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
+    for how in ({}, {"flip": True}, {"tile": 32}, {"scales": (0.5, 1.0)}):
+        coarse, full = (Predictor(net, 3, **PLAIN, **how) for net in (Coarse(), Full()))
+        assert torch.allclose(coarse.probabilities(image), full.probabilities(image), atol=1e-6), how
+        assert torch.equal(coarse.labels(image), full.labels(image)), how
 
 
 def test_bfloat16_on_request_changes_few_labels(command, light_checkpoint: Path, tmp_path: Path, shared: Path):
@@ -130,5 +164,5 @@ def test_a_compiled_network_says_the_same():
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         before = copy.deepcopy(net)(images)
-        after = compiled(fast_network(net, CPU), CPU, frozen=True)(images)
+        after = upsample(compiled(fast_network(net, CPU), CPU, frozen=True)(images), (64, 96))
     assert (after - before).abs().max() <= 1e-4 * before.abs().max()

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from network.blocks import ASPP, PooledBatchNorm2d, Trunk, upsample
+from network.blocks import ASPP, PooledBatchNorm2d, Trunk
 from network.build import CONSTRUCTORS, build_network, load_trunk_weights
 from network.deepv3 import DeepLabV3Plus
 from network.depthwise import DepthwiseConv2d
 from network.mobilenetv3 import nearest_multiple_of_8
 from network.names import ARCHITECTURES
 from tests.golden import parity_fixtures as fixtures
+from utils.upsampling import upsample
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 RECORDED = ("DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1", "DeepR50V3PlusD_m1")
