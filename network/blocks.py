@@ -83,7 +83,7 @@ class JoiningConv2d(nn.Conv2d):
     def __init__(self, fine_channels: int, context_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__(fine_channels + context_channels, out_channels, kernel, padding=kernel // 2, bias=False)
 
-    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         """inputs: fine [B, fine_channels, H, W] and context [B, context_channels, h, w] -> [B, out_channels, H, W]."""
         fine, context = inputs
         size = (fine.shape[2], fine.shape[3])

@@ -51,4 +51,6 @@ def fold_reductions(net: DeepLabV3Plus) -> None:
     products = [part.flatten(1) @ conv.weight.flatten(1) for part, conv in zip(parts, reductions, strict=True)]
     folded = JoiningConv2d(net.bot_fine.in_channels, net.bot_aspp.in_channels, joining.out_channels, 1)
     folded.weight = nn.Parameter(torch.cat(products, dim=1)[:, :, None, None])
-    net.final[0], net.bot_fine, net.bot_aspp = folded, nn.Identity(), nn.Identity()
+    net.final[0] = folded
+    for reduction in ("bot_fine", "bot_aspp"):
+        net.set_submodule(reduction, nn.Identity())
