@@ -31,6 +31,7 @@ from utils.distributed import processes
 from utils.files import writable_folder
 from utils.images import Uint8Array, read_image
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 VIDEO_RESULTS = ("_overlay.mp4", "_class_shares.csv")
 
 
@@ -49,6 +50,10 @@ def segment_picture(config: DemoConfig) -> int:
     """Write the picture's colour mask, overlay and label ids, and print the class shares."""
     device = resolve_device(config.device.device)
     source = Path(config.input.demo_image)
+    if source.is_dir():
+        raise ValueError(f"{source} is a folder; demo_folder.py --demo-folder segments all its pictures.")
+    if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
+        raise ValueError(f"{source} is a video; give it as --demo-video.")
     image = read_image(source)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)

@@ -90,7 +90,7 @@ def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], missing
     hint = ""
     if apart and apart != stride:
         hint = f" Its frames are {apart} numbers apart; --stride {apart} takes them, if they are near enough in time."
-    return f"{spec.name}: no labelled frame has its video around it, {missing[0]}. Looked in {places}.{hint}"
+    return f"{spec.name}: the video around the labelled frames is not there ({missing[0]}). Looked in {places}.{hint}"
 
 
 def _any_apart(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], number: int) -> bool:

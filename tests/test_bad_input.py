@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def refused(command, tmp_path: Path, monkeypatch) -> Callable[..., str]:
     """Run a command that must end with one line on standard error and nothing written; returns the line."""
-    monkeypatch.setattr("inference.predictor.Predictor._logits", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("inference.predictor.Predictor._answer", lambda *_: pytest.fail("the network ran"))
 
     def run(module: str, *arguments: object) -> str:
         before = sorted(tmp_path.rglob("*"))
@@ -183,13 +183,23 @@ def test_wrong_values_name_the_flag(refused, photo, light_checkpoint, tmp_path, 
         ("eval", ("--inference_mode", "magic"), "--inference_mode"),
         ("eval", ("--split_count", "0"), "--split_count must be positive"),
         ("eval", ("--unheard", "1"), "--unheard"),
+        ("eval", ("--num_of_scales", "1"), "did you mean --scales?"),
+        ("train", ("--split", "val"), "did you mean --train_split?"),
     ],
 )
 def test_values_out_of_range_end_with_code_2(command, module, flags, told):
-    required = ("--demo-image", "x.jpg") if module == "demo" else ()
-    ended = command(module, "--snapshot", "x.pth", *required, *flags)
+    required = {
+        "demo": ("--snapshot", "x.pth", "--demo-image", "x.jpg"), "eval": ("--snapshot", "x.pth"), "train": (),
+    }  # fmt: skip
+    ended = command(module, *required[module], *flags)
     assert ended.code == 2
     assert told in ended.err.splitlines()[-1]
+
+
+def test_the_demo_for_one_picture_names_the_way_for_folders_and_videos(refused, light_checkpoint, tmp_path):
+    (tmp_path / "drive.mp4").touch()
+    assert "demo_folder.py" in refused("demo", "--demo-image", tmp_path, "--snapshot", light_checkpoint)
+    assert "--demo-video" in refused("demo", "--demo-image", tmp_path / "drive.mp4", "--snapshot", light_checkpoint)
 
 
 def test_a_required_flag_is_missing(command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import sys
 import types
 import typing
@@ -93,7 +94,16 @@ def _program() -> str | None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         """End with one line; argparse would put all flags above it."""
-        self.exit(2, f"error: {message} ({self.prog} --help explains the flags)\n")
+        self.exit(2, f"error: {message}{self._near(message)} ({self.prog} --help explains the flags)\n")
+
+    def _near(self, message: str) -> str:
+        """The flag that an unknown one may have been meant to be."""
+        unknown = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0]
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        if not message.startswith("unrecognized arguments") or not unknown.strip("-"):
+            return ""
+        near = [flag for flag in known if unknown.strip("-") in flag] or difflib.get_close_matches(unknown, known, 1)
+        return f"; did you mean {near[0]}?" if near else ""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
