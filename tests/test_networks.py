@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from network.blocks import ASPP, PooledBatchNorm2d, Trunk
+from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, Trunk
 from network.build import CONSTRUCTORS, build_network, load_trunk_weights
 from network.deepv3 import DeepLabV3Plus
 from network.depthwise import DepthwiseConv2d
@@ -411,3 +411,25 @@ def test_depthwise_convolutions_take_the_fast_route_only_where_it_is_one():
     images = torch.randn(1, 8, 6, 6)
     assert type(conv(images.bfloat16()).grad_fn).__name__ == "_Bf16DepthwiseBackward"
     assert type(conv(images).grad_fn).__name__ == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_joining_fine_and_enlarged_context_is_one_convolution_over_both(kernel: int):
+    torch.manual_seed(0)
+    joining = JoiningConv2d(3, 5, 4, kernel)
+    fine, context = torch.randn(2, 3, 12, 15), torch.randn(2, 5, 4, 5)
+    both = torch.cat([fine, upsample(context, (12, 15))], dim=1)
+    expected = F.conv2d(both, joining.weight, padding=kernel // 2)
+    assert torch.allclose(joining((fine, context)), expected, atol=1e-6)
+
+
+def test_the_pyramid_keeps_the_memory_layout_it_is_given():
+    maps = torch.randn(2, 8, 6, 7).to(memory_format=torch.channels_last)
+    aspp = ASPP(8, 4, (1, 2)).to(memory_format=torch.channels_last)
+    assert aspp(maps).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_training_hands_float32_logits_to_the_loss_even_under_autocast():
+    net = tiny_network().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(torch.randn(2, 3, 64, 64)).dtype == torch.float32
