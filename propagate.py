@@ -31,6 +31,7 @@ from datasets.sequences import LabelledSequence, find_sequences
 from datasets.spec import PROPAGATED, DatasetSpec
 from datasets.synthetic.exact import StreetMotion
 from datasets.workers import default_num_workers
+from inference.legend import ClassShare, class_list, with_legend
 from utils.background import Stopwatch
 from utils.command import run_command
 from utils.device import resolve_device
@@ -39,7 +40,7 @@ from utils.files import writable_folder
 from utils.images import write_image
 from video.build import build_flow
 from video.propagation import VOID_TESTS
-from video.sheet import Cell, sheet
+from video.sheet import VOID_COLOR, Cell, sheet
 
 SHEET = "sheet.png"
 MOST_TOLD = 20  # of what was left out, in the terminal
@@ -211,7 +212,7 @@ def write_results(
 
 
 def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:
-    """Draw a few labelled frames, spread over the set, between pairs that were made of them."""
+    """Draw a few labelled frames, spread over the set, between pairs that were made of them, above a legend."""
     done = {(record["from"], record["step"]): record for record in records}
     shown = [s for s in sequences if any((s.pair.name, step) in done for step in s.made)]
     num_rows = min(SHEET_ROWS, len(shown))
@@ -224,7 +225,9 @@ def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSeque
         for step in (steps[0], steps[middle], steps[-1 - middle], steps[-1]):
             pairs[step] = sequence.made[step], f"{step:+d}, no class {100 * done[name, step]['no_class']:.0f} %"
         rows.append([Cell(title, *load_pair(pair, spec)) for _, (pair, title) in sorted(pairs.items())])
-    write_image(path, sheet(rows, spec.palette))
+    occurring = frozenset(np.unique(np.concatenate([cell.labels.ravel() for row in rows for cell in row])).tolist())
+    legend = [*class_list(spec.classes, occurring), ClassShare(spec.ignore_label, "no class", VOID_COLOR, 0, 0.0)]
+    write_image(path, with_legend(sheet(rows, spec.palette), legend, percents=False))
 
 
 def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], left_out: list[str], out: Path) -> int:

@@ -183,7 +183,7 @@ def test_wrong_values_name_the_flag(refused, photo, light_checkpoint, tmp_path, 
         ("eval", ("--inference_mode", "magic"), "--inference_mode"),
         ("eval", ("--split_count", "0"), "--split_count must be positive"),
         ("eval", ("--unheard", "1"), "--unheard"),
-        ("eval", ("--num_of_scales", "1"), "did you mean --scales?"),
+        ("eval", ("--scale", "1"), "did you mean --scales?"),
         ("train", ("--split", "val"), "did you mean --train_split?"),
     ],
 )

@@ -98,12 +98,12 @@ class _Parser(argparse.ArgumentParser):
 
     def _near(self, message: str) -> str:
         """The flag that an unknown one may have been meant to be."""
-        unknown = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0]
-        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        if not message.startswith("unrecognized arguments") or not unknown.strip("-"):
+        unknown = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].strip("-")
+        known = [flag.removeprefix("--") for flag in self._option_string_actions if flag.startswith("--")]
+        if not message.startswith("unrecognized arguments") or not unknown:
             return ""
-        near = [flag for flag in known if unknown.strip("-") in flag] or difflib.get_close_matches(unknown, known, 1)
-        return f"; did you mean {near[0]}?" if near else ""
+        near = [flag for flag in known if unknown in flag] or difflib.get_close_matches(unknown, known, 1, cutoff=0.7)
+        return f"; did you mean --{near[0]}?" if near else ""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
