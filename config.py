@@ -44,7 +44,10 @@ class RunConfig:
         0, "first epoch, counted from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE
     )
     max_minutes: float = option(
-        0.0, "plan the schedule for this many minutes, then validate; 0: train --max_epoch epochs", must_be=NOT_NEGATIVE
+        0.0,
+        "plan learning rate and --rlx_off_epoch for this many minutes, then validate (--max_cu_epoch counts epochs as "
+        "ever); 0: train --max_epoch epochs",
+        must_be=NOT_NEGATIVE,
     )
     val_interval: int = option(1, "validate every so many epochs, and after the last", must_be=POSITIVE)
     seed: int = option(0, "everything random follows from it", must_be=NOT_NEGATIVE)
@@ -111,7 +114,11 @@ class AugmentConfig:
     crop_width: int | None = option(
         None, "width of the crop where it is no square; --crop_size is its height", must_be=POSITIVE
     )
-    pre_size: int | None = option(None, "resize the shorter side to this first, in pixels", must_be=POSITIVE)
+    pre_size: int | None = option(
+        None,
+        "resize the shorter side of training images to this first, in pixels; validation is at full size",
+        must_be=POSITIVE,
+    )
     scale_min: float = option(0.5, "smallest random scale", must_be=POSITIVE)
     scale_max: float = option(2.0, "largest random scale", must_be=POSITIVE)
     color_aug: float = option(
@@ -299,7 +306,9 @@ class DemoInputConfig:
 
     demo_image: str = option("", "image to segment", "--demo-image")
     demo_video: str = option("", "video file to segment instead, or the number of a camera", "--demo-video")
-    temporal: bool = option(False, "smooth a video's classes along its motion, so that they flicker less")
+    temporal: bool = option(
+        False, "smooth a video's classes along its motion, so that they flicker less; takes more memory"
+    )
     max_frames: int | None = option(None, "stop a video after so many frames; a camera: Ctrl-C", must_be=POSITIVE)
 
 

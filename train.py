@@ -37,19 +37,20 @@ from utils.checkpoint import (
 from utils.command import run_command
 from utils.compiling import compiled
 from utils.device import resolve_device
-from utils.distributed import Processes, process_group, wait_for_all
+from utils.distributed import Processes, process_group, share_buffers, wait_for_all
 from utils.images import write_image
 from utils.log import RunLog, draw_curves, free_run_folder, run_folder
 from utils.memory import keep_freed_memory
 from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.optim import build_optimizer, build_schedule, freeze, set_lr
-from utils.pictures import colorize, side_by_side
+from utils.pictures import colorize, shrunk, side_by_side
 from utils.precision import autocast_dtype, normalise
 from utils.progress import Clock, Meter, seconds_between_bars
 
 LOG_STEPS = 20  # how often the loss is read from the device, and written down
 TEST_STEPS = 2  # --test_mode
 NUM_SAMPLES = 4  # validation images whose predictions are written as pictures
+LARGEST_SAMPLE = 1536  # side of those pictures, in pixels
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def set_up(
 ) -> Training:
     """Build network, loss, optimizer and logs; load weights. Nothing is written before all of it has succeeded."""
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
+    if config.model.restore_optimizer and not config.model.snapshot:
+        raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to take it from.")
     if config.run.max_minutes and me.count > 1:
         raise ValueError("--max_minutes is for one process: clocks of several would disagree. Use --max_epoch.")
     torch.manual_seed(config.run.seed)
@@ -112,11 +115,13 @@ def set_up(
     optimizer = build_optimizer(config.optim, net)
     lr_at = build_schedule(config.optim, max_epoch=config.run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     model, notice = _wrap(net, config, device, me)
-    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag)
+    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag, test_mode=config.run.test_mode)
     if not config.run.resume:
         folder = free_run_folder(folder)
     wait_for_all()  # every process has looked before one makes the folder
     log = RunLog(folder, Path(config.run.tb_path) / folder.name, active=me.is_main)
+    if _trains_on_val(config, spec):
+        notices.append(f"--train_split {config.data.train_split} holds validation images: their score says little.")
     for text in (*notices, *notice, _describe(config, spec, device, dtype, net, me), f"run folder: {folder}"):
         log.say(text)
     log.config(as_dict(config))
@@ -130,14 +135,12 @@ def train(training: Training, data: TrainData, val: Loader) -> None:
     run, log = training.config.run, training.log
     state = resume(training)
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
-    for epoch in range(state.epoch, run.max_epoch):
-        if clock.is_up():
-            break
+    for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
         torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # so that a resumed run draws the same
         train_one_epoch(training, data.epoch(epoch), epoch, clock)
         state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
-        finished = epoch + 1 == run.max_epoch or clock.is_up()
-        if finished or (epoch + 1) % run.val_interval == 0 or run.test_mode:
+        ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
+        if ends or (epoch + 1) % run.val_interval == 0:
             result = validate(training, val, epoch + 1)
             log.say(f"epoch {epoch + 1}\n{result.table()}")
             log.scalars("val", epoch + 1, {"epoch": epoch + 1, **_main_scores(result)})
@@ -148,7 +151,7 @@ def train(training: Training, data: TrainData, val: Loader) -> None:
             if training.me.is_main:
                 draw_curves(log.folder)
         save(training, state, "last.pth")
-        if run.test_mode:
+        if ends:  # not asked again: time that runs out after this moment pays for a last, validated epoch
             break
     log.say(f"best mIoU {100 * state.best:.2f}: {log.folder / 'best.pth'}")
 
@@ -192,7 +195,7 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
                 optimizer_step(training)
                 progress.update()
             meter.worked(loss, len(images) * training.me.count)
-            if step % LOG_STEPS == 0 or step == num_steps - 1:
+            if part + 1 == accumulate and (step % LOG_STEPS == 0 or step == num_steps - 1):
                 values = {"epoch": round(epoch + step / num_steps, 4), "lr": training.lr_at(now), **meter.read()}
                 training.log.scalars("train", epoch * num_steps + step, values)
                 progress.set_postfix_str(
@@ -229,6 +232,7 @@ def optimizer_step(training: Training) -> None:
 def validate(training: Training, loader: Loader, epoch: int) -> Scores:
     """Score the whole images of the validation split, and write pictures of the first few."""
     net = training.scored_net.eval()
+    share_buffers(net)  # each process has statistics of its own crops; all score the network that is saved
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
     for images, labels in tqdm(
@@ -255,6 +259,7 @@ def write_sample(training: Training, epoch: int, number: int, image: Tensor, lab
             colorize(guess.numpy(), palette),
         ]
     )
+    picture = shrunk(picture, LARGEST_SAMPLE)  # of 12 megapixels, those of a long training would fill a disk
     write_image(training.log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
     training.log.image(f"sample{number}", epoch, picture)
 
@@ -283,9 +288,11 @@ def resume(training: Training) -> State:
     """The state to start from: the run folder's `last.pth` with --resume, or --snapshot with --restore_optimizer."""
     config = training.config
     start = State(config.run.start_epoch)
-    path = training.log.folder / "last.pth" if config.run.resume else Path(config.model.snapshot or "")
-    if not (config.run.resume or config.model.restore_optimizer) or not path.is_file():
-        return start
+    path = training.log.folder / "last.pth"
+    if not (config.run.resume and path.is_file()):
+        if not config.model.restore_optimizer:
+            return start
+        path = Path(config.model.snapshot or "")
     checkpoint = load_checkpoint(path)
     if not checkpoint.training:
         raise ValueError(f"{path}: holds no optimizer state; leave out --restore_optimizer or --resume.")
@@ -364,6 +371,14 @@ def _describe(
         f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {me.count} process(es) "
         f"on {device}, {numbers}, {config.data.bs_mult * me.count * config.optim.accumulate} crops a step"
     )
+
+
+def _trains_on_val(config: TrainConfig, spec: DatasetSpec) -> bool:
+    """Whether the split trained on has images that are validated on."""
+    if config.data.cv is not None or config.data.train_split == "train":
+        return False
+    shared = set(spec.splits.get(config.data.train_split, ())) & set(spec.splits.get("val", ()))
+    return spec.default_fold is not None or bool(shared)
 
 
 def _main_scores(result: Scores) -> dict[str, float]:

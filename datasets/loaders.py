@@ -91,7 +91,7 @@ def train_data(
 ) -> TrainData:
     """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
     root = dataset_root(spec, data.dataset_dir)
-    pairs = find_pairs(spec, root, data.train_split, data.cv)
+    pairs = find_pairs(spec, root, data.train_split if data.cv is None else "train", data.cv)
     if any(pair.labels is None for pair in pairs):
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")

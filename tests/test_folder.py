@@ -239,6 +239,15 @@ def test_small_images_are_padded_with_no_class_and_a_class_that_never_occurs_cos
         assert set(labels.unique().tolist()) == {0, 1, IGNORE_LABEL}
 
 
+@pytest.mark.parametrize(("cv", "num_images"), [(0, 4), (None, 5)])
+def test_a_fold_trains_on_its_own_images_whichever_split_is_named(tmp_path, cv, num_images):
+    folder_tree(tmp_path, 5, ROAD, CAR)
+    config = DataConfig(dataset_dir=str(tmp_path), bs_mult=1, class_uniform_pct=0.0, train_split="trainval", cv=cv)
+    options = LoaderOptions(Processes(0, 1, 0), 0)
+    data = train_data(config, AugmentConfig(crop_size=16), read_spec(tmp_path), options, seed=0)
+    assert len(data.loader) == num_images
+
+
 SPEC = dataset_spec("camvid32")
 
 

@@ -127,6 +127,13 @@ def test_a_published_checkpoint_with_prefix_and_no_description_loads(tmp_path):
     assert all((a == b).all() for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
 
 
+def test_a_published_checkpoint_may_hold_a_numpy_number(tmp_path):
+    torch.save({"state_dict": light_network().state_dict(), "mean_iu": np.float64(0.81)}, tmp_path / "p.pth")
+    content = (tmp_path / "p.pth").read_bytes()
+    assert b"numpy" in content
+    assert load_checkpoint(tmp_path / "p.pth").arch is None
+
+
 def test_a_checkpoint_for_other_classes_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"another number of classes \(--dataset\)"):
         load_state(light_network(19), described(light_network(11)), "a.pth")
@@ -258,9 +265,50 @@ def test_the_average_is_a_running_mean_that_forgets_the_start_first():
 
 
 def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path):
-    run(tiny_set, tmp_path, "--test_mode")
-    run(tiny_set, tmp_path, "--test_mode")
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    run(tiny_set, tmp_path, "--max_epoch", "1")
     assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default-2"}
+
+
+def test_test_mode_leaves_the_name_of_the_run_to_the_run(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--test_mode")
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default_test_mode"}
+
+
+def test_time_that_runs_out_between_two_epochs_still_ends_with_a_validation(tiny_set, tmp_path, monkeypatch):
+    saved, is_up = train_command.save, []
+    monkeypatch.setattr(train_command, "save", lambda *args: (saved(*args), is_up.append(True)))
+    monkeypatch.setattr(train_command.Clock, "is_up", lambda clock: bool(is_up))
+    run(tiny_set, tmp_path, "--max_epoch", "5", "--val_interval", "5")
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [2]
+    assert (tmp_path / "ckpt" / "default" / "best.pth").is_file()
+
+
+def test_a_step_of_several_batches_is_logged_once(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--bs_mult", "2", "--accumulate", "2")
+    steps = [row["step"] for row in metrics(tmp_path, "train")]
+    assert len(steps) == len(set(steps)) == 4
+
+
+def test_the_optimizer_is_restored_from_the_snapshot_also_where_resume_finds_no_run_yet(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--exp", "first")
+    first = str(tmp_path / "ckpt" / "first" / "last.pth")
+    for exp, flags in (("second", ()), ("third", ("--resume",))):
+        run(
+            tiny_set, tmp_path, "--max_epoch", "2", "--exp", exp, "--snapshot", first, "--restore_optimizer", *flags
+        )  # fmt: skip
+        assert f"going on after epoch 1 of {first}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--restore_optimizer needs --snapshot"):
+        run(tiny_set, tmp_path, "--restore_optimizer")
+
+
+def test_training_on_what_is_validated_is_told(tiny_set, tmp_path, capsys):
+    for path in [*tiny_set.glob("val/*"), *tiny_set.glob("valannot/*")]:
+        path.rename(path.with_name(f"val{path.name}"))  # one name is one picture
+    for split, told in (("train", False), ("trainval", True)):
+        run(tiny_set, tmp_path, "--test_mode", "--train_split", split)
+        assert ("holds validation images" in capsys.readouterr().out) == told
 
 
 def test_gradient_accumulation_takes_one_step_for_several_batches(tiny_set, tmp_path):
@@ -276,7 +324,7 @@ def test_gradient_accumulation_takes_one_step_for_several_batches(tiny_set, tmp_
 ], ids=" ".join)  # fmt: skip
 def test_a_flag_combination_trains(tiny_set, tmp_path, flags):
     assert run(tiny_set, tmp_path, "--test_mode", *flags) == 0
-    assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path, "train"))
+    assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path, "train", "default_test_mode"))
 
 
 def test_the_relaxation_flags_reach_the_loss_whichever_way_workers_are_started(tiny_set, tmp_path, monkeypatch):

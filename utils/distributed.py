@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 Item = TypeVar("Item")
 
@@ -71,6 +72,13 @@ def lists_of_all(items: list[Item]) -> list[Item]:
     found: list[list[Item]] = [[]] * dist.get_world_size()
     dist.all_gather_object(found, items)
     return [item for part in found for item in part]
+
+
+def share_buffers(net: nn.Module) -> None:
+    """Give every process the buffers (statistics) that `net` has in the main one, in place."""
+    if dist.is_initialized():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def wait_for_all() -> None:

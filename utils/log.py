@@ -68,9 +68,9 @@ class RunLog:
                 self._events.close()
 
 
-def run_folder(ckpt: str, exp: str, tb_tag: str) -> Path:
-    """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>."""
-    return Path(ckpt) / (f"{exp}_{tb_tag}" if tb_tag else exp)
+def run_folder(ckpt: str, exp: str, tb_tag: str, *, test_mode: bool = False) -> Path:
+    """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; what `--test_mode` tries out goes into a folder of its own."""
+    return Path(ckpt) / "_".join(part for part in (exp, tb_tag, "test_mode" if test_mode else "") if part)
 
 
 def free_run_folder(folder: Path) -> Path:

@@ -34,6 +34,15 @@ def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
     return cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=light)[..., None]  # type: ignore[return-value]
 
 
+def shrunk(picture: Uint8Array, largest_side: int) -> Uint8Array:
+    """`picture` [H, W, 3], made smaller where a side of it is longer than `largest_side` pixels."""
+    factor = largest_side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
 def side_by_side(pictures: Sequence[Uint8Array], gap: int = 6) -> Uint8Array:
     """RGB pictures of one height next to each other, with a white gap."""
     bar = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)

@@ -105,7 +105,7 @@ def set_up(config: VideoTrainConfig) -> Training:
     dtype = autocast_dtype(device, bf16=config.device.bf16, fp16=False)
     sequences = find_sequences(Path(config.frames.frames))
     clips, val = split_sequences(sequences, CLIP_LENGTHS[config.net.mode], config.frames.val_share)
-    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag)
+    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag, test_mode=config.run.test_mode)
     if not config.run.resume:
         folder = free_run_folder(folder)
     last = folder / "last.pth"
@@ -132,16 +132,14 @@ def train(training: Training) -> None:
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
     if state.epoch == 0:
         state = score(training, state)
-    for epoch in range(state.epoch, run.max_epoch):
-        if clock.is_up():
-            break
+    for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
         train_one_epoch(training, epoch, clock)
         state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
-        finished = epoch + 1 == run.max_epoch or clock.is_up()
-        if finished or (epoch + 1) % run.val_interval == 0 or run.test_mode:
+        ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
+        if ends or (epoch + 1) % run.val_interval == 0:
             state = score(training, state)
         save(training, state, "last.pth")
-        if run.test_mode:
+        if ends:  # not asked again: time that runs out after this moment pays for a last, scored epoch
             break
     training.log.say(f"best PSNR {state.best:.2f} dB: {training.log.folder / 'best.pth'}")
 
