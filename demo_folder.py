@@ -100,11 +100,12 @@ def segment(
         for i, reading in read_ahead(missing, lambda i: read_image(jobs[i].source)):
             try:
                 image = reading.result()
-            except (ValueError, OSError) as error:
-                unreadable.append(one_line(error))
-            else:
                 with network.working():
                     labels = predictor.labels(image).cpu().numpy()
+            except (ValueError, OSError) as error:  # the predictor's, of too large an image, does not name it
+                problem, source = one_line(error), str(jobs[i].source)
+                unreadable.append(problem if source in problem else f"{source}: {problem}")
+            else:
                 write_behind(write, i, image, labels)
             progress.update()
     if missing:

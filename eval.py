@@ -143,11 +143,11 @@ def write(
         counts.copy_(torch.from_numpy(count(truth, labels, run.spec.num_classes)))
         channels = label_channels(truth, labels)
         if truth is None or dump_images:
-            write_prediction(run.folder, pair.name, labels, classes)
+            write_prediction(run.folder, pair.name, labels, run.spec.classes)  # the ids of the data set's own files
         if dump_images:
             write_pictures(run.folder, pair.name, image, truth, labels, channels, classes)
         kept = Kept(counts.numpy(), (labels.shape[1], labels.shape[0]), *small(image, channels))
-        save_kept(kept_file(run.folder, pair.name), kept, fingerprint(run.config, pair))
+        save_kept(kept_file(run.folder, pair.name), kept, fingerprint(run, pair))
 
 
 def settings(run: Evaluation) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def settings(run: Evaluation) -> dict[str, Any]:
 
 def load_one(run: Evaluation, pair: Pair) -> Kept | None:
     """What is kept of an image under the same settings; None where there is nothing."""
-    return load_kept(kept_file(run.folder, pair.name), fingerprint(run.config, pair))
+    return load_kept(kept_file(run.folder, pair.name), fingerprint(run, pair))
 
 
 def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
@@ -219,12 +219,14 @@ def result_folder(config: EvalConfig, spec: DatasetSpec) -> Path:
     return base / (f"{name}_test_mode" if config.inference.test_mode else name)
 
 
-def fingerprint(config: EvalConfig, pair: Pair) -> str:
-    """Changes with everything an image's result depends on: settings, checkpoint file, image, labels."""
+def fingerprint(run: Evaluation, pair: Pair) -> str:
+    """Changes with everything an image's result depends on: settings, checkpoint, image, labels and their meaning."""
+    config, spec = run.config, run.spec
     files = [Path(config.model.snapshot), pair.image, *([pair.labels] if pair.labels else [])]
     stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     inference = {key: value for key, value in as_dict(config.inference).items() if key not in WITHOUT_EFFECT}
-    settings = [as_dict(config.model), inference, config.output.dump_images, stamps]
+    meaning = [list(spec.train_id_of_label_id().items()), list(spec.train_id_of_color().items()), pair.masks]
+    settings = [as_dict(config.model), inference, config.output.dump_images, stamps, meaning]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -56,7 +56,7 @@ def count_file(path: Path, spec: DatasetSpec, ids: str) -> Counts:
     """
     pixels = _without_legend(path, read_colors_or_ids(path))
     if pixels.ndim == 3:
-        return _count_colors(pixels, spec)
+        return _count_colors(pixels, spec, labels=read_note(path, MASK_SIZE_NOTE) is None)
     if ids == "auto":
         ids = "train" if "trainids" in path.stem.lower() else "label"
     return _count_ids(pixels, spec, ids)
@@ -75,9 +75,12 @@ def rows(counts: Counts, spec: DatasetSpec) -> list[Row]:
     return [Row(*values) for values in zip(names, train_ids, colors, pixels, percentages(pixels), strict=True)]
 
 
-def _count_colors(pixels: np.ndarray, spec: DatasetSpec) -> Counts:
+def _count_colors(pixels: np.ndarray, spec: DatasetSpec, *, labels: bool) -> Counts:
+    """labels: whether it may be a label file, where a class may have other colours than the one it is drawn in."""
     packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    train_ids = {(r << 16) | (g << 8) | b: train_id for train_id, (r, g, b) in enumerate(spec.palette)}
+    of_labels = {color: i for color, i in spec.train_id_of_color().items() if labels and i != spec.ignore_label}
+    of_color = of_labels | {color: i for i, color in enumerate(spec.palette)}
+    train_ids = {(r << 16) | (g << 8) | b: train_id for (r, g, b), train_id in of_color.items()}
     counts: Counts = Counter()
     for value, number in zip(*(found.tolist() for found in np.unique(packed, return_counts=True)), strict=True):
         rgb = f"no class: colour ({value >> 16}, {value >> 8 & 255}, {value & 255})"

@@ -119,10 +119,10 @@ class Predictor:
     def _labels(self, image: Uint8Array) -> Tensor:
         pixels, seen = self._shown(image)
         height, width = image.shape[:2]
-        rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
         if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit is the most probable
             answer = self._answer(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
             return most_probable(answer[0], _answered_size(height, width))[:height, :width]
+        rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
         labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)
         for left in range(0, width, columns):
             strip = slice(left, min(left + columns, width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,11 @@ def result_names(images: Sequence[Path], folder: Path) -> list[str]:
     relative = [image.relative_to(folder) for image in images]
     # Lower case: Windows and macOS hold A.png and a.png to be the same.
     plain = [path.with_suffix("").as_posix() for path in relative]
-    lowered = [name.lower() for name in plain]
+    sharing = Counter(name.lower() for name in plain)
     names: list[str] = []
-    taken = {name for name in lowered if lowered.count(name) == 1}
-    for name, low, path in zip(plain, lowered, relative, strict=True):
-        if lowered.count(low) > 1:
+    taken = {name for name, number in sharing.items() if number == 1}
+    for name, path in zip(plain, relative, strict=True):
+        if sharing[name.lower()] > 1:
             stem = name = f"{name}_{path.suffix[1:]}"
             number = 2
             while name.lower() in taken:
@@ -178,9 +179,10 @@ def write_png(path: Path, pixels: NDArray[np.integer], notes: dict[str, str]) ->
 def read_note(path: Path, key: str) -> str | None:
     """A text note of a PNG file of ours; None where there is none."""
     try:
-        with Image.open(path) as picture:
+        # Not Image.open, which refuses very large pictures; nothing is decoded here.
+        with PngImagePlugin.PngImageFile(path) as picture:
             value = picture.info.get(key)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError):
         return None
     return value if isinstance(value, str) else None
 

@@ -159,6 +159,14 @@ def test_resume_with_other_settings_or_changed_labels_starts_anew(run, root, tmp
     assert len(calls) == 6
 
 
+def test_resume_starts_anew_where_the_meaning_of_the_labels_has_changed(run, monkeypatch):
+    run()
+    calls = count_predictions(monkeypatch)
+    monkeypatch.setitem(DATASETS, "camvid", replace(DATASETS["camvid"], ignored_ids=(11, 12)))
+    assert run("--resume").code == 0
+    assert len(calls) == 5
+
+
 def test_a_split_without_labels_is_predicted_and_never_scored(run, root, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "camvid", replace(CAMVID, unlabelled=("test",)))
     (root / "val").rename(root / "test")

@@ -84,6 +84,15 @@ def test_the_legend_of_a_demo_mask_is_not_counted(labels, tmp_path, command):
         assert (table["Sky"], table["sum"]) == ((3, 50.0), (6, 100.0)), counted
 
 
+def test_a_label_file_may_have_other_colors_than_a_mask(tmp_path, command):
+    table = CAMVID.train_id_of_color()
+    colors = [color for color, train_id in table.items() if train_id == CAMVID.class_names.index("Car")]
+    assert len(colors) > 1  # cars, trucks, ...
+    write_image(tmp_path / "labels.png", np.array([colors], np.uint8))
+    counted = table_of(command("Pixel_percentage", tmp_path / "labels.png", "--dataset", "camvid").out)
+    assert counted["Car"] == (len(colors), 100.0)
+
+
 def test_a_folder_is_counted_as_a_whole(labels, tmp_path, command):
     write_image(tmp_path / "a.png", labels)
     write_image(tmp_path / "sub" / "b.png", colorize(labels, CAMVID.palette))

@@ -136,7 +136,7 @@ def test_in_slices_no_tile_is_shown_to_the_network_twice():
 
 
 def test_what_does_not_fit_into_the_memory_allowed_is_told_with_the_way_out():
-    whole = Predictor(pixel_net(), 3, max_memory=1e-4, **PLAIN)
+    whole = Predictor(pixel_net(), 3, max_memory=1e-4, flip=True, **PLAIN)
     with pytest.raises(ValueError, match=r"--max_memory 0.0001: .* 200x100 pixels .* smaller tiles"):
         whole.labels(picture(100, 200))
 

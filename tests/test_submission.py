@@ -54,6 +54,13 @@ def test_right_predictions_are_zipped_and_the_zip_is_checked_too(check, pred, tm
     assert check(tmp_path / "out.zip", "--zip", "").code == 0, "a zip can be checked as well as a folder"
 
 
+def test_a_zip_is_not_put_into_what_it_is_made_of(check, pred):
+    ended = check(pred, "--zip", pred / "out.zip")
+    assert ended.code == 1
+    assert "choose a place outside" in ended.err
+    assert not (pred / "out.zip").exists()
+
+
 def damage(kind: str, pred: Path) -> None:
     first = pred / "000000_10.png"
     match kind:

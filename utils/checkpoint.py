@@ -106,9 +106,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; a checkpoint file is wanted.")
     try:
-        with warnings.catch_warnings():  # torch warns of a file that it then refuses
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
+            warnings.simplefilter("ignore")  # torch warns of a file that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except pickle.UnpicklingError as error:
         if "unsupported" in str(error).lower() and _is_checkpoint_file(path):
             raise ValueError(
@@ -121,6 +123,14 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
     return content
+
+
+def _numpy_numbers() -> list[Any]:
+    """What torch must know to read a NumPy number (a score, in published files): plain values, no code."""
+    number = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "?")]
+    return [*((number, name) for name in names), np.dtype, *kinds]
 
 
 def _is_checkpoint_file(path: Path) -> bool:

@@ -27,7 +27,7 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
     except BaseException as error:
         if _is_out_of_device_memory(error):
             print(
-                f"error: the device is out of memory ({one_line(error)[:120]}). Use a smaller --crop_size or batch.",
+                f"error: the device is out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.",
                 file=sys.stderr,
             )
             sys.exit(EXIT_MISTAKE)
