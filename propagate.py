@@ -53,7 +53,7 @@ def main(config: PropagateConfig) -> int:
     method, device = method_of(config)
     with process_group(device) as me:
         if config.data.video and config.output.dry_run:
-            return told_of_video(config)
+            return told_of_video(config) if me.is_main else 0
         spec, root, left_out = labelled_set(config, me)
         out = Path(config.output.out or writable_root(root))
         sequences, missing = find_labelled_sequences(config, spec, root, out)
@@ -61,7 +61,7 @@ def main(config: PropagateConfig) -> int:
         work = Propagation(spec, root, out, method)
         there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
         if config.output.dry_run:
-            return told(sequences, there, left_out, out)
+            return told(sequences, there, left_out, out) if me.is_main else 0
         if me.is_main:
             writable_folder(out / PROPAGATED, "--out")
         wait_for_all()  # until everybody has seen which pairs are there
@@ -69,7 +69,7 @@ def main(config: PropagateConfig) -> int:
         records, left_out = lists_of_all(records), left_out + lists_of_all(failed)
         if me.is_main:
             write_results(config, work, sequences, records, left_out)
-    return 1 if left_out else 0
+    return 1 if left_out and me.is_main else 0  # torchrun ends the others as soon as one fails: the main one last
 
 
 def method_of(config: PropagateConfig) -> tuple[Method, torch.device]:

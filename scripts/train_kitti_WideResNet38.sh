@@ -2,6 +2,7 @@
 # KITTI semantics, WideResNet38, fold 2, from the Cityscapes model.
 # Hardware it was published with: 8 GPUs, 2 crops each. Time and mIoU here: unmeasured.
 # Fewer GPUs, same step: NGPU=1 scripts/train_kitti_WideResNet38.sh --accumulate 8
+# GPUs without bfloat16 (such as the V100 it was published with): add --fp16.
 #
 # --published_loss: the published code adds the losses of a batch up; its learning rate belongs to that sum.
 set -euo pipefail
@@ -13,7 +14,7 @@ PYTHON="${PYTHON:-python}"
     --arch network.deepv3.DeepWV3Plus \
     --snapshot "${CITYSCAPES_WEIGHTS:-logs/ckpt/cityscapes_WideResNet38/best.pth}" \
     --lr 0.001 --lr_schedule poly --poly_exp 1.0 --max_epoch 90 \
-    --crop_size 360 --scale_min 1.0 --scale_max 2.0 --color_aug 0.25 --no-gblur \
+    --crop_size 360 --scale_min 1.0 --scale_max 2.0 --color_aug 0.25 \
     --class_uniform_pct 0.5 --class_uniform_tile 300 \
     --img_wt_loss --wt_bound 1.0 --published_loss \
     --bs_mult 2 --syncbn --sgd \
