@@ -2,6 +2,7 @@
 # Cityscapes, WideResNet38: label relaxation until epoch 100, then class-weighted cross entropy from a restarted rate.
 # Hardware it was published with: 8 GPUs of 16 GB or more, 2 crops each, float16. Published: see README.md.
 # Time and mIoU here: unmeasured. Fewer GPUs, same step: NGPU=1 scripts/train_cityscapes_WideResNet38.sh --accumulate 8
+# GPUs without bfloat16 (such as the V100 it was published with): add --fp16.
 #
 # --published_loss: the published code adds the losses of a batch up and couples its images; its learning rate of 0.001
 # belongs to a loss about four times the mean. Without the flag use --lr 0.004.
