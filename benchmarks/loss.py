@@ -1,7 +1,7 @@
 """Time and memory of label relaxation, as ratios to plain cross entropy on the same logits in the same run.
 
     python -m benchmarks.loss                        # on a GPU if there is one, else on the CPU
-    python -m benchmarks.loss --labels ../shared/camvid/trainannot --ignore_id 11
+    python -m benchmarks.loss --labels data/camvid/trainannot --ignore_id 11
 
 Forward and backward, median of alternating pairs with the smallest and largest ratio. "multi-hot" is the published
 formulation: a target of C + 1 planes, the logarithm of probabilities, and border weights. Extra memory is the largest

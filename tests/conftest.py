@@ -10,8 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+
+# A machine may be slow; no example is wrong for that.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,8 +28,8 @@ if not torch.cuda.is_available():
 def shared() -> Path:
     """The folder of real pictures beside the project; tests that need it are skipped where it is absent."""
     folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"real pictures are needed in {folder.name}/ beside the project")
+    if not all((folder / part).is_dir() for part in ("camvid", "samples")):
+        pytest.skip("real pictures are needed beside the project: shared/camvid (CamVid) and shared/samples (streets)")
     return folder
 
 

@@ -161,7 +161,10 @@ def test_mapillary_1_is_found_as_either_release_unpacks_portrait_images_included
 
 
 def test_the_classes_of_mapillary_1_are_the_published_ones(shared):
-    labels = json.loads((shared / "facts/mapillary_v1.json").read_text())["labels"]
+    table = shared / "facts" / "mapillary_v1.json"
+    if not table.is_file():
+        pytest.skip(f"the published table is needed in {table.relative_to(shared.parent)} beside the project")
+    labels = json.loads(table.read_text())["labels"]
     spec = dataset_spec("mapillary")
     assert [c.name for c in spec.classes] == [label["readable"] for label in labels if label["evaluate"]]
     assert [list(c.color) for c in spec.classes] == [label["color"] for label in labels if label["evaluate"]]

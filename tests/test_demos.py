@@ -190,7 +190,7 @@ def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_fol
         "demo_folder.py", "--demo-folder", photos, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "two",
         "--device", "cpu",
     ]  # fmt: skip
-    ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
     assert ended.stdout.count("5 of 7 pictures done") == 1
     left_out = [line for line in ended.stderr.splitlines() if line.startswith("left out: ")]
@@ -319,6 +319,6 @@ def test_help_does_not_import_torch(script):
     code = f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
     code += f"try: runpy.run_path('{script}', run_name='__main__')\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules\n"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "--debug" in ended.stdout

@@ -206,7 +206,7 @@ def test_two_processes_write_what_one_writes(run, root, light_checkpoint, tmp_pa
         "eval.py", "--snapshot", light_checkpoint, "--dataset_dir", root, "--ckpt_path", tmp_path / "two", *FAST,
         "--dump_images",
     ]  # fmt: skip
-    ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("mean ") == 1, "one process prints"
     for table in ("per_class.csv", "per_image.csv"):

@@ -229,7 +229,7 @@ def test_tiny_and_portrait_images_are_read_whole(tmp_path, size):
 
 def test_small_images_are_padded_with_no_class_and_a_class_that_never_occurs_costs_no_crop(tmp_path):
     folder_tree(tmp_path, 5, ROAD, CAR, {"name": "moon", "color": [1, 1, 1]})
-    config = DataConfig(dataset_dir=str(tmp_path), bs_mult=2, class_uniform_pct=1.0)
+    config = DataConfig(dataset_dir=str(tmp_path), bs_mult=2, class_uniform_pct=1.0, index_dir=str(tmp_path / "index"))
     spec = read_spec(tmp_path)
     data = train_data(config, AugmentConfig(crop_size=16), spec, LoaderOptions(Processes(0, 1, 0), 0), seed=0)
     crops = [labels for _, labels in data.loader]
@@ -316,6 +316,7 @@ def test_a_folder_is_trained_evaluated_and_demonstrated_without_a_line_of_code(t
     for image in (root / "images").iterdir():
         write_image(image, np.random.default_rng(0).integers(0, 256, (66, 64, 3), np.uint8))
     where = ("--ckpt", tmp_path / "runs", "--tb_path", tmp_path / "tb", "--exp", "own")
+    where += ("--index_dir", tmp_path / "index")
     assert command("train", "--dataset", "folder", "--dataset_dir", root, *FAST, *where).code == 0
     checkpoint = tmp_path / "runs/own/best.pth"
 

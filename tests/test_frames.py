@@ -131,7 +131,9 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
     )
 
     def drawn(**flags):
-        config = DataConfig(dataset_dir=str(tmp_path), bs_mult=1, repeat=20, maxSkip=1, **flags)
+        config = DataConfig(
+            dataset_dir=str(tmp_path), index_dir=str(tmp_path / "index"), bs_mult=1, repeat=20, maxSkip=1, **flags
+        )
         data = train_data(
             config, AugmentConfig(crop_size=4), CITYSCAPES, LoaderOptions(Processes(0, 1, 0), 0), seed=0
         )

@@ -1,4 +1,4 @@
-"""Every recipe and every command of the README parses, so that none goes stale."""
+"""Every recipe and every command of the documents parses, so that none goes stale."""
 
 import os
 import re
@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig, TrainConfig
+from config import (
+    DemoConfig,
+    DemoFolderConfig,
+    EvalConfig,
+    PixelPercentageConfig,
+    ShowConfig,
+    SubmissionConfig,
+    TrainConfig,
+    VerifyConfig,
+)
 from network.names import ARCHITECTURES
 from utils.flags import parse_command_line
-from video.settings import PropagateConfig
+from video.settings import PropagateConfig, VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {
@@ -22,14 +31,30 @@ CONFIGS = {
     "Pixel_percentage.py": PixelPercentageConfig,
     "propagate.py": PropagateConfig,
 }
+MODULES = {
+    "datasets.verify": VerifyConfig,
+    "datasets.show": ShowConfig,
+    "inference.submission": SubmissionConfig,
+    "video.train": VideoTrainConfig,
+}
 RECIPES = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if re.match("train|eval|submit", path.name))
-README_COMMANDS = re.findall(r"^(?:\S+=\S+ )*(?:python|torchrun) .*\.py .*$", (ROOT / "README.md").read_text(), re.M)
+DOCUMENTS = ("README.md", "PREPARE_DATASETS.md", "docs", "pretrained_models/README.md")
+COMMAND = rf"^(?:\S+=\S+ )*(?:python|torchrun) (?:.*\b(?:{'|'.join(CONFIGS)})|-m (?:{'|'.join(MODULES)})) .*$"
+
+
+def commands_in(document: str) -> list[str]:
+    """The command lines of a document, or of all in a folder, that run an entry point."""
+    path = ROOT / document
+    files = sorted(path.glob("*.md")) if path.is_dir() else [path]
+    return [line for file in files for line in re.findall(COMMAND, file.read_text(), re.M)]
 
 
 def parsed(words: list[str]):
     """The config of a command line that runs one of the entry points somewhere in it."""
-    where = next(i for i, word in enumerate(words) if Path(word).name in CONFIGS)
-    return parse_command_line(CONFIGS[Path(words[where]).name], words[where + 1 :])
+    entries = CONFIGS | MODULES
+    names = [word if word in MODULES else Path(word).name for word in words]
+    where = next(i for i, name in enumerate(names) if name in entries)
+    return parse_command_line(entries[names[where]], words[where + 1 :])
 
 
 def commands_of(recipe: str) -> list[list[str]]:
@@ -82,6 +107,31 @@ def test_the_cityscapes_recipe_has_the_published_hyperparameters():
     assert config.precision.syncbn
 
 
+# lr, schedule, epochs; crop, largest and smallest scale; tile; weighted or relaxed loss and its bound
+PUBLISHED = {
+    "mapillary": (0.02, "poly", 175, 896, 0.5, 2.0, 1024, True, False, 6.0),
+    "cityscapes": (0.001, "scl-poly", 175, 896, 0.5, 2.0, 1024, False, True, 1.0),
+    "kitti": (0.001, "poly", 90, 360, 1.0, 2.0, 300, True, False, 1.0),
+}
+
+
+@pytest.mark.parametrize("network", ["WideResNet38", "SEResNeXt50"])
+@pytest.mark.parametrize("dataset", PUBLISHED)
+def test_a_recipe_is_the_published_one(dataset, network):
+    config = parsed(commands_of(f"train_{dataset}_{network}.sh")[0])
+    optim, run, augment, loss = config.optim, config.run, config.augment, config.loss
+    values = (
+        optim.lr, optim.lr_schedule, run.max_epoch, augment.crop_size, augment.scale_min, augment.scale_max,
+        config.data.class_uniform_tile, loss.img_wt_loss, loss.jointwtborder, loss.wt_bound,
+    )  # fmt: skip
+    assert values == PUBLISHED[dataset]
+    assert (optim.poly_exp, optim.adam, optim.weight_decay, optim.momentum) == (1.0, False, 1e-4, 0.9)
+    assert (config.data.bs_mult, config.data.class_uniform_pct, augment.color_aug) == (2, 0.5, 0.25)
+    assert augment.gblur
+    assert config.precision.syncbn
+    assert loss.published_loss  # its sums over the batch are what the learning rates belong to
+
+
 def test_a_network_is_evaluated_on_the_fold_that_its_training_holds_out():
     for name in ("WideResNet38", "SEResNeXt50"):
         trained = parsed(commands_of(f"train_cityscapes_{name}.sh")[0]).data.cv
@@ -106,10 +156,11 @@ def test_a_recipe_without_its_arguments_says_how_to_use_it():
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize("command", README_COMMANDS)
-def test_a_command_of_the_readme_parses(command):
+@pytest.mark.parametrize("command", [command for document in DOCUMENTS for command in commands_in(document)])
+def test_a_command_of_the_documents_parses(command):
     parsed(shlex.split(command, comments=True))
 
 
 def test_the_readme_has_a_command_for_every_entry_point():
-    assert {name for name in CONFIGS if any(f"{name} " in command for command in README_COMMANDS)} == set(CONFIGS)
+    entries = {*CONFIGS, *MODULES}
+    assert {name for name in entries if any(f"{name} " in command for command in commands_in("README.md"))} == entries

@@ -18,14 +18,16 @@ import train as train_command
 from config import OptimConfig, TrainConfig
 from datasets.registry import dataset_spec
 from loss.build import build_loss
+from loss.relaxation import RelaxedCrossEntropy
 from network.build import build_network
 from utils.averaging import WeightAverage
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from utils.command import one_line
 from utils.flags import parse_command_line
-from utils.images import write_image
+from utils.images import read_label_ids, write_image
 from utils.metrics import ConfusionMatrix, scores
 from utils.optim import build_schedule
+from utils.progress import Clock
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,6 +53,25 @@ def test_scl_poly_restarts_exactly_where_the_relaxation_ends():
 def test_scl_poly_without_its_epoch_is_an_error():
     with pytest.raises(ValueError, match="--rlx_off_epoch"):
         build_schedule(OptimConfig(lr_schedule="scl-poly"), max_epoch=20, rlx_off_epoch=-1)
+
+
+def test_warming_up_ends_where_the_schedule_takes_over():
+    lr_at = build_schedule(OptimConfig(lr=0.1, warmup_epochs=2), max_epoch=10, rlx_off_epoch=-1)
+    assert 0 < lr_at(0.0) < 0.001
+    assert lr_at(1.0) == pytest.approx(0.05, rel=0.01)
+    assert lr_at(2.0) == pytest.approx(0.08)
+
+
+def test_with_max_minutes_the_clock_drives_the_schedule(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("utils.progress.time.monotonic", lambda: now[0])
+    clock = Clock(max_minutes=10, max_epoch=100, spent=5)
+    assert (clock.epoch(0), clock.epoch(70), clock.is_up()) == (50, 70, False)
+    now[0] += 2.5 * 60
+    assert clock.epoch(0) == 75
+    now[0] += 2.5 * 60
+    assert (clock.epoch(0), clock.minutes(), clock.is_up()) == (100, 10, True)
+    assert (Clock(0, 100, 5).epoch(3.5), Clock(0, 100, 5).is_up()) == (3.5, False)
 
 
 # Metrics
@@ -346,6 +367,41 @@ def test_the_relaxation_flags_reach_the_loss_whichever_way_workers_are_started(t
     assert metrics(tmp_path / "other", "train")[0]["loss"] != losses[0][0]
 
 
+def test_the_relaxation_ends_with_its_epoch(tiny_set, tmp_path, monkeypatch):
+    told = []
+
+    class Recording(RelaxedCrossEntropy):
+        def forward(self, logits, labels, *, relax=True):
+            told.append(relax)
+            return super().forward(logits, labels, relax=relax)
+
+    monkeypatch.setattr(train_command, "build_loss", lambda *_: Recording(11))
+    run(tiny_set, tmp_path, "--max_epoch", "3", "--jointwtborder", "--rlx_off_epoch", "1", "--val_interval", "3")
+    assert told == [True, True, False, False, False, False]  # two batches an epoch
+
+
+def test_rarer_classes_weigh_more_in_the_loss_on_request(tiny_set, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(train_command, "build_loss", lambda *args: built.append(build_loss(*args)) or built[-1])
+    run(tiny_set, tmp_path, "--test_mode", "--class_balance", "0.5")
+    pixels = np.bincount(
+        np.concatenate([read_label_ids(path).ravel() for path in (tiny_set / "trainannot").iterdir()]), minlength=11
+    )
+    expected = [(np.median(pixels[pixels > 0]) / count) ** 0.5 if count else 1.0 for count in pixels]
+    assert built[0].weights[:11].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_are_clipped_on_request(tiny_set, tmp_path):
+    for exp, flags in (("free", ()), ("clipped", ("--clip_norm", "1e-9"))):
+        with_adam = arguments(tiny_set, tmp_path, "--max_epoch", "1", "--exp", exp, "--weight_decay", "0", *flags)
+        words = [word for word in with_adam if word != "--adam"]
+        assert train_command.main(parse_command_line(TrainConfig, words)) == 0
+    torch.manual_seed(0)
+    start = light_network().state_dict()["final.6.weight"]
+    free, clipped = ((weights(tmp_path, exp)["final.6.weight"] - start).abs().max() for exp in ("free", "clipped"))
+    assert clipped < 1e-7 < free
+
+
 def test_a_frozen_trunk_does_not_change(tiny_set, tmp_path):
     torch.manual_seed(0)
     before = light_network().state_dict()
@@ -367,22 +423,24 @@ def test_a_wrong_folder_leaves_no_run_behind(tmp_path):
     assert not (tmp_path / "ckpt").exists()
 
 
-def test_two_processes_train_and_score_every_validation_image_once(tiny_set, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "train.py",
+def test_two_processes_train_and_score_every_validation_image_with_the_network_they_save(tiny_set, tmp_path, command):
+    together = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py",
         *arguments(tiny_set, tmp_path, "--max_epoch", "1", "--bs_mult", "2", "--syncbn"),
-    ]
+    ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = subprocess.run(together, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "2 process(es)" in result.stdout
     assert "plain batch norm" in result.stdout
-    assert len(metrics(tmp_path, "val")) == 1
+    (told,) = metrics(tmp_path, "val")
+    ended = command(
+        "eval", "--snapshot", tmp_path / "ckpt/default/last.pth", "--dataset_dir", tiny_set,
+        "--inference_mode", "pooling", "--single_scale", "--no_flip", "--device", "cpu",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    again = json.loads((tmp_path / "ckpt/default/eval/camvid_val/metrics.json").read_text())
+    assert told["mean_iou"] == pytest.approx(again["mean_iou"], abs=1e-3)  # it folds layers, so a pixel may differ
 
 
 @pytest.mark.parametrize("num_workers", ["0", "1"])

@@ -3,7 +3,7 @@
 Everything is made from `unit`, a hash of (name, index), so any implementation can rebuild the same
 tensors without a random generator.
 
-Copied from the recorded parity figures (shared/parity/fixtures.py), which were made with these formulas by running
+Copied from the recorded parity figures of the published networks, which were made with these formulas by running
 the published implementation of "Improving Semantic Segmentation via Video Propagation and Label Relaxation" on CPU.
 """
 
