@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
 from datasets.index import Pair, files_below
-from datasets.registry import dataset_spec
+from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
 from datasets.tables import read_table
@@ -55,6 +55,9 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
     """
     table: Path | None = None
     if dataset not in ("", "folder") and not classes:
+        check_name(dataset)
+        if dataset not in DATASETS:
+            raise ValueError(f"--dataset {dataset}: its own folder tells its classes; name a classes.json with --classes.")
         content = class_table(dataset_spec(dataset))
     else:
         places = [Path(classes)] if classes else [labels / CLASSES_FILE, labels.parent / CLASSES_FILE]

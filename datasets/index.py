@@ -205,6 +205,8 @@ def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Pair) 
 def _with_distinct_names(pairs: list[Pair]) -> list[Pair]:
     images: dict[str, Path] = {}
     for pair in pairs:
+        if images.get(pair.name) == pair.image:
+            raise ValueError(f"{pair.image} is listed twice in this split; take it out of one of its lists.")
         if pair.name in images:
             raise ValueError(f"{images[pair.name]} and {pair.image} have one name, {pair.name}; rename one.")
         images[pair.name] = pair.image

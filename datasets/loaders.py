@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,7 +140,7 @@ def train_data(
 def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None) -> Loader:
     """Whole validation images, each on exactly one process."""
     pairs: list[Pair] = find_pairs(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
-    load = _load(data, spec, pairs, options)
+    load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score is of all images or of none
     dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 

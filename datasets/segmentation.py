@@ -62,8 +62,8 @@ def load_pair(pair: Pair, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Array]:
     image, labels = read_image(pair.image), load_labels(pair, spec)
     if image.shape[:2] != labels.shape:
         raise ValueError(
-            f"{pair.image} is {image.shape[0]}x{image.shape[1]}, its labels {pair.labels} are "
-            f"{labels.shape[0]}x{labels.shape[1]} pixels; they must be of the same size."
+            f"{pair.image} is {image.shape[1]}x{image.shape[0]}, its labels {pair.labels} are "
+            f"{labels.shape[1]}x{labels.shape[0]} pixels (width x height); they must be of the same size."
         )
     return image, labels
 

@@ -72,9 +72,14 @@ const COLUMNS = [["class", "class"], ["iou", ""], ["iou", "IoU"], ["boundary_iou
   ["boundary_f", "boundary F"], ["precision", "precision"], ["recall", "recall"], ["f1", "F1"], ["share", "share"]];
 const WIDE = ["precision", "recall", "f1", "share"];
 
+// What has no number comes last, whatever the order.
+function byNumber(x, y, sign) {
+  return x === null || y === null ? (x === null) - (y === null) : sign * (x - y);
+}
+
 function drawClasses(key, downwards) {
   const numbered = data.classes.map((oneClass, id) => ({ ...oneClass, class: id }));
-  numbered.sort((a, b) => ((a[key] ?? 9) - (b[key] ?? 9)) * (downwards ? -1 : 1));
+  numbered.sort((a, b) => byNumber(a[key], b[key], downwards ? -1 : 1));
   find("thead").replaceChildren(make("tr", {}, ...COLUMNS.map(([name, title]) => {
     const head = make("th", { className: WIDE.includes(name) ? "wide" : "" });
     if (title) head.append(make("button", { textContent: title, onclick: () => drawClasses(name, name === key && !downwards) }));
@@ -155,11 +160,7 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" });
 
 function sortings() {
-  // Images without a score come last, whatever the order.
-  const by = (value, sign) => (a, b) => {
-    const [x, y] = [value(data.images[a]), value(data.images[b])];
-    return (x === null || y === null ? (x === null) - (y === null) : sign * (x - y)) || a - b;
-  };
+  const by = (value, sign) => (a, b) => byNumber(value(data.images[a]), value(data.images[b]), sign) || a - b;
   const found = { "name": (a, b) => a - b };
   if (!data.labelled) return found;
   return {

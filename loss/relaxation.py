@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Collection
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -109,15 +110,16 @@ class RelaxedCrossEntropy(nn.Module):
     def _fused(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
         from loss.relaxation_triton import fused_loss_sum  # needs Triton, which comes with PyTorch for CUDA
 
-        total, num_labelled = fused_loss_sum(
-            logits,
-            labels,
-            self.is_strict,
-            ignore_label=self.ignore_label,
-            border=self.border if relax else 0,
-            upper_bound=self.upper_bound,
-            batch_weighting=self.batch_weighting,
-        )
+        with torch.cuda.device_of(logits):  # Triton launches on the current device, wherever the tensors are
+            total, num_labelled = fused_loss_sum(
+                logits,
+                labels,
+                self.is_strict,
+                ignore_label=self.ignore_label,
+                border=self.border if relax else 0,
+                upper_bound=self.upper_bound,
+                batch_weighting=self.batch_weighting,
+            )
         return total / num_labelled.clamp(min=1) if self.reduction == "mean" else total
 
     def _pixel_weights(self, classes: Tensor, sets: RelaxedSets, dtype: torch.dtype) -> Tensor:
@@ -141,7 +143,21 @@ def _has_kernels(logits: Tensor) -> bool:
     """Whether `loss.relaxation_triton` computes the loss of these logits; float64 is for tests and stays here."""
     if not logits.is_cuda or logits.dtype == torch.float64:
         return False
-    if importlib.util.find_spec("triton") is None:
-        warnings.warn("Triton is not installed: label relaxation runs in plain PyTorch, slower.", stacklevel=2)
+    if problem := _why_no_kernels():
+        warnings.warn(f"{problem}: label relaxation runs in plain PyTorch, slower.", stacklevel=2)
         return False
     return True
+
+
+@cache
+def _why_no_kernels() -> str:
+    """Why Triton's kernels cannot run here; empty where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        from triton.runtime import driver
+
+        _ = driver.active.utils  # compiled with the machine's C compiler when first asked for
+    except Exception as error:  # whatever it lacks, PyTorch can do without it
+        return f"Triton cannot build its kernels ({type(error).__name__}; it needs gcc and Python's headers)"
+    return ""

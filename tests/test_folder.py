@@ -239,6 +239,14 @@ def test_small_images_are_padded_with_no_class_and_a_class_that_never_occurs_cos
         assert set(labels.unique().tolist()) == {0, 1, IGNORE_LABEL}
 
 
+def test_an_image_that_two_lists_of_a_split_name_is_told_as_that(tmp_path):
+    folder_tree(tmp_path, 3)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text("00\n")
+    with pytest.raises(ValueError, match=r"00\.\w+ is listed twice"):
+        find_pairs(read_spec(tmp_path), tmp_path, "trainval")
+
+
 @pytest.mark.parametrize(("cv", "num_images"), [(0, 4), (None, 5)])
 def test_a_fold_trains_on_its_own_images_whichever_split_is_named(tmp_path, cv, num_images):
     folder_tree(tmp_path, 5, ROAD, CAR)

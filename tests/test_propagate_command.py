@@ -388,6 +388,10 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no pictures"),
         (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
         (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
+        (
+            ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),
+            "its own folder tells its classes; name a classes.json",
+        ),
     ):
         ended = propagate(*flags)
         assert ended.code == 1

@@ -45,11 +45,11 @@ def processes() -> Processes:
 def process_group(device: torch.device) -> Iterator[Processes]:
     """Join the other processes for the block, if there are any."""
     me = processes()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     if me.count == 1:
         yield me
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     # Evaluation hands out whole images, so processes may wait long for each other at the end.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     try:

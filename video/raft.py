@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.checkpoint import load_tensors
 from utils.images import Uint8Array
 from video.warping import FlowArray
 
@@ -30,7 +31,7 @@ def load_raft(weights: str, device: torch.device | str) -> RaftFlow:
             f"--flow raft needs torchvision, of the version made for torch {torch.__version__} ({error}). "
             "Install it, or choose --flow dis."
         ) from error
-    state = torch.load(weights, map_location="cpu", weights_only=True)
+    state = load_tensors(Path(weights))
     for make in (raft_large, raft_small):
         net = make(weights=None, progress=False)
         if net.state_dict().keys() == state.keys():
