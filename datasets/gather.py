@@ -57,7 +57,9 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
     if dataset not in ("", "folder") and not classes:
         check_name(dataset)
         if dataset not in DATASETS:
-            raise ValueError(f"--dataset {dataset}: its own folder tells its classes; name a classes.json with --classes.")
+            raise ValueError(
+                f"--dataset {dataset}: its own folder tells its classes; name a classes.json with --classes."
+            )
         content = class_table(dataset_spec(dataset))
     else:
         places = [Path(classes)] if classes else [labels / CLASSES_FILE, labels.parent / CLASSES_FILE]
