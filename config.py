@@ -101,7 +101,9 @@ class DataConfig:
         None, "decode each image once and keep it in this folder, 4 bytes per pixel; default: decode each time"
     )
     skip_bad: int = option(
-        0, "leave out training files that cannot be read up to so many times, per process, with a warning", must_be=NOT_NEGATIVE
+        0,
+        "leave out training files that cannot be read up to so many times, per process, with a warning",
+        must_be=NOT_NEGATIVE,
     )
     repeat: int = option(1, "visit the training images this many times an epoch; for small data sets", must_be=POSITIVE)
 
