@@ -35,7 +35,9 @@ COMPILE = "torch.compile the network: faster, after a minute for each new size o
 class RunConfig:
     """the run and where it is kept"""
 
-    exp: str = option("default", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>")
+    exp: str = option(
+        "default", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; --test_mode adds _test_mode"
+    )
     tb_tag: str = option("", "added to the run's name")
     ckpt: str = option("logs/ckpt", "folder of the run folders")
     tb_path: str = option("logs/tb", "folder of the TensorBoard logs; the run folder holds a link to its own")

@@ -68,7 +68,7 @@ def main(config: DemoFolderConfig) -> int:
             print(f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures done; the results are in {folder}")
             for message in unreadable:
                 print(f"left out: {message}", file=sys.stderr)
-    return 1 if unreadable else 0
+    return 1 if unreadable and me.is_main else 0  # torchrun ends the others as soon as one fails: the main one last
 
 
 def segment(
@@ -102,7 +102,8 @@ def segment(
                 image = reading.result()
                 with network.working():
                     labels = predictor.labels(image).cpu().numpy()
-            except (ValueError, OSError) as error:  # the predictor's, of too large an image, does not name it
+            # Those of the predictor, of too large an image, do not name it.
+            except (ValueError, OSError, torch.OutOfMemoryError) as error:
                 problem, source = one_line(error), str(jobs[i].source)
                 unreadable.append(problem if source in problem else f"{source}: {problem}")
             else:

@@ -109,8 +109,11 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     ):
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()
-            with network.working():
-                labels = run.predictor.labels(image).cpu().numpy()
+            try:
+                with network.working():
+                    labels = run.predictor.labels(image).cpu().numpy()
+            except ValueError as error:  # too large an image for --max_memory
+                raise ValueError(f"{run.pairs[i].image}: {error}") from error
             write_behind(write, run, run.pairs[i], image, truth, labels, counts[i], writing)
             progress.update()
     facts: dict[str, Any] = {"settings": settings(run)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from inference.laying import Taps
 from utils.upsampling import upsample
 
-_BAND_ROWS = 32
+_BAND_ROWS, _BAND_ROWS_GPU = 32, 512  # on a GPU each band costs launches
 
 
 def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -23,12 +23,12 @@ def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor
     height, width = size or values.shape[1:]
     labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
     if (height, width) == values.shape[1:]:
-        for band in _bands(height):
+        for band in _bands(height, values.device):
             labels[band] = _first_largest(values[:, band].float().contiguous())
         return labels
     wide = upsample(values[None].float().contiguous(), (values.shape[1], width))[0]
     taps = _aligned_taps(values.shape[1], height)
-    for band in _bands(height):
+    for band in _bands(height, values.device):
         rows = taps.matrix(band).T.to(values.device) @ wide[:, taps.source(band)]
         labels[band] = _first_largest(rows)
     return labels
@@ -45,8 +45,9 @@ def _first_largest(values: Tensor) -> Tensor:
     return (num_classes - best).clamp_(max=num_classes - 1)
 
 
-def _bands(num_rows: int) -> list[slice]:
-    return [slice(top, min(top + _BAND_ROWS, num_rows)) for top in range(0, num_rows, _BAND_ROWS)]
+def _bands(num_rows: int, device: torch.device) -> list[slice]:
+    step = _BAND_ROWS if device.type == "cpu" else _BAND_ROWS_GPU
+    return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]
 
 
 def _aligned_taps(num_rows: int, wanted: int) -> Taps:

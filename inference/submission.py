@@ -134,7 +134,7 @@ def opened(path: Path) -> Iterator[Mapping[str, Read]]:
 def write_zip(folder: Path, path: Path) -> Path:
     """Zip the files of `folder` under their paths in it; PNG files are compressed already."""
     if path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"--zip {path} lies in the folder that is zipped, {folder}; choose a place outside.")
+        raise ValueError(f"--zip {path} is or lies in what is zipped, {folder}; choose a place outside.")
     writable_folder(path.parent, "--zip")
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, opened(folder) as files:
         for name, read in files.items():

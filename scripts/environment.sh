@@ -15,7 +15,7 @@ install() {
     local stamp="$VENV/installed-$(cat "$@" | cksum | tr -d ' ')"
     [ -e "$stamp" ] && return
     # Where python3-venv is missing, a first try leaves a python without pip behind.
-    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m venv --clear "$VENV"; then
+    if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m venv "$VENV"; then
         echo "error: no virtual environment could be made. On Debian and Ubuntu: apt install python3-venv." >&2
         exit 1
     fi
