@@ -144,7 +144,7 @@ def test_a_sixteen_bit_label_file_is_read_and_a_large_value_in_it_named(tmp_path
 def test_image_and_labels_of_different_sizes_are_an_error_that_names_both(tmp_path):
     write_image(tmp_path / "image.png", np.zeros((4, 6, 3), np.uint8))
     write_image(tmp_path / "labels.png", np.zeros((4, 5), np.uint8))
-    with pytest.raises(ValueError, match=r"image.png is 4x6, its labels .*labels.png are 4x5"):
+    with pytest.raises(ValueError, match=r"image.png is 6x4, its labels .*labels.png are 5x4"):
         load_pair(Pair("x", tmp_path / "image.png", tmp_path / "labels.png"), dataset_spec("camvid"))
 
 
