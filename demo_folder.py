@@ -23,6 +23,7 @@ from tqdm import tqdm
 from config import as_dict
 from inference.build import Model, demo_predictor, load_model, wanted_classes
 from inference.legend import counted_shares, shares_line
+from inference.naming import naming
 from inference.predictor import Predictor
 from inference.report import write_csv
 from inference.shares import percentages
@@ -100,12 +101,10 @@ def segment(
         for i, reading in read_ahead(missing, lambda i: read_image(jobs[i].source)):
             try:
                 image = reading.result()
-                with network.working():
+                with network.working(), naming(jobs[i].source):
                     labels = predictor.labels(image).cpu().numpy()
-            # Those of the predictor, of too large an image, do not name it.
-            except (ValueError, OSError, torch.OutOfMemoryError) as error:
-                problem, source = one_line(error), str(jobs[i].source)
-                unreadable.append(problem if source in problem else f"{source}: {problem}")
+            except (ValueError, OSError) as error:
+                unreadable.append(one_line(error))
             else:
                 write_behind(write, i, image, labels)
             progress.update()

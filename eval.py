@@ -27,6 +27,7 @@ from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec
 from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
 from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
+from inference.naming import naming
 from inference.page import page_data, write_page
 from inference.predictor import Predictor
 from inference.report import write_json, write_pictures, write_prediction, write_scores
@@ -109,11 +110,8 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     ):
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()
-            try:
-                with network.working():
-                    labels = run.predictor.labels(image).cpu().numpy()
-            except ValueError as error:  # too large an image for --max_memory
-                raise ValueError(f"{run.pairs[i].image}: {error}") from error
+            with network.working(), naming(run.pairs[i].image):
+                labels = run.predictor.labels(image).cpu().numpy()
             write_behind(write, run, run.pairs[i], image, truth, labels, counts[i], writing)
             progress.update()
     facts: dict[str, Any] = {"settings": settings(run)}

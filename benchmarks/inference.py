@@ -128,7 +128,7 @@ def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> 
     for name, net in nets.items():
         for amp in (None, torch.bfloat16):
             title = f"{name}, bfloat16" if amp else name
-            ways[f"{title}: logits"] = enlarging(net, images_last, amp)
+            ways[f"{title}: logits"] = upsampling(net, images_last, amp)
             ways[f"{title}: labels"] = predicting(net, picture, device, amp)
     times: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
@@ -145,7 +145,7 @@ def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> 
         print(f"| {name} | {statistics.median(own):.3f} | {' | '.join(map(spread, ratios))} |", flush=True)
 
 
-def enlarging(net: nn.Module, images: Tensor, amp: torch.dtype | None) -> Callable[[], Tensor]:
+def upsampling(net: nn.Module, images: Tensor, amp: torch.dtype | None) -> Callable[[], Tensor]:
     """From normalised images to logits of their size."""
 
     def run() -> Tensor:

@@ -92,11 +92,11 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
 def fast_network(net: DeepLabV3Plus, device: torch.device, *, compile: bool = False) -> nn.Module:
     """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
 
-    Its logits stay small: the predictor enlarges them.
+    Its logits stay small: the predictor upsamples them.
     """
     fold_batch_norms(net.eval())
     fold_reductions(net)
-    net.enlarges = False
+    net.upsamples = False
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return compiled(net, device, frozen=True) if compile else net
 

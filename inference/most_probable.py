@@ -1,7 +1,7 @@
 """The most probable class of each pixel, from logits or probabilities that may be coarser than the image.
 
-This happens a few rows at a time, so that on a CPU nothing as large as the image leaves the cache but the labels.
-Enlarging and all takes less time there than enlarging whole logits, and an eighth of what `argmax` of them takes.
+This happens a few rows at a time, so that on a CPU nothing as large as the image leaves the cache but the labels
+(`benchmarks/inference.py` compares it with `argmax`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BAND_ROWS, _BAND_ROWS_GPU = 32, 512  # on a GPU each band costs launches
 def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """The class of the largest value, the first where several are: [C, h, w] float -> [h, w] uint8.
 
-    size: rows and columns to enlarge the values to beforehand, as `utils.upsampling.upsample` does.
+    size: rows and columns to upsample the values to beforehand, as `utils.upsampling.upsample` does.
     """
     height, width = size or values.shape[1:]
     labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
@@ -26,11 +26,11 @@ def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor
         for band in _bands(height, values.device):
             labels[band] = _first_largest(values[:, band].float().contiguous())
         return labels
-    wide = upsample(values[None].float().contiguous(), (values.shape[1], width))[0]
-    taps = _aligned_taps(values.shape[1], height)
+    values, taps = values.float().contiguous(), _aligned_taps(values.shape[1], height)
     for band in _bands(height, values.device):
-        rows = taps.matrix(band).T.to(values.device) @ wide[:, taps.source(band)]
-        labels[band] = _first_largest(rows)
+        needed = values[None, :, taps.source(band)]
+        wide = upsample(needed, (needed.shape[2], width))[0]
+        labels[band] = _first_largest(taps.matrix(band).T.to(values.device) @ wide)
     return labels
 
 

@@ -120,8 +120,8 @@ class Predictor:
         pixels, seen = self._shown(image)
         height, width = image.shape[:2]
         if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit is the most probable
-            answer = self._answer(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
-            return most_probable(answer[0], _answered_size(height, width))[:height, :width]
+            logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
+            return most_probable(logits[0], _padded_size(height, width))[:height, :width]
         rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
         labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)
         for left in range(0, width, columns):
@@ -172,19 +172,19 @@ class Predictor:
     def _logits(self, images: Tensor) -> Tensor:
         """Logits [B, C, H, W] float32 of normalised images [B, 3, H, W]."""
         height, width = images.shape[2:]
-        logits = self._answer(images).float().contiguous()
-        size = _answered_size(height, width)
+        logits = self._network_logits(images).float().contiguous()
+        size = _padded_size(height, width)
         if logits.shape[2:] != size:
             logits = upsample(logits, size)
         return logits[:, :, :height, :width]
 
-    def _answer(self, images: Tensor) -> Tensor:
-        """What the network says of normalised images [B, 3, H, W]: logits [B, C, h, w] that cover `_answered_size`.
+    def _network_logits(self, images: Tensor) -> Tensor:
+        """What the network itself gives for normalised images [B, 3, H, W]: logits [B, C, h, w].
 
-        They may be coarser than it, and of another float type.
+        They cover the padded images; they may be coarser than those, and of another float type.
         """
         height, width = images.shape[2:]
-        rows, columns = _answered_size(height, width)
+        rows, columns = _padded_size(height, width)
         images = F.pad(images, (0, columns - width, 0, rows - height))  # with 0, the mean colour of normalised ones
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
@@ -192,7 +192,7 @@ class Predictor:
         return logits
 
 
-def _answered_size(height: int, width: int) -> tuple[int, int]:
+def _padded_size(height: int, width: int) -> tuple[int, int]:
     """The size an image of `height` x `width` is padded to for the network."""
     return max(MIN_SIDE, height), max(MIN_SIDE, width)
 

@@ -28,11 +28,11 @@ class DeepLabV3Plus(nn.Module):
 
     `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in training as in
     evaluation. Any H and W will do, as long as the deepest map has more than one pixel while training.
-    enlarges: whether it does; set to False, logits are left as small as the decoder's fine input, for who enlarges
+    upsamples: whether it does; set to False, logits are left as small as the decoder's fine input, for who upsamples
     them himself (`utils.upsampling.upsample`).
     """
 
-    enlarges = True
+    upsamples = True
 
     def __init__(
         self, trunk: Trunk, num_classes: int, *, rates: tuple[int, ...], width: int = 256, separable: bool = False
@@ -100,7 +100,7 @@ class DeepLabV3Plus(nn.Module):
         logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(deep))))
         if self.training:
             logits = logits.float().contiguous()  # as the loss wants them, while they are small
-        return upsample(logits, (images.shape[2], images.shape[3])) if self.enlarges else logits
+        return upsample(logits, (images.shape[2], images.shape[3])) if self.upsamples else logits
 
 
 # The names below are those that recipes and checkpoints of the published code give.

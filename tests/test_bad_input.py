@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def refused(command, tmp_path: Path, monkeypatch) -> Callable[..., str]:
     """Run a command that must end with one line on standard error and nothing written; returns the line."""
-    monkeypatch.setattr("inference.predictor.Predictor._answer", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr("inference.predictor.Predictor._network_logits", lambda *_: pytest.fail("the network ran"))
     monkeypatch.chdir(tmp_path)  # where a command writes that was told no folder
 
     def run(module: str, *arguments: object) -> str:

@@ -202,6 +202,12 @@ def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_fol
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
 
 
+def test_a_picture_too_large_for_the_memory_allowed_is_named(run_folder, photos):
+    ended = run_folder("--flip", "--max_memory", "1e-6")
+    assert ended.code == 1
+    assert f"left out: {photos / 'a.png'}: --max_memory" in ended.err
+
+
 def test_highlighted_classes_alone_have_color_and_ids_stay_whole(photo, light_checkpoint, tmp_path, command):
     flags = ("--demo-image", photo, "--snapshot", light_checkpoint)
     command("demo", *flags, "--save-dir", tmp_path / "all")

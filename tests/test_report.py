@@ -194,7 +194,7 @@ def test_images_are_found_by_a_part_of_their_name(report, open_page):
 
 def open_image(opened: Opened, name: str) -> None:
     opened.page.locator(".card", has_text=name).click()
-    opened.page.wait_for_selector("#stage .photo[src]", state="attached")
+    opened.page.locator("#stage .photo").evaluate_all("photos => Promise.all(photos.map((photo) => photo.decode()))")
 
 
 def test_the_slider_moves_where_left_and_right_meet(report, open_page):

@@ -43,7 +43,7 @@ def processes() -> Processes:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes for the block, if there are any."""
+    """Join the other processes for the block, if there are any; a GPU with a number becomes the current one."""
     me = processes()
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)

@@ -1,0 +1,95 @@
+"""Checkpoints describe themselves, published ones load, and none runs code."""
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.registry import dataset_spec
+from network.build import build_network
+from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+
+
+def light_network(num_classes=11):
+    return build_network("DeepMNV3V3PlusD_m1", num_classes)
+
+
+def described(net):
+    spec = dataset_spec("camvid")
+    return Checkpoint(
+        state_dict=net.state_dict(),
+        arch="DeepMNV3V3PlusD_m1",
+        dataset="camvid",
+        classes=spec.classes,
+        scores={"mean_iou": np.float64(0.5)},
+        epoch=3,
+    )
+
+
+def test_a_checkpoint_describes_itself_and_holds_plain_numbers(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", described(light_network()))
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    assert (checkpoint.arch, checkpoint.dataset, checkpoint.epoch) == ("DeepMNV3V3PlusD_m1", "camvid", 3)
+    assert checkpoint.classes == dataset_spec("camvid").classes
+    assert type(checkpoint.scores["mean_iou"]) is float
+    torch.load(tmp_path / "a.pth", weights_only=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_published_checkpoint_with_prefix_and_no_description_loads(tmp_path):
+    net, other = light_network(), light_network()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "p.pth")
+    checkpoint = load_checkpoint(tmp_path / "p.pth")
+    assert checkpoint.arch is None
+    load_state(other, checkpoint, tmp_path / "p.pth")
+    assert all((a == b).all() for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("core", [b"_core", b"core"])  # as NumPy 2 and 1 name it
+def test_a_published_checkpoint_may_hold_a_numpy_number(tmp_path, core):
+    torch.save({"state_dict": {"a": torch.ones(2)}, "mean_iu": np.float64(0.81)}, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "p.pth", "w") as rewritten:
+        for name in new.namelist():
+            rewritten.writestr(name, re.sub(rb"numpy\._?core\.", b"numpy." + core + b".", new.read(name)))
+    assert b"numpy." + core + b".multiarray" in (tmp_path / "p.pth").read_bytes()
+    assert load_checkpoint(tmp_path / "p.pth").state_dict["a"].tolist() == [1, 1]
+
+
+def test_a_checkpoint_for_other_classes_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"another number of classes \(--dataset\)"):
+        load_state(light_network(19), described(light_network(11)), "a.pth")
+
+
+def test_a_checkpoint_of_another_architecture_says_so():
+    with pytest.raises(ValueError, match=r"another architecture \(--arch\): 0 tensors match"):
+        load_state(light_network(), Checkpoint(state_dict={"x": torch.zeros(1)}), "a.pth")
+
+
+class Dangerous:
+    def __reduce__(self):
+        return os.system, ("touch was_executed",)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Dangerous()}, "bad.pth")
+    with pytest.raises(ValueError, match=r"bad.pth: refused, it carries objects"):
+        load_checkpoint("bad.pth")
+    Path("worse.pth").write_bytes(pickle.dumps(Dangerous()))
+    with pytest.raises(ValueError, match=r"worse.pth"):
+        load_checkpoint("worse.pth")
+    assert not Path("was_executed").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named(tmp_path, keep):
+    save_checkpoint(tmp_path / "a.pth", described(light_network()))
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(ValueError, match=r"cut.pth"):
+        load_checkpoint(tmp_path / "cut.pth")
