@@ -40,7 +40,6 @@ from utils.device import resolve_device
 from utils.distributed import Processes, process_group, share_buffers, wait_for_all
 from utils.images import write_image
 from utils.log import RunLog, draw_curves, free_run_folder, run_folder
-from utils.memory import keep_freed_memory
 from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.optim import build_optimizer, build_schedule, freeze, set_lr
 from utils.pictures import colorize, shrunk, side_by_side
@@ -81,8 +80,6 @@ def main(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     with process_group(device) as me:
         options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
         count_pixels = config.loss.class_balance > 0

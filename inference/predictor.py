@@ -19,6 +19,7 @@ from inference.slices import held_at_a_time, slices
 from inference.tiling import Span, View, views
 from utils.device import resolve_device
 from utils.images import Uint8Array
+from utils.memory import give_back_freed_memory
 from utils.precision import normalise
 from utils.upsampling import upsample
 
@@ -87,6 +88,7 @@ class Predictor:
         self.amp = amp
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self._size_before: tuple[int, ...] | None = None
 
     @overload
     def probabilities(self, image: Uint8Array) -> Tensor: ...
@@ -139,6 +141,9 @@ class Predictor:
         """The image [H, W, 3] uint8 on the device, and how it is shown to the network."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(f"an image is [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
+        if image.shape != self._size_before:
+            give_back_freed_memory()
+            self._size_before = image.shape
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
         return pixels, views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
 

@@ -23,6 +23,7 @@ from utils.images import read_image, write_image
 
 SPEC = dataset_spec("camvid")
 ALONE = Processes(0, 1, 0)
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process's memory")
 UNCHANGED = AugmentConfig(crop_size=24, scale_min=1.0, scale_max=1.0, color_aug=0.0, gblur=False)
 
 
@@ -190,21 +191,40 @@ def test_memory_is_pinned_where_it_is_asked_for():
     assert LoaderOptions(ALONE, 0).for_loader()["pin_memory"] is False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's count of page faults")
-def test_kept_memory_is_not_fetched_again_for_each_array():
-    script = (
-        "import resource, numpy as np\n"
-        "from utils.memory import keep_freed_memory\n"
-        "def faults():\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(20): np.ones(16 << 20, np.uint8)\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "keep_freed_memory()\n"
-        "faults()\n"
-        "print(faults())\n"
-    )
+KEPT_MEMORY = """
+import os, resource
+os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # which would make fewer faults of the same memory
+import numpy as np
+from utils.memory import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+
+def fresh_mib(size):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(size << 20, np.uint8)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() >> 20
+
+def held_mib():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+"""
+
+
+def in_a_process_that_keeps_memory(expression: str) -> int:
+    script = f"{KEPT_MEMORY}\nprint({expression})"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 1000  # fresh each time: 20 times 4096
+    return int(result.stdout)
+
+
+@needs_linux
+@pytest.mark.parametrize("mib", [16, 200])
+def test_kept_memory_is_not_fetched_again_for_each_array(mib):
+    assert in_a_process_that_keeps_memory(f"fresh_mib({mib}) and fresh_mib({mib})") < mib / 10
+
+
+@needs_linux
+@pytest.mark.parametrize(("mib", "is_given_back"), [(200, False), (1200, True)])
+def test_much_kept_memory_is_given_back_on_request(mib, is_given_back):
+    held = in_a_process_that_keeps_memory(f"fresh_mib({mib}) and (give_back_freed_memory() or held_mib())")
+    assert (held < mib) == is_given_back
 
 
 # Files that cannot be read

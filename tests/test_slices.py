@@ -152,6 +152,8 @@ PREDICT = """
 import numpy as np, torch
 from inference.predictor import Predictor
 from network.build import build_network
+from utils.memory import keep_freed_memory
+keep_freed_memory()  # as the commands do
 torch.manual_seed(0)
 net = {net}
 predictor = Predictor(net, {classes}, device="cpu", tile={tile}, overlap={overlap}, max_memory={memory},

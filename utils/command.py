@@ -1,10 +1,12 @@
-"""Run a command so that a user's mistake ends with one clear line instead of a traceback."""
+"""Run a command: its process set up, and a user's mistake told in one clear line instead of a traceback."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+
+from utils.memory import keep_freed_memory
 
 # What a user can mend. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
@@ -17,6 +19,7 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
 
     debug: show the traceback instead.
     """
+    keep_freed_memory()
     if debug:
         sys.exit(command())
     try:
