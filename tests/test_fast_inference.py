@@ -83,6 +83,15 @@ def test_every_network_says_the_same_when_it_is_fast(arch: str):
     assert (after - before).abs().max() <= 1e-4 * before.abs().max()
 
 
+@pytest.mark.slow
+def test_a_network_compiled_for_evaluation_has_its_weights_built_in():
+    conv = torch.nn.Conv2d(3, 5, 1)
+    net, images = compiled(conv, CPU, frozen=True), torch.randn(1, 3, 8, 8)
+    before = net(images)
+    torch.nn.init.zeros_(conv.weight)
+    assert torch.equal(net(images), before)
+
+
 def test_labels_are_the_most_probable_classes_whichever_way_they_are_found():
     torch.manual_seed(0)
     net = nn.Conv2d(3, 7, 3, padding=1)

@@ -6,17 +6,35 @@ import os
 import shutil
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _COMPILERS = ("g++", "clang++", "cl")
 
 
 def compiled(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
-    """`net` compiled; that happens when an image size is first seen, and takes a minute.
+    """`net` compiled; that happens when an image size is first seen, and takes up to a minute.
 
-    frozen: for evaluation, with the weights laid out for the machine. Raises ValueError where a CPU lacks a compiler.
+    frozen: for evaluation, with the weights as they are then built in, laid out for the machine. Raises ValueError
+    where a CPU lacks a compiler.
     """
     compilers = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise ValueError("--compile on a CPU needs a C++ compiler (apt install g++), or one that CXX names.")
-    return torch.compile(net, options={"freezing": True} if frozen else None)  # type: ignore[return-value]
+    return _Frozen(net) if frozen else torch.compile(net)  # type: ignore[return-value]
+
+
+class _Frozen(nn.Module):
+    """A network compiled with its weights as constants, so that activations join the convolutions before them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = torch.compile(net)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the network gives, without gradients."""
+        from torch._inductor import config  # takes half a second, which only --compile should cost
+
+        # As an option of torch.compile it would come too late: tracing, before, makes the weights inputs.
+        with torch.no_grad(), config.patch(freezing=True):
+            logits: Tensor = self.net(images)
+        return logits
