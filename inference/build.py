@@ -17,9 +17,11 @@ from inference.predictor import Predictor
 from network.build import MODULE_PREFIX, build_network
 from network.deepv3 import DeepLabV3Plus
 from network.fold import fold_batch_norms, fold_reductions
+from network.taps import sum_pyramid_by_taps
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
 from utils.flags import parse_scales
+from utils.precision import has_matrix_tiles
 
 # What the published code takes where nothing is said.
 DEFAULT_ARCH = "DeepWV3Plus"
@@ -96,6 +98,8 @@ def fast_network(net: DeepLabV3Plus, device: torch.device, *, compile: bool = Fa
     """
     fold_batch_norms(net.eval())
     fold_reductions(net)
+    if has_matrix_tiles(device):
+        sum_pyramid_by_taps(net)
     net.upsamples = False
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return compiled(net, device, frozen=True) if compile else net

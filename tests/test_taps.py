@@ -1,0 +1,71 @@
+"""Atrous convolutions summed tap by tap say what the usual ones say."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from inference.build import fast_network
+from network.build import build_network
+from network.taps import TapwiseConv2d, sum_pyramid_by_taps
+
+CPU = torch.device("cpu")
+
+
+def conv(dilation: int, kernel: int = 3, bias: bool = True) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(4, 6, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=bias)
+
+
+def test_each_tap_adds_the_pixel_that_lies_the_dilation_away():
+    plain = nn.Conv2d(1, 1, 3, padding=2, dilation=2, bias=False)
+    nn.init.zeros_(plain.weight)
+    plain.weight.data[0, 0, 0, 0], plain.weight.data[0, 0, 1, 2] = 1, 10  # up left, and right
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    expected = [[20, 30, 0, 0], [60, 70, 0, 0], [100, 110, 0, 1], [140, 150, 4, 5]]
+    with torch.inference_mode():
+        assert TapwiseConv2d(plain.bfloat16())(image.bfloat16())[0, 0].tolist() == expected
+
+
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.sampled_from([1, 3, 5]), st.booleans(), st.integers(1, 2)
+)  # fmt: skip
+def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation, kernel, bias, batch):
+    plain = conv(dilation, kernel, bias)
+    images = torch.randn(batch, 4, height, width).bfloat16()
+    with torch.inference_mode():
+        expected = plain(images.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            got = TapwiseConv2d(plain)(images)
+    assert got.dtype == torch.bfloat16
+    assert (got - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_in_float32_it_stays_the_usual_convolution():
+    plain, images = conv(3), torch.randn(1, 4, 7, 8)
+    with torch.inference_mode():
+        assert torch.equal(TapwiseConv2d(plain)(images), plain(images))
+
+
+def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bfloat16():
+    torch.manual_seed(0)
+    net = build_network("DeepR18V3PlusD_m1", 5).eval()
+    by_taps = copy.deepcopy(net)
+    sum_pyramid_by_taps(by_taps)
+    images = torch.randn(1, 3, 256, 192)
+    with torch.inference_mode():
+        exact = net(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            usual, summed = net(images), by_taps(images)
+    assert not torch.equal(usual, summed)  # so it did compute otherwise
+    assert (summed - exact).abs().mean() <= 1.5 * (usual - exact).abs().mean()
+
+
+@pytest.mark.parametrize(("has_tiles", "kind"), [(True, TapwiseConv2d), (False, nn.Conv2d)])
+def test_only_where_the_cpu_has_matrix_tiles_a_fast_network_sums_by_taps(monkeypatch, has_tiles, kind):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+    net = fast_network(build_network("DeepR18V3PlusD_m1", 5), CPU)
+    assert [type(branch[0]) for branch in net.aspp.features] == [nn.Conv2d, kind, kind, kind]
