@@ -10,7 +10,7 @@ from network.deepv3 import DeepLabV3Plus
 
 
 class TapwiseConv2d(nn.Conv2d):
-    """An `nn.Conv2d` that keeps H and W, in bfloat16 as one 1x1 convolution for all taps and a sum of its shifted parts.
+    """A convolution that keeps H and W, in bfloat16 as one 1x1 convolution for all taps and a sum of its shifted parts.
 
     oneDNN's kernels for AMX lose most of their speed beside padding, which is as wide as the dilation: 2048 channels to
     256 at 64x128, dilation 36, take 540 ms there and 48 ms this way. In float32 and without AMX, oneDNN's way is the

@@ -30,9 +30,10 @@ def test_each_tap_adds_the_pixel_that_lies_the_dilation_away():
         assert TapwiseConv2d(plain.bfloat16())(image.bfloat16())[0, 0].tolist() == expected
 
 
-@given(
-    st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.sampled_from([1, 3, 5]), st.booleans(), st.integers(1, 2)
-)  # fmt: skip
+SIDES = st.integers(1, 9)
+
+
+@given(SIDES, SIDES, st.integers(1, 12), st.sampled_from([1, 3, 5]), st.booleans(), st.integers(1, 2))
 def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation, kernel, bias, batch):
     plain = conv(dilation, kernel, bias)
     images = torch.randn(batch, 4, height, width).bfloat16()
