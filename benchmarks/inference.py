@@ -1,22 +1,27 @@
 """What inference costs beside the network, and what each way to make a network faster brings.
 
     python benchmarks/inference.py
-    python benchmarks/inference.py --arch DeepSRNX50V3PlusD_m1 DeepWV3Plus --no-compile
+    python benchmarks/inference.py --arch DeepSRNX50V3PlusD_m1 DeepWV3Plus
     python benchmarks/inference.py --snapshot best.pth --image street.jpg      # and how many labels bfloat16 changes
 
-Ratios are to the plain eager float32 call of the same module, contiguous, in the same run, without and with argmax:
-median of alternating rounds with the smallest and largest. Labels are made from the picture's bytes, by the predictor.
+Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating rounds
+with the smallest and largest. How memory is kept holds for a whole process, so the plain call has one to itself, and
+each way to prepare the network another. Labels are made from the picture's bytes, by the predictor.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +37,8 @@ from inference.writers import result_paths, write_results
 from network.build import build_network
 from network.deepv3 import DeepLabV3Plus
 from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from utils.compiling import compiled
 from utils.images import Uint8Array, read_image
+from utils.memory import keep_freed_memory
 from utils.upsampling import upsample
 
 NUM_CLASSES = 19
@@ -107,39 +112,77 @@ def traffic(device: torch.device) -> float:
     return copying / 2 * (logits + 2 * len(SCALES))
 
 
-def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> None:
-    """A row per way to run `arch` on 512x1024.
+class Way(NamedTuple):
+    """How a network is prepared and called. keep: freed memory, as the commands do. precisions: of its calls."""
 
-    Some end with logits of the image's size, others with labels; hence the ratios to both plain ways.
-    """
+    name: str
+    prepare: Callable[[DeepLabV3Plus, torch.device], nn.Module]
+    keep: bool = True
+    precisions: tuple[torch.dtype | None, ...] = (None,)
+
+
+def as_built(net: DeepLabV3Plus, device: torch.device) -> nn.Module:
+    return net
+
+
+def channels_last(net: DeepLabV3Plus, device: torch.device) -> nn.Module:
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+BOTH = (None, torch.bfloat16)
+PLAIN = Way("eager, float32, NCHW", as_built, keep=False)
+WAYS = (
+    PLAIN,
+    Way("freed memory kept", as_built),
+    Way("and channels last", channels_last),
+    Way("and layers folded", fast_network, precisions=BOTH),
+    Way("and compiled", partial(fast_network, compile=True), precisions=BOTH),
+)
+
+
+def calls(way: Way, arch: str, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """What is timed of a way: the call to logits of 512x1024, and to labels."""
     torch.manual_seed(0)
-    plain = build_network(arch, NUM_CLASSES).eval().to(device)
-    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fast = fast_network(copy.deepcopy(plain), device)
-    picture = np.random.default_rng(0).integers(0, 256, (512, 1024, 3), np.uint8)
+    net = way.prepare(build_network(arch, NUM_CLASSES).eval().to(device), device)
     images = torch.randn(1, 3, 512, 1024, device=device)
-    images_last = images.contiguous(memory_format=torch.channels_last)
-    ways: dict[str, Callable[[], Tensor]] = {
-        "eager, float32, NCHW": lambda: plain(images),
-        "likewise, and argmax": lambda: plain(images).argmax(1),
-        "channels last": lambda: last(images_last),
-    }
-    nets = {"layers folded": fast} | ({"compiled": compiled(fast, device, frozen=True)} if compile else {})
-    for name, net in nets.items():
-        for amp in (None, torch.bfloat16):
-            title = f"{name}, bfloat16" if amp else name
-            ways[f"{title}: logits"] = upsampling(net, images_last, amp)
-            ways[f"{title}: labels"] = predicting(net, picture, device, amp)
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    if len(way.precisions) == 1:
+        if way.prepare is channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return {way.name: lambda: net(images), f"{way.name}: argmax": lambda: net(images).argmax(1)}
+    images = images.contiguous(memory_format=torch.channels_last)
+    picture = np.random.default_rng(0).integers(0, 256, (512, 1024, 3), np.uint8)
+    timed = {}
+    for amp in way.precisions:
+        title = f"{way.name}, bfloat16" if amp else way.name
+        timed[f"{title}: logits"] = upsampling(net, images, amp)
+        timed[f"{title}: labels"] = predicting(net, picture, device, amp)
+    return timed
+
+
+def serve(way: Way, arch: str, device: torch.device, talk: Connection) -> None:
+    """The process of one way: run all its calls whenever asked, and tell the seconds of each."""
+    if way.keep:
+        keep_freed_memory()
+    timed = calls(way, arch, device)
     with torch.inference_mode():
-        for turn in range(rounds + 1):
-            for name, work in ways.items():
-                taken = seconds(work, device)
-                if turn:  # the first round warms up
-                    times[name].append(taken)
-    print(f"\n{arch}, 512x1024, {flops(plain, images) / 1e9:.0f} GFLOP\n")
+        while talk.recv():
+            talk.send({name: seconds(work, device) for name, work in timed.items()})
+
+
+def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> None:
+    """A row per way to run `arch` on 512x1024, and of each whether it ends with logits of that size or with labels."""
+    ways = [way for number, way in enumerate(WAYS) if compile or number + 1 < len(WAYS)]
+    times: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        talks = [stack.enter_context(process_of(way, arch, device)) for way in ways]
+        for turn in range(rounds + 2):
+            for talk in talks:
+                talk.send(True)
+                for name, taken in talk.recv().items():
+                    times.setdefault(name, []).extend([taken] if turn >= 2 else [])  # the first rounds warm up
+    print(f"\n{arch}, 512x1024, {flops(arch) / 1e9:.0f} GFLOP\n")
+    references = [times[PLAIN.name], times[f"{PLAIN.name}: argmax"]]
     print("| | s | times as fast as the first | as the second |\n|---|---|---|---|")
-    references = list(times.values())[:2]
     for name, own in times.items():
         ratios = [[before / after for before, after in zip(reference, own, strict=True)] for reference in references]
         print(f"| {name} | {statistics.median(own):.3f} | {' | '.join(map(spread, ratios))} |", flush=True)
@@ -164,10 +207,25 @@ def predicting(
     return lambda: predictor.labels(picture)
 
 
-def flops(net: DeepLabV3Plus, images: Tensor) -> float:
-    """Additions and multiplications of one call."""
+@contextmanager
+def process_of(way: Way, arch: str, device: torch.device) -> Iterator[Connection]:
+    """The process that serves a way, and how to talk to it."""
+    talk, other = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=serve, args=(way, arch, device, other), daemon=True)
+    process.start()
+    try:
+        yield talk
+    finally:
+        talk.send(False)
+        process.join()
+
+
+def flops(arch: str) -> float:
+    """Additions and multiplications of one call for 512x1024."""
+    net = build_network(arch, NUM_CLASSES).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        net(images)
+        net(torch.zeros(1, 3, 512, 1024))
     return counter.get_total_flops()
 
 
@@ -196,6 +254,7 @@ def main() -> None:
     if arguments.snapshot and not arguments.image:
         parser.error("--snapshot needs --image, the picture to compare labels on")
     device = torch.device(arguments.device)
+    keep_freed_memory()  # as the commands do
     name = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     print(f"{name}{describe_machine()}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
     if not arguments.network_only:

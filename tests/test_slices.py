@@ -143,7 +143,12 @@ def test_what_does_not_fit_into_the_memory_allowed_is_told_with_the_way_out():
 
 def peak_memory(script: str) -> float:
     """GiB that a process running `script` took at most."""
-    script += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    return printed(script, "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20")
+
+
+def printed(script: str, expression: str) -> float:
+    """What the expression is worth in a process when it has run `script`."""
+    script += f"\nimport resource; print({expression})"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     return float(ended.stdout.split()[-1])
 
@@ -170,6 +175,15 @@ def test_the_memory_of_a_process_stays_within_what_is_allowed():
     # All its probabilities at once would take 0.89 GiB.
     sliced = peak_memory(PREDICT.format(**small, height=2000, width=2000, memory=0.2))
     assert sliced - start < 0.25
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process's memory")
+def test_memory_of_a_large_picture_is_given_back_when_a_picture_of_another_size_follows():
+    whole = {"net": "torch.nn.Conv2d(3, 60, 1)", "classes": 60, "tile": None, "overlap": 0.2, "memory": 4}
+    script = PREDICT.format(**whole, height=2400, width=2400)  # logits of 1.3 GiB
+    held = "int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() / 2**30"
+    assert printed(script, held) > 1.3
+    assert printed(script + "predictor.labels(np.zeros((64, 64, 3), np.uint8))", held) < 0.7
 
 
 @pytest.mark.slow

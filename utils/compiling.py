@@ -12,10 +12,11 @@ _COMPILERS = ("g++", "clang++", "cl")
 
 
 def compiled(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
-    """`net` compiled; that happens when an image size is first seen, and takes up to a minute.
+    """`net` compiled, which happens at the first image and takes up to a minute; at the first of another size again,
+    then for all sizes.
 
-    frozen: for evaluation, with the weights as they are then built in, laid out for the machine. Raises ValueError
-    where a CPU lacks a compiler.
+    frozen: for evaluation; the weights, as they are by then, are built in and laid out for the machine. Raises
+    ValueError where a CPU lacks a compiler.
     """
     compilers = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
