@@ -40,6 +40,7 @@ from utils.device import resolve_device
 from utils.distributed import Processes, process_group, share_buffers, wait_for_all
 from utils.images import write_image
 from utils.log import RunLog, draw_curves, free_run_folder, run_folder
+from utils.memory import give_back_freed_memory
 from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.optim import build_optimizer, build_schedule, freeze, set_lr
 from utils.pictures import colorize, shrunk, side_by_side
@@ -232,6 +233,7 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
     share_buffers(net)  # each process has statistics of its own crops; all score the network that is saved
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
+    give_back_freed_memory()  # whole images need other sizes than crops
     for images, labels in tqdm(
         loader, desc="validate", disable=None if training.me.is_main else True, leave=False, dynamic_ncols=True
     ):
@@ -243,6 +245,7 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
             if num_shown < NUM_SAMPLES and training.me.is_main:
                 write_sample(training, epoch, num_shown, image, truth, guess)
                 num_shown += 1
+    give_back_freed_memory()
     return scores(confusion.reduce(), training.spec.class_names)
 
 

@@ -214,11 +214,15 @@ def process_of(way: Way, arch: str, device: torch.device) -> Iterator[Connection
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=serve, args=(way, arch, device, other), daemon=True)
     process.start()
+    other.close()  # so that reading ends when the process does
     try:
         yield talk
-    finally:
         talk.send(False)
         process.join()
+    except EOFError:
+        raise SystemExit("a process ended early, for the reason above") from None
+    finally:
+        process.terminate()
 
 
 def flops(arch: str) -> float:

@@ -9,40 +9,56 @@ from torch import Tensor, nn
 from network.deepv3 import DeepLabV3Plus
 
 
-class TapwiseConv2d(nn.Conv2d):
+class TapwiseConv2d(nn.Module):
     """A convolution that keeps H and W, in bfloat16 as one 1x1 convolution for all taps and a sum of its shifted parts.
 
     oneDNN's kernels for AMX lose most of their speed beside padding, which is as wide as the dilation: 2048 channels to
     256 at 64x128, dilation 36, take 540 ms there and 48 ms this way. In float32 and without AMX, oneDNN's way is the
-    faster one. The taps are summed in float32.
+    faster one. What the taps give is rounded to bfloat16, and summed in float32.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over the weights of `conv`, whose padding must keep H and W."""
-        super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
-            conv.groups, bias=conv.bias is not None,
-        )  # fmt: skip
-        self.weight, self.bias = conv.weight, conv.bias
+        """Take over `conv`: stride 1, one group, and a padding that keeps H and W."""
+        super().__init__()
+        padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+        assert all(k % 2 for k in conv.kernel_size) and conv.padding == padding and conv.padding_mode == "zeros"
+        assert conv.stride == (1, 1) and conv.groups == 1
+        self.usual = conv
+        of_taps = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
+        self.register_buffer("tap_weights", of_taps.to(torch.bfloat16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
         if x.dtype != torch.bfloat16:
-            return super().forward(x)
-        weights = self.weight.permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
-        taps = F.conv2d(x, weights).unflatten(1, (-1, self.out_channels))
-        total = x.new_zeros(x.shape[0], self.out_channels, *x.shape[2:], dtype=torch.float32)
-        total = total.contiguous(memory_format=torch.channels_last)
-        if self.bias is not None:
-            total += self.bias[:, None, None]
-        columns_of_taps = self.kernel_size[1]
-        for number in range(taps.shape[1]):
-            offset = divmod(number, columns_of_taps)
-            shifts = [d * (o - k // 2) for d, o, k in zip(self.dilation, offset, self.kernel_size, strict=True)]
-            if all(abs(shift) < side for shift, side in zip(shifts, x.shape[2:], strict=True)):
-                (to_rows, from_rows), (to_columns, from_columns) = map(_overlap, shifts, x.shape[2:])
-                total[:, :, to_rows, to_columns] += taps[:, number, :, from_rows, from_columns]
+            out: Tensor = self.usual(x)
+            return out
+        taps = F.conv2d(x, self.tap_weights)  # type: ignore[arg-type]
+        total = sum_of_taps(taps, list(self.usual.kernel_size), list(self.usual.dilation))
+        if self.usual.bias is not None:
+            total = total + self.usual.bias[:, None, None]
         return total.to(x.dtype)
+
+
+# Opaque to torch.compile, which would make its code anew for each size of the map: by which shifted parts lie in it.
+@torch.library.custom_op("segmentation::sum_of_taps", mutates_args=())
+def sum_of_taps(taps: Tensor, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    """What each tap gives, [B, taps * C, H, W] of any float type, shifted and summed: [B, C, H, W] float32."""
+    total = _like_one_tap(taps, kernel_size, dilation).zero_()
+    parts = taps.unflatten(1, (-1, total.shape[1]))
+    for number in range(parts.shape[1]):
+        offset = divmod(number, kernel_size[1])
+        shifts = [d * (o - k // 2) for d, o, k in zip(dilation, offset, kernel_size, strict=True)]
+        if all(abs(shift) < side for shift, side in zip(shifts, taps.shape[2:], strict=True)):
+            (to_rows, from_rows), (to_columns, from_columns) = map(_overlap, shifts, taps.shape[2:])
+            total[:, :, to_rows, to_columns] += parts[:, number, :, from_rows, from_columns]
+    return total
+
+
+@sum_of_taps.register_fake
+def _like_one_tap(taps: Tensor, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    batch, channels, height, width = taps.shape
+    shape = (batch, channels // (kernel_size[0] * kernel_size[1]), height, width)
+    return torch.empty(shape, dtype=torch.float32, device=taps.device, memory_format=torch.channels_last)
 
 
 def _overlap(shift: int, side: int) -> tuple[slice, slice]:

@@ -1,6 +1,7 @@
 """Loaders: the same samples whoever makes them, every sample once, and what happens to files that cannot be read."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -23,7 +24,6 @@ from utils.images import read_image, write_image
 
 SPEC = dataset_spec("camvid")
 ALONE = Processes(0, 1, 0)
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process's memory")
 UNCHANGED = AugmentConfig(crop_size=24, scale_min=1.0, scale_max=1.0, color_aug=0.0, gblur=False)
 
 
@@ -191,40 +191,28 @@ def test_memory_is_pinned_where_it_is_asked_for():
     assert LoaderOptions(ALONE, 0).for_loader()["pin_memory"] is False
 
 
-KEPT_MEMORY = """
-import os, resource
-os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # which would make fewer faults of the same memory
+@pytest.mark.skipif(not platform.libc_ver()[0], reason="memory is kept with glibc only")
+@pytest.mark.parametrize(
+    ("mib", "give_back", "is_kept"), [(16, False, True), (200, False, True), (200, True, True), (1300, True, False)]
+)
+def test_freed_memory_is_kept_and_given_back_on_request_where_it_is_much(mib, give_back, is_kept):
+    script = f"""
+import mmap
 import numpy as np
 from utils.memory import give_back_freed_memory, keep_freed_memory
 keep_freed_memory()
 
-def fresh_mib(size):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(size << 20, np.uint8)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() >> 20
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE >> 20
 
-def held_mib():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+before = held()
+np.ones({mib} << 20, np.uint8)
+if {give_back}:
+    give_back_freed_memory()
+print(held() - before)
 """
-
-
-def in_a_process_that_keeps_memory(expression: str) -> int:
-    script = f"{KEPT_MEMORY}\nprint({expression})"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    return int(result.stdout)
-
-
-@needs_linux
-@pytest.mark.parametrize("mib", [16, 200])
-def test_kept_memory_is_not_fetched_again_for_each_array(mib):
-    assert in_a_process_that_keeps_memory(f"fresh_mib({mib}) and fresh_mib({mib})") < mib / 10
-
-
-@needs_linux
-@pytest.mark.parametrize(("mib", "is_given_back"), [(200, False), (1200, True)])
-def test_much_kept_memory_is_given_back_on_request(mib, is_given_back):
-    held = in_a_process_that_keeps_memory(f"fresh_mib({mib}) and (give_back_freed_memory() or held_mib())")
-    assert (held < mib) == is_given_back
+    assert int(result.stdout) == pytest.approx(mib if is_kept else 0, abs=8)
 
 
 # Files that cannot be read

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from inference.build import fast_network
 from network.build import build_network
@@ -27,7 +28,7 @@ def test_each_tap_adds_the_pixel_that_lies_the_dilation_away():
     image = torch.arange(16.0).view(1, 1, 4, 4)
     expected = [[20, 30, 0, 0], [60, 70, 0, 0], [100, 110, 0, 1], [140, 150, 4, 5]]
     with torch.inference_mode():
-        assert TapwiseConv2d(plain.bfloat16())(image.bfloat16())[0, 0].tolist() == expected
+        assert TapwiseConv2d(plain)(image.bfloat16())[0, 0].tolist() == expected
 
 
 SIDES = st.integers(1, 9)
@@ -67,6 +68,20 @@ def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bflo
 
 @pytest.mark.parametrize(("has_tiles", "kind"), [(True, TapwiseConv2d), (False, nn.Conv2d)])
 def test_only_where_the_cpu_has_matrix_tiles_a_fast_network_sums_by_taps(monkeypatch, has_tiles, kind):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles, raising=False)
     net = fast_network(build_network("DeepR18V3PlusD_m1", 5), CPU)
     assert [type(branch[0]) for branch in net.aspp.features] == [nn.Conv2d, kind, kind, kind]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_summed_by_taps_is_not_compiled_for_every_size():
+    torch.manual_seed(0)
+    net = build_network("DeepR18V3PlusD_m1", 5).eval()
+    sum_pyramid_by_taps(net)
+    counting = CompileCounterWithBackend("inductor")
+    made = torch.compile(net, backend=counting)
+    for height, width in ((64, 128), (96, 160), (128, 192), (160, 256), (320, 312)):
+        images = torch.randn(1, 3, height, width)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert (made(images) - net(images)).abs().max() <= 0.05 * net(images).abs().max()
+    assert counting.frame_count == 2

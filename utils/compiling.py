@@ -12,16 +12,15 @@ _COMPILERS = ("g++", "clang++", "cl")
 
 
 def compiled(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
-    """`net` compiled, which happens at the first image and takes up to a minute; at the first of another size again,
-    then for all sizes.
+    """`net` compiled, which happens at the first image and takes up to a minute; again at some of the next sizes.
 
-    frozen: for evaluation; the weights, as they are by then, are built in and laid out for the machine. Raises
+    frozen: for evaluation; on a CPU the weights, as they are by then, are built in and laid out for the machine. Raises
     ValueError where a CPU lacks a compiler.
     """
     compilers = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise ValueError("--compile on a CPU needs a C++ compiler (apt install g++), or one that CXX names.")
-    return _Frozen(net) if frozen else torch.compile(net)  # type: ignore[return-value]
+    return _Frozen(net) if frozen and device.type == "cpu" else torch.compile(net)  # type: ignore[return-value]
 
 
 class _Frozen(nn.Module):

@@ -1,8 +1,10 @@
-"""How the process deals with memory that is free again. Both functions do nothing where the C library is not glibc."""
+"""How the process deals with memory that is free again. Both functions need glibc 2.33 and do nothing elsewhere."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+from pathlib import Path
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -12,7 +14,7 @@ _KEPT_BETWEEN_SIZES = 1 << 30
 
 
 class _HeapInfo(ctypes.Structure):
-    """`struct mallinfo2` of glibc 2.33 and later; bytes."""
+    """`struct mallinfo2`; bytes."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)
@@ -23,28 +25,32 @@ class _HeapInfo(ctypes.Structure):
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next array, however large, instead of giving it back to the system.
+    """Keep freed memory for the next array instead of giving it back to the system.
 
-    The arrays of pictures, and a network's activations on a CPU, are given back each time otherwise, and fresh pages,
-    which the system must clear, can cost as much as the work on them.
+    However large they are, in threads beside the main one up to 64 MiB. The arrays of pictures, and a network's
+    activations on a CPU, are given back each time otherwise, and fresh pages, which the system must clear, can cost as
+    much as the work on them.
     """
-    libc = _c_library()
-    if libc is not None and hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, 0)  # no array lives outside of the heap
-        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    glibc = _glibc()
+    if glibc is not None:
+        glibc.mallopt(_M_MMAP_MAX, 0)  # no array lives outside of the heap
+        glibc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def give_back_freed_memory() -> None:
-    """Give kept memory back where it is more than a GiB: before arrays of other sizes, for which it may not do."""
-    libc = _c_library()
-    if libc is not None and hasattr(libc, "mallinfo2"):
-        libc.mallinfo2.restype = _HeapInfo
-        if libc.mallinfo2().fordblks > _KEPT_BETWEEN_SIZES:
-            libc.malloc_trim(0)
+    """Give kept memory back where it is more than a GiB, for arrays of other sizes follow, which may not fit into it."""
+    glibc = _glibc()
+    statistics = Path("/proc/self/statm")
+    if glibc is not None and statistics.exists():
+        held = int(statistics.read_text().split()[1]) * mmap.PAGESIZE
+        if held - glibc.mallinfo2().uordblks > _KEPT_BETWEEN_SIZES:
+            glibc.malloc_trim(0)
 
 
-def _c_library() -> ctypes.CDLL | None:
+def _glibc() -> ctypes.CDLL | None:
     try:
-        return ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has no library without a name
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _HeapInfo
+    except (AttributeError, OSError, TypeError):  # an older one, another one; Windows has none without a name
         return None
+    return library
