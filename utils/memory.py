@@ -38,7 +38,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Give kept memory back where it is more than a GiB, for arrays of other sizes follow, which may not fit into it."""
+    """Give kept memory back where it is more than a GiB: arrays of other sizes follow, which may not fit into it."""
     glibc = _glibc()
     statistics = Path("/proc/self/statm")
     if glibc is not None and statistics.exists():
