@@ -27,7 +27,7 @@ DATASET_ROOTS = {
 
 DATASET_CHOICES = ", ".join(NAMES)
 MAX_MEMORY = "GiB for an image's pixels and probabilities; the network's own, which follows from the tile, come on top"
-BF16 = "compute in bfloat16: more than twice as fast where the device has it; about one label in 500 changes"
+BF16 = "compute in bfloat16: faster where the device has it; about one label in 500 changes"
 COMPILE = "torch.compile the network: faster, after up to a minute for the first picture and for some of other sizes"
 
 

@@ -32,3 +32,11 @@ def test_the_benchmark_of_propagation_runs_on_real_video(tmp_path, shared):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "| ours, label, 67 % |" in result.stdout and (tmp_path / "curve.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_inference_runs():
+    command = [sys.executable, "benchmarks/inference.py", "--network_only", "--no-compile", "--rounds", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "| and layers folded, bfloat16: labels |" in result.stdout
