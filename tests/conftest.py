@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 import torch
 
+from utils.memory import find_glibc
+
 # A machine may be slow; no example is wrong for that.
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
@@ -58,6 +60,9 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+needs_kept_memory = pytest.mark.skipif(find_glibc() is None, reason="memory is kept with glibc 2.33 or later only")
 
 
 @pytest.fixture

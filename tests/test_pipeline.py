@@ -1,7 +1,6 @@
 """Loaders: the same samples whoever makes them, every sample once, and what happens to files that cannot be read."""
 
 import os
-import platform
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from datasets.loaders import LoaderOptions, train_data, val_loader
 from datasets.registry import dataset_spec
 from datasets.segmentation import Draw, as_tensors
 from datasets.workers import default_num_workers
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_kept_memory
 from utils.distributed import Processes, processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
@@ -191,7 +190,7 @@ def test_memory_is_pinned_where_it_is_asked_for():
     assert LoaderOptions(ALONE, 0).for_loader()["pin_memory"] is False
 
 
-@pytest.mark.skipif(not platform.libc_ver()[0], reason="memory is kept with glibc only")
+@needs_kept_memory
 @pytest.mark.parametrize(
     ("mib", "give_back", "is_kept"), [(16, False, True), (200, False, True), (200, True, True), (1300, True, False)]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from inference.predictor import Predictor
 from inference.resize import resized_part
 from inference.slices import GIB, held_at_a_time, slices
 from inference.tiling import views
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_kept_memory
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu"}
 CPU = torch.device("cpu")
@@ -178,7 +177,7 @@ def test_the_memory_of_a_process_stays_within_what_is_allowed():
     assert sliced - start < 0.25
 
 
-@pytest.mark.skipif(not platform.libc_ver()[0], reason="memory is kept with glibc only")
+@needs_kept_memory
 def test_memory_of_a_large_picture_is_given_back_when_a_picture_of_another_size_follows():
     whole = {"net": "torch.nn.Conv2d(3, 60, 1)", "classes": 60, "tile": None, "overlap": 0.2, "memory": 4}
     held = "int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() / 2**30"

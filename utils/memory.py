@@ -31,7 +31,7 @@ def keep_freed_memory() -> None:
     activations on a CPU, are given back each time otherwise, and fresh pages, which the system must clear, can cost as
     much as the work on them.
     """
-    glibc = _glibc()
+    glibc = find_glibc()
     if glibc is not None:
         glibc.mallopt(_M_MMAP_MAX, 0)  # no array lives outside of the heap
         glibc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 def give_back_freed_memory() -> None:
     """Give kept memory back where it is more than a GiB: arrays of other sizes follow, which may not fit into it."""
-    glibc = _glibc()
+    glibc = find_glibc()
     statistics = Path("/proc/self/statm")
     if glibc is not None and statistics.exists():
         held = int(statistics.read_text().split()[1]) * mmap.PAGESIZE
@@ -47,7 +47,8 @@ def give_back_freed_memory() -> None:
             glibc.malloc_trim(0)
 
 
-def _glibc() -> ctypes.CDLL | None:
+def find_glibc() -> ctypes.CDLL | None:
+    """The C library, where it is one whose memory can be kept and given back."""
     try:
         library = ctypes.CDLL(None)
         library.mallinfo2.restype = _HeapInfo
