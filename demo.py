@@ -24,11 +24,12 @@ from inference.shares import count_pixels, percentages
 from inference.temporal import Smoother
 from inference.video import FramePainter, Video, new_video, opened_video
 from inference.writers import result_paths, unused_paths, write_results
-from utils.background import Stopwatch, WriteBehind, read_ahead
+from utils.background import WriteBehind, read_ahead
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import processes
 from utils.files import writable_folder
+from utils.gpu import Arriving, DeviceStopwatch
 from utils.images import Uint8Array, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -100,12 +101,18 @@ def predict_frames(
 ) -> list[list[int]]:
     """Write the frames to `film`; pixels of each class in each frame. A camera runs until Ctrl-C or `--max_frames`."""
     counts: list[list[int]] = []
-    network, smoother = Stopwatch(), Smoother()
+    network, smoother = DeviceStopwatch(predictor.device), Smoother()
     with (
         new_video(film, video.rate, painter.size) as write_frame,
         WriteBehind() as write_behind,
         tqdm(total=options.max_frames or video.num_frames or None, unit="frame", disable=None) as progress,
     ):
+
+        def write(image: Uint8Array, predicted: Arriving) -> None:
+            labels = predicted.array()
+            counts.append(count_pixels(labels, len(model.classes)))
+            write_frame(painter(image, labels))
+
         try:
             frames = read_ahead(count(), lambda i: first if i == 0 else video.read())
             for _, frame in islice(frames, options.max_frames):
@@ -117,9 +124,7 @@ def predict_frames(
                         labels = smoother(image, predictor.probabilities(image)).argmax(0).to(torch.uint8)
                     else:
                         labels = predictor.labels(image)
-                    labels_here = labels.cpu().numpy()
-                counts.append(count_pixels(labels_here, len(model.classes)))
-                write_behind(lambda *pair: write_frame(painter(*pair)), image, labels_here)
+                write_behind(write, image, Arriving(labels))
                 progress.update()
         except KeyboardInterrupt:
             if not video.is_camera:

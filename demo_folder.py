@@ -28,11 +28,12 @@ from inference.predictor import Predictor
 from inference.report import write_csv
 from inference.shares import percentages
 from inference.writers import ResultPaths, is_done, is_result, pixel_counts, result_names, result_paths, write_results
-from utils.background import Stopwatch, WriteBehind, read_ahead
+from utils.background import WriteBehind, read_ahead
 from utils.command import one_line, run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
+from utils.gpu import Arriving, DeviceStopwatch
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 
 SHARES = "class_shares.csv"
@@ -87,13 +88,13 @@ def segment(
         else:
             missing.append(i)
 
-    network = Stopwatch()
+    network = DeviceStopwatch(predictor.device)
     with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
 
-        def write(i: int, image: Uint8Array, labels: Uint8Array) -> None:
+        def write(i: int, image: Uint8Array, labels: Arriving) -> None:
             job = jobs[i]
             found = write_results(
-                job.paths, image, labels, model.classes, job.source, wanted=wanted, settings=job.settings
+                job.paths, image, labels.array(), model.classes, job.source, wanted=wanted, settings=job.settings
             )
             counts[i] = torch.tensor(found)
             progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
@@ -102,7 +103,7 @@ def segment(
             try:
                 image = reading.result()
                 with network.working(), naming(jobs[i].source):
-                    labels = predictor.labels(image).cpu().numpy()
+                    labels = Arriving(predictor.labels(image))
             except (ValueError, OSError) as error:
                 unreadable.append(one_line(error))
             else:

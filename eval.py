@@ -37,6 +37,7 @@ from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
+from utils.gpu import Arriving, DeviceStopwatch
 from utils.images import Uint8Array, read_image
 from utils.metrics import Scores
 
@@ -103,7 +104,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
         else:
             counts[i] = torch.from_numpy(kept.counts)
 
-    reading, network, writing = Stopwatch(), Stopwatch(), Stopwatch()
+    reading, network, writing = Stopwatch(), DeviceStopwatch(run.predictor.device), Stopwatch()
     with (
         WriteBehind(max(1, run.config.device.num_workers or 1)) as write_behind,
         tqdm(total=len(missing), unit="image", disable=None if me.is_main else True) as progress,
@@ -111,7 +112,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()
             with network.working(), naming(run.pairs[i].image):
-                labels = run.predictor.labels(image).cpu().numpy()
+                labels = Arriving(run.predictor.labels(image))
             write_behind(write, run, run.pairs[i], image, truth, labels, counts[i], writing)
             progress.update()
     facts: dict[str, Any] = {"settings": settings(run)}
@@ -132,13 +133,14 @@ def read(run: Evaluation, pair: Pair, reading: Stopwatch) -> tuple[Uint8Array, U
 
 
 def write(
-    run: Evaluation, pair: Pair, image: Uint8Array, truth: Uint8Array | None, labels: Uint8Array, counts: Tensor,
+    run: Evaluation, pair: Pair, image: Uint8Array, truth: Uint8Array | None, predicted: Arriving, counts: Tensor,
     writing: Stopwatch,
 ) -> None:
     """Score one image into `counts` [C, C + 7] and write what is asked for, last what says that it is done.
 
     Label ids are always written where there is no truth, for they are the result then.
     """
+    labels = predicted.array()
     with writing.working():
         classes, dump_images = run.model.classes, run.config.output.dump_images
         counts.copy_(torch.from_numpy(count(truth, labels, run.spec.num_classes)))

@@ -2,6 +2,7 @@
 
     python benchmarks/inference.py
     python benchmarks/inference.py --arch DeepSRNX50V3PlusD_m1 DeepWV3Plus
+    python benchmarks/inference.py --arch DeepWV3Plus --size 1024 2048                         # where there is a GPU
     python benchmarks/inference.py --snapshot best.pth --image street.jpg      # and how many labels bfloat16 changes
 
 Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating rounds
@@ -13,13 +14,13 @@ from the picture's bytes, by the predictor.
 from __future__ import annotations
 
 import argparse
+import copy
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -113,81 +114,85 @@ def traffic(device: torch.device) -> float:
     return copying / 2 * (logits + 2 * len(SCALES))
 
 
+Size = tuple[int, int]  # rows and columns
+
+
 class Way(NamedTuple):
-    """How a network is prepared and called. keep: freed memory, as the commands do. precisions: of its calls."""
+    """A way to call a network. fast: as the commands do it. keep: freed memory, on a CPU."""
 
     name: str
-    prepare: Callable[[DeepLabV3Plus, torch.device], nn.Module]
+    fast: bool = False
+    compile: bool = False
     keep: bool = True
-    precisions: tuple[torch.dtype | None, ...] = (None,)
+    layout: torch.memory_format = torch.channels_last
+    tf32: bool = True
 
 
-def as_built(net: DeepLabV3Plus, device: torch.device) -> nn.Module:
-    return net
+PLAIN = Way("eager, float32, NCHW", keep=False, layout=torch.contiguous_format)
+BESIDE = {
+    "cpu": Way("freed memory kept", layout=torch.contiguous_format),
+    "cuda": Way("likewise, no TF32", layout=torch.contiguous_format, tf32=False),
+}
+WAYS = (Way("and channels last"), Way("and layers folded", fast=True), Way("and compiled", fast=True, compile=True))
 
 
-def channels_last(net: DeepLabV3Plus, device: torch.device) -> nn.Module:
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+def calls(way: Way, arch: str, size: Size, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """What is timed of a way: the call to logits of the picture's size, and to labels."""
+    images = torch.randn(1, 3, *size, device=device).contiguous(memory_format=way.layout)
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
+    def new_network() -> DeepLabV3Plus:
+        torch.manual_seed(0)
+        net = build_network(arch, NUM_CLASSES).eval()
+        return net.to(device, memory_format=way.layout)  # type: ignore[call-overload, no-any-return]
 
-BOTH = (None, torch.bfloat16)
-PLAIN = Way("eager, float32, NCHW", as_built, keep=False)
-KEEPING = Way("freed memory kept", as_built)
-WAYS = (
-    PLAIN,
-    KEEPING,
-    Way("and channels last", channels_last),
-    Way("and layers folded", fast_network, precisions=BOTH),
-    Way("and compiled", partial(fast_network, compile=True), precisions=BOTH),
-)
-
-
-def calls(way: Way, arch: str, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    """What is timed of a way: the call to logits of 512x1024, and to labels."""
-    torch.manual_seed(0)
-    net = way.prepare(build_network(arch, NUM_CLASSES).eval().to(device), device)
-    images = torch.randn(1, 3, 512, 1024, device=device)
-    if len(way.precisions) == 1:
-        if way.prepare is channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+    if not way.fast:
+        net = new_network()
         return {way.name: lambda: net(images), f"{way.name}: argmax": lambda: net(images).argmax(1)}
-    images = images.contiguous(memory_format=torch.channels_last)
-    picture = np.random.default_rng(0).integers(0, 256, (512, 1024, 3), np.uint8)
     timed = {}
-    for amp in way.precisions:
+    for amp in (None, torch.bfloat16):
         title = f"{way.name}, bfloat16" if amp else way.name
-        timed[f"{title}: logits"] = upsampling(net, images, amp)
-        timed[f"{title}: labels"] = predicting(net, picture, device, amp)
+        fast = fast_network(new_network(), device, amp=amp, compile=way.compile)
+        timed[f"{title}: logits"] = upsampling(fast, images, amp)
+        timed[f"{title}: labels"] = predicting(fast, picture, device, amp)
     return timed
 
 
-def serve(way: Way, arch: str, device: torch.device, talk: Connection) -> None:
+def serve(way: Way, arch: str, size: Size, device: torch.device, talk: Connection) -> None:
     """The process of one way: run all its calls whenever asked, and tell the seconds of each."""
     if way.keep:
         keep_freed_memory()
-    timed = calls(way, arch, device)
+    torch.backends.cudnn.allow_tf32 = way.tf32
+    timed = calls(way, arch, size, device)
     with torch.inference_mode():
         while talk.recv():
             talk.send({name: seconds(work, device) for name, work in timed.items()})
 
 
-def networks(arch: str, device: torch.device, rounds: int, *, compile: bool) -> None:
-    """A row per way to run `arch` on 512x1024, and of each whether it ends with logits of that size or with labels."""
-    ways = WAYS if compile else WAYS[:-1]
+def networks(arch: str, size: Size, device: torch.device, rounds: int, *, compile: bool) -> None:
+    """A row per way to run `arch`, and of each whether it ends with logits of the picture's size or with labels."""
+    beside = BESIDE[device.type]
     times: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        talks = [stack.enter_context(process_of(way, arch, device)) for way in ways]
+        ways = [way for way in (PLAIN, beside, *WAYS) if compile or not way.compile]
+        talks = [stack.enter_context(process_of(way, arch, size, device)) for way in ways]
         for turn in range(rounds + 2):
             for talk in talks:
                 talk.send(True)
                 for name, taken in talk.recv().items():
                     times.setdefault(name, []).extend([taken] if turn >= 2 else [])  # the first rounds warm up
-    print(f"\n{arch}, 512x1024, {flops(arch) / 1e9:.0f} GFLOP\n")
-    references = [times[PLAIN.name], times[f"{PLAIN.name}: argmax"], times[KEEPING.name]]
-    print("| | s | times as fast as the first | as the second | as the third |\n|---|---|---|---|---|")
+    num_flops, peak = flops(arch, size), matrix_peak(device)
+    print(f"\n{arch}, {size[1]}x{size[0]}, {num_flops / 1e9:.0f} GFLOP")
+    if peak:
+        print(f"A product of matrices in bfloat16 reaches {peak / 1e12:.0f} TFLOP/s, the peak below.")
+    references = [times[PLAIN.name], times[f"{PLAIN.name}: argmax"], times[beside.name]]
+    print("\n| | s | images/s | of the peak | times as fast as the first | as the second | as the third |")
+    print("|---|---|---|---|---|---|---|")
     for name, own in times.items():
         ratios = [[before / after for before, after in zip(reference, own, strict=True)] for reference in references]
-        print(f"| {name} | {statistics.median(own):.3f} | {' | '.join(map(spread, ratios))} |", flush=True)
+        taken = statistics.median(own)
+        share = f"{num_flops / taken / peak:.0%}" if peak else "-"
+        print(f"| {name} | {taken:.4f} | {1 / taken:.2f} | {share} | {' | '.join(map(spread, ratios))} |", flush=True)
 
 
 def upsampling(net: nn.Module, images: Tensor, amp: torch.dtype | None) -> Callable[[], Tensor]:
@@ -210,11 +215,11 @@ def predicting(
 
 
 @contextmanager
-def process_of(way: Way, arch: str, device: torch.device) -> Iterator[Connection]:
+def process_of(way: Way, arch: str, size: Size, device: torch.device) -> Iterator[Connection]:
     """The process that serves a way, and how to talk to it."""
     talk, other = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=serve, args=(way, arch, device, other), daemon=True)
+    process = context.Process(target=serve, args=(way, arch, size, device, other), daemon=True)
     process.start()
     other.close()  # so that reading ends when the process does
     try:
@@ -227,22 +232,30 @@ def process_of(way: Way, arch: str, device: torch.device) -> Iterator[Connection
         process.terminate()
 
 
-def flops(arch: str) -> float:
-    """Additions and multiplications of one call for 512x1024."""
-    net = build_network(arch, NUM_CLASSES).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        net(torch.zeros(1, 3, 512, 1024))
+def flops(arch: str, size: Size) -> float:
+    """Additions and multiplications of one call."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
+        build_network(arch, NUM_CLASSES).eval()(torch.empty(1, 3, *size))
     return counter.get_total_flops()
+
+
+def matrix_peak(device: torch.device) -> float | None:
+    """Additions and multiplications per second in a large product of matrices in bfloat16; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    side = 8192
+    factors = torch.randn(2, side, side, device=device).bfloat16()
+    return 2 * side**3 / statistics.median(seconds(lambda: factors[0] @ factors[1], device) for _ in range(20))
 
 
 def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> None:
     """How many pixels of a picture get another class in bfloat16."""
     model = load_model(SnapshotConfig(snapshot=str(snapshot)))
-    net = fast_network(model.net, device)
-    labels = [
-        Predictor(net, len(model.classes), device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD).labels(image)
-        for amp in (None, torch.bfloat16)
-    ]
+    labels = []
+    for amp in (None, torch.bfloat16):
+        net = fast_network(copy.deepcopy(model.net), device, amp=amp)
+        predictor = Predictor(net, len(model.classes), device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        labels.append(predictor.labels(image))
     same = (labels[0] == labels[1]).float().mean().item()
     print(f"\n{model.arch}, {image.shape[1]}x{image.shape[0]}: bfloat16 gives {same:.2%} of the pixels the same label.")
 
@@ -252,6 +265,7 @@ def main() -> None:
     parser.add_argument("--arch", nargs="*", default=["DeepMNV3V3PlusD_m1"], help="networks to run; none: leave it out")
     parser.add_argument("--snapshot", type=Path, nargs="*", default=[], help="trained networks, to compare labels of")
     parser.add_argument("--image", type=Path, help="the picture to compare them on")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="rows and columns of the picture")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
@@ -266,7 +280,7 @@ def main() -> None:
     if not arguments.network_only:
         beside_the_network(device, arguments.rounds)
     for arch in arguments.arch:
-        networks(arch, device, arguments.rounds, compile=arguments.compile)
+        networks(arch, tuple(arguments.size), device, arguments.rounds, compile=arguments.compile)
     for snapshot in arguments.snapshot:
         changed_labels(snapshot, read_image(arguments.image), device)
 

@@ -16,7 +16,7 @@ from datasets.spec import DatasetSpec, SegClass
 from inference.predictor import Predictor
 from network.build import MODULE_PREFIX, build_network
 from network.deepv3 import DeepLabV3Plus
-from network.fold import fold_batch_norms, fold_reductions
+from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in
 from network.taps import sum_pyramid_by_taps
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
@@ -91,15 +91,20 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
     return frozenset(known[name.lower()] for name in listed) or None
 
 
-def fast_network(net: DeepLabV3Plus, device: torch.device, *, compile: bool = False) -> nn.Module:
+def fast_network(
+    net: DeepLabV3Plus, device: torch.device, *, amp: torch.dtype | None = None, compile: bool = False
+) -> nn.Module:
     """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
 
-    Its logits stay small: the predictor upsamples them.
+    amp: what it will be autocast to; its convolutions are kept in that type, so that it runs in no other. Its logits
+    stay small: the predictor upsamples them.
     """
     fold_batch_norms(net.eval())
     fold_reductions(net)
-    if has_matrix_tiles(device):
-        sum_pyramid_by_taps(net)
+    if amp is not None:
+        if amp is torch.bfloat16 and has_matrix_tiles(device):
+            sum_pyramid_by_taps(net)
+        store_convolutions_in(net, amp)
     net.upsamples = False
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return compiled(net, device, frozen=True) if compile else net
@@ -107,8 +112,8 @@ def fast_network(net: DeepLabV3Plus, device: torch.device, *, compile: bool = Fa
 
 def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool, **how: Any) -> Predictor:
     """Every command's way from a model to a predictor."""
-    net = fast_network(model.net, device, compile=compile)
     amp = torch.bfloat16 if bf16 else None
+    net = fast_network(model.net, device, amp=amp, compile=compile)
     mean, std = model.checkpoint.mean, model.checkpoint.std
     return Predictor(net, len(model.classes), device=device, amp=amp, mean=mean, std=std, **how)
 

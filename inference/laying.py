@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.tiling import Span
+from utils.gpu import to_device
 
 _BAND_BYTES = 5 << 19  # of float32 probabilities on a CPU; measured best among 1, 2.5, 5 and 10 MB
 _BLOCK = 64  # columns that are interpolated by one small matrix, which is faster than gathering single columns
@@ -81,7 +82,7 @@ def add_tile(total: Tensor, logits: Tensor, mirrored: Tensor | None, rows: Laid,
         source = slice(rows.source.start + source.start, rows.source.start + source.stop)
         values = _probabilities(logits, mirrored, source, columns.source)
         if rows.taps is not None:
-            values = rows.taps.matrix(band).T.to(total.device) @ values
+            values = to_device(rows.taps.matrix(band).T, total.device) @ values
         if blocks is not None:
             values = torch.cat([values[:, :, needed] @ matrix for needed, matrix in blocks], dim=2)
         total[:, band] += values.mul_(rows.weights[band, None]).mul_(columns.weights)
@@ -113,4 +114,4 @@ def _blocks(taps: Taps, device: torch.device) -> list[tuple[slice, Tensor]]:
     """The interpolation of all columns: which are needed for each block of them, and the block's matrix."""
     starts = range(0, len(taps.weight), _BLOCK)
     parts = [slice(start, min(start + _BLOCK, len(taps.weight))) for start in starts]
-    return [(taps.source(part), taps.matrix(part).to(device)) for part in parts]
+    return [(taps.source(part), to_device(taps.matrix(part), device)) for part in parts]

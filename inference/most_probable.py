@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.laying import Taps
+from utils.gpu import to_device
 from utils.upsampling import upsample
 
 _BAND_ROWS, _BAND_ROWS_GPU = 32, 512  # on a GPU each band costs launches
@@ -30,7 +31,7 @@ def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor
     for band in _bands(height, values.device):
         needed = values[None, :, taps.source(band)]
         wide = upsample(needed, (needed.shape[2], width))[0]
-        labels[band] = _first_largest(taps.matrix(band).T.to(values.device) @ wide)
+        labels[band] = _first_largest(to_device(taps.matrix(band).T, values.device) @ wide)
     return labels
 
 

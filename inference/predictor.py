@@ -18,6 +18,7 @@ from inference.resize import resized_part
 from inference.slices import held_at_a_time, slices
 from inference.tiling import Span, View, views
 from utils.device import resolve_device
+from utils.gpu import Uploads
 from utils.images import Uint8Array
 from utils.memory import give_back_freed_memory
 from utils.precision import normalise
@@ -88,6 +89,7 @@ class Predictor:
         self.amp = amp
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self._upload = Uploads(self.device)
         self._size_before: tuple[int, ...] | None = None
 
     @overload
@@ -144,8 +146,7 @@ class Predictor:
         if image.shape != self._size_before:
             give_back_freed_memory()
             self._size_before = image.shape
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
-        return pixels, views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
+        return self._upload(image), views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
 
     def _strip(self, pixels: Tensor, seen: Sequence[View], strip: slice, num_rows: int) -> Iterator[tuple[int, Tensor]]:
         """Finished probabilities [C, rows, columns of the strip] after their first row, from the top down.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.gpu import to_device
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -52,8 +54,8 @@ def _mix(values: Tensor, axis: int, by: Taps) -> Tensor:
     shape[axis] = -1
     total: Tensor | None = None
     for k in range(by.indices.shape[1]):
-        picked = values.index_select(axis, (by.indices[:, k] - offset).to(values.device)).float()
-        weight = by.weights[:, k].view(shape).to(values.device)
+        picked = values.index_select(axis, to_device(by.indices[:, k] - offset, values.device)).float()
+        weight = to_device(by.weights[:, k].view(shape), values.device)
         total = picked.mul_(weight) if total is None else total.addcmul_(picked, weight)
     assert total is not None
     return total

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from utils.gpu import to_device
 from utils.images import Uint8Array
 
 KEPT = 0.7  # share of the past in the mixture where both frames look the same
@@ -35,7 +36,8 @@ class Smoother:
         if self._before is not None:
             grey_before, smoothed_before = self._before
             flow = flow_to(grey, grey_before)  # type: ignore[arg-type]
-            kept = torch.from_numpy(alike(grey, grey_before, flow) * KEPT).to(probabilities.device)  # type: ignore[arg-type]
+            weight = alike(grey, grey_before, flow) * KEPT  # type: ignore[arg-type]
+            kept = to_device(torch.from_numpy(weight), probabilities.device)
             probabilities = probabilities + kept * (moved(smoothed_before, flow) - probabilities)
         self._before = grey, probabilities  # type: ignore[assignment]
         return probabilities
@@ -69,8 +71,9 @@ def moved(values: Tensor, flow: Flow) -> Tensor:
     height, width = flow.shape[:2]
     x = torch.arange(width, dtype=torch.float32) + torch.from_numpy(flow[..., 0])
     y = torch.arange(height, dtype=torch.float32)[:, None] + torch.from_numpy(flow[..., 1])
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=2).to(values.device)
-    return F.grid_sample(values[None], grid[None], padding_mode="border", align_corners=False)[0]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=2)
+    there = to_device(grid, values.device)[None]
+    return F.grid_sample(values[None], there, padding_mode="border", align_corners=False)[0]
 
 
 def flicker(labels: Uint8Array, before: Uint8Array, grey: Uint8Array, grey_before: Uint8Array) -> float:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils.gpu import to_device
+
 
 @dataclass(frozen=True)
 class Span:
@@ -55,7 +57,7 @@ def views(
         scaled = tuple(max(1, math.floor(side * scale + 0.5)) for side in size)
         rows, columns = (spans(s, out, tile or s, overlap) for s, out in zip(scaled, size, strict=True))
         weights = 1 / (cover_counts(rows, size[0]) * len(scales)), 1 / cover_counts(columns, size[1])
-        found.append(View((scaled[0], scaled[1]), rows, columns, *(w.to(device) for w in weights)))
+        found.append(View((scaled[0], scaled[1]), rows, columns, *(to_device(w, device) for w in weights)))
     return found
 
 

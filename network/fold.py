@@ -54,3 +54,10 @@ def fold_reductions(net: DeepLabV3Plus) -> None:
     net.final[0] = folded
     for reduction in ("bot_fine", "bot_aspp"):
         net.set_submodule(reduction, nn.Identity())
+
+
+def store_convolutions_in(net: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of all convolutions in the type that autocast would cast them to at every image, in place."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(dtype)

@@ -10,7 +10,7 @@ from network.deepv3 import DeepLabV3Plus
 
 
 class TapwiseConv2d(nn.Module):
-    """A convolution that keeps H and W, in bfloat16 as one 1x1 convolution for all taps and a sum of its shifted parts.
+    """A convolution in bfloat16 that keeps H and W, as one 1x1 convolution for all taps and a sum of its shifted parts.
 
     oneDNN's kernels for AMX lose most of their speed beside padding, which is as wide as the dilation: 2048 channels to
     256 at 64x128, dilation 36, take 540 ms there and 48 ms this way. In float32 and without AMX, oneDNN's way is the
@@ -23,19 +23,16 @@ class TapwiseConv2d(nn.Module):
         padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         assert all(k % 2 for k in conv.kernel_size) and conv.padding == padding and conv.padding_mode == "zeros"
         assert conv.stride == (1, 1) and conv.groups == 1
-        self.usual = conv
+        self.kernel_size, self.dilation = list(conv.kernel_size), list(conv.dilation)
         of_taps = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
-        self.register_buffer("tap_weights", of_taps.to(torch.bfloat16), persistent=False)
+        self.weight = nn.Parameter(of_taps.to(torch.bfloat16))
+        self.bias = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`: [B, in_channels, H, W]."""
-        if x.dtype != torch.bfloat16:
-            out: Tensor = self.usual(x)
-            return out
-        taps = F.conv2d(x, self.tap_weights)  # type: ignore[arg-type]
-        total = sum_of_taps(taps, list(self.usual.kernel_size), list(self.usual.dilation))
-        if self.usual.bias is not None:
-            total = total + self.usual.bias[:, None, None]
+        """`x`: [B, in_channels, H, W] bfloat16."""
+        total = sum_of_taps(F.conv2d(x, self.weight), self.kernel_size, self.dilation)
+        if self.bias is not None:
+            total = total + self.bias[:, None, None]
         return total.to(x.dtype)
 
 

@@ -14,7 +14,7 @@ from inference.build import fast_network
 from inference.most_probable import most_probable
 from inference.predictor import Predictor
 from network.build import build_network
-from network.fold import fold_batch_norms
+from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in
 from network.names import ARCHITECTURES
 from utils.compiling import compiled
 from utils.images import read_label_ids, write_image
@@ -81,6 +81,21 @@ def test_every_network_says_the_same_when_it_is_fast(arch: str):
         before = net(images)
         after = upsample(fast_network(net, CPU)(images), (48, 65))
     assert (after - before).abs().max() <= 1e-4 * before.abs().max()
+
+
+@pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepSRNX50V3PlusD_m1"])
+def test_weights_kept_in_bfloat16_change_nothing_beside_those_that_autocast_casts(arch: str):
+    torch.manual_seed(0)
+    net, images = build_network(arch, 5).eval(), torch.randn(1, 3, 64, 96)
+    usual, kept = fast_network(copy.deepcopy(net), CPU), copy.deepcopy(net)
+    fold_batch_norms(kept)
+    fold_reductions(kept)
+    store_convolutions_in(kept, torch.bfloat16)
+    kept.upsamples = False
+    kept.to(memory_format=torch.channels_last)  # as the other: in another layout other kernels sum in another order
+    assert {module.weight.dtype for module in kept.modules() if isinstance(module, nn.Conv2d)} == {torch.bfloat16}
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(kept(images), usual(images))
 
 
 @pytest.mark.slow

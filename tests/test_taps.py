@@ -46,12 +46,6 @@ def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation,
     assert (got - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
-def test_in_float32_it_stays_the_usual_convolution():
-    plain, images = conv(3), torch.randn(1, 4, 7, 8)
-    with torch.inference_mode():
-        assert torch.equal(TapwiseConv2d(plain)(images), plain(images))
-
-
 def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bfloat16():
     torch.manual_seed(0)
     net = build_network("DeepR18V3PlusD_m1", 5).eval()
@@ -66,10 +60,13 @@ def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bflo
     assert (summed - exact).abs().mean() <= 1.5 * (usual - exact).abs().mean()
 
 
-@pytest.mark.parametrize(("has_tiles", "kind"), [(True, TapwiseConv2d), (False, nn.Conv2d)])
-def test_only_where_the_cpu_has_matrix_tiles_a_fast_network_sums_by_taps(monkeypatch, has_tiles, kind):
+@pytest.mark.parametrize(
+    ("has_tiles", "amp", "kind"),
+    [(True, torch.bfloat16, TapwiseConv2d), (True, None, nn.Conv2d), (False, torch.bfloat16, nn.Conv2d)],
+)
+def test_only_in_bfloat16_where_the_cpu_has_matrix_tiles_a_fast_network_sums_by_taps(monkeypatch, has_tiles, amp, kind):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles, raising=False)
-    net = fast_network(build_network("DeepR18V3PlusD_m1", 5), CPU)
+    net = fast_network(build_network("DeepR18V3PlusD_m1", 5), CPU, amp=amp)
     assert [type(branch[0]) for branch in net.aspp.features] == [nn.Conv2d, kind, kind, kind]
 
 

@@ -74,7 +74,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begun = time.perf_counter()
-        self.seconds = 0.0
+        self._seconds = 0.0
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -83,8 +83,12 @@ class Stopwatch:
         try:
             yield
         finally:
-            with self._lock:
-                self.seconds += time.perf_counter() - start
+            self._add(time.perf_counter() - start)
+
+    @property
+    def seconds(self) -> float:
+        """Worked so far."""
+        return self._seconds
 
     def share(self) -> float:
         """Share of the time spent working, 0..1."""
@@ -93,3 +97,7 @@ class Stopwatch:
     def per_second(self, count: int) -> float:
         """So many things in the time since it was made."""
         return count / max(time.perf_counter() - self._begun, 1e-9)
+
+    def _add(self, seconds: float) -> None:
+        with self._lock:
+            self._seconds += seconds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from utils.gpu import to_device
+
 
 def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> torch.dtype | None:
     """The autocast type, or None for float32 throughout.
@@ -36,7 +38,7 @@ def has_matrix_tiles(device: torch.device) -> bool:
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32, channels last, mean and std taken off (both for values in 0..1)."""
-    scale = torch.tensor(std, device=images.device).mul_(255).reciprocal_().view(1, -1, 1, 1)
-    shift = torch.tensor(mean, device=images.device).mul_(255).view(1, -1, 1, 1)
+    scale = to_device(torch.tensor(std).mul_(255).reciprocal_().view(1, -1, 1, 1), images.device)
+    shift = to_device(torch.tensor(mean).mul_(255).view(1, -1, 1, 1), images.device)
     pixels = images.contiguous(memory_format=torch.channels_last).float()
     return pixels.sub_(shift).mul_(scale)

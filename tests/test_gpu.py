@@ -1,0 +1,174 @@
+"""What runs on a GPU says what the CPU says, and does not wait where it need not."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.synthetic import write_streets
+from inference.build import fast_network
+from inference.predictor import Predictor
+from network.build import build_network
+from network.deepv3 import DeepLabV3Plus
+from tests.test_demos import frames_of
+from utils.gpu import Arriving, DeviceStopwatch, Uploads
+from utils.images import read_label_ids, write_image
+from utils.precision import normalise
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+USUAL = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+WAYS = [{}, {"flip": True, "scales": (0.5, 1.0, 1.75)}, {"tile": 64, "batch_size": 3, "scales": (1.0, 2.0)}]
+
+
+@pytest.fixture(autouse=True)
+def full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on the GPU without TF32, so that they can be compared with those of the CPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Whatever makes the CPU wait for the GPU is an error while the test asks for it to be."""
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def network() -> DeepLabV3Plus:
+    torch.manual_seed(0)
+    return build_network("DeepMNV3V3PlusD_m1", 7).eval()
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (97, 131, 3), np.uint8)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_probabilities_and_labels_are_those_of_the_cpu(how):
+    here, there = (
+        Predictor(fast_network(network(), device), 7, device=device, **USUAL, **how) for device in (CPU, GPU)
+    )
+    expected, got = here.probabilities(picture()), there.probabilities(picture()).cpu()
+    assert (got - expected).abs().max() < 1e-3
+    assert (there.labels(picture()).cpu() == here.labels(picture())).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_no_step_of_a_prediction_waits_for_the_gpu(how, no_waiting):
+    predictor = Predictor(fast_network(network(), GPU), 7, device=GPU, **USUAL, **how)
+    predictor.labels(picture())
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    on_their_way = [Arriving(predictor.labels(picture(seed))) for seed in range(3)]
+    torch.cuda.set_sync_debug_mode("default")
+    for seed, labels in enumerate(on_their_way):
+        assert np.array_equal(labels.array(), predictor.labels(picture(seed)).cpu())
+
+
+def test_normalising_waits_for_nothing(no_waiting):
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device=GPU)
+    torch.cuda.set_sync_debug_mode("error")
+    normalise(images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_pictures_that_go_up_while_the_gpu_works_arrive_whole():
+    upload, pictures = Uploads(GPU), [np.full((512, 512, 3), value, np.uint8) for value in range(40)]
+    torch.cuda._sleep(100_000_000)
+    sums = [upload(one).long().sum() for one in pictures]  # each picture's memory is free for the next one
+    assert [one.item() for one in sums] == [value * 512 * 512 * 3 for value in range(40)]
+
+
+def test_the_stopwatch_counts_what_the_gpu_does_after_the_block():
+    watch = DeviceStopwatch(GPU)
+    for _ in range(2):
+        start = time.perf_counter()
+        with watch.working():
+            torch.cuda._sleep(200_000_000)
+        given = time.perf_counter() - start
+    assert watch.seconds > 2 * given
+
+
+def test_bfloat16_changes_few_labels():
+    exact = Predictor(fast_network(network(), GPU), 7, device=GPU, **USUAL)
+    amp = torch.bfloat16
+    rough = Predictor(fast_network(network(), GPU, amp=amp), 7, device=GPU, amp=amp, **USUAL)
+    assert (exact.labels(picture()) == rough.labels(picture())).float().mean() > 0.8  # an untrained network is unsure
+
+
+@pytest.mark.slow
+def test_a_compiled_network_says_the_same():
+    usual, compiled = (
+        Predictor(fast_network(network(), GPU, compile=compile), 7, device=GPU, **USUAL) for compile in (False, True)
+    )
+    assert (compiled.probabilities(picture()) - usual.probabilities(picture())).abs().max() < 1e-4
+
+
+# The commands
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn streets."""
+    root = tmp_path_factory.mktemp("streets") / "streets"
+    write_streets(root, num_train=6, num_val=4, num_test=0, height=96, width=128, num_workers=1, progress=False)
+    return root
+
+
+@pytest.mark.parametrize("precision", ["--bf16", "--fp16", "--no-bf16"])
+def test_a_network_is_trained_and_evaluated(precision, streets, command, tmp_path):
+    trained = command(
+        "train", "--dataset", "streets", "--dataset_dir", streets, "--arch", "DeepMNV3V3PlusD_m1", "--crop_size", 64,
+        "--bs_mult", 2, "--max_epoch", 2, "--lr", 0.01, "--jointwtborder", "--class_uniform_pct", 0.5,
+        "--ckpt", tmp_path / "runs", "--exp", "run", "--num_workers", 2, "--device", "cuda", precision,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    checkpoint = next((tmp_path / "runs").rglob("best.pth"))
+    folders = {}
+    for device in ("cpu", "cuda"):
+        folders[device] = tmp_path / device
+        ended = command(
+            "eval", "--snapshot", checkpoint, "--dataset_dir", streets, "--ckpt_path", folders[device],
+            "--scales", "0.5,1", "--dump_images", "--device", device,
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+    scores = [json.loads(next(folder.rglob("metrics.json")).read_text()) for folder in folders.values()]
+    assert scores[0]["mean_iou"] == pytest.approx(scores[1]["mean_iou"], abs=0.01)
+    for here in folders["cpu"].rglob("pred/**/*.png"):
+        there = folders["cuda"] / here.relative_to(folders["cpu"])
+        assert np.mean(read_label_ids(here) == read_label_ids(there)) > 0.99
+
+
+def test_demos_write_pictures_and_films(light_checkpoint, command, tmp_path):
+    for seed in range(5):
+        write_image(tmp_path / "photos" / f"{seed}.png", picture(seed))
+    ids = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        ended = command(
+            "demo_folder", "--demo-folder", tmp_path / "photos", "--snapshot", light_checkpoint, "--save-dir", out,
+            "--device", device,
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        ids[device] = [read_label_ids(path) for path in sorted(out.rglob("*_ids.png"))]
+    assert len(ids["cuda"]) == 5
+    for here, there in zip(ids["cpu"], ids["cuda"], strict=True):
+        assert np.mean(here == there) > 0.99
+
+
+@pytest.mark.parametrize("temporal", [(), ("--temporal",)])
+def test_a_film_keeps_its_frames(temporal, light_checkpoint, command, tmp_path):
+    from inference.video import new_video
+
+    with new_video(tmp_path / "drive.mp4", 10, (128, 96)) as write_frame:
+        for seed in range(7):
+            write_frame(np.full((96, 128, 3), 20 * seed, np.uint8))
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--device", "cuda", *temporal)
+    ended = command("demo", "--demo-video", tmp_path / "drive.mp4", *flags)
+    assert ended.code == 0, ended.err
+    assert len(frames_of(tmp_path / "out" / "drive_overlay.mp4")[0]) == 7
+    assert len((tmp_path / "out" / "drive_class_shares.csv").read_text().splitlines()) == 8
