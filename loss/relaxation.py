@@ -7,10 +7,8 @@ S(p). On a GPU the kernels of `loss.relaxation_triton` compute it, elsewhere `lo
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Collection
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +19,7 @@ from loss.inputs import at_least_float32, check_inputs, to_classes
 from loss.published import published_loss, published_target
 from loss.set_loss import SetTarget, set_loss
 from loss.sets import RelaxedSets, no_sets, relaxed_sets
+from utils.kernels import why_no_triton
 
 
 class RelaxedCrossEntropy(nn.Module):
@@ -143,21 +142,7 @@ def _has_kernels(logits: Tensor) -> bool:
     """Whether `loss.relaxation_triton` computes the loss of these logits; float64 is for tests and stays here."""
     if not logits.is_cuda or logits.dtype == torch.float64:
         return False
-    if problem := _why_no_kernels():
+    if problem := why_no_triton():
         warnings.warn(f"{problem}: label relaxation runs in plain PyTorch, slower.", stacklevel=2)
         return False
     return True
-
-
-@cache
-def _why_no_kernels() -> str:
-    """Why Triton's kernels cannot run here; empty where they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    try:
-        from triton.runtime import driver
-
-        _ = driver.active.utils  # compiled with the machine's C compiler when first asked for
-    except Exception as error:  # whatever it lacks, PyTorch can do without it
-        return f"Triton cannot build its kernels ({type(error).__name__}; it needs gcc and Python's headers)"
-    return ""

@@ -73,6 +73,12 @@ def conv_bn_relu(
     )
 
 
+def one_behind_the_other(inputs: tuple[Tensor, Tensor]) -> Tensor:
+    """Fine input [B, F, H, W] and context [B, C, h, w], which is enlarged: [B, F + C, H, W]."""
+    fine, context = inputs
+    return torch.cat([fine, upsample(context, (fine.shape[2], fine.shape[3]))], dim=1)
+
+
 class JoiningConv2d(nn.Conv2d):
     """The decoder's first convolution, over its fine input and the context enlarged to it; bias-free, keeps H and W.
 
@@ -85,10 +91,10 @@ class JoiningConv2d(nn.Conv2d):
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         """inputs: fine [B, fine_channels, H, W] and context [B, context_channels, h, w] -> [B, out_channels, H, W]."""
+        if self.kernel_size != (1, 1):
+            return super().forward(one_behind_the_other(inputs))
         fine, context = inputs
         size = (fine.shape[2], fine.shape[3])
-        if self.kernel_size != (1, 1):
-            return super().forward(torch.cat([fine, upsample(context, size)], dim=1))
         of_fine, of_context = self.weight.split([fine.shape[1], context.shape[1]], dim=1)
         return F.conv2d(fine, of_fine, self.bias) + upsample(F.conv2d(context, of_context), size)
 

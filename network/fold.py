@@ -10,8 +10,11 @@ from network.blocks import JoiningConv2d
 from network.deepv3 import DeepLabV3Plus
 
 
-class _Tracer(fx.Tracer):
+class ConvTracer(fx.Tracer):
+    """Sees convolutions and batch norms as they are, whatever class of ours they have."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the tracer does not look into `m`."""
         return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -25,7 +28,7 @@ def fold_batch_norms(net: nn.Module) -> int:
     assert not net.training, "a batch norm that is trained depends on its batch"
     modules = dict(net.named_modules())
     num_folded = 0
-    for node in _Tracer().trace(net).nodes:
+    for node in ConvTracer().trace(net).nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
             continue
         (source,) = node.args

@@ -35,15 +35,15 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2 = (nn.ReLU(inplace=True) for _ in range(2))
         self.downsample = shortcut_projection(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(out + shortcut)
+        return self.relu2(out + shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -60,16 +60,16 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2, self.relu3 = (nn.ReLU(inplace=True) for _ in range(3))
         self.downsample = shortcut_projection(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(out + shortcut)
+        return self.relu3(out + shortcut)
 
 
 def resnet_trunk(block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> Trunk:

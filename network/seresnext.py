@@ -43,17 +43,17 @@ class SEResNeXtBottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu1, self.relu2, self.relu3 = (nn.ReLU(inplace=True) for _ in range(3))
         self.se_module = SqueezeExcitation(out_channels)
         self.downsample = shortcut_projection(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
         out = self.se_module(self.bn3(self.conv3(out)))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return self.relu(out + shortcut)
+        return self.relu3(out + shortcut)
 
 
 class Stem(nn.Sequential):

@@ -1,4 +1,4 @@
-"""Atrous convolutions summed tap by tap, which in bfloat16 suits CPUs with matrix tiles (AMX)."""
+"""Atrous convolutions summed tap by tap, which in bfloat16 suits CPUs with matrix tiles (AMX) and Hopper GPUs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.deepv3 import DeepLabV3Plus
+from utils.kernels import why_no_triton
 
 
 class TapwiseConv2d(nn.Module):
@@ -14,7 +15,8 @@ class TapwiseConv2d(nn.Module):
 
     oneDNN's kernels for AMX lose most of their speed beside padding, which is as wide as the dilation: 2048 channels to
     256 at 64x128, dilation 36, take 540 ms there and 48 ms this way. In float32 and without AMX, oneDNN's way is the
-    faster one. What the taps give is rounded to bfloat16, and summed in float32.
+    faster one. cuDNN 9 has its kernels for Hopper not for such convolutions: 4096 channels to 256 at 128x256 take 1.5
+    ms on an H200, the 1x1 convolution 0.8. What the taps give is rounded to bfloat16, and summed in float32.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -30,17 +32,24 @@ class TapwiseConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W] bfloat16."""
-        total = sum_of_taps(F.conv2d(x, self.weight), self.kernel_size, self.dilation)
-        if self.bias is not None:
-            total = total + self.bias[:, None, None]
-        return total.to(x.dtype)
+        total: Tensor = sum_of_taps(F.conv2d(x, self.weight), self.bias, self.kernel_size, self.dilation)
+        return total
 
 
 # Opaque to torch.compile, which would make its code anew for each size of the map: by which shifted parts lie in it.
 @torch.library.custom_op("segmentation::sum_of_taps", mutates_args=())
-def sum_of_taps(taps: Tensor, kernel_size: list[int], dilation: list[int]) -> Tensor:
-    """What each tap gives, [B, taps * C, H, W] of any float type, shifted and summed: [B, C, H, W] float32."""
-    total = _like_one_tap(taps, kernel_size, dilation).zero_()
+def sum_of_taps(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    """What each tap gives, [B, taps * C, H, W] of any float type, shifted, summed in float32: [B, C, H, W] likewise.
+
+    bias: [C], added to the sum.
+    """
+    return _sum_by_steps(taps, bias, kernel_size, dilation)
+
+
+def _sum_by_steps(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    total = _like_one_tap(taps, bias, kernel_size, dilation).float().zero_()
+    if bias is not None:
+        total += bias.float()[:, None, None]
     parts = taps.unflatten(1, (-1, total.shape[1]))
     for number in range(parts.shape[1]):
         offset = divmod(number, kernel_size[1])
@@ -48,14 +57,24 @@ def sum_of_taps(taps: Tensor, kernel_size: list[int], dilation: list[int]) -> Te
         if all(abs(shift) < side for shift, side in zip(shifts, taps.shape[2:], strict=True)):
             (to_rows, from_rows), (to_columns, from_columns) = map(_overlap, shifts, taps.shape[2:])
             total[:, :, to_rows, to_columns] += parts[:, number, :, from_rows, from_columns]
-    return total
+    return total.to(taps.dtype)
+
+
+@sum_of_taps.register_kernel("cuda")
+def _sum_on_gpu(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    if why_no_triton():
+        return _sum_by_steps(taps, bias, kernel_size, dilation)
+    from network.taps_triton import sum_in_one_pass
+
+    with torch.cuda.device_of(taps):  # Triton launches on the current device, wherever the tensors are
+        return sum_in_one_pass(taps, bias, _like_one_tap(taps, bias, kernel_size, dilation), kernel_size, dilation)
 
 
 @sum_of_taps.register_fake
-def _like_one_tap(taps: Tensor, kernel_size: list[int], dilation: list[int]) -> Tensor:
+def _like_one_tap(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
     batch, channels, height, width = taps.shape
     shape = (batch, channels // (kernel_size[0] * kernel_size[1]), height, width)
-    return torch.empty(shape, dtype=torch.float32, device=taps.device, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=taps.dtype, device=taps.device, memory_format=torch.channels_last)
 
 
 def _overlap(shift: int, side: int) -> tuple[slice, slice]:

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from inference.build import fast_network
 from network.build import build_network
-from network.taps import TapwiseConv2d, sum_pyramid_by_taps
+from network.taps import TapwiseConv2d, sum_of_taps, sum_pyramid_by_taps
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,23 @@ def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation,
             got = TapwiseConv2d(plain)(images)
     assert got.dtype == torch.bfloat16
     assert (got - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 6), SIDES, st.integers(1, 5), st.sampled_from([1, 3]), st.booleans(), st.integers(1, 2))
+def test_the_gpus_sum_of_taps_is_that_of_the_cpu(height, width, dilation, kernel, bias, batch):
+    pytest.importorskip("triton", reason="the kernel needs Triton, which is made for Linux")
+    from network.taps_triton import sum_in_one_pass  # interpreted where there is no GPU, see conftest.py
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    taps = torch.randn(batch, kernel * kernel * 3, height, width, device=device).bfloat16()
+    offset = torch.randn(3, device=device).bfloat16() if bias else None
+    out = torch.full((batch, 3, height, width), torch.nan, dtype=taps.dtype, device=device)
+    out = out.contiguous(memory_format=torch.channels_last)
+    got = sum_in_one_pass(taps, offset, out, [kernel, kernel], [dilation, 2 * dilation])
+    expected = sum_of_taps(taps.cpu(), offset.cpu() if bias else None, [kernel, kernel], [dilation, 2 * dilation])
+    assert got.dtype == torch.bfloat16
+    assert torch.allclose(got.cpu().float(), expected.float(), rtol=1e-2, atol=1e-2)
 
 
 def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bfloat16():

@@ -36,6 +36,11 @@ def has_matrix_tiles(device: torch.device) -> bool:
     return device.type == "cpu" and bool(supported and supported())
 
 
+def is_hopper(device: torch.device) -> bool:
+    """Whether it is a GPU of NVIDIA's Hopper generation (H100, H200), or a later one."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32, channels last, mean and std taken off (both for values in 0..1)."""
     scale = to_device(torch.tensor(std).mul_(255).reciprocal_().view(1, -1, 1, 1), images.device)

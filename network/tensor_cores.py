@@ -1,0 +1,144 @@
+"""Convolutions of a network for evaluation, in the forms that cuDNN has its fast kernels for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from network.blocks import JoiningConv2d, one_behind_the_other
+from network.deepv3 import DeepLabV3Plus
+from network.depthwise import DepthwiseConv2d
+from network.fold import ConvTracer
+
+CHANNELS = 8  # whose multiples tensor cores want
+MANY_CHANNELS = 1024  # of a dilated convolution: from here on it is slow
+
+
+class ConvReLU(nn.Conv2d):
+    """Convolution, bias and ReLU in one pass; as layers of their own, bias and ReLU read and write the map again."""
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> ConvReLU:
+        """With the geometry and the weights of `conv`, which has a bias."""
+        fused = cls(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
+            conv.groups, device="meta",
+        )  # fmt: skip
+        fused.weight, fused.bias = conv.weight, conv.bias
+        return fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, in_channels, H, W]."""
+        if not x.is_cuda:
+            return super().forward(x).relu_()
+        x = x.to(self.weight.dtype)
+        return torch.cudnn_convolution_relu(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups  # type: ignore[arg-type]
+        )
+
+
+class SplitConv2d(nn.Module):
+    """A convolution with dilation d as one without: pixels that are not a multiple of d apart never meet in it.
+
+    So each of the d x d grids of pixels is a picture of its own. cuDNN 9's kernels for dilation take 1.4 to 1.7 times
+    as long where there are 1024 output channels or more (`docs/performance.md`).
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take over `conv`: stride 1, the same dilation both ways, and a padding that keeps H and W."""
+        super().__init__()
+        self.step = conv.dilation[0]
+        kept = tuple(self.step * (k // 2) for k in conv.kernel_size)
+        assert conv.dilation == (self.step, self.step) and conv.stride == (1, 1)
+        assert all(k % 2 for k in conv.kernel_size) and conv.padding == kept and conv.padding_mode == "zeros"
+        conv.padding, conv.dilation = tuple(k // 2 for k in conv.kernel_size), (1, 1)
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, in_channels, H, W]."""
+        return joined(self.conv(split(x, self.step)), self.step, (x.shape[2], x.shape[3]))
+
+
+def split(x: Tensor, step: int) -> Tensor:
+    """Every `step`th row and column as a map of its own: [B, C, H, W] -> [B * step², C, H / step, W / step].
+
+    Zeros are added below and at the right where a side is no multiple of `step`. The result is channels last.
+    """
+    below, right = -x.shape[2] % step, -x.shape[3] % step
+    if below or right:
+        x = F.pad(x, (0, right, 0, below))
+    grids = x.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))  # [B, H/s, s, W/s, s, C]
+    return grids.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def joined(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
+    """What `split` has taken apart, cut to `size`: [B * step², C, h, w] -> [B, C, H, W], channels last."""
+    grids = x.permute(0, 2, 3, 1).unflatten(0, (-1, step, step))  # [B, s, s, h, w, C]
+    whole = grids.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    return whole[:, :, : size[0], : size[1]]
+
+
+class PaddedConv2d(nn.Module):
+    """A convolution that computes more output channels than wanted, a multiple of 8, and drops what is too much."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """conv: one group, without bias."""
+        super().__init__()
+        assert conv.groups == 1 and conv.bias is None
+        self.num_wanted = conv.out_channels
+        missing = -conv.out_channels % CHANNELS
+        conv.weight = nn.Parameter(F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing)))
+        conv.out_channels += missing
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, in_channels, H, W]."""
+        logits: Tensor = self.conv(x)
+        return logits[:, : self.num_wanted]
+
+
+class Joining(nn.Module):
+    """What `JoiningConv2d` begins with."""
+
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
+        """inputs: as those of `JoiningConv2d`."""
+        return one_behind_the_other(inputs)
+
+
+def join_activations(net: nn.Module) -> None:
+    """Make one of every convolution with a bias and the ReLU behind it, in place."""
+    modules = dict(net.named_modules())
+    nodes = [node for node in ConvTracer().trace(net).nodes if node.op == "call_module"]
+    num_calls = Counter(str(node.target) for node in nodes)
+    for node in nodes:
+        name, source = str(node.target), node.args[0]
+        if not isinstance(modules[name], nn.ReLU) or num_calls[name] > 1:
+            continue
+        while isinstance(modules.get(str(source.target)), nn.Identity) and len(source.users) == 1:
+            source = source.args[0]
+        conv = modules.get(str(source.target))
+        if not isinstance(conv, nn.Conv2d) or conv.bias is None or len(source.users) > 1:
+            continue
+        if isinstance(conv, DepthwiseConv2d):  # PyTorch has kernels of its own for it
+            continue
+        fused = ConvReLU.of(conv)
+        in_place = nn.Sequential(Joining(), fused) if isinstance(conv, JoiningConv2d) else fused
+        net.set_submodule(str(source.target), in_place)
+        net.set_submodule(name, nn.Identity())
+
+
+def split_dilated(net: DeepLabV3Plus) -> None:
+    """Split the trunk's dilated convolutions of many output channels, in place."""
+    for name, conv in list(net.named_modules()):
+        if not (isinstance(conv, nn.Conv2d) and net.is_trunk_key(name)):
+            continue
+        if conv.dilation[0] > 1 and conv.groups == 1 and conv.out_channels >= MANY_CHANNELS:
+            net.set_submodule(name, SplitConv2d(conv))
+
+
+def pad_classifier(net: DeepLabV3Plus) -> None:
+    """Have the last convolution compute a multiple of 8 classes, in place."""
+    net.final[-1] = PaddedConv2d(net.final[-1])  # type: ignore[arg-type]

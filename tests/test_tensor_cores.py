@@ -1,0 +1,89 @@
+"""Convolutions in the forms that suit a GPU's tensor cores say what the usual ones say; on a GPU: tests/test_gpu.py."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from network.build import build_network
+from network.fold import fold_batch_norms
+from network.tensor_cores import (
+    ConvReLU,
+    PaddedConv2d,
+    SplitConv2d,
+    join_activations,
+    joined,
+    pad_classifier,
+    split,
+    split_dilated,
+)
+
+SIDES = st.integers(1, 13)
+
+
+def test_split_by_two_puts_even_and_odd_rows_and_columns_apart():
+    x = torch.arange(15.0).view(1, 1, 3, 5)
+    parts = split(x, 2)
+    assert parts.tolist() == [
+        [[[0, 2, 4], [10, 12, 14]]], [[[1, 3, 0], [11, 13, 0]]], [[[5, 7, 9], [0, 0, 0]]], [[[6, 8, 0], [0, 0, 0]]],
+    ]  # fmt: skip
+    assert torch.equal(joined(parts, 2, (3, 5)), x)
+
+
+@given(SIDES, SIDES, st.integers(2, 4), st.sampled_from([1, 3, 5]), st.integers(1, 2))
+def test_a_split_convolution_is_the_dilated_one_at_every_size(height, width, dilation, kernel, batch):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 4, kernel, padding=dilation * (kernel // 2), dilation=dilation).double()
+    images = torch.randn(batch, 3, height, width, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = plain(images)
+        assert torch.allclose(SplitConv2d(plain)(images), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [1, 8, 11, 19])
+def test_a_padded_convolution_gives_the_wanted_channels(num_classes):
+    plain, x = nn.Conv2d(6, num_classes, 1, bias=False), torch.randn(2, 6, 4, 5)
+    expected = plain(x)
+    padded = PaddedConv2d(plain)
+    assert padded.conv.out_channels % 8 == 0
+    assert torch.allclose(padded(x), expected, atol=1e-6)
+
+
+def test_a_convolution_and_its_relu_become_one_where_nothing_else_reads_it():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.bare = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, bias=False)
+            self.between, self.relu = nn.Identity(), nn.ReLU()
+            self.relu_of_two, self.relu_of_bare = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.two(self.relu(self.between(self.one(x))))
+            return self.relu_of_two(y) + y + self.relu_of_bare(self.bare(x))
+
+    net, x = Net(), torch.randn(1, 3, 5, 5)
+    expected = net(x)
+    join_activations(net)
+    assert [type(net.one), type(net.two), type(net.bare)] == [ConvReLU, nn.Conv2d, nn.Conv2d]
+    assert [type(net.relu), type(net.relu_of_two)] == [nn.Identity, nn.ReLU]
+    assert torch.allclose(net(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepMNV3V3PlusD_m1"])
+def test_whole_networks_stay_what_they_are(arch):
+    torch.manual_seed(0)
+    net, images = build_network(arch, 5).eval().double(), torch.randn(1, 3, 40, 72, dtype=torch.float64)
+    fold_batch_norms(net)
+    changed = copy.deepcopy(net)
+    join_activations(changed)
+    split_dilated(changed)
+    pad_classifier(changed)
+    kinds = [type(module) for module in changed.modules()]
+    assert kinds.count(ConvReLU) > 5
+    assert kinds.count(SplitConv2d) == {"DeepWV3Plus": 5}.get(arch, 0)
+    with torch.inference_mode():
+        before = net(images)
+        assert (changed(images) - before).abs().max() <= 1e-9 * before.abs().max()

@@ -1,0 +1,20 @@
+"""Whether Triton can build its kernels here."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+
+@cache
+def why_no_triton() -> str:
+    """Why Triton's kernels cannot run here; empty where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        from triton.runtime import driver
+
+        _ = driver.active.utils  # compiled with the machine's C compiler when first asked for
+    except Exception as error:  # whatever it lacks, PyTorch can do without it
+        return f"Triton cannot build its kernels ({type(error).__name__}; it needs gcc and Python's headers)"
+    return ""
