@@ -18,7 +18,7 @@ from network.build import MODULE_PREFIX, build_network
 from network.deepv3 import DeepLabV3Plus
 from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in
 from network.taps import sum_pyramid_by_taps
-from network.tensor_cores import join_activations, pad_classifier, split_dilated
+from network.tensor_cores import suit_tensor_cores
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
 from utils.flags import parse_scales
@@ -102,14 +102,11 @@ def fast_network(
     """
     fold_batch_norms(net.eval())
     fold_reductions(net)
-    if device.type == "cuda" and not compile:  # compiling does that, and more
-        join_activations(net)
+    if amp is torch.bfloat16 and has_matrix_tiles(device):
+        sum_pyramid_by_taps(net)
+    if amp is torch.bfloat16 and is_hopper(device):
+        suit_tensor_cores(net, compiled=compile)
     if amp is not None:
-        if amp is torch.bfloat16 and (has_matrix_tiles(device) or is_hopper(device)):
-            sum_pyramid_by_taps(net)
-        if is_hopper(device):
-            split_dilated(net)
-            pad_classifier(net)
         store_convolutions_in(net, amp)
     net.upsamples = False
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

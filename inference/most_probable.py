@@ -13,8 +13,7 @@ from inference.laying import Taps
 from utils.gpu import to_device
 from utils.upsampling import upsample
 
-_BAND_ROWS = 32
-_BAND_VALUES_GPU = 1 << 28  # 1 GiB
+_BAND, _BAND_GPU = 5 << 18, 1 << 28  # values that are handled together
 
 
 def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -23,19 +22,37 @@ def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor
     size: rows and columns to upsample the values to beforehand, as `utils.upsampling.upsample` does.
     """
     height, width = size or values.shape[1:]
+    if (height, width) != values.shape[1:]:
+        return _of_upsampled(values.float().contiguous(), (height, width))
     labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
-    bands = _bands(values, height, width)
-    if (height, width) == values.shape[1:]:
-        for band in bands:
-            labels[band] = _first_largest(values[:, band].float().contiguous())
-        return labels
-    values, taps = values.float().contiguous(), _aligned_taps(values.shape[1], height)
-    if len(bands) == 1:
-        return _first_largest(upsample(values[None], (height, width))[0])
-    for band in bands:
-        needed = values[None, :, taps.source(band)]
-        wide = upsample(needed, (needed.shape[2], width))[0]
-        labels[band] = _first_largest(to_device(taps.matrix(band).T, values.device) @ wide)
+    for band in _bands(values, width):
+        labels[band] = _first_largest(values[:, band].float().contiguous())
+    return labels
+
+
+def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """The labels of `values` [C, h, w] upsampled to `size`: along all rows, and between them where it matters.
+
+    Where the same class is the largest in two rows, one below the other, it is the largest all the way between them:
+    it is ahead of each other class at both ends. Of a street that leaves a tenth of the pixels or less to be computed.
+    """
+    height, width = size
+    if values.is_cuda and len(values) * height * width <= _BAND_GPU:
+        return _first_largest(upsample(values[None], size)[0])  # without waiting to hear how many pixels are left
+    labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
+    num_rows, taps = values.shape[1], _aligned_taps(values.shape[1], height)
+    ends = [0, *torch.bincount(taps.below, minlength=num_rows).cumsum(0).tolist()]  # of the pixels before each row
+    for band in _bands(values, width):
+        source, part = slice(band.start, min(band.stop + 1, num_rows)), slice(ends[band.start], ends[band.stop])
+        rows = upsample(values[None, :, source], (source.stop - source.start, width))[0]
+        classes = _first_largest(rows)
+        below, above = (to_device(tap[part] - band.start, values.device) for tap in (taps.below, taps.above))
+        labels[part] = classes[below]
+        pixels = (labels[part] != classes[above]).flatten().nonzero()[:, 0]
+        line = pixels // width
+        start, end = (rows.flatten(1).index_select(1, tap[line] * width + pixels % width) for tap in (below, above))
+        mixed = torch.lerp(start, end, to_device(taps.weight[part], values.device)[line])
+        labels[part].view(-1)[pixels] = _first_largest(mixed[:, None])[0]
     return labels
 
 
@@ -52,9 +69,10 @@ def _first_largest(values: Tensor) -> Tensor:
     return (num_classes - best).clamp_(max=num_classes - 1)
 
 
-def _bands(values: Tensor, num_rows: int, num_columns: int) -> list[slice]:
-    """The rows that are computed together: few enough for a CPU's cache, or for a GPU's memory."""
-    step = max(1, _BAND_VALUES_GPU // (len(values) * num_columns)) if values.is_cuda else _BAND_ROWS
+def _bands(values: Tensor, width: int) -> list[slice]:
+    """The rows of `values`, then `width` wide, that are handled together: for a CPU's cache, or a GPU's memory."""
+    num_rows = values.shape[1]
+    step = max(1, (_BAND_GPU if values.is_cuda else _BAND) // (len(values) * width))
     return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]
 
 

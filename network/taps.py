@@ -23,6 +23,7 @@ class TapwiseConv2d(nn.Module):
         """Take over `conv`: stride 1, one group, and a padding that keeps H and W."""
         super().__init__()
         padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+        assert type(conv) is nn.Conv2d, "it does nothing else than convolve"
         assert all(k % 2 for k in conv.kernel_size) and conv.padding == padding and conv.padding_mode == "zeros"
         assert conv.stride == (1, 1) and conv.groups == 1
         self.kernel_size, self.dilation = list(conv.kernel_size), list(conv.dilation)

@@ -12,9 +12,22 @@ from network.blocks import JoiningConv2d, one_behind_the_other
 from network.deepv3 import DeepLabV3Plus
 from network.depthwise import DepthwiseConv2d
 from network.fold import ConvTracer
+from network.taps import sum_pyramid_by_taps
 
 CHANNELS = 8  # whose multiples tensor cores want
 MANY_CHANNELS = 1024  # of a dilated convolution: from here on it is slow
+
+
+def suit_tensor_cores(net: DeepLabV3Plus, *, compiled: bool) -> None:
+    """Bring `net` into the forms of this file, in place, for bfloat16. It can be trained no more.
+
+    compiled: it will be compiled, which joins activations with what is before them by itself.
+    """
+    sum_pyramid_by_taps(net)
+    if not compiled:
+        join_activations(net)
+    split_dilated(net)
+    pad_classifier(net)
 
 
 class ConvReLU(nn.Conv2d):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from inference.build import fast_network
@@ -123,12 +125,17 @@ def test_of_equally_large_logits_the_first_class_is_taken():
     assert not Predictor(net, 4, **PLAIN).labels(np.zeros((5, 200, 3), np.uint8)).any()
 
 
-@pytest.mark.parametrize("num_classes", [2, 19, 66])
-def test_labels_of_coarse_logits_are_those_of_the_enlarged_ones(num_classes: int):
-    torch.manual_seed(0)
-    logits = torch.randn(num_classes, 12, 17)
-    enlarged = upsample(logits[None], (47, 66))[0]
-    labels = most_probable(logits, (47, 66)).long()
+@given(
+    st.sampled_from([2, 19, 66]), st.integers(1, 12), st.integers(1, 9), st.integers(1, 47), st.integers(1, 33),
+    st.sampled_from([1, 600, 1 << 20]), st.integers(0, 9),
+)  # fmt: skip
+def test_labels_of_coarse_logits_are_those_of_the_enlarged_ones(num_classes, h, w, height, width, together, seed):
+    torch.manual_seed(seed)
+    logits = torch.randn(num_classes, h, w)
+    enlarged = upsample(logits[None], (height, width))[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inference.most_probable._BAND", together)
+        labels = most_probable(logits, (height, width)).long()
     chosen = enlarged.gather(0, labels[None])[0]
     assert (enlarged.amax(0) - chosen).max() < 1e-5  # of two classes that differ in the last bit, either will do
     assert torch.equal(most_probable(enlarged), enlarged.argmax(0).to(torch.uint8))

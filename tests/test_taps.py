@@ -1,6 +1,10 @@
 """Atrous convolutions summed tap by tap say what the usual ones say."""
 
 import copy
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from inference.build import fast_network
 from network.build import build_network
 from network.taps import TapwiseConv2d, sum_of_taps, sum_pyramid_by_taps
+from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
 
@@ -61,6 +66,27 @@ def test_the_gpus_sum_of_taps_is_that_of_the_cpu(height, width, dilation, kernel
     expected = sum_of_taps(taps.cpu(), offset.cpu() if bias else None, [kernel, kernel], [dilation, 2 * dilation])
     assert got.dtype == torch.bfloat16
     assert torch.allclose(got.cpu().float(), expected.float(), rtol=1e-2, atol=1e-2)
+
+
+def test_the_gpus_sum_of_taps_can_be_compiled_where_there_is_no_gpu():
+    pytest.importorskip("triton", reason="the kernel needs Triton, which is made for Linux")
+    compiling = """
+        from triton import compile
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+        from network.taps_triton import _sum_kernel
+
+        sizes = {"HAS_BIAS": True, "ROWS": 3, "COLUMNS": 3, "PIXELS": 16, "CHANNELS": 128}
+        kinds = {"taps": "*bf16", "bias": "*bf16", "out": "*bf16"}
+        kinds |= {name: kinds.get(name, "constexpr" if name in sizes else "i32") for name in _sum_kernel.arg_names}
+        kernel = compile(ASTSource(_sum_kernel, kinds, sizes), GPUTarget("cuda", 90, 32))
+        assert len(kernel.asm["cubin"]) > 1000
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(compiling)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bfloat16():

@@ -19,6 +19,7 @@ from network.tensor_cores import (
     pad_classifier,
     split,
     split_dilated,
+    suit_tensor_cores,
 )
 
 SIDES = st.integers(1, 13)
@@ -72,7 +73,10 @@ def test_a_convolution_and_its_relu_become_one_where_nothing_else_reads_it():
     assert torch.allclose(net(x), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("arch", ["DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepMNV3V3PlusD_m1"])
+ARCHS = ["DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepMNV3V3PlusD_m1"]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 def test_whole_networks_stay_what_they_are(arch):
     torch.manual_seed(0)
     net, images = build_network(arch, 5).eval().double(), torch.randn(1, 3, 40, 72, dtype=torch.float64)
@@ -87,3 +91,18 @@ def test_whole_networks_stay_what_they_are(arch):
     with torch.inference_mode():
         before = net(images)
         assert (changed(images) - before).abs().max() <= 1e-9 * before.abs().max()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_in_bfloat16_they_are_as_right_as_before(arch, compiled):
+    torch.manual_seed(0)
+    net = build_network(arch, 5).eval()
+    fold_batch_norms(net)
+    suited, images = copy.deepcopy(net), torch.randn(1, 3, 96, 160)
+    suit_tensor_cores(suited, compiled=compiled)
+    with torch.inference_mode():
+        exact = net(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            usual, ours = net(images), suited(images)
+    assert (ours - exact).abs().mean() <= 1.5 * (usual - exact).abs().mean()
