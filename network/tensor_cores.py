@@ -81,7 +81,7 @@ def split(x: Tensor, step: int) -> Tensor:
     Zeros are added below and at the right where a side is no multiple of `step`. The result is channels last.
     """
     below, right = -x.shape[2] % step, -x.shape[3] % step
-    if below or right:
+    if torch.compiler.is_compiling() or below or right:  # compiled code is the same for every remainder
         x = F.pad(x, (0, right, 0, below))
     grids = x.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))  # [B, H/s, s, W/s, s, C]
     return grids.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from network.build import build_network
 from network.fold import fold_batch_norms
@@ -42,6 +43,18 @@ def test_a_split_convolution_is_the_dilated_one_at_every_size(height, width, dil
     with torch.inference_mode():
         expected = plain(images)
         assert torch.allclose(SplitConv2d(plain)(images), expected, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_compiled_split_convolution_is_not_compiled_for_every_remainder():
+    plain = nn.Conv2d(4, 6, 3, padding=4, dilation=4)
+    counting = CompileCounterWithBackend("inductor")
+    made = torch.compile(SplitConv2d(copy.deepcopy(plain)), backend=counting)
+    for size in ((64, 64), (65, 70), (66, 71), (97, 103), (68, 72), (68, 71), (67, 72), (99, 100)):
+        images = torch.randn(1, 4, *size)
+        with torch.inference_mode():
+            assert torch.allclose(made(images), plain(images), atol=1e-5)
+    assert counting.frame_count <= 3
 
 
 @pytest.mark.parametrize("num_classes", [1, 8, 11, 19])
