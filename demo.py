@@ -26,10 +26,11 @@ from inference.video import FramePainter, Video, new_video, opened_video
 from inference.writers import result_paths, unused_paths, write_results
 from utils.background import WriteBehind, read_ahead
 from utils.command import run_command
+from utils.copies import Arriving
 from utils.device import resolve_device
+from utils.device_queue import DeviceQueue
 from utils.distributed import processes
 from utils.files import writable_folder
-from utils.gpu import Arriving, DeviceStopwatch
 from utils.images import Uint8Array, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -101,7 +102,7 @@ def predict_frames(
 ) -> list[list[int]]:
     """Write the frames to `film`; pixels of each class in each frame. A camera runs until Ctrl-C or `--max_frames`."""
     counts: list[list[int]] = []
-    network, smoother = DeviceStopwatch(predictor.device), Smoother()
+    network, smoother = DeviceQueue(predictor.device), Smoother()
     with (
         new_video(film, video.rate, painter.size) as write_frame,
         WriteBehind() as write_behind,

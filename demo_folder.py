@@ -30,10 +30,11 @@ from inference.shares import percentages
 from inference.writers import ResultPaths, is_done, is_result, pixel_counts, result_names, result_paths, write_results
 from utils.background import WriteBehind, read_ahead
 from utils.command import one_line, run_command
+from utils.copies import Arriving
 from utils.device import resolve_device
+from utils.device_queue import DeviceQueue
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
-from utils.gpu import Arriving, DeviceStopwatch
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 
 SHARES = "class_shares.csv"
@@ -88,7 +89,7 @@ def segment(
         else:
             missing.append(i)
 
-    network = DeviceStopwatch(predictor.device)
+    network = DeviceQueue(predictor.device)
     with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
 
         def write(i: int, image: Uint8Array, labels: Arriving) -> None:

@@ -34,10 +34,11 @@ from inference.report import write_json, write_pictures, write_prediction, write
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.boundary import NUM_COUNTS
 from utils.command import run_command
+from utils.copies import Arriving
 from utils.device import resolve_device
+from utils.device_queue import DeviceQueue
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder
-from utils.gpu import Arriving, DeviceStopwatch
 from utils.images import Uint8Array, read_image
 from utils.metrics import Scores
 
@@ -104,7 +105,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
         else:
             counts[i] = torch.from_numpy(kept.counts)
 
-    reading, network, writing = Stopwatch(), DeviceStopwatch(run.predictor.device), Stopwatch()
+    reading, network, writing = Stopwatch(), DeviceQueue(run.predictor.device), Stopwatch()
     with (
         WriteBehind(max(1, run.config.device.num_workers or 1)) as write_behind,
         tqdm(total=len(missing), unit="image", disable=None if me.is_main else True) as progress,

@@ -7,8 +7,8 @@
 
 Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating rounds
 with the smallest and largest. How memory is kept holds for a whole process, so the plain call has one to itself, and
-each way to prepare the network another; the third ratio is to a plain call that keeps its memory too. Labels are made
-from the picture's bytes, by the predictor.
+each way to prepare the network another; the third ratio is to a plain call that keeps its memory too, on a GPU to one
+without TF32. Labels are made from the picture's bytes, by the predictor; on a GPU they stay there.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.tiling import Span
-from utils.gpu import to_device
+from utils.copies import to_device
 
 _BAND_BYTES = 5 << 19  # of float32 probabilities on a CPU; measured best among 1, 2.5, 5 and 10 MB
 _BLOCK = 64  # columns that are interpolated by one small matrix, which is faster than gathering single columns

@@ -1,6 +1,6 @@
 """The most probable class of each pixel, from logits or probabilities that may be coarser than the image.
 
-This happens a few rows at a time, so that on a CPU nothing as large as the image leaves the cache but the labels
+On a CPU this happens a few rows at a time, so that nothing as large as the image leaves the cache but the labels
 (`benchmarks/inference.py` compares it with `argmax`).
 """
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from inference.laying import Taps
-from utils.gpu import to_device
+from utils.copies import to_device
 from utils.upsampling import upsample
 
-_BAND, _BAND_GPU = 5 << 18, 1 << 28  # values that are handled together
+# How many values are handled together.
+_BAND = 5 << 18
+_WHOLE_GPU, _BAND_GPU = 1 << 28, 1 << 25  # the image's, or those of a part of it where they are more
 
 
 def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -24,7 +26,9 @@ def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor
     height, width = size or values.shape[1:]
     if (height, width) != values.shape[1:]:
         return _of_upsampled(values.float().contiguous(), (height, width))
-    labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
+    if values.is_cuda:
+        return _first_largest(values)
+    labels = torch.empty(height, width, dtype=torch.uint8)
     for band in _bands(values, width):
         labels[band] = _first_largest(values[:, band].float().contiguous())
     return labels
@@ -37,7 +41,7 @@ def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
     it is ahead of each other class at both ends. Of a street that leaves a tenth of the pixels or less to be computed.
     """
     height, width = size
-    if values.is_cuda and len(values) * height * width <= _BAND_GPU:
+    if values.is_cuda and len(values) * height * width <= _WHOLE_GPU:
         return _first_largest(upsample(values[None], size)[0])  # without waiting to hear how many pixels are left
     labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
     num_rows, taps = values.shape[1], _aligned_taps(values.shape[1], height)

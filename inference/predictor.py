@@ -17,8 +17,8 @@ from inference.most_probable import most_probable
 from inference.resize import resized_part
 from inference.slices import held_at_a_time, slices
 from inference.tiling import Span, View, views
+from utils.copies import Uploads
 from utils.device import resolve_device
-from utils.gpu import Uploads
 from utils.images import Uint8Array
 from utils.memory import give_back_freed_memory
 from utils.precision import normalise

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.gpu import to_device
+from utils.copies import to_device
 from utils.images import Uint8Array
 
 KEPT = 0.7  # share of the past in the mixture where both frames look the same

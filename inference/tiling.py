@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.gpu import to_device
+from utils.copies import to_device
 
 
 @dataclass(frozen=True)

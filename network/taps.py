@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,10 +24,8 @@ class TapwiseConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         """Take over `conv`: stride 1, one group, and a padding that keeps H and W."""
         super().__init__()
-        padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         assert type(conv) is nn.Conv2d, "it does nothing else than convolve"
-        assert all(k % 2 for k in conv.kernel_size) and conv.padding == padding and conv.padding_mode == "zeros"
-        assert conv.stride == (1, 1) and conv.groups == 1
+        assert keeps_size(conv) and conv.groups == 1
         self.kernel_size, self.dilation = list(conv.kernel_size), list(conv.dilation)
         of_taps = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
         self.weight = nn.Parameter(of_taps.to(torch.bfloat16))
@@ -35,6 +35,13 @@ class TapwiseConv2d(nn.Module):
         """`x`: [B, in_channels, H, W] bfloat16."""
         total: Tensor = sum_of_taps(F.conv2d(x, self.weight), self.bias, self.kernel_size, self.dilation)
         return total
+
+
+def keeps_size(conv: nn.Conv2d) -> bool:
+    """Whether it gives maps of the size that it is given, with zeros around them."""
+    padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    odd = all(k % 2 for k in conv.kernel_size)
+    return odd and conv.stride == (1, 1) and conv.padding == padding and conv.padding_mode == "zeros"
 
 
 # Opaque to torch.compile, which would make its code anew for each size of the map: by which shifted parts lie in it.
@@ -63,7 +70,8 @@ def _sum_by_steps(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dil
 
 @sum_of_taps.register_kernel("cuda")
 def _sum_on_gpu(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
-    if why_no_triton():
+    if problem := why_no_triton():
+        warnings.warn(f"{problem}: the pyramid's taps are summed in plain PyTorch, slower.", stacklevel=2)
         return _sum_by_steps(taps, bias, kernel_size, dilation)
     from network.taps_triton import sum_in_one_pass
 

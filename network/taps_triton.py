@@ -31,7 +31,7 @@ def sum_in_one_pass(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pixels", "height", "width"])  # built once, whatever the picture's size
 def _sum_kernel(
     taps, bias, out, num_pixels, height, width, channels, row_step, column_step, HAS_BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,

@@ -12,9 +12,10 @@ from network.blocks import JoiningConv2d, one_behind_the_other
 from network.deepv3 import DeepLabV3Plus
 from network.depthwise import DepthwiseConv2d
 from network.fold import ConvTracer
-from network.taps import sum_pyramid_by_taps
+from network.taps import keeps_size, sum_pyramid_by_taps
 
 CHANNELS = 8  # whose multiples tensor cores want
+CUDNN_LIMIT = 2**31 - 1  # values of a map that it counts with 32 bits
 MANY_CHANNELS = 1024  # of a dilated convolution: from here on it is slow
 
 
@@ -36,6 +37,7 @@ class ConvReLU(nn.Conv2d):
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvReLU:
         """With the geometry and the weights of `conv`, which has a bias."""
+        assert conv.padding_mode == "zeros"
         fused = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
             conv.groups, device="meta",
@@ -45,9 +47,10 @@ class ConvReLU(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
-        if not x.is_cuda:
-            return super().forward(x).relu_()
         x = x.to(self.weight.dtype)
+        num_pixels = x.numel() // self.in_channels
+        if not x.is_cuda or num_pixels * max(self.in_channels, self.out_channels) > CUDNN_LIMIT:
+            return super().forward(x).relu_()
         return torch.cudnn_convolution_relu(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups  # type: ignore[arg-type]
         )
@@ -64,9 +67,7 @@ class SplitConv2d(nn.Module):
         """Take over `conv`: stride 1, the same dilation both ways, and a padding that keeps H and W."""
         super().__init__()
         self.step = conv.dilation[0]
-        kept = tuple(self.step * (k // 2) for k in conv.kernel_size)
-        assert conv.dilation == (self.step, self.step) and conv.stride == (1, 1)
-        assert all(k % 2 for k in conv.kernel_size) and conv.padding == kept and conv.padding_mode == "zeros"
+        assert keeps_size(conv) and conv.dilation == (self.step, self.step)
         conv.padding, conv.dilation = tuple(k // 2 for k in conv.kernel_size), (1, 1)
         self.conv = conv
 
@@ -133,7 +134,9 @@ def join_activations(net: nn.Module) -> None:
         while isinstance(modules.get(str(source.target)), nn.Identity) and len(source.users) == 1:
             source = source.args[0]
         conv = modules.get(str(source.target))
-        if not isinstance(conv, nn.Conv2d) or conv.bias is None or len(source.users) > 1:
+        if not isinstance(conv, nn.Conv2d) or conv.bias is None:
+            continue
+        if len(source.users) > 1 or num_calls[str(source.target)] > 1:
             continue
         if isinstance(conv, DepthwiseConv2d):  # PyTorch has kernels of its own for it
             continue

@@ -18,6 +18,7 @@ from inference.predictor import Predictor
 from network.build import build_network
 from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in
 from network.names import ARCHITECTURES
+from tests.conftest import as_if_trained
 from utils.compiling import compiled
 from utils.images import read_label_ids, write_image
 from utils.upsampling import upsample
@@ -72,12 +73,8 @@ def test_a_network_in_training_is_not_folded():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_network_says_the_same_when_it_is_fast(arch: str):
     torch.manual_seed(0)
-    net = build_network(arch, 5).eval().double()  # in float32, a hundred untrained layers make much of a last bit
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after training: no statistic is 0 or 1
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
+    # In float32, a hundred untrained layers make much of a last bit.
+    net = as_if_trained(build_network(arch, 5).eval().double())
     images = torch.randn(1, 3, 48, 65, dtype=torch.float64)
     with torch.inference_mode():
         before = net(images)
@@ -88,7 +85,7 @@ def test_every_network_says_the_same_when_it_is_fast(arch: str):
 @pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepSRNX50V3PlusD_m1"])
 def test_weights_kept_in_bfloat16_change_nothing_beside_those_that_autocast_casts(arch: str):
     torch.manual_seed(0)
-    net, images = build_network(arch, 5).eval(), torch.randn(1, 3, 64, 96)
+    net, images = as_if_trained(build_network(arch, 5).eval()), torch.randn(1, 3, 64, 96)
     usual, kept = fast_network(copy.deepcopy(net), CPU), copy.deepcopy(net)
     fold_batch_norms(kept)
     fold_reductions(kept)

@@ -8,14 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from datasets.synthetic import write_streets
 from inference.build import fast_network
+from inference.most_probable import most_probable
 from inference.predictor import Predictor
 from network.build import build_network
 from network.deepv3 import DeepLabV3Plus
+from network.tensor_cores import ConvReLU
+from tests.conftest import as_if_trained
 from tests.test_demos import frames_of
-from utils.gpu import Arriving, DeviceStopwatch, Uploads
+from utils.background import AHEAD
+from utils.copies import Arriving, Uploads
+from utils.device_queue import DeviceQueue
 from utils.images import read_label_ids, write_image
 from utils.precision import normalise
 from utils.upsampling import upsample
@@ -40,9 +46,11 @@ def no_waiting() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
-def network() -> DeepLabV3Plus:
+def network(arch: str = "DeepMNV3V3PlusD_m1") -> DeepLabV3Plus:
     torch.manual_seed(0)
-    return build_network("DeepMNV3V3PlusD_m1", 7).eval()
+    net = build_network(arch, 7).eval()
+    as_if_trained(net)
+    return net
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -59,9 +67,11 @@ def test_probabilities_and_labels_are_those_of_the_cpu(how):
     assert (there.labels(picture()).cpu() == here.labels(picture())).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepWV3Plus"])
+@pytest.mark.parametrize("amp", [None, torch.bfloat16])
 @pytest.mark.parametrize("how", WAYS)
-def test_no_step_of_a_prediction_waits_for_the_gpu(how, no_waiting):
-    predictor = Predictor(fast_network(network(), GPU), 7, device=GPU, **USUAL, **how)
+def test_no_step_of_a_prediction_waits_for_the_gpu(how, amp, arch, no_waiting):
+    predictor = Predictor(fast_network(network(arch), GPU, amp=amp), 7, device=GPU, amp=amp, **USUAL, **how)
     predictor.labels(picture())
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -78,32 +88,65 @@ def test_normalising_waits_for_nothing(no_waiting):
 
 
 def test_pictures_that_go_up_while_the_gpu_works_arrive_whole():
-    upload, pictures = Uploads(GPU), [np.full((512, 512, 3), value, np.uint8) for value in range(40)]
-    torch.cuda._sleep(100_000_000)
-    sums = [upload(one).long().sum() for one in pictures]  # each picture's memory is free for the next one
-    assert [one.item() for one in sums] == [value * 512 * 512 * 3 for value in range(40)]
+    pictures = [np.full((512, 512, 3), value, np.uint8) for value in range(40)]
+    for late in ("the work", "the copies"):
+        upload = Uploads(GPU)
+        with torch.cuda.stream(upload._queue if late == "the copies" else torch.cuda.current_stream(GPU)):
+            torch.cuda._sleep(100_000_000)
+        sums = [upload(one).long().sum() for one in pictures]  # each picture's memory is free for the next one
+        assert [one.item() for one in sums] == [value * 512 * 512 * 3 for value in range(40)], f"late: {late}"
 
 
-def test_the_stopwatch_counts_what_the_gpu_does_after_the_block():
-    watch = DeviceStopwatch(GPU)
-    for _ in range(2):
+def test_the_queue_counts_what_the_gpu_does_after_the_block_and_lets_only_so_much_be_given():
+    begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    torch.cuda._sleep(200_000_000)
+    done.record()
+    done.synchronize()
+    work = begun.elapsed_time(done) / 1000
+    queue, waited = DeviceQueue(GPU), []
+    for _ in range(AHEAD + 1):
         start = time.perf_counter()
-        with watch.working():
+        with queue.working():
+            waited.append(time.perf_counter() - start)
             torch.cuda._sleep(200_000_000)
-        given = time.perf_counter() - start
-    assert watch.seconds > 2 * given
+    assert max(waited[:-1]) < 0.5 * work < waited[-1]
+    assert queue.seconds == pytest.approx((AHEAD + 1) * work, rel=0.2)
 
 
-@pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepSRNX50V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepWV3Plus"])
-def test_a_network_that_is_made_fast_in_bfloat16_is_as_right_as_one_that_is_autocast(arch):
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 4)])
+def test_a_convolution_joined_with_its_relu_has_bias_and_geometry(groups, stride, dilation):
     torch.manual_seed(0)
-    net = build_network(arch, 7).eval().to(GPU, memory_format=torch.channels_last)
+    plain = nn.Conv2d(16, 24, 3, stride, dilation, dilation, groups).to(GPU)
+    images = torch.randn(2, 16, 19, 23, device=GPU)
+    with torch.inference_mode():
+        expected = plain(images).relu()
+        assert torch.allclose(ConvReLU.of(plain)(images), expected, atol=1e-4)
+        plain.bfloat16()
+        assert (ConvReLU.of(plain)(images) - expected).abs().max() < 0.02 * expected.max()
+
+
+def test_labels_of_a_large_picture_are_found_band_by_band(monkeypatch):
+    logits = torch.randn(7, 12, 17, device=GPU)
+    whole = most_probable(logits, (47, 66))
+    monkeypatch.setattr("inference.most_probable._WHOLE_GPU", 100)
+    for band in (1, 2000):
+        monkeypatch.setattr("inference.most_probable._BAND_GPU", band)
+        assert (most_probable(logits, (47, 66)) == whole).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepSRNX50V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepWV3Plus"])
+def test_a_network_that_is_made_fast_in_bfloat16_is_as_right_as_one_that_is_autocast(arch, compile):
+    net = network(arch).to(GPU, memory_format=torch.channels_last)
     images = torch.randn(1, 3, 160, 224, device=GPU).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         exact = net(images)
         with torch.autocast("cuda", torch.bfloat16):
             usual = net(images)
-            fast = upsample(fast_network(net, GPU, amp=torch.bfloat16)(images).float().contiguous(), (160, 224))
+            made = fast_network(net, GPU, amp=torch.bfloat16, compile=compile)
+            fast = upsample(made(images).float().contiguous(), (160, 224))
     assert (fast - exact).abs().mean() <= 1.5 * (usual - exact).abs().mean()
 
 
@@ -150,7 +193,7 @@ def test_a_network_is_trained_and_evaluated(precision, streets, command, tmp_pat
         assert np.mean(read_label_ids(here) == read_label_ids(there)) > 0.99
 
 
-def test_demos_write_pictures_and_films(light_checkpoint, command, tmp_path):
+def test_a_folder_is_segmented(light_checkpoint, command, tmp_path):
     for seed in range(5):
         write_image(tmp_path / "photos" / f"{seed}.png", picture(seed))
     ids = {}

@@ -52,15 +52,18 @@ def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation,
 
 
 @settings(max_examples=20)
-@given(st.integers(1, 6), SIDES, st.integers(1, 5), st.sampled_from([1, 3]), st.booleans(), st.integers(1, 2))
-def test_the_gpus_sum_of_taps_is_that_of_the_cpu(height, width, dilation, kernel, bias, batch):
+@given(
+    st.integers(1, 6), SIDES, st.integers(1, 5), st.sampled_from([1, 3]), st.booleans(), st.integers(1, 2),
+    st.sampled_from([3, 130]),
+)  # fmt: skip
+def test_the_gpus_sum_of_taps_is_that_of_the_cpu(height, width, dilation, kernel, bias, batch, channels):
     pytest.importorskip("triton", reason="the kernel needs Triton, which is made for Linux")
     from network.taps_triton import sum_in_one_pass  # interpreted where there is no GPU, see conftest.py
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    taps = torch.randn(batch, kernel * kernel * 3, height, width, device=device).bfloat16()
-    offset = torch.randn(3, device=device).bfloat16() if bias else None
-    out = torch.full((batch, 3, height, width), torch.nan, dtype=taps.dtype, device=device)
+    taps = torch.randn(batch, kernel * kernel * channels, height, width, device=device).bfloat16()
+    offset = torch.randn(channels, device=device).bfloat16() if bias else None
+    out = torch.full((batch, channels, height, width), torch.nan, dtype=taps.dtype, device=device)
     out = out.contiguous(memory_format=torch.channels_last)
     got = sum_in_one_pass(taps, offset, out, [kernel, kernel], [dilation, 2 * dilation])
     expected = sum_of_taps(taps.cpu(), offset.cpu() if bias else None, [kernel, kernel], [dilation, 2 * dilation])

@@ -22,6 +22,7 @@ from network.tensor_cores import (
     split_dilated,
     suit_tensor_cores,
 )
+from tests.conftest import as_if_trained
 
 SIDES = st.integers(1, 13)
 
@@ -92,7 +93,8 @@ ARCHS = ["DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepMNV3V3
 @pytest.mark.parametrize("arch", ARCHS)
 def test_whole_networks_stay_what_they_are(arch):
     torch.manual_seed(0)
-    net, images = build_network(arch, 5).eval().double(), torch.randn(1, 3, 40, 72, dtype=torch.float64)
+    net = as_if_trained(build_network(arch, 5).eval().double())
+    images = torch.randn(1, 3, 40, 72, dtype=torch.float64)
     fold_batch_norms(net)
     changed = copy.deepcopy(net)
     join_activations(changed)
@@ -110,7 +112,7 @@ def test_whole_networks_stay_what_they_are(arch):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_in_bfloat16_they_are_as_right_as_before(arch, compiled):
     torch.manual_seed(0)
-    net = build_network(arch, 5).eval()
+    net = as_if_trained(build_network(arch, 5).eval())
     fold_batch_norms(net)
     suited, images = copy.deepcopy(net), torch.randn(1, 3, 96, 160)
     suit_tensor_cores(suited, compiled=compiled)

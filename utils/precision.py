@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from utils.gpu import to_device
+from utils.copies import to_device
 
 
 def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> torch.dtype | None:
@@ -37,8 +37,10 @@ def has_matrix_tiles(device: torch.device) -> bool:
 
 
 def is_hopper(device: torch.device) -> bool:
-    """Whether it is a GPU of NVIDIA's Hopper generation (H100, H200), or a later one."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    """Whether it is a GPU of NVIDIA's Hopper generation (H100, H200)."""
+    if device.type != "cuda" or torch.version.cuda is None:  # PyTorch calls AMD's GPUs so too
+        return False
+    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
