@@ -6,8 +6,10 @@ import threading
 from itertools import count, islice
 
 import pytest
+import torch
 
 from utils.background import AHEAD, Stopwatch, WriteBehind, read_ahead
+from utils.device_queue import DeviceQueue
 
 
 def test_items_come_in_order_with_what_was_read():
@@ -92,10 +94,11 @@ def test_an_error_of_the_block_is_not_hidden_by_one_of_writing():
         raise KeyError
 
 
-def test_a_stopwatch_knows_the_share_of_work(monkeypatch):
+@pytest.mark.parametrize("new_watch", [Stopwatch, lambda: DeviceQueue(torch.device("cpu"))])
+def test_a_stopwatch_knows_the_share_of_work(new_watch, monkeypatch):
     times = iter([0.0, 1.0, 4.0, 6.0, 6.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
-    watch = Stopwatch()
+    watch = new_watch()
     with watch.working():
         pass
     assert watch.share() == 0.5
