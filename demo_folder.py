@@ -92,10 +92,10 @@ def segment(
     network = DeviceQueue(predictor.device)
     with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
 
-        def write(i: int, image: Uint8Array, labels: Arriving) -> None:
+        def write(i: int, image: Uint8Array, predicted: Arriving) -> None:
             job = jobs[i]
             found = write_results(
-                job.paths, image, labels.array(), model.classes, job.source, wanted=wanted, settings=job.settings
+                job.paths, image, predicted.array(), model.classes, job.source, wanted=wanted, settings=job.settings
             )
             counts[i] = torch.tensor(found)
             progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
@@ -104,11 +104,11 @@ def segment(
             try:
                 image = reading.result()
                 with network.working(), naming(jobs[i].source):
-                    labels = Arriving(predictor.labels(image))
+                    predicted = Arriving(predictor.labels(image))
             except (ValueError, OSError) as error:
                 unreadable.append(one_line(error))
             else:
-                write_behind(write, i, image, labels)
+                write_behind(write, i, image, predicted)
             progress.update()
     if missing:
         busy = f"the network was at work {100 * network.share():.0f} % of the time"

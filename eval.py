@@ -113,8 +113,8 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()
             with network.working(), naming(run.pairs[i].image):
-                labels = Arriving(run.predictor.labels(image))
-            write_behind(write, run, run.pairs[i], image, truth, labels, counts[i], writing)
+                predicted = Arriving(run.predictor.labels(image))
+            write_behind(write, run, run.pairs[i], image, truth, predicted, counts[i], writing)
             progress.update()
     facts: dict[str, Any] = {"settings": settings(run)}
     if missing:

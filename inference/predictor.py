@@ -17,7 +17,7 @@ from inference.most_probable import most_probable
 from inference.resize import resized_part
 from inference.slices import held_at_a_time, slices
 from inference.tiling import Span, View, views
-from utils.copies import Uploads
+from utils.copies import uploaded
 from utils.device import resolve_device
 from utils.images import Uint8Array
 from utils.memory import give_back_freed_memory
@@ -89,7 +89,6 @@ class Predictor:
         self.amp = amp
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self._upload = Uploads(self.device)
         self._size_before: tuple[int, ...] | None = None
 
     @overload
@@ -146,7 +145,7 @@ class Predictor:
         if image.shape != self._size_before:
             give_back_freed_memory()
             self._size_before = image.shape
-        return self._upload(image), views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
+        return uploaded(image, self.device), views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
 
     def _strip(self, pixels: Tensor, seen: Sequence[View], strip: slice, num_rows: int) -> Iterator[tuple[int, Tensor]]:
         """Finished probabilities [C, rows, columns of the strip] after their first row, from the top down.

@@ -73,8 +73,8 @@ def conv_bn_relu(
     )
 
 
-def one_behind_the_other(inputs: tuple[Tensor, Tensor]) -> Tensor:
-    """Fine input [B, F, H, W] and context [B, C, h, w], which is enlarged: [B, F + C, H, W]."""
+def concatenated(inputs: tuple[Tensor, Tensor]) -> Tensor:
+    """Fine input [B, F, H, W] and context [B, C, h, w], enlarged to it: [B, F + C, H, W]."""
     fine, context = inputs
     return torch.cat([fine, upsample(context, (fine.shape[2], fine.shape[3]))], dim=1)
 
@@ -92,7 +92,7 @@ class JoiningConv2d(nn.Conv2d):
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         """inputs: fine [B, fine_channels, H, W] and context [B, context_channels, h, w] -> [B, out_channels, H, W]."""
         if self.kernel_size != (1, 1):
-            return super().forward(one_behind_the_other(inputs))
+            return super().forward(concatenated(inputs))
         fine, context = inputs
         size = (fine.shape[2], fine.shape[3])
         of_fine, of_context = self.weight.split([fine.shape[1], context.shape[1]], dim=1)

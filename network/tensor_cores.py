@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.blocks import JoiningConv2d, one_behind_the_other
+from network.blocks import JoiningConv2d, concatenated
 from network.deepv3 import DeepLabV3Plus
 from network.depthwise import DepthwiseConv2d
 from network.fold import ConvTracer
@@ -22,11 +22,11 @@ MANY_CHANNELS = 1024  # of a dilated convolution: from here on it is slow
 def suit_tensor_cores(net: DeepLabV3Plus, *, compiled: bool) -> None:
     """Bring `net` into the forms of this file, in place, for bfloat16. It can be trained no more.
 
-    compiled: it will be compiled, which joins activations with what is before them by itself.
+    compiled: it will be compiled, which fuses activations with what is before them by itself.
     """
     sum_pyramid_by_taps(net)
     if not compiled:
-        join_activations(net)
+        fuse_activations(net)
     split_dilated(net)
     pad_classifier(net)
 
@@ -60,7 +60,7 @@ class SplitConv2d(nn.Module):
     """A convolution with dilation d as one without: pixels that are not a multiple of d apart never meet in it.
 
     So each of the d x d grids of pixels is a picture of its own. cuDNN 9's kernels for dilation take 1.4 to 1.7 times
-    as long where there are 1024 output channels or more (`docs/performance.md`).
+    as long where there are 1024 output channels or more (LOG.md).
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -73,7 +73,7 @@ class SplitConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
-        return joined(self.conv(split(x, self.step)), self.step, (x.shape[2], x.shape[3]))
+        return merged(self.conv(split(x, self.step)), self.step, (x.shape[2], x.shape[3]))
 
 
 def split(x: Tensor, step: int) -> Tensor:
@@ -88,7 +88,7 @@ def split(x: Tensor, step: int) -> Tensor:
     return grids.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
 
 
-def joined(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
+def merged(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
     """What `split` has taken apart, cut to `size`: [B * step², C, h, w] -> [B, C, H, W], channels last."""
     grids = x.permute(0, 2, 3, 1).unflatten(0, (-1, step, step))  # [B, s, s, h, w, C]
     whole = grids.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
@@ -114,16 +114,16 @@ class PaddedConv2d(nn.Module):
         return logits[:, : self.num_wanted]
 
 
-class Joining(nn.Module):
-    """What `JoiningConv2d` begins with."""
+class Concatenation(nn.Module):
+    """What `JoiningConv2d` begins with, as a layer."""
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """inputs: as those of `JoiningConv2d`."""
-        return one_behind_the_other(inputs)
+        return concatenated(inputs)
 
 
-def join_activations(net: nn.Module) -> None:
-    """Make one of every convolution with a bias and the ReLU behind it, in place."""
+def fuse_activations(net: nn.Module) -> None:
+    """Fuse every convolution that has a bias with the ReLU behind it, in place."""
     modules = dict(net.named_modules())
     nodes = [node for node in ConvTracer().trace(net).nodes if node.op == "call_module"]
     num_calls = Counter(str(node.target) for node in nodes)
@@ -141,7 +141,7 @@ def join_activations(net: nn.Module) -> None:
         if isinstance(conv, DepthwiseConv2d):  # PyTorch has kernels of its own for it
             continue
         fused = ConvReLU.of(conv)
-        in_place = nn.Sequential(Joining(), fused) if isinstance(conv, JoiningConv2d) else fused
+        in_place = nn.Sequential(Concatenation(), fused) if isinstance(conv, JoiningConv2d) else fused
         net.set_submodule(str(source.target), in_place)
         net.set_submodule(name, nn.Identity())
 

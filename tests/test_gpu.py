@@ -20,7 +20,7 @@ from network.tensor_cores import ConvReLU
 from tests.conftest import as_if_trained
 from tests.test_demos import frames_of
 from utils.background import AHEAD
-from utils.copies import Arriving, Uploads
+from utils.copies import Arriving, uploaded, uploads
 from utils.device_queue import DeviceQueue
 from utils.images import read_label_ids, write_image
 from utils.precision import normalise
@@ -90,10 +90,9 @@ def test_normalising_waits_for_nothing(no_waiting):
 def test_pictures_that_go_up_while_the_gpu_works_arrive_whole():
     pictures = [np.full((512, 512, 3), value, np.uint8) for value in range(40)]
     for late in ("the work", "the copies"):
-        upload = Uploads(GPU)
-        with torch.cuda.stream(upload._queue if late == "the copies" else torch.cuda.current_stream(GPU)):
+        with torch.cuda.stream(uploads(GPU) if late == "the copies" else torch.cuda.current_stream(GPU)):
             torch.cuda._sleep(100_000_000)
-        sums = [upload(one).long().sum() for one in pictures]  # each picture's memory is free for the next one
+        sums = [uploaded(one, GPU).long().sum() for one in pictures]  # each picture's memory is free for the next one
         assert [one.item() for one in sums] == [value * 512 * 512 * 3 for value in range(40)], f"late: {late}"
 
 

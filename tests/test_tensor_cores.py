@@ -15,8 +15,8 @@ from network.tensor_cores import (
     ConvReLU,
     PaddedConv2d,
     SplitConv2d,
-    join_activations,
-    joined,
+    fuse_activations,
+    merged,
     pad_classifier,
     split,
     split_dilated,
@@ -33,7 +33,7 @@ def test_split_by_two_puts_even_and_odd_rows_and_columns_apart():
     assert parts.tolist() == [
         [[[0, 2, 4], [10, 12, 14]]], [[[1, 3, 0], [11, 13, 0]]], [[[5, 7, 9], [0, 0, 0]]], [[[6, 8, 0], [0, 0, 0]]],
     ]  # fmt: skip
-    assert torch.equal(joined(parts, 2, (3, 5)), x)
+    assert torch.equal(merged(parts, 2, (3, 5)), x)
 
 
 @given(SIDES, SIDES, st.integers(2, 4), st.sampled_from([1, 3, 5]), st.integers(1, 2))
@@ -81,7 +81,7 @@ def test_a_convolution_and_its_relu_become_one_where_nothing_else_reads_it():
 
     net, x = Net(), torch.randn(1, 3, 5, 5)
     expected = net(x)
-    join_activations(net)
+    fuse_activations(net)
     assert [type(net.one), type(net.two), type(net.bare)] == [ConvReLU, nn.Conv2d, nn.Conv2d]
     assert [type(net.relu), type(net.relu_of_two)] == [nn.Identity, nn.ReLU]
     assert torch.allclose(net(x), expected, atol=1e-6)
@@ -97,7 +97,7 @@ def test_whole_networks_stay_what_they_are(arch):
     images = torch.randn(1, 3, 40, 72, dtype=torch.float64)
     fold_batch_norms(net)
     changed = copy.deepcopy(net)
-    join_activations(changed)
+    fuse_activations(changed)
     split_dilated(changed)
     pad_classifier(changed)
     kinds = [type(module) for module in changed.modules()]

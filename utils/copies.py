@@ -15,24 +15,20 @@ def to_device(table: Tensor, device: torch.device) -> Tensor:
     return _pinned(table.contiguous()).to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
-class Uploads:
-    """Copies pictures to a device. To a GPU they run beside its work on earlier pictures."""
+def uploaded(picture: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """The picture on the device; to a GPU it is copied beside the work on earlier ones.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __call__(self, picture: NDArray[np.uint8]) -> Tensor:
-        """The picture on the device; on a CPU it may share the memory of `picture`."""
-        here = torch.from_numpy(np.ascontiguousarray(picture))
-        if self._queue is None:
-            return here
-        with torch.cuda.stream(self._queue):
-            there = _pinned(here).to(self._device, non_blocking=True)
-        work = torch.cuda.current_stream(self._device)
-        work.wait_stream(self._queue)
-        there.record_stream(work)
-        return there
+    On a CPU it may share the memory of `picture`.
+    """
+    here = torch.from_numpy(np.ascontiguousarray(picture))
+    if device.type != "cuda":
+        return here
+    work, queue = torch.cuda.current_stream(device), uploads(device)
+    with torch.cuda.stream(queue):
+        there = _pinned(here).to(device, non_blocking=True)
+    work.wait_stream(queue)
+    there.record_stream(work)
+    return there
 
 
 class Arriving:
@@ -43,7 +39,7 @@ class Arriving:
         self._host = labels
         self._copied: torch.cuda.Event | None = None
         if labels.is_cuda:
-            queue = _downloads(labels.device)
+            queue = downloads(labels.device)
             queue.wait_stream(torch.cuda.current_stream(labels.device))
             self._host = _pinned(torch.empty(labels.shape, dtype=labels.dtype))
             with torch.cuda.stream(queue):
@@ -61,7 +57,14 @@ class Arriving:
 
 
 @cache
-def _downloads(device: torch.device) -> torch.cuda.Stream:
+def uploads(device: torch.device) -> torch.cuda.Stream:
+    """The queue of copies to the GPU."""
+    return torch.cuda.Stream(device)
+
+
+@cache
+def downloads(device: torch.device) -> torch.cuda.Stream:
+    """The queue of copies from the GPU."""
     return torch.cuda.Stream(device)
 
 
