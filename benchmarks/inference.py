@@ -8,7 +8,8 @@
 Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating rounds
 with the smallest and largest. How memory is kept holds for a whole process, so the plain call has one to itself, and
 each way to prepare the network another; the third ratio is to a plain call that keeps its memory too, on a GPU to one
-without TF32. Labels are made from the picture's bytes, by the predictor; on a GPU they stay there.
+without TF32. With --together all share one process, which gives its memory back. Labels are made from the picture's
+bytes, by the predictor; on a GPU they stay there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -160,28 +162,36 @@ def calls(way: Way, arch: str, size: Size, device: torch.device) -> dict[str, Ca
     return timed
 
 
+def run(timed: dict[str, Callable[[], Tensor]], device: torch.device) -> dict[str, float]:
+    """The seconds of each call."""
+    with torch.inference_mode():
+        return {name: seconds(work, device, IN_A_ROW[device.type]) for name, work in timed.items()}
+
+
 def serve(way: Way, arch: str, size: Size, device: torch.device, talk: Connection) -> None:
     """The process of one way: run all its calls whenever asked, and tell the seconds of each."""
     if way.keep:
         keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = way.tf32
     timed = calls(way, arch, size, device)
-    with torch.inference_mode():
-        while talk.recv():
-            talk.send({name: seconds(work, device, IN_A_ROW[device.type]) for name, work in timed.items()})
+    while talk.recv():
+        talk.send(run(timed, device))
 
 
-def networks(arch: str, size: Size, device: torch.device, rounds: int, *, compile: bool) -> None:
+def networks(arch: str, size: Size, device: torch.device, rounds: int, *, compile: bool, together: bool) -> None:
     """A row per way to run `arch`, and of each whether it ends with logits of the picture's size or with labels."""
-    beside = BESIDE[device.type]
+    beside = PLAIN if together else BESIDE[device.type]
+    ways = [way for way in dict.fromkeys((PLAIN, beside, *WAYS)) if compile or not way.compile]
     times: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        ways = [way for way in (PLAIN, beside, *WAYS) if compile or not way.compile]
-        talks = [stack.enter_context(process_of(way, arch, size, device)) for way in ways]
+        if together:
+            timed = [calls(way, arch, size, device) for way in ways]
+            runs = [partial(run, own, device) for own in timed]
+        else:
+            runs = [partial(ask, stack.enter_context(process_of(way, arch, size, device))) for way in ways]
         for turn in range(rounds + 2):
-            for talk in talks:
-                talk.send(True)
-                for name, taken in talk.recv().items():
+            for one in runs:
+                for name, taken in one().items():
                     times.setdefault(name, []).extend([taken] if turn >= 2 else [])  # the first rounds warm up
     num_flops, peak = flops(arch, size), matrix_peak(device)
     print(f"\n{arch}, {size[1]}x{size[0]}, {num_flops / 1e9:.0f} GFLOP")
@@ -214,6 +224,13 @@ def predicting(
     """From a picture to its labels, as the commands do it: pixels normalised, network, most probable class."""
     predictor = Predictor(net, NUM_CLASSES, device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return lambda: predictor.labels(picture)
+
+
+def ask(talk: Connection) -> dict[str, float]:
+    """The seconds of each call of the process behind `talk`, which runs them now."""
+    talk.send(True)
+    seconds_of: dict[str, float] = talk.recv()
+    return seconds_of
 
 
 @contextmanager
@@ -271,18 +288,29 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--together", action="store_true", help="all ways in one process, which keeps no freed memory")
     parser.add_argument("--network_only", action="store_true", help="leave out what surrounds it")
     arguments = parser.parse_args()
     if arguments.snapshot and not arguments.image:
         parser.error("--snapshot needs --image, the picture to compare labels on")
     device = torch.device(arguments.device)
-    keep_freed_memory()  # as the commands do
+    if arguments.together and device.type != "cpu":
+        parser.error("--together is for a CPU: TF32 is a process's setting as well")
+    if not arguments.together:
+        keep_freed_memory()  # as the commands do
     name = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     print(f"{name}{describe_machine()}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
     if not arguments.network_only:
         beside_the_network(device, arguments.rounds)
     for arch in arguments.arch:
-        networks(arch, tuple(arguments.size), device, arguments.rounds, compile=arguments.compile)
+        networks(
+            arch,
+            tuple(arguments.size),
+            device,
+            arguments.rounds,
+            compile=arguments.compile,
+            together=arguments.together,
+        )
     for snapshot in arguments.snapshot:
         changed_labels(snapshot, read_image(arguments.image), device)
 

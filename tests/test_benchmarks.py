@@ -35,8 +35,9 @@ def test_the_benchmark_of_propagation_runs_on_real_video(tmp_path, shared):
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_inference_runs():
-    command = [sys.executable, "benchmarks/inference.py", "--network_only", "--no-compile", "--rounds", "1"]
+@pytest.mark.parametrize("flags", [(), ("--together",)])
+def test_the_benchmark_of_inference_runs(flags):
+    command = [sys.executable, "benchmarks/inference.py", "--network_only", "--no-compile", "--rounds", "1", *flags]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "| and layers folded, bfloat16: labels |" in result.stdout
