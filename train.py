@@ -82,16 +82,21 @@ def main(config: TrainConfig) -> int:
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
     with process_group(device) as me:
-        options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
-        count_pixels = config.loss.class_balance > 0
-        data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
-        val = val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
-        training = set_up(config, spec, device, me, data.class_pixels)
-        try:
-            train(training, data, val)
-        finally:
-            training.log.close()
+        _train_as(me, config, spec, device)
     return 0
+
+
+def _train_as(me: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
+    """Train as one of the processes; what is made here is gone before they part."""
+    options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
+    count_pixels = config.loss.class_balance > 0
+    data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
+    val = val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
+    training = set_up(config, spec, device, me, data.class_pixels)
+    try:
+        train(training, data, val)
+    finally:
+        training.log.close()
 
 
 def set_up(

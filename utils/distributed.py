@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the process group of the moment of this import as a default argument. Imported in a process group,
+# as DistributedDataParallel does, they would keep that one when it has ended.
+import torch.distributed.nn.functional
 from torch import nn
 
 Item = TypeVar("Item")
@@ -43,7 +48,11 @@ def processes() -> Processes:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes for the block, if there are any; a GPU with a number becomes the current one."""
+    """Join the other processes for the block, if there are any; a GPU with a number becomes the current one.
+
+    A `DistributedDataParallel` made in the block must be gone when it ends (leave it to a function): it keeps the
+    group, whose threads would live until the interpreter ends and then, now and then, abort the process.
+    """
     me = processes()
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
@@ -55,6 +64,7 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     try:
         yield me
     finally:
+        gc.collect()  # that network is part of cycles
         dist.destroy_process_group()
 
 

@@ -1,0 +1,47 @@
+"""Several processes: they join, and part without leaving anything behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+TRAINING = """
+import os
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.distributed import process_group, sum_over_processes
+
+
+def num_threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def train():
+    model = DistributedDataParallel(torch.nn.Linear(3, 3))
+    model(torch.ones(2, 3)).sum().backward()
+    return sum_over_processes(torch.ones(1, dtype=torch.int64)).item()
+
+
+before = num_threads()
+with process_group(torch.device("cpu")) as me:
+    total = train()
+    assert num_threads() > before
+Path(__file__).with_name(f"{me.rank}.txt").write_text(f"sum {total}, threads left {num_threads() - before}")
+"""
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that does may need the interpreter when it is gone, which aborts a training that had succeeded."""
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING)
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(together, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert told == ["sum 2, threads left 0"] * 2
