@@ -121,11 +121,10 @@ def predict_frames(
                 if image is None:
                     break
                 with network.working():
-                    if options.temporal:
-                        labels = smoother(image, predictor.probabilities(image)).argmax(0).to(torch.uint8)
-                    else:
-                        labels = predictor.labels(image)
-                write_behind(write, image, Arriving(labels))
+                    predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
+                if options.temporal:
+                    predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
+                write_behind(write, image, Arriving(predicted))
                 progress.update()
         except KeyboardInterrupt:
             if not video.is_camera:
