@@ -205,6 +205,7 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
                     f"loss {values['loss']:.3f} lr {values['lr']:.2e} {values['images_per_s']:.1f} img/s "
                     f"waiting {values['waiting']:.0%} left {clock.left(now)}"
                 )
+    meter.check()  # an epoch that time has cut short ends with steps that were not read
 
 
 def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: bool, accumulate: int) -> Tensor:

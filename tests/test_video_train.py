@@ -1,5 +1,6 @@
 """`python -m video.train`: which clips it finds in a folder, that it learns, and how it ends on bad input."""
 
+import math
 import re
 import shlex
 from functools import partial
@@ -188,6 +189,7 @@ def test_psnr_of_equal_pictures_is_100_and_of_black_for_white_0():
     white = torch.full((1, 3, 2, 2), 255.0)
     assert psnr(white, white) == 100
     assert psnr(white, torch.zeros(1, 3, 2, 2)) == 0
+    assert math.isnan(psnr(math.nan * white, white))
 
 
 # --- the command ------------------------------------------------------------------------------------------------
@@ -233,6 +235,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tmp_path):
     whole, cut = (load_checkpoint(tmp_path / f"ckpt/{exp}/last.pth") for exp in ("whole", "cut"))
     assert whole.epoch == cut.epoch == 3
     assert all(torch.equal(value, cut.state_dict[key]) for key, value in whole.state_dict.items())
+
+
+def test_a_network_that_has_become_nan_is_told_and_not_kept(train, tmp_path):
+    frames = write_frames(tmp_path / "frames", 8)
+    done = train("--frames", frames, "--lr", 1e9, "--max_epoch", 4)
+    assert done.code == 1
+    assert "not a number" in done.err or "not numbers" in done.err
+    assert load_checkpoint(tmp_path / "ckpt/sdc/best.pth").epoch == 0
+    last = load_checkpoint(tmp_path / "ckpt/sdc/last.pth")
+    assert all(torch.isfinite(values).all() for values in last.state_dict.values())
 
 
 def test_a_run_may_start_from_another_ones_weights_and_takes_their_width(train, tmp_path):

@@ -177,6 +177,7 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
                     f"loss {values['loss']:.4f} {values['images_per_s']:.1f} crops/s "
                     f"waiting {values['waiting']:.0%} left {clock.left(now)}"
                 )
+    meter.check()  # an epoch that time has cut short ends with steps that were not read
 
 
 def training_loader(training: Training, draws: list[Draw]) -> DataLoader[Sample]:
@@ -232,6 +233,8 @@ def score(training: Training, state: State) -> State:
         if number < NUM_SAMPLES:
             write_sample(training, state.epoch, number, before[0], prediction[0], truth[0])
     scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
+    if not math.isfinite(scores["psnr"]):
+        raise ValueError("the network's frames are not numbers any more. Use a smaller --lr, or another --snapshot.")
     training.log.say(
         f"epoch {state.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
         f"copying {scores['psnr_of_copying']:.2f}; loss {scores['loss']:.4f}, the flow's {scores['loss_of_flow']:.4f}"
@@ -245,9 +248,9 @@ def score(training: Training, state: State) -> State:
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of values 0 to 255; at most 100, for equal ones."""
+    """Peak signal-to-noise ratio in dB of values 0 to 255; at most 100, for equal ones. NaN where one is NaN."""
     error = (picture - truth).square().mean().item()
-    return min(100.0, 10 * math.log10(WHITE**2 / max(error, 1e-12)))
+    return min(10 * math.log10(WHITE**2 / max(error, 1e-12)), 100.0) if math.isfinite(error) else math.nan
 
 
 def write_sample(
