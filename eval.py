@@ -30,7 +30,7 @@ from inference.kept import Kept, count, kept_file, label_channels, load_kept, sa
 from inference.naming import naming
 from inference.page import page_data, write_page
 from inference.predictor import Predictor
-from inference.report import write_json, write_pictures, write_prediction, write_scores
+from inference.report import remove_pictures, write_json, write_pictures, write_prediction, write_scores
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.boundary import NUM_COUNTS
 from utils.command import run_command
@@ -146,6 +146,7 @@ def write(
         classes, dump_images = run.model.classes, run.config.output.dump_images
         counts.copy_(torch.from_numpy(count(truth, labels, run.spec.num_classes)))
         channels = label_channels(truth, labels)
+        remove_pictures(run.folder, pair.name)
         if truth is None or dump_images:
             write_prediction(run.folder, pair.name, labels, run.spec.classes)  # the ids of the data set's own files
         if dump_images:

@@ -20,6 +20,13 @@ from utils.metrics import PER_CLASS, TOTALS, Scores, scores
 from utils.pictures import colorize, dark_grey
 
 RIGHT_LIGHT = 0.45  # how much of the photo's light is left where a prediction is right or cannot be told
+PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of what is written of each image
+
+
+def remove_pictures(folder: Path, name: str) -> None:
+    """Remove what an earlier evaluation wrote of an image: it would stand beside scores that are not its own."""
+    for kind in PICTURES:
+        (folder / kind / f"{name}.png").unlink(missing_ok=True)
 
 
 def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:

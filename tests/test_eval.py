@@ -97,6 +97,18 @@ def test_dumped_pictures_have_the_size_of_the_photo(run, root, tmp_path):
     assert (read_image(tmp_path / "out" / "camvid_val" / "rgb" / "a.png") == read_image(root / "val" / "a.png")).all()
 
 
+def test_pictures_of_an_earlier_run_do_not_stay_beside_other_scores(run, root, tmp_path):
+    folder = tmp_path / "out" / "camvid_val"
+    run("--dump_images")
+    run("--dump_images", "--resume")
+    assert len([path for path in folder.rglob("*.png") if path.is_file()]) == 5 * len(NAMES)
+    write_image(root / "val" / "a.png", np.zeros((32, 48, 3), np.uint8))
+    run("--dump_images", "--resume")
+    assert (read_image(folder / "rgb" / "a.png") == 0).all()
+    run("--crop_size", 40, "--resume")
+    assert not [path for path in folder.rglob("*.png") if path.is_file()]
+
+
 def test_a_page_to_look_at_is_written_also_for_a_part_and_after_an_interruption(run, tmp_path):
     folder = tmp_path / "out" / "camvid_val"
     ended = run()
