@@ -22,8 +22,9 @@ from datasets.index import load_spec
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.spec import DatasetSpec
 from loss.build import build_loss
-from network.build import build_network, load_trunk_weights
+from network.build import build_network, check_arch, load_trunk_weights
 from network.deepv3 import DeepLabV3Plus
+from transforms.presets import train_transform
 from utils.averaging import WeightAverage
 from utils.checkpoint import (
     IMAGENET_MEAN,
@@ -31,21 +32,21 @@ from utils.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_matching,
-    load_state,
     save_checkpoint,
 )
 from utils.command import run_command
 from utils.compiling import compiled
 from utils.device import resolve_device
-from utils.distributed import Processes, process_group, share_buffers, wait_for_all
+from utils.distributed import Processes, process_group, processes, share_buffers, wait_for_all
 from utils.images import write_image
-from utils.log import RunLog, draw_curves, free_run_folder, run_folder
+from utils.log import RunLog, draw_curves, free_run_folder, run_folder, tensorboard_folder
 from utils.memory import give_back_freed_memory
 from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.optim import build_optimizer, build_schedule, freeze, set_lr
 from utils.pictures import colorize, shrunk, side_by_side
 from utils.precision import autocast_dtype, normalise
 from utils.progress import Clock, Meter, seconds_between_bars
+from utils.resuming import Start, State, check_weights, find_start, first_state, restore
 
 LOG_STEPS = 20  # how often the loss is read from the device, and written down
 TEST_STEPS = 2  # --test_mode
@@ -81,6 +82,7 @@ def main(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
+    check_flags(config, spec)
     with process_group(device) as me:
         _train_as(me, config, spec, device)
     return 0
@@ -92,71 +94,122 @@ def _train_as(me: Processes, config: TrainConfig, spec: DatasetSpec, device: tor
     count_pixels = config.loss.class_balance > 0
     data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
     val = val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
-    training = set_up(config, spec, device, me, data.class_pixels)
+    training, state = set_up(config, spec, device, me, data.class_pixels)
     try:
-        train(training, data, val)
+        train(training, state, data, val)
+    except KeyboardInterrupt:
+        last = training.log.folder / "last.pth"
+        kept = f"{last} is kept, and --resume goes on from it" if last.is_file() else "no epoch was done"
+        training.log.say(f"stopped; {kept}.")
+        raise
     finally:
         training.log.close()
 
 
-def set_up(
-    config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes, class_pixels: Sequence[int] | None
-) -> Training:
-    """Build network, loss, optimizer and logs; load weights. Nothing is written before all of it has succeeded."""
-    dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
+def check_flags(config: TrainConfig, spec: DatasetSpec) -> None:
+    """Raise what wrong flags raise later on, before caches and indices are made, which may take an hour."""
+    if config.run.start_epoch >= config.run.max_epoch:
+        raise ValueError(f"--start_epoch {config.run.start_epoch} leaves none of --max_epoch {config.run.max_epoch}.")
     if config.model.restore_optimizer and not config.model.snapshot:
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to take it from.")
-    if config.run.max_minutes and me.count > 1:
+    if config.run.max_minutes and processes().count > 1:
         raise ValueError("--max_minutes is for one process: clocks of several would disagree. Use --max_epoch.")
+    check_arch(config.model.arch)
+    build_loss(config.loss, spec, None)
+    build_schedule(config.optim, max_epoch=config.run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
+    train_transform(config.augment, spec.ignore_label)
+    for path in () if config.run.resume else (config.model.snapshot, config.model.trunk_weights):
+        if path and not Path(path).exists():
+            raise FileNotFoundError(f"no such checkpoint: {path}")
+
+
+def set_up(
+    config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes, class_pixels: Sequence[int] | None
+) -> tuple[Training, State]:
+    """Build network, loss, optimizer and logs; load what is gone on from. The run folder is not touched before that."""
+    dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     torch.manual_seed(config.run.seed)
     net = build_network(config.model.arch, spec.num_classes)
-    notices = _load_start_weights(net, config)
+    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag, test_mode=config.run.test_mode)
+    start = find_start(
+        folder if config.run.resume else None,
+        config.model.snapshot if config.model.restore_optimizer else None,
+        dataset=spec.name,
+        class_names=spec.class_names,
+        settings=as_dict(config),
+    )
+    notices = [] if start and start.is_own else _load_start_weights(net, config)
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.model.freeze_trunk:
         freeze(net.trunk_modules())
     criterion = build_loss(config.loss, spec, class_pixels).to(device)
     optimizer = build_optimizer(config.optim, net)
     lr_at = build_schedule(config.optim, max_epoch=config.run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
-    model, notice = _wrap(net, config, device, me)
-    folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag, test_mode=config.run.test_mode)
-    if not config.run.resume:
-        folder = free_run_folder(folder)
-    wait_for_all()  # every process has looked before one makes the folder
-    log = RunLog(folder, Path(config.run.tb_path) / folder.name, active=me.is_main)
-    if _trains_on_val(config, spec):
-        notices.append(f"--train_split {config.data.train_split} holds validation images: their score says little.")
-    for text in (*notices, *notice, _describe(config, spec, device, dtype, net, me), f"run folder: {folder}"):
-        log.say(text)
-    log.config(as_dict(config))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
-    return Training(config, spec, device, dtype, net, model, criterion, optimizer, scaler, lr_at, me, log, average)
+    if start:
+        restore(start, net, average, optimizer, scaler)
+        notices += _describe_start(start, config)
+    model, wrapping = _wrap(net, config, device, me)
+    if not config.run.resume:
+        folder, taken = free_run_folder(folder), folder
+        if folder != taken:
+            notices.append(f"{taken} holds a run: this one goes to {folder} (--exp {folder.name} --resume goes on).")
+    elif not start:
+        notices.append(f"{folder} has no last.pth to go on from: the run starts from the beginning.")
+    if _trains_on_val(config, spec):
+        notices.append(f"--train_split {config.data.train_split} holds validation images: their score says little.")
+    events = tensorboard_folder(config.run.tb_path, folder, is_resumed=config.run.resume)
+    wait_for_all()  # every process has looked before one makes the folders
+    log = RunLog(folder, events, active=me.is_main)
+    for text in (*notices, *wrapping, _describe(config, spec, device, dtype, net, me), f"run folder: {folder}"):
+        log.say(text)
+    log.config(as_dict(config))
+    state = first_state(start, config.run.start_epoch)
+    if config.run.resume:
+        log.rewind(state.epoch)
+    training = Training(
+        config, spec, device, dtype, net, model, criterion, optimizer, scaler, lr_at, me, log, average
+    )  # fmt: skip
+    return training, state
 
 
-def train(training: Training, data: TrainData, val: Loader) -> None:
+def train(training: Training, state: State, data: TrainData, val: Loader) -> None:
     """Train epoch by epoch, validate, and keep `last.pth` and `best.pth`."""
     run, log = training.config.run, training.log
-    state = resume(training)
+    if state.is_due:
+        state = score(training, val, state)
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
     for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
         torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # so that a resumed run draws the same
         train_one_epoch(training, data.epoch(epoch), epoch, clock)
-        state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
+        check_weights(training.net)
         ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
-        if ends or (epoch + 1) % run.val_interval == 0:
-            result = validate(training, val, epoch + 1)
-            log.say(f"epoch {epoch + 1}\n{result.table()}")
-            log.scalars("val", epoch + 1, {"epoch": epoch + 1, **_main_scores(result)})
-            is_best = result.mean_iou > state.best
-            state = replace(state, best=max(state.best, result.mean_iou), scores=_main_scores(result))
-            if is_best:
-                save(training, state, "best.pth")
-            if training.me.is_main:
-                draw_curves(log.folder)
+        is_due = ends or (epoch + 1) % run.val_interval == 0
+        state = replace(state, epoch=epoch + 1, minutes=clock.minutes(), is_due=is_due)
         save(training, state, "last.pth")
+        if is_due:
+            state = score(training, val, state)
         if ends:  # not asked again: time that runs out after this moment pays for a last, validated epoch
             break
-    log.say(f"best mIoU {100 * state.best:.2f}: {log.folder / 'best.pth'}")
+    if (best := log.folder / "best.pth").is_file():
+        log.say(f"best mIoU {100 * state.best:.2f}: {best}")
+
+
+def score(training: Training, val: Loader, state: State) -> State:
+    """The state with the scores of the network as it is; `best.pth` where they are the best, and `last.pth`."""
+    result = validate(training, val, state.epoch)
+    training.log.say(f"epoch {state.epoch}\n{result.table()}")
+    training.log.scalars("val", state.epoch, {"epoch": state.epoch, **_main_scores(result)})
+    is_best = result.mean_iou > state.best
+    best = max(state.best, result.mean_iou)
+    state = replace(state, best=best, scores=_main_scores(result), is_due=False)
+    if is_best:
+        save(training, state, "best.pth")
+    save(training, state, "last.pth")
+    if training.me.is_main:
+        draw_curves(training.log.folder)
+    return state
 
 
 def seed_of(*numbers: int) -> int:
@@ -247,8 +300,8 @@ def validate(training: Training, loader: Loader, epoch: int) -> Scores:
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
             predictions = net(pixels).argmax(1)
         confusion.update(labels.to(training.device, non_blocking=True), predictions)
-        for image, truth, guess in zip(images, labels, predictions.cpu().byte(), strict=True):
-            if num_shown < NUM_SAMPLES and training.me.is_main:
+        if num_shown < NUM_SAMPLES and training.me.is_main:
+            for image, truth, guess in zip(images, labels, predictions.byte().cpu(), strict=True):
                 write_sample(training, epoch, num_shown, image, truth, guess)
                 num_shown += 1
     give_back_freed_memory()
@@ -280,39 +333,6 @@ def dump_augmentation(training: Training, images: Tensor, labels: Tensor) -> Non
             write_image(training.log.folder / "augmentation" / f"{number}.png", picture)
 
 
-@dataclass(frozen=True)
-class State:
-    """How far the training is: the next epoch, minutes spent, best mIoU and the newest scores."""
-
-    epoch: int
-    minutes: float = 0.0
-    best: float = -1.0
-    scores: dict[str, float] | None = None
-
-
-def resume(training: Training) -> State:
-    """The state to start from: the run folder's `last.pth` with --resume, or --snapshot with --restore_optimizer."""
-    config = training.config
-    start = State(config.run.start_epoch)
-    path = training.log.folder / "last.pth"
-    if not (config.run.resume and path.is_file()):
-        if not config.model.restore_optimizer:
-            return start
-        path = Path(config.model.snapshot or "")
-    checkpoint = load_checkpoint(path)
-    if not checkpoint.training:
-        raise ValueError(f"{path}: holds no optimizer state; leave out --restore_optimizer or --resume.")
-    kept = checkpoint.training
-    load_state(training.net, replace(checkpoint, state_dict=kept.get("weights", checkpoint.state_dict)), path)
-    if training.average:
-        load_state(training.average.net, checkpoint, path)
-        training.average.num_updates = kept.get("num_updates", 0)
-    training.optimizer.load_state_dict(dict(kept["optimizer"]))
-    training.scaler.load_state_dict(dict(kept["scaler"]))
-    training.log.say(f"going on after epoch {checkpoint.epoch} of {path}")
-    return State(checkpoint.epoch, kept["minutes"], kept["best"], dict(checkpoint.scores))
-
-
 def save(training: Training, state: State, name: str) -> None:
     """Write a checkpoint into the run folder; only the main process does."""
     if not training.me.is_main:
@@ -322,6 +342,7 @@ def save(training: Training, state: State, name: str) -> None:
         "scaler": training.scaler.state_dict(),
         "best": state.best,
         "minutes": state.minutes,
+        "is_due": state.is_due,
     }
     if training.average:
         progress |= {"weights": training.net.state_dict(), "num_updates": training.average.num_updates}
@@ -341,11 +362,19 @@ def save(training: Training, state: State, name: str) -> None:
 def _load_start_weights(net: DeepLabV3Plus, config: TrainConfig) -> list[str]:
     notices = []
     if config.model.trunk_weights:
-        notices.append(f"trunk weights: {load_trunk_weights(net, config.model.trunk_weights)}")
+        notices.append(f"trunk weights: {load_trunk_weights(net, config.model.trunk_weights).summary()}")
     if config.model.snapshot:
         report = load_matching(net, load_checkpoint(config.model.snapshot), config.model.snapshot)
         notices.append(f"snapshot {config.model.snapshot}: {report.summary()}")
     return notices
+
+
+def _describe_start(start: Start, config: TrainConfig) -> list[str]:
+    changed = start.changed(as_dict(config))
+    return [
+        f"going on after epoch {start.checkpoint.epoch} of {start.path}",
+        *([f"with other settings than there: {', '.join(changed)}"] if changed else []),
+    ]
 
 
 def _wrap(net: DeepLabV3Plus, config: TrainConfig, device: torch.device, me: Processes) -> tuple[nn.Module, list[str]]:

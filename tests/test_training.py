@@ -183,6 +183,80 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path, flags):
     assert [r["epoch"] for r in metrics(tmp_path / "cut", "val")] == [1, 2, 3]
 
 
+def test_a_validation_that_fails_costs_no_epoch(tiny_set, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "validate", lambda *_: (_ for _ in ()).throw(OSError("a broken picture")))
+        with pytest.raises(OSError, match="a broken picture"):
+            run(tiny_set, tmp_path, "--max_epoch", "1")
+    trained = weights(tmp_path)
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--resume")
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1]
+    assert (tmp_path / "ckpt/default/best.pth").is_file()
+    assert all(torch.equal(values, trained[key]) for key, values in weights(tmp_path).items())
+
+
+def test_a_run_that_died_is_logged_once_when_it_goes_on(tiny_set, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "save", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            run(tiny_set, tmp_path, "--max_epoch", "2")
+    with (tmp_path / "ckpt/default/metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')  # as a full disk leaves it
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
+    assert "has no last.pth to go on from" in capsys.readouterr().out
+    run(tiny_set, tmp_path, "--max_epoch", "3", "--resume")
+    steps = [row["step"] for row in metrics(tmp_path, "train")]
+    assert steps == sorted(set(steps))
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1, 2, 3]
+
+
+def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    folder = tmp_path / "ckpt/default"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for flags, told in (
+        (("--arch", "DeepR18V3PlusD_m1"), "another architecture"),
+        (("--freeze_trunk",), "its run had --freeze_trunk False, not True"),
+        (("--amsgrad",), "its run had --amsgrad False, not True"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", *flags)
+    (tiny_set / "streets.json").write_text("{}")
+    with pytest.raises(ValueError, match="is of a run on the 11 classes of camvid"):
+        run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--dataset", "streets")
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_changed_settings_are_told_and_hold_from_then_on(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--weight_decay", "0.5")
+    assert "--max_epoch 2 (was 1), --weight_decay 0.5 (was 0.0001)" in capsys.readouterr().out
+    groups = load_checkpoint(tmp_path / "ckpt/default/last.pth").training["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+
+
+def test_weights_that_became_nan_do_not_replace_those_of_the_epoch_before(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    with pytest.raises(ValueError, match=r"not numbers any more|not a number any more"):
+        run(tiny_set, tmp_path, "--max_epoch", "4", "--resume", "--lr", "1e30")
+    assert all(torch.isfinite(values).all() for values in weights(tmp_path).values())
+
+
+def test_wrong_flags_are_told_before_anything_is_prepared(tiny_set, tmp_path):
+    for flags, told in (
+        (("--arch", "Typo"), "'Typo' is unknown"),
+        (("--snapshot", str(tmp_path / "missing.pth")), "missing.pth"),
+        (("--lr_schedule", "scl-poly"), "--rlx_off_epoch"),
+        (("--scale_min", "3"), "--scale_min"),
+        (("--jointwtborder", "--img_wt_loss"), "exclude each other"),
+        (("--start_epoch", "5", "--max_epoch", "5"), "--start_epoch"),
+    ):
+        with pytest.raises((ValueError, OSError), match=told):
+            run(tiny_set, tmp_path, "--cache_dir", str(tmp_path / "cache"), *flags)
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "index").exists()
+
+
 def test_the_average_of_the_weights_lags_behind_them(tiny_set, tmp_path):
     run(tiny_set, tmp_path, "--max_epoch", "2", "--ema", "0.5")
     kept = load_checkpoint(tmp_path / "ckpt/default/last.pth")
@@ -203,10 +277,12 @@ def test_the_average_is_a_running_mean_that_forgets_the_start_first():
     assert average.net.weight.item() == pytest.approx(9.5)
 
 
-def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path):
+def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--max_epoch", "1")
     run(tiny_set, tmp_path, "--max_epoch", "1")
+    assert "--exp default-2 --resume goes on" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default-2"}
+    assert {path.name for path in (tmp_path / "tb").iterdir()} == {"default", "default-2"}
 
 
 def test_test_mode_leaves_the_name_of_the_run_to_the_run(tiny_set, tmp_path):
@@ -306,7 +382,7 @@ def test_rarer_classes_weigh_more_in_the_loss_on_request(tiny_set, tmp_path, mon
         np.concatenate([read_label_ids(path).ravel() for path in (tiny_set / "trainannot").iterdir()]), minlength=11
     )
     expected = [(np.median(pixels[pixels > 0]) / count) ** 0.5 if count else 1.0 for count in pixels]
-    assert built[0].weights[:11].tolist() == pytest.approx(expected, rel=1e-5)
+    assert built[-1].weights[:11].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_are_clipped_on_request(tiny_set, tmp_path):

@@ -12,6 +12,9 @@ from typing import Any
 
 from utils.files import atomic_path, writable_folder
 
+METRICS = "metrics.jsonl"
+LINK = "tensorboard"  # to the run's events
+
 
 class RunLog:
     """The run folder and its logs. On processes other than the main one everything is silently left out.
@@ -28,16 +31,26 @@ class RunLog:
         if not active:
             return
         writable_folder(folder, "--ckpt")
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
         self._events = _tensorboard_writer(tb_folder)
-        if self._events is not None and not (folder / "tensorboard").exists():
+        if self._events is not None and not (folder / LINK).exists():
             with contextlib.suppress(OSError):  # a file system without links
-                (folder / "tensorboard").symlink_to(os.path.relpath(tb_folder, folder), target_is_directory=True)
+                (folder / LINK).symlink_to(os.path.relpath(tb_folder, folder), target_is_directory=True)
 
     def say(self, text: str) -> None:
         """Print a line."""
         if self.active:
             print(text, flush=True)
+
+    def rewind(self, epoch: int) -> None:
+        """Forget what was logged after so many whole epochs; a run that goes on from there logs it again."""
+        if not self.active:
+            return
+        kept = [row for row in read_metrics(self.folder) if row["epoch"] < epoch or _is_score(row, epoch)]
+        self._metrics.close()
+        with atomic_path(self.folder / METRICS) as path:
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 
     def config(self, settings: Mapping[str, Any]) -> None:
         """Keep the run's settings."""
@@ -76,15 +89,31 @@ def run_folder(ckpt: str, exp: str, tb_tag: str, *, test_mode: bool = False) -> 
 def free_run_folder(folder: Path) -> Path:
     """`folder` itself, or `folder-2`, `-3`, … where it already holds a run: a run never overwrites another."""
     candidate, number = folder, 1
-    while (candidate / "metrics.jsonl").exists():
+    while (candidate / METRICS).exists():
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
 
 
+def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
+    """<tb_path>/<name of the run>; numbered where that is another run's, the same again where a run is resumed."""
+    linked = run / LINK
+    if is_resumed and linked.is_symlink():
+        return linked.resolve()
+    candidate, number = Path(tb_path) / run.name, 1
+    while candidate.exists():
+        number += 1
+        candidate = candidate.with_name(f"{run.name}-{number}")
+    return candidate
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All objects of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """All objects of a run's metrics.jsonl; without a line that a crash or a full disk cut short."""
+    rows = []
+    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def draw_curves(folder: Path) -> None:
@@ -125,6 +154,10 @@ def draw_curves(folder: Path) -> None:
     with atomic_path(folder / "curves.png") as path:
         figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _is_score(row: Mapping[str, Any], epoch: int) -> bool:
+    return row["kind"] == "val" and row["epoch"] == epoch
 
 
 def _tensorboard_writer(folder: Path) -> Any:
