@@ -57,6 +57,9 @@ class LoaderOptions:
     def for_loader(self) -> dict[str, Any]:
         """Keyword arguments of `DataLoader`."""
         options: dict[str, Any] = {"num_workers": self.count(), "pin_memory": self.pin_memory}
+        # A loader with processes that stay draws once, one without at each epoch: from the generator of dropout, if it
+        # had none of its own, and a run would depend on the number of processes and on where it was interrupted.
+        options["generator"] = torch.Generator()
         if self.count():
             options |= {"multiprocessing_context": self.start_method, "worker_init_fn": prepare_worker}
             options |= {"persistent_workers": True, "prefetch_factor": 3}

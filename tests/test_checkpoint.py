@@ -12,7 +12,7 @@ import torch
 
 from datasets.registry import dataset_spec
 from network.build import build_network
-from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, load_matching, load_state, save_checkpoint
 
 
 def light_network(num_classes=11):
@@ -70,6 +70,19 @@ def test_a_checkpoint_of_another_architecture_says_so():
         load_state(light_network(), Checkpoint(state_dict={"x": torch.zeros(1)}), "a.pth")
 
 
+def test_a_network_starts_from_one_of_other_classes_but_not_from_a_deeper_one():
+    load_matching(light_network(19), described(light_network(11)), "a.pth")
+    shallow, deep = (build_network(f"Deep{trunk}V3PlusD_m1", 11) for trunk in ("R50", "R101"))
+    with pytest.raises(ValueError, match="306 unexpected"):
+        load_matching(shallow, Checkpoint(state_dict=deep.state_dict()), "deep.pth")
+
+
+def test_a_file_older_than_num_batches_tracked_is_whole():
+    old = {key: value for key, value in light_network().state_dict().items() if not key.endswith("_tracked")}
+    report = load_matching(light_network(), Checkpoint(state_dict=old), "old.pth")
+    assert report.matched == tuple(old)
+
+
 class Dangerous:
     def __reduce__(self):
         return os.system, ("touch was_executed",)
@@ -84,6 +97,26 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"worse.pth"):
         load_checkpoint("worse.pth")
     assert not Path("was_executed").exists()
+
+
+def test_a_file_with_damaged_bytes_is_named_whatever_they_were(tmp_path):
+    content = {"state_dict": {"a": torch.ones(2)}, "epoch": 3}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=False)  # unlike a zip it has no checksums
+    content, generator = (tmp_path / "a.pth").read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[generator.integers(len(content))] = generator.integers(256)
+        (tmp_path / "b.pth").write_bytes(damaged)
+        try:
+            load_checkpoint(tmp_path / "b.pth")
+        except ValueError as error:
+            assert "b.pth" in str(error)
+
+
+def test_a_description_that_lacks_a_part_is_damage(tmp_path):
+    torch.save({"format": 1, "state_dict": {"a": torch.ones(2)}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a.pth: truncated or damaged"):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])

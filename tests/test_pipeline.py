@@ -111,6 +111,15 @@ def test_ranks_partition_an_epoch(root, num_ranks):
     assert sorted(numbers) == list(range(12))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_loaders_draw_nothing_from_the_generator_of_dropout(root, num_workers):
+    data = training_data(root, LoaderOptions(ALONE, num_workers))
+    state = torch.get_rng_state()
+    for epoch in range(2):
+        assert len(list(data.epoch(epoch))) == 6
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize(("num_ranks", "num_workers"), [(1, 0), (1, 1), (3, 0)])
 def test_validation_visits_each_image_exactly_once(root, num_ranks, num_workers):
     numbers = Counter()

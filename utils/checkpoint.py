@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import platform
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ FORMAT = 1
 # What the ImageNet trunks and the published checkpoints were trained with; RGB in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+DAMAGED = "truncated or damaged; copy or download it again"
 
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 
@@ -65,7 +66,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "training": plain(checkpoint.training),
     }
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise OSError(f"{path} cannot be written whole. Is the disk full?") from error
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
@@ -83,20 +87,23 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
         raise ValueError(f"{path}: checkpoint format {content['format']} is not known here; update this project.")
-    classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
-    return Checkpoint(
-        state_dict=state_dict,
-        arch=content["arch"],
-        dataset=content["dataset"],
-        classes=classes or None,
-        epoch=content["epoch"],
-        scores=content["scores"],
-        config=content["config"],
-        versions=content["versions"],
-        mean=tuple(content["mean"]),
-        std=tuple(content["std"]),
-        training=content["training"],
-    )
+    try:
+        classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
+        return Checkpoint(
+            state_dict=state_dict,
+            arch=content["arch"],
+            dataset=content["dataset"],
+            classes=classes or None,
+            epoch=content["epoch"],
+            scores=content["scores"],
+            config=content["config"],
+            versions=content["versions"],
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            training=content["training"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {DAMAGED}.") from error
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
             warnings.simplefilter("ignore")  # torch warns of a file that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         if "unsupported" in str(error).lower() and _is_checkpoint_file(path):
@@ -118,8 +125,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
                 "Convert it where you trust it: torch.save({'state_dict': net.state_dict()}, file)."
             ) from error
         raise ValueError(f"{path}: not a checkpoint, or damaged.") from error
-    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path}: truncated or damaged; copy or download it again.") from error
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        raise ValueError(f"{path}: {DAMAGED}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
     return content
@@ -156,11 +163,12 @@ def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None
 def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
     """Copy the weights that fit, so that a network can start from one of another number of classes.
 
-    Raises ValueError where less than the share `at_least` of the network's tensors fit.
+    Raises ValueError where less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
+    deeper network of the same kind holds all that a shallower one has, and more.
     """
-    own = net.state_dict()
-    report = compare_state(own, checkpoint.state_dict)
-    if len(report.matched) < at_least * len(own):
+    report = compare_state(net.state_dict(), checkpoint.state_dict)
+    others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
+    if len(report.matched) < at_least * (len(report.matched) + others):
         raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
     net.load_state_dict({key: checkpoint.state_dict[key] for key in report.matched}, strict=False)
     return report
