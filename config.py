@@ -245,7 +245,7 @@ class EvalDataConfig:
     )
     split: str = option("val", "split to evaluate; one without labels is predicted, not scored")
     cv_split: int | None = option(
-        None, "cross-validation fold whose validation images are meant by --split val", "--cv"
+        None, "cross-validation fold that --split means; default: the one the checkpoint was trained with", "--cv"
     )
     mode: str = option("fine", "accepted: fine labels are always used", choices=("fine",))
     split_index: int = option(0, "evaluate part number so-and-so of the images, counted from 0", must_be=NOT_NEGATIVE)
@@ -281,7 +281,7 @@ class EvalOutputConfig:
     """results"""
 
     ckpt_path: str | None = option(None, "folder of the results; default: eval beside the checkpoint")
-    exp_name: str | None = option(None, "name of the results' sub-folder; default: <data set>_<split>")
+    exp_name: str | None = option(None, "name of the results' sub-folder; default: <data set>_<split>, and the fold")
     dump_images: bool = option(False, "write rgb/, pred/ (label ids), compose/ and diff/ pictures")
     resume: bool = option(False, "go on with an interrupted run")
 

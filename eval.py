@@ -30,7 +30,7 @@ from inference.kept import Kept, count, kept_file, label_channels, load_kept, sa
 from inference.naming import naming
 from inference.page import page_data, write_page
 from inference.predictor import Predictor
-from inference.report import remove_pictures, write_json, write_pictures, write_prediction, write_scores
+from inference.report import pictures_of, remove_pictures, write_json, write_pictures, write_prediction, write_scores
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.boundary import NUM_COUNTS
 from utils.command import run_command
@@ -55,6 +55,7 @@ class Evaluation:
     spec: DatasetSpec
     root: Path
     predictor: Predictor
+    fold: int | None
     pairs: list[Pair]
     folder: Path
 
@@ -76,10 +77,11 @@ def main(config: EvalConfig) -> int:
     model = load_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
     spec = known_spec(model, config)
     root = dataset_root(spec, config.data.dataset_dir)
-    pairs = chosen_pairs(config, spec, root)
+    fold = chosen_fold(config, model, spec)
+    pairs = chosen_pairs(config, spec, root, fold)
     predictor = eval_predictor(model, config.inference, device)
-    folder = writable_folder(result_folder(config, spec), "--ckpt_path")
-    run = Evaluation(config, model, spec, root, predictor, pairs, folder)
+    folder = writable_folder(result_folder(config, spec, fold), "--ckpt_path")
+    run = Evaluation(config, model, spec, root, predictor, fold, pairs, folder)
 
     with process_group(device) as me:
         counts, facts = evaluate(run, me)
@@ -156,13 +158,17 @@ def write(
 
 
 def settings(run: Evaluation) -> dict[str, Any]:
-    """All flags, and where the images were really found."""
+    """All flags, and which images were really meant."""
     flags = as_dict(run.config)
-    return {**flags, "data": {**flags["data"], "dataset": run.spec.name, "dataset_dir": str(run.root.resolve())}}
+    meant = {"dataset": run.spec.name, "dataset_dir": str(run.root.resolve()), "cv_split": run.fold}
+    return {**flags, "data": {**flags["data"], **meant}}
 
 
 def load_one(run: Evaluation, pair: Pair) -> Kept | None:
-    """What is kept of an image under the same settings; None where there is nothing."""
+    """What is kept of an image under the same settings; None where there is nothing, or its pictures are gone."""
+    wanted = pictures_of(run.folder, pair.name, labelled=run.labelled, dumped=run.config.output.dump_images)
+    if not all(path.is_file() for path in wanted):
+        return None
     return load_kept(kept_file(run.folder, pair.name), fingerprint(run, pair))
 
 
@@ -184,7 +190,7 @@ def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
     )  # fmt: skip
     write_page(folder / f"report{run.suffix}.html", page)
     if run.labelled:
-        print(f"{len(names)} images of {run.spec.name} {data.split}; the results are in {folder}")
+        print(f"{len(names)} images of {run.spec.name} {data.split} below {run.root}; the results are in {folder}")
     else:
         print(f"{len(names)} images predicted, not scored: {run.spec.name} has no labels for {data.split}")
         print(f"label ids are in {folder / 'pred'}")
@@ -204,12 +210,23 @@ def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     return spec
 
 
-def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path) -> list[Pair]:
+def chosen_fold(config: EvalConfig, model: Model, spec: DatasetSpec) -> int | None:
+    """`--cv_split`, else the fold that the checkpoint was trained with: others hold out what it has learnt from."""
+    data, trained = config.data, model.checkpoint.config.get("data", {})
+    if data.cv_split is not None or data.split not in ("train", "val") or trained.get("dataset") != spec.name:
+        return data.cv_split
+    fold: int | None = trained.get("cv")
+    if fold is not None:
+        print(f"notice: fold {fold}, as {config.model.snapshot} was trained; --cv_split names another", file=sys.stderr)
+    return fold
+
+
+def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int | None) -> list[Pair]:
     """The images of the split, or the part of them that `--split_index` means, or two with `--test_mode`."""
     data = config.data
     if data.split_index >= data.split_count:
         raise ValueError(f"--split_index {data.split_index} must be below --split_count {data.split_count}.")
-    pairs = find_pairs(spec, root, data.split, data.cv_split)
+    pairs = find_pairs(spec, root, data.split, fold)
     cuts = [len(pairs) * i // data.split_count for i in (data.split_index, data.split_index + 1)]
     part = pairs[cuts[0] : cuts[1]]
     if not part:
@@ -217,10 +234,16 @@ def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path) -> list[Pair
     return part[:NUM_TEST_IMAGES] if config.inference.test_mode else part
 
 
-def result_folder(config: EvalConfig, spec: DatasetSpec) -> Path:
-    """<--ckpt_path>/<--exp_name>; trial runs have a folder of their own."""
-    base = Path(config.output.ckpt_path) if config.output.ckpt_path else Path(config.model.snapshot).parent / "eval"
-    name = config.output.exp_name or f"{spec.name}_{config.data.split}"
+def result_folder(config: EvalConfig, spec: DatasetSpec, fold: int | None) -> Path:
+    """<--ckpt_path>/<--exp_name>; trial runs have a folder of their own.
+
+    Where neither is named, what is evaluated is: other folds and checkpoints of a folder do not share results.
+    """
+    snapshot, output = Path(config.model.snapshot), config.output
+    base = Path(output.ckpt_path) if output.ckpt_path else snapshot.parent / "eval"
+    of_fold = "" if fold is None else f"_cv{fold}"
+    of_snapshot = "" if output.ckpt_path or snapshot.stem == "best" else f"_{snapshot.stem}"
+    name = output.exp_name or f"{spec.name}_{config.data.split}{of_fold}{of_snapshot}"
     return base / (f"{name}_test_mode" if config.inference.test_mode else name)
 
 
@@ -230,8 +253,9 @@ def fingerprint(run: Evaluation, pair: Pair) -> str:
     files = [Path(config.model.snapshot), pair.image, *([pair.labels] if pair.labels else [])]
     stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     inference = {key: value for key, value in as_dict(config.inference).items() if key not in WITHOUT_EFFECT}
+    inference["scales"] = run.predictor.scales
     meaning = [list(spec.train_id_of_label_id().items()), list(spec.train_id_of_color().items()), pair.masks]
-    settings = [as_dict(config.model), inference, config.output.dump_images, stamps, meaning]
+    settings = [run.model.arch, inference, config.output.dump_images, stamps, meaning]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

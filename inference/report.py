@@ -23,10 +23,16 @@ RIGHT_LIGHT = 0.45  # how much of the photo's light is left where a prediction i
 PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of what is written of each image
 
 
+def pictures_of(folder: Path, name: str, *, labelled: bool = True, dumped: bool = True) -> list[Path]:
+    """The pictures of an image: all of them where they are `dumped`, else the prediction where it is the result."""
+    kinds = [kind for kind in PICTURES if labelled or kind != "diff"] if dumped else [] if labelled else ["pred"]
+    return [folder / kind / f"{name}.png" for kind in kinds]
+
+
 def remove_pictures(folder: Path, name: str) -> None:
     """Remove what an earlier evaluation wrote of an image: it would stand beside scores that are not its own."""
-    for kind in PICTURES:
-        (folder / kind / f"{name}.png").unlink(missing_ok=True)
+    for path in pictures_of(folder, name):
+        path.unlink(missing_ok=True)
 
 
 def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:

@@ -109,6 +109,39 @@ def test_pictures_of_an_earlier_run_do_not_stay_beside_other_scores(run, root, t
     assert not [path for path in folder.rglob("*.png") if path.is_file()]
 
 
+def test_resume_makes_again_what_is_gone(run, tmp_path):
+    folder = tmp_path / "out" / "camvid_val"
+    run("--dump_images")
+    shutil.rmtree(folder / "pred")
+    (folder / "diff" / "b.png").unlink()
+    run("--dump_images", "--resume")
+    assert sorted(path.stem for path in (folder / "pred").iterdir()) == list(NAMES)
+    assert (folder / "diff" / "b.png").is_file()
+
+
+def test_a_checkpoint_is_scored_on_the_fold_that_it_was_trained_with(tmp_path, command):
+    root = tmp_path / "set"
+    classes = [{"name": name, "color": [i, 0, 0]} for i, name in enumerate(CAMVID.class_names)]
+    for i in range(6):
+        write_image(root / "images" / f"{i}.png", np.zeros((32, 32, 3), np.uint8))
+        write_image(root / "labels" / f"{i}.png", np.zeros((32, 32), np.uint8))
+    (root / "classes.json").write_text(json.dumps({"classes": classes}))
+    described = Checkpoint(
+        state_dict=build_network("DeepMNV3V3PlusD_m1", 11).state_dict(), arch="DeepMNV3V3PlusD_m1", dataset="folder",
+        classes=dataset_spec("folder", root).classes, config={"data": {"dataset": "folder", "cv": 1}},
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "best.pth", described)
+    flags = ("--snapshot", tmp_path / "best.pth", "--dataset_dir", root, *FAST)
+    ended = command("eval", *flags)
+    assert "notice: fold 1" in ended.err
+    command("eval", *flags, "--cv_split", 0)
+    images = {
+        fold: [line["image"] for line in csv.DictReader((tmp_path / f"eval/folder_val_cv{fold}/per_image.csv").open())]
+        for fold in (0, 1)
+    }
+    assert images == {0: ["0", "5"], 1: ["1"]}
+
+
 def test_a_page_to_look_at_is_written_also_for_a_part_and_after_an_interruption(run, tmp_path):
     folder = tmp_path / "out" / "camvid_val"
     ended = run()
@@ -207,7 +240,7 @@ def test_published_flags_are_accepted(run):
 
 def test_results_lie_beside_the_checkpoint_by_default(root, light_checkpoint, command):
     command("eval", "--snapshot", light_checkpoint, "--dataset_dir", root, *FAST, "--test_mode")
-    assert (light_checkpoint.parent / "eval" / "camvid_val_test_mode" / "metrics.json").is_file()
+    assert (light_checkpoint.parent / "eval" / "camvid_val_light_test_mode" / "metrics.json").is_file()
 
 
 def test_two_processes_write_what_one_writes(run, root, light_checkpoint, tmp_path):

@@ -433,7 +433,7 @@ def test_two_processes_train_and_score_every_validation_image_with_the_network_t
         "--inference_mode", "pooling", "--single_scale", "--no_flip", "--device", "cpu",
     )  # fmt: skip
     assert ended.code == 0, ended.err
-    again = json.loads((tmp_path / "ckpt/default/eval/camvid_val/metrics.json").read_text())
+    again = json.loads((tmp_path / "ckpt/default/eval/camvid_val_last/metrics.json").read_text())
     assert told["mean_iou"] == pytest.approx(again["mean_iou"], abs=1e-3)  # it folds layers, so a pixel may differ
 
 
