@@ -104,7 +104,7 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
     source, out = source_of(config)
     left_out = []
     if me.is_main:
-        plan(source)  # what cannot be read at all is told before anything is written
+        plan(source, out)  # what cannot be read at all is told before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
         left_out = gather(source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume)
@@ -247,7 +247,7 @@ def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], 
 def told_of_video(config: PropagateConfig) -> int:
     """The same for --video, where little more is known before the frames are decoded."""
     source, out = source_of(config)
-    num_labelled, left_out = plan(source)
+    num_labelled, left_out = plan(source, out)
     most = 2 * config.propagation.propagate * num_labelled
     print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")
     tell(left_out)

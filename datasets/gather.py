@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
 from datasets.index import Pair, files_below
+from datasets.origin import read_gathered, write_gathered
 from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
@@ -85,9 +86,13 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
         raise ValueError(str(error).replace(str(path), str(table))) from error
 
 
-def plan(source: Source) -> tuple[int, list[str]]:
-    """How many label files have a frame, as far as can be told without decoding; which have none, and why."""
+def plan(source: Source, out: Path) -> tuple[int, list[str]]:
+    """How many label files have a frame, as far as can be told without decoding; which have none, and why.
+
+    Raises ValueError where `out` holds frames of another video.
+    """
     labels = source.label_files()
+    read_gathered(out, source.video, source.labels)
     if source.video.is_dir():
         left_out = _without_frame(labels, source)
     else:
@@ -104,6 +109,8 @@ def gather(source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: 
     files were left out, and why. Raises FileNotFoundError where all were.
     """
     labels = source.label_files()
+    # Before any frame is written, so that those of two videos never lie in one folder, also after an interruption.
+    write_gathered(out, read_gathered(out, source.video, source.labels))
     if source.video.is_dir():
         frames, left_out = source.frame_files(), _without_frame(labels, source)
         images = {name: frames[name] for name in labels if name in frames}

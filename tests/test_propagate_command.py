@@ -433,6 +433,64 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
     assert sorted(path.name for path in (tmp_path / "own/images").iterdir()) == ["000003.png", "000009.png"]
 
 
+def videos_of_one_name(tmp_path: Path, kind: str) -> list[Path]:
+    """Two videos, of frames 0 to 11 and of those upside down: AVI files, or folders of numbered frames."""
+    paths = []
+    for turn in (1, -1):
+        folder = tmp_path / f"turned{turn}"
+        for number in range(12):
+            write_image(folder / f"frames/{number:06d}.png", np.ascontiguousarray(frame(number)[::turn]))
+        if kind == "file":
+            writer = cv2.VideoWriter(str(folder / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+            for number in range(12):
+                writer.write(cv2.cvtColor(np.ascontiguousarray(frame(number)[::turn]), cv2.COLOR_RGB2BGR))
+            writer.release()
+        paths.append(folder / ("drive.avi" if kind == "file" else "frames"))
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_two_videos_never_lie_in_one_folder(propagate, few_labels, tmp_path, kind):
+    first, second = videos_of_one_name(tmp_path, kind)
+    out = tmp_path / "own"
+    flags = ("--labels", few_labels, "--propagate", 1, "--out", out)
+    assert propagate("--video", first, *flags).code == 0
+    before = files_of(out)
+    for more in ((), ("--resume",), ("--dry_run",)):
+        ended = propagate("--video", second, *flags, *more)
+        assert ended.code == 1
+        assert f"--out {out} was made of {first}, not of {second}; name a new folder." in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+        assert files_of(out) == before
+    write_image(few_labels / "000006.png", ids(6, 0, 1))
+    ended = propagate("--video", first, *flags, "--resume")
+    assert "6 pairs of 3 labelled frames" in ended.out, "more labels of the same video are welcome"
+
+
+def test_a_video_file_that_has_changed_is_another_one(propagate, few_labels, tmp_path):
+    first, second = videos_of_one_name(tmp_path, "file")
+    flags = ("--video", first, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
+    assert propagate(*flags).code == 0
+    second.replace(first)
+    assert f"{first} has changed since --out {tmp_path / 'own'} was made of it" in propagate(*flags, "--resume").err
+
+
+def test_a_set_that_was_made_otherwise_is_no_place_for_a_video(propagate, video, few_labels, tmp_path):
+    out = tmp_path / "own"
+    write_image(out / "images/000003.png", frame(0))
+    write_image(out / "labels/000003.png", ids(0, 0, 1))
+    before = files_of(out)
+    ended = propagate("--video", video, "--labels", few_labels, "--out", out)
+    assert f"{out / 'images'} holds files, but no {out / 'source.json'} says that they are of {video}" in ended.err
+    assert files_of(out) == before
+
+
+def test_labels_may_lie_where_the_set_is_made(propagate, video, few_labels, tmp_path):
+    ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path, "--propagate", 1)
+    assert ended.code == 0, ended.err
+    assert "4 pairs of 2 labelled frames" in ended.out
+
+
 # Bad input names the sequence, and the rest is made.
 
 
