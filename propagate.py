@@ -102,12 +102,15 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
         spec = load_spec(data.dataset, data.dataset_dir)
         return spec, dataset_root(spec, data.dataset_dir), []
     source, out = source_of(config)
-    left_out = []
+    left_out: list[str] = []
     if me.is_main:
         plan(source, out)  # what cannot be read at all is told before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
-        left_out = gather(source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume)
+        left_out, withdrawn = gather(
+            source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume
+        )
+        tell_withdrawn(withdrawn, source, out)
     wait_for_all()
     return with_frames_of(source, load_spec("folder", str(out))), out, left_out
 
@@ -260,6 +263,17 @@ def tell(left_out: Sequence[str]) -> None:
         print(f"left out: {message}", file=sys.stderr)
     if len(left_out) > MOST_TOLD:
         print(f"left out: {len(left_out) - MOST_TOLD} more; {SUMMARY} names them all", file=sys.stderr)
+
+
+def tell_withdrawn(names: Sequence[str], source: Source, out: Path) -> None:
+    """Say on standard error which labels of an earlier run are no longer used."""
+    if names:
+        more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+        print(
+            f"notice: taken out of {out}, since {source.labels} no longer has usable labels for them: "
+            f"{', '.join(names[:MOST_TOLD])}{more}",
+            file=sys.stderr,
+        )
 
 
 def existing(folder: Path) -> Path:

@@ -86,7 +86,13 @@ def _check_unused(out: Path, video: Path, labels: Path) -> None:
 def _read(path: Path) -> Gathered:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        made = {name: Made(tuple(one["files"]), one["labels"]) for name, one in content["made"].items()}
+        made = {name: Made(tuple(map(_below, one["files"])), one["labels"]) for name, one in content["made"].items()}
         return Gathered(Origin(**content["origin"]), made)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: does not say what {path.parent} was made of; name a new folder.") from error
+
+
+def _below(file: str) -> str:
+    if Path(file).is_absolute() or ".." in Path(file).parts:  # they may be taken away
+        raise ValueError(file)
+    return file

@@ -491,6 +491,51 @@ def test_labels_may_lie_where_the_set_is_made(propagate, video, few_labels, tmp_
     assert "4 pairs of 2 labelled frames" in ended.out
 
 
+@pytest.mark.parametrize("how", ["deleted", "wrong"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_labels_that_were_withdrawn_are_no_longer_trained_on(propagate, few_labels, tmp_path, how, kind):
+    source, out = videos_of_one_name(tmp_path, kind)[0], tmp_path / "own"
+    flags = ("--video", source, "--labels", few_labels, "--propagate", 1, "--out", out)
+    assert propagate(*flags).code == 0
+    write_image(out / "images/mine.png", frame(0))
+    write_image(out / "labels/mine.png", ids(0, 0, 1))
+    if how == "deleted":
+        (few_labels / "000003.png").unlink()
+    else:
+        write_image(few_labels / "000003.png", ids(3, 0, 7))
+    ended = propagate(*flags, "--resume")
+    assert f"taken out of {out}, since {few_labels} no longer has usable labels for them: 000003" in ended.err
+    pairs = find_pairs(dataset_spec("folder", out), out, "trainval")
+    assert [pair.name for pair in pairs] == ["000009", "mine"], "what gather did not put there stays"
+    write_image(few_labels / "000003.png", ids(3, 0, 1))
+    assert "taken out" not in propagate(*flags, "--resume").err
+    assert "000003" in {pair.name for pair in find_pairs(dataset_spec("folder", out), out, "trainval")}
+
+
+def test_labels_from_another_folder_join_those_that_are_there(propagate, video, few_labels, tmp_path):
+    out = tmp_path / "own"
+    flags = ("--video", video, "--propagate", 1, "--out", out)
+    assert propagate(*flags, "--labels", few_labels).code == 0
+    write_image(tmp_path / "more/000006.png", ids(6, 0, 1))
+    ended = propagate(*flags, "--labels", tmp_path / "more", "--classes", tmp_path / "classes.json")
+    assert ended.code == 0, ended.err
+    assert "6 pairs of 3 labelled frames" in ended.out
+
+
+def test_labels_never_overwrite_those_that_were_not_copied_there(propagate, video, few_labels, tmp_path):
+    out = tmp_path / "own"
+    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", out)
+    assert propagate(*flags).code == 0
+    write_image(out / "images/000006.png", frame(6))
+    write_image(out / "labels/000006.png", ids(0, 1, 0))
+    own = (out / "labels/000006.png").read_bytes()
+    write_image(few_labels / "000006.png", ids(6, 0, 1))
+    ended = propagate(*flags)
+    assert ended.code == 1
+    assert "000006.png is there and no copy of it; take one of them away" in ended.err
+    assert (out / "labels/000006.png").read_bytes() == own
+
+
 # Bad input names the sequence, and the rest is made.
 
 
