@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.gather import Source, gather, plan, with_frames_of, write_classes
+from datasets.gather import Source, find_classes, gather, plan, with_frames_of, write_classes
 from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
 from datasets.manifest import SUMMARY, steps_table, write_manifest, write_summary
@@ -103,6 +103,7 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
         return spec, dataset_root(spec, data.dataset_dir), []
     source, out = source_of(config)
     left_out: list[str] = []
+    split_of(config)  # a wrong one is told before a frame is decoded
     if me.is_main:
         plan(source, out)  # what cannot be read at all is told before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
@@ -122,6 +123,8 @@ def source_of(config: PropagateConfig) -> tuple[Source, Path]:
         raise ValueError("--dataset_dir belongs to a data set, not to --video; --out is the root of the new set.")
     if not data.labels or not config.output.out:
         raise ValueError("--video wants --labels, the folder of its label files, and --out, a folder for the new set.")
+    if config.propagation.flow == "exact":
+        raise ValueError("--flow exact knows drawn streets alone, no --video.")
     for flag, path in (("--video", data.video), ("--labels", data.labels)):
         if not Path(path).exists():
             raise FileNotFoundError(f"{flag}: no such file or folder: {path}")
@@ -135,14 +138,19 @@ def writable_root(root: Path) -> Path:
     return root
 
 
+def split_of(config: PropagateConfig) -> str:
+    """The split whose frames are propagated. Raises ValueError for one that is not trained on."""
+    split = config.data.split or ("trainval" if config.data.video else "train")
+    if split not in SPLITS:
+        raise ValueError(f"--split {split!r}: labels are propagated for training. Choose one of: {', '.join(SPLITS)}.")
+    return split
+
+
 def find_labelled_sequences(
     config: PropagateConfig, spec: DatasetSpec, root: Path, out: Path
 ) -> tuple[list[LabelledSequence], list[str]]:
     """The video around each labelled frame, and what is missing of it."""
-    split = config.data.split or ("trainval" if config.data.video else "train")
-    if split not in SPLITS:
-        raise ValueError(f"--split {split!r}: labels are propagated for training. Choose one of: {', '.join(SPLITS)}.")
-    pairs = find_pairs(spec, root, split, config.data.cv)
+    pairs = find_pairs(spec, root, split_of(config), config.data.cv)
     chosen = config.propagation
     found, missing = find_sequences(spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride)
     if chosen.flow == "exact":
@@ -250,6 +258,8 @@ def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], 
 def told_of_video(config: PropagateConfig) -> int:
     """The same for --video, where little more is known before the frames are decoded."""
     source, out = source_of(config)
+    split_of(config)
+    find_classes(out, source.labels, config.data.classes, config.data.dataset)
     num_labelled, left_out = plan(source, out)
     most = 2 * config.propagation.propagate * num_labelled
     print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")

@@ -9,9 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
 
 from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
 from datasets.index import Pair, files_below
+from datasets.label_files import label_pixels
 from datasets.origin import Gathered, Made, read_gathered, write_gathered
 from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
@@ -50,9 +55,22 @@ class Source:
 def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> DatasetSpec:
     """Write into `out` what the labels mean, and return the set that lies there then.
 
+    Raises what `find_classes` raises, before anything is written.
+    """
+    content = find_classes(out, labels, classes, dataset)
+    writable_folder(out, "--out")
+    path = out / CLASSES_FILE
+    if not path.is_file() or read_table(path, "classes")[0] != content:
+        _write_table(path, content)
+    return read_spec(out)
+
+
+def find_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> dict[str, Any]:
+    """The content of a classes.json that says what the labels mean.
+
     classes: a classes.json. dataset: else the data set whose values the labels have. With neither, the classes.json in
-    the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where one of them is
-    wrong, or `out` holds a set with other classes.
+    the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where it is wrong, where
+    nothing in it means "no class", or `out` holds labels of other classes.
     """
     table: Path | None = None
     if dataset not in ("", "folder") and not classes:
@@ -71,19 +89,12 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
                 "Name it with --classes, or with --dataset the data set whose values they have."
             )
         content = read_table(table, "classes")[0]
+        _check_table(content, table)
     path = out / CLASSES_FILE
-    if path.is_file():
-        if read_table(path, "classes")[0] != content:
-            raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
-        return read_spec(out)
-    writable_folder(out, "--out")
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    try:
-        return read_spec(out)
-    except ValueError as error:
-        path.unlink()  # or the next run, with the mistake mended, would find other classes here
-        raise ValueError(str(error).replace(str(path), str(table))) from error
+    # Where no labels were gathered yet, the classes may still change: a mistake in them may be why.
+    if path.is_file() and any(files_below(out / "labels")) and read_table(path, "classes")[0] != content:
+        raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
+    return content
 
 
 def plan(source: Source, out: Path) -> tuple[int, list[str]]:
@@ -146,6 +157,23 @@ def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
     suffixes = tuple(sorted({path.suffix for path in source.frame_files().values()}))
     folder = str(source.video.resolve()).replace("{", "{{").replace("}", "}}")
     return replace(spec, video=Frames((Layout(folder, image_suffixes=suffixes),), BY_FRAME_NUMBER))
+
+
+def _check_table(content: Mapping[str, Any], table: Path) -> None:
+    """Raises ValueError, about the file `table`, where `content` is wrong or no labels could be written by it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / CLASSES_FILE
+        _write_table(path, {**content, "title": str(table)})
+        try:
+            spec = read_spec(Path(folder))
+            label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(table))) from error
+
+
+def _write_table(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _without_frame(labels: Mapping[str, Path], source: Source) -> list[str]:

@@ -388,6 +388,8 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no pictures"),
         (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
         (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact knows drawn"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--split", "test"), "--split 'test': labels are"),
         (
             ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),
             "its own folder tells its classes; name a classes.json",
@@ -431,6 +433,39 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
     ):
         assert all(part in line for part in parts), line
     assert sorted(path.name for path in (tmp_path / "own/images").iterdir()) == ["000003.png", "000009.png"]
+
+
+def test_classes_that_cannot_be_propagated_are_told_before_a_frame_is_decoded_and_can_be_mended(
+    propagate, video, few_labels, tmp_path
+):
+    out = tmp_path / "own"
+    flags = ("--video", video, "--labels", few_labels, "--out", out, "--propagate", 1)
+    every_value = [ROAD | {"ids": [0]}, CAR | {"ids": list(range(1, 256))}]  # 255 included
+    write_classes(tmp_path, *every_value, title="drive")
+    for more in ((), ("--dry_run",)):
+        ended = propagate(*flags, *more)
+        assert ended.code == 1
+        assert f'{tmp_path / "classes.json"}: nothing in its label files means "no class"' in ended.err
+        assert not out.exists()
+    write_classes(tmp_path, ROAD, CAR)
+    assert propagate(*flags).code == 0
+
+
+def test_classes_may_change_until_there_are_labels_of_them(propagate, video, few_labels, tmp_path):
+    flags = ("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--propagate", 1)
+    write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
+    assert "no label file belongs to a frame" in propagate(*flags).err
+    write_classes(tmp_path, ROAD, CAR)
+    assert propagate(*flags).code == 0
+    write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
+    assert "holds a set with other classes" in propagate(*flags).err
+
+
+def test_a_dry_run_of_a_video_wants_to_know_the_classes_too(propagate, video, few_labels, tmp_path):
+    (tmp_path / "classes.json").unlink()
+    ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--dry_run")
+    assert ended.code == 1
+    assert "classes.json, which says what the labels mean" in ended.err
 
 
 def videos_of_one_name(tmp_path: Path, kind: str) -> list[Path]:
