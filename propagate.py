@@ -25,7 +25,8 @@ from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
 from datasets.manifest import SUMMARY, steps_table, write_manifest, write_summary
 from datasets.parallel import as_finished
-from datasets.propagating import Method, Propagation, Record
+from datasets.propagating import Method, Propagation
+from datasets.records import Record
 from datasets.segmentation import load_pair
 from datasets.sequences import LabelledSequence, find_sequences
 from datasets.spec import PROPAGATED, DatasetSpec

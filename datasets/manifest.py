@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.propagating import Record
+from datasets.records import Record
 from utils.files import atomic_path
 
 MANIFEST = "manifest.jsonl"
