@@ -8,9 +8,11 @@ from video.settings import PropagateConfig
 if __name__ == "__main__":
     CONFIG = parse_command_line(PropagateConfig)  # before PyTorch is imported, so that --help answers at once
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from config import as_dict
+from datasets.frames import find_propagated_pairs
 from datasets.gather import Source, find_classes, gather, plan, with_frames_of, write_classes
 from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
@@ -214,13 +217,38 @@ def write_results(
         write_sheet(folder / SHEET, work.spec, sequences, records)
         print(steps_table(records))
     print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames are in {folder}")
-    steps = {abs(record["step"]) for record in records}
-    if steps and config.data.split != "val":
-        data = f"--dataset {work.spec.name} --dataset_dir {work.root}"
-        other = "" if work.out == work.root else f" --propagated_dir {work.out}"
-        arch = "--arch DeepMNV3V3PlusD_m1 --crop_size 320"
-        print(f"train on them, say: python train.py {data} {arch} --maxSkip {max(steps)}{other}")
+    if records and (command := training_command(config, work, max(abs(record["step"]) for record in records))):
+        print(f"train on them, say: {command}")
     tell(left_out)
+
+
+def training_command(config: PropagateConfig, work: Propagation, reach: int) -> str:
+    """What trains on pairs up to the step `reach`, or the last that training frames have; "" where they have none."""
+    chosen = config.data
+    fold = [] if chosen.cv is None else ["--cv", str(chosen.cv)]
+    ways = {"train": fold, "trainval": ["--train_split", "trainval"]}
+    for split in {"val": (), "trainval": ("trainval",)}.get(chosen.split or "", tuple(ways)):
+        if skip := usable_steps(work, split, chosen.cv, reach):
+            other = [] if work.out == work.root else ["--propagated_dir", str(work.out)]
+            command = ["python", "train.py", "--dataset", work.spec.name, "--dataset_dir", str(work.root), "--arch"]
+            command += ["DeepMNV3V3PlusD_m1", "--crop_size", "320", "--maxSkip", str(skip), *other, *ways[split]]
+            return shlex.join(command)
+    return ""
+
+
+def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> int:
+    """The largest --maxSkip up to `reach` with which train.py finds pairs around the frames of `split`; 0: none."""
+    try:
+        pairs = find_pairs(work.spec, work.root, split, cv)
+    except FileNotFoundError:  # a fold of few frames leaves none to train on
+        return 0
+    for skip in range(reach, 0, -1):
+        with suppress(FileNotFoundError):
+            find_propagated_pairs(
+                work.spec, work.root, pairs, max_skip=skip, scene_flow=False, propagated_root=work.out
+            )
+            return skip
+    return 0
 
 
 def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -347,6 +348,47 @@ def test_a_video_and_a_few_labels_become_a_data_set_to_train_on(propagate, comma
         "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
     )  # fmt: skip
     assert trained.code == 0, trained.err
+
+
+def trained_as_told(command, told: str, tmp_path: Path) -> Outcome:
+    """How the command ended that propagate.py printed, run for two small steps."""
+    words = shlex.split(told.partition("train on them, say: python ")[2].splitlines()[0])
+    assert words[0] == "train.py"
+    return command(
+        "train", *words[1:], "--crop_size", 32, "--test_mode", "--num_workers", 0, "--index_dir", tmp_path / "index",
+        "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
+    )  # fmt: skip
+
+
+def test_the_command_that_is_told_trains_on_the_pairs_of_one_labelled_frame_too(
+    propagate, command, video, few_labels, tmp_path
+):
+    (few_labels / "000009.png").unlink()
+    ended = propagate("--video", video, "--labels", few_labels, "--propagate", 2, "--out", tmp_path / "my own")
+    assert "--maxSkip 2 --train_split trainval" in ended.out
+    trained = trained_as_told(command, ended.out, tmp_path)
+    assert trained.code == 0, trained.err
+    assert "holds validation images" in trained.out + trained.err
+
+
+def test_the_command_that_is_told_names_the_fold_and_no_more_steps_than_its_frames_have(
+    propagate, command, video, few_labels, tmp_path
+):
+    (few_labels / "000003.png").rename(few_labels / "000011.png")  # the last: it has frames before it alone
+    write_image(few_labels / "000000.png", ids(0, 0, 1))
+    for fold, split, told in (
+        ((), (), "--maxSkip 2"),
+        (("--cv", 1), (), "--maxSkip 2 --cv 1"),
+        ((), ("--split", "trainval"), "--maxSkip 2 --train_split trainval"),
+        (("--cv", 1), ("--split", "val"), None),
+    ):
+        flags = ("--video", video, "--labels", few_labels, "--propagate", 2, "--out", tmp_path / "own", *fold, *split)
+        ended = propagate(*flags, "--resume")
+        assert ended.code == 0, ended.err
+        if told is None:
+            assert "train on them" not in ended.out
+        else:
+            assert next(line for line in ended.out.splitlines() if "train on them" in line).endswith(told)
 
 
 def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_path):
