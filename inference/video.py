@@ -49,7 +49,8 @@ def opened_video(source: str) -> Iterator[Video]:
     if not is_camera and not path.exists():
         raise FileNotFoundError(f"no such file: {source}")
     with _quiet():
-        capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path))
+        # FFmpeg takes what stands before a colon in a relative name for a protocol, as in 12:30:00.mp4.
+        capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path.absolute()))
     try:
         if not capture.isOpened() or path.is_dir():
             raise ValueError(f"no camera {source} here." if is_camera else f"{source}: not a video, or damaged.")

@@ -13,6 +13,7 @@ import pytest
 
 import demo_folder
 from datasets.registry import dataset_spec
+from inference.video import opened_video
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
@@ -275,6 +276,13 @@ def test_a_video_comes_out_with_all_its_frames_its_speed_and_a_legend(
     assert [float(line["seconds"]) for line in lines] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     for line in lines:
         assert sum(float(line[name]) for name in CAMVID.class_names) == pytest.approx(100)
+
+
+def test_a_name_may_hold_a_colon(video, monkeypatch):
+    video.rename(video.with_name("12:30:00.avi"))
+    monkeypatch.chdir(video.parent)
+    with opened_video("12:30:00.avi") as opened:
+        assert opened.read() is not None
 
 
 def test_a_video_can_be_smoothed_and_a_picture_not(video, photo, light_checkpoint, tmp_path, command):
