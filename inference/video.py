@@ -21,6 +21,7 @@ from utils.images import Uint8Array
 
 DEFAULT_RATE = 25.0  # frames per second, where a file or a camera does not say
 QUALITY = "20"  # x264's constant rate factor: hardly to be told from the source
+MOST_TICKS = 65_535  # a second, in MPEG-4
 
 WriteFrame = Callable[[Uint8Array], None]
 
@@ -108,6 +109,12 @@ def has_h264() -> bool:
     return "libx264" in av.codecs_available
 
 
+def mpeg4_rate(rate: float) -> float:
+    """The nearest frame rate that OpenCV's MPEG-4 can hold: it writes a fraction over a power of ten, of two bytes."""
+    parts = next(parts for parts in (1000, 100, 10, 1) if rate * parts <= MOST_TICKS)
+    return max(round(rate * parts), 1) / parts
+
+
 def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
     """`picture` [H, W, 3], one row or column of `color` larger where its height or width is odd."""
     height, width = picture.shape[:2]
@@ -136,7 +143,7 @@ def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame
 
 @contextmanager
 def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), mpeg4_rate(rate), size)
     try:
         if not writer.isOpened():
             raise OSError(f"{path.parent}: OpenCV cannot write MP4 here; pip install av.")

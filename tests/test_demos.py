@@ -13,7 +13,7 @@ import pytest
 
 import demo_folder
 from datasets.registry import dataset_spec
-from inference.video import opened_video
+from inference.video import new_video, opened_video
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
@@ -283,6 +283,17 @@ def test_a_name_may_hold_a_colon(video, monkeypatch):
     monkeypatch.chdir(video.parent)
     with opened_video("12:30:00.avi") as opened:
         assert opened.read() is not None
+
+
+@pytest.mark.parametrize("rate", [119.9273, 29.97002997, 1000, 0.4])
+def test_opencv_writes_films_of_every_rate(tmp_path, monkeypatch, rate):
+    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    with new_video(tmp_path / "film.mp4", rate, (64, 48)) as write_frame:
+        for _ in range(3):
+            write_frame(np.zeros((48, 64, 3), np.uint8))
+    frames, written = frames_of(tmp_path / "film.mp4")
+    assert len(frames) == 3
+    assert written == pytest.approx(rate, rel=0.001)
 
 
 def test_a_video_can_be_smoothed_and_a_picture_not(video, photo, light_checkpoint, tmp_path, command):
