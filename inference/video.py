@@ -20,6 +20,7 @@ from utils.files import atomic_path
 from utils.images import Uint8Array
 
 DEFAULT_RATE = 25.0  # frames per second, where a file or a camera does not say
+BT709 = 1  # the number of its colour matrix, primaries and transfer in ITU-T H.273
 QUALITY = "20"  # x264's constant rate factor: hardly to be told from the source
 MOST_TICKS = 65_535  # a second, in MPEG-4
 
@@ -126,16 +127,27 @@ def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
 @contextmanager
 def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
     import av
+    from av.video.reformatter import ColorRange, Colorspace
 
+    # Without the tags players guess the colours' matrix by the size of the picture, and classes change their colours.
     # faststart: players can begin before they have the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": QUALITY}
+        for tag in ("colorspace", "color_primaries", "color_trc"):
+            setattr(stream.codec_context, tag, BT709)
+        stream.codec_context.color_range = ColorRange.MPEG
 
         def write(frame: Uint8Array) -> None:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
+            container.mux(stream.encode(picture))
 
         yield write
         container.mux(stream.encode(None))

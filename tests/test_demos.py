@@ -296,6 +296,22 @@ def test_opencv_writes_films_of_every_rate(tmp_path, monkeypatch, rate):
     assert written == pytest.approx(rate, rel=0.001)
 
 
+@pytest.mark.parametrize("color", [(128, 64, 128), (220, 20, 60), (0, 0, 142), (0, 255, 102)])
+def test_a_film_says_which_colour_matrix_it_has_and_shows_the_colours_of_the_pictures(tmp_path, color):
+    av = pytest.importorskip("av", reason="H.264 needs PyAV")
+    with new_video(tmp_path / "film.mp4", 10, (64, 48)) as write_frame:
+        for _ in range(3):
+            write_frame(np.full((48, 64, 3), color, np.uint8))
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        tags = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        planes = [np.array(plane)[0].astype(float) for plane in next(container.decode(video=0)).planes]
+    assert [int(tag) for tag in tags] == [1, 1, 1, 1]  # BT.709, in the range from 16 to 235
+    y, blue, red = (planes[0] - 16) * 255 / 219, (planes[1] - 128) * 255 / 224, (planes[2] - 128) * 255 / 224
+    shown = (y + 1.5748 * red, y - 0.1873 * blue - 0.4681 * red, y + 1.8556 * blue)
+    assert shown == pytest.approx(color, abs=3)
+
+
 def test_a_video_can_be_smoothed_and_a_picture_not(video, photo, light_checkpoint, tmp_path, command):
     flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--temporal")
     assert "7 frames" in command("demo", "--demo-video", video, *flags).out
