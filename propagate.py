@@ -47,8 +47,9 @@ from video.propagation import VOID_TESTS
 from video.sheet import VOID_COLOR, Cell, sheet
 
 SHEET = "sheet.png"
-MOST_TOLD = 20  # of what was left out, in the terminal
+MOST_TOLD = 20  # of what was left out, in the terminal, where a summary names the rest
 SHEET_ROWS = 4  # labelled frames on the sheet
+WRITE_PROTECTED = "is write-protected; name a folder of your own with --out."
 SPLITS = ("train", "val", "trainval")
 
 
@@ -59,13 +60,16 @@ def main(config: PropagateConfig) -> int:
         if config.data.video and config.output.dry_run:
             return told_of_video(config) if me.is_main else 0
         spec, root, left_out = labelled_set(config, me)
-        out = Path(config.output.out or writable_root(root))
+        out = Path(config.output.out or root)
+        protected = not config.output.out and is_write_protected(root)
+        if protected and not config.output.dry_run:
+            raise PermissionError(f"{root} {WRITE_PROTECTED}")
         sequences, missing = find_labelled_sequences(config, spec, root, out)
         left_out += missing
         work = Propagation(spec, root, out, method)
         there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
         if config.output.dry_run:
-            return told(sequences, there, left_out, out) if me.is_main else 0
+            return told(sequences, there, left_out, out, protected=protected) if me.is_main else 0
         if me.is_main:
             writable_folder(out / PROPAGATED, "--out")
         wait_for_all()  # until everybody has seen which pairs are there
@@ -135,11 +139,9 @@ def source_of(config: PropagateConfig) -> tuple[Source, Path]:
     return Source(Path(data.video), Path(data.labels)), Path(config.output.out)
 
 
-def writable_root(root: Path) -> Path:
-    """The root of a data set, if results may go there. Raises PermissionError where it is write-protected."""
-    if not root.stat().st_mode & 0o222:  # asked of the bits, since root may write everywhere
-        raise PermissionError(f"{root} is write-protected; name a folder of your own with --out.")
-    return root
+def is_write_protected(folder: Path) -> bool:
+    """Whether nothing may be written there."""
+    return not folder.stat().st_mode & 0o222  # asked of the bits, since root may write everywhere
 
 
 def split_of(config: PropagateConfig) -> str:
@@ -270,7 +272,14 @@ def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSeque
     write_image(path, with_legend(sheet(rows, spec.palette), legend, percents=False))
 
 
-def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], left_out: list[str], out: Path) -> int:
+def told(
+    sequences: Sequence[LabelledSequence],
+    there: dict[str, list[Record]],
+    left_out: list[str],
+    out: Path,
+    *,
+    protected: bool,
+) -> int:
     """Print what would be written. Returns the exit code that the run would have."""
     num_pairs, num_there = sum(len(s.made) for s in sequences), sum(map(len, there.values()))
     size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
@@ -280,8 +289,10 @@ def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], 
     )
     if num_there:
         print(f"{num_there} pairs are there already")
-    tell(left_out)
-    return 1 if left_out else 0
+    tell(left_out, at_most=len(left_out))
+    if protected:
+        print(f"but {out} {WRITE_PROTECTED}", file=sys.stderr)
+    return 1 if left_out or protected else 0
 
 
 def told_of_video(config: PropagateConfig) -> int:
@@ -292,16 +303,16 @@ def told_of_video(config: PropagateConfig) -> int:
     num_labelled, left_out = plan(source, out)
     most = 2 * config.propagation.propagate * num_labelled
     print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")
-    tell(left_out)
+    tell(left_out, at_most=len(left_out))
     return 1 if left_out else 0
 
 
-def tell(left_out: Sequence[str]) -> None:
+def tell(left_out: Sequence[str], at_most: int = MOST_TOLD) -> None:
     """Say on standard error what was left out."""
-    for message in left_out[:MOST_TOLD]:
+    for message in left_out[:at_most]:
         print(f"left out: {message}", file=sys.stderr)
-    if len(left_out) > MOST_TOLD:
-        print(f"left out: {len(left_out) - MOST_TOLD} more; {SUMMARY} names them all", file=sys.stderr)
+    if len(left_out) > at_most:
+        print(f"left out: {len(left_out) - at_most} more; {SUMMARY} names them all", file=sys.stderr)
 
 
 def tell_withdrawn(names: Sequence[str], source: Source, out: Path) -> None:

@@ -230,6 +230,27 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_would(propagate, cityscape
     assert files_of(cityscapes) == before
 
 
+def test_a_dry_run_names_all_that_is_left_out_since_it_writes_no_summary(propagate, video, few_labels, tmp_path):
+    for number in range(100, 130):
+        write_image(few_labels / f"{number:06d}.png", ids(0, 0, 1))
+    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
+    assert propagate(*flags, "--dry_run").err.count("left out: ") == 30
+    ended = propagate(*flags)
+    assert ended.err.count("left out: ") == 21
+    assert "left out: 10 more; summary.json names them all" in ended.err
+
+
+def test_a_dry_run_goes_on_in_a_write_protected_set_and_says_that_a_run_wants_out(propagate, cityscapes):
+    cityscapes.chmod(0o555)
+    try:
+        ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1, "--dry_run")
+    finally:
+        cityscapes.chmod(0o755)
+    assert ended.code == 1
+    assert "would write 4 pairs" in ended.out
+    assert ended.err.strip() == f"but {cityscapes} is write-protected; name a folder of your own with --out."
+
+
 def test_masks_of_colours_are_written_in_colours(propagate, tmp_path):
     spec = dataset_spec("camvid32")
     car, road = spec.palette[spec.class_names.index("Car")], spec.palette[spec.class_names.index("Road")]
