@@ -26,7 +26,7 @@ from datasets.frames import find_propagated_pairs
 from datasets.gather import Source, find_classes, gather, plan, with_frames_of, write_classes
 from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
-from datasets.manifest import SUMMARY, steps_table, write_manifest, write_summary
+from datasets.manifest import SUMMARY, read_manifest, steps_table, write_manifest, write_summary
 from datasets.parallel import as_finished
 from datasets.propagating import Method, Propagation
 from datasets.records import Record
@@ -66,6 +66,8 @@ def main(config: PropagateConfig) -> int:
             raise PermissionError(f"{root} {WRITE_PROTECTED}")
         sequences, missing = find_labelled_sequences(config, spec, root, out)
         left_out += missing
+        if me.is_main:
+            read_manifest(out / PROPAGATED)  # one that cannot be added to is told before the work
         work = Propagation(spec, root, out, method)
         there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
         if config.output.dry_run:
@@ -136,6 +138,7 @@ def source_of(config: PropagateConfig) -> tuple[Source, Path]:
     for flag, path in (("--video", data.video), ("--labels", data.labels)):
         if not Path(path).exists():
             raise FileNotFoundError(f"{flag}: no such file or folder: {path}")
+    read_manifest(Path(config.output.out) / PROPAGATED)  # told now, not after the frames were decoded
     return Source(Path(data.video), Path(data.labels)), Path(config.output.out)
 
 

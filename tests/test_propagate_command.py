@@ -637,6 +637,19 @@ def test_labels_never_overwrite_those_that_were_not_copied_there(propagate, vide
 # Bad input names the sequence, and the rest is made.
 
 
+@pytest.mark.parametrize("line", ['{"name": "x"}', '"text"', "[1]", "{", '{"image": 3}'])
+def test_a_manifest_that_is_not_ours_is_told_before_anything_is_made(propagate, cityscapes, line):
+    (cityscapes / PROPAGATED).mkdir()
+    (cityscapes / PROPAGATED / "manifest.jsonl").write_text(line + "\n")
+    before = files_of(cityscapes)
+    for more in ((), ("--dry_run",)):
+        ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1, *more)
+        assert ended.code == 1
+        assert "manifest.jsonl: no manifest of ours" in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+        assert files_of(cityscapes) == before
+
+
 def spoil(root: Path, what: str) -> str:
     """Spoil something of aachen's; returns what must be told."""
     near = root / "leftImg8bit_sequence/train" / sequence_name("aachen", 6)
