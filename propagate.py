@@ -201,7 +201,8 @@ def propagate_all(
             failed += [made.problem] if made.problem else []
             progress.update(len(made.records))
     if total:
-        print(f"{clock.per_second(total):.2f} pairs/s on {max(1, workers)} processes", file=sys.stderr)
+        processes = "1 process" if workers <= 1 else f"{workers} processes"
+        print(f"{clock.per_second(total):.2f} pairs/s on {processes}", file=sys.stderr)
     return records, failed
 
 

@@ -109,6 +109,7 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
         assert set(np.unique(read_label_ids(pair.labels))) <= {0, 7, 26}  # 0: unlabeled
     assert f"train.py --dataset cityscapes --dataset_dir {cityscapes} --arch" in ended.out
     assert "--maxSkip 2" in ended.out
+    assert "pairs/s on 1 process\n" in ended.err
 
 
 @pytest.mark.parametrize("flow", ["dis", "exact"])
