@@ -85,10 +85,10 @@ def segment_video(config: DemoConfig) -> int:
             raise ValueError(f"{config.input.demo_video}: no frame can be read.")
         film, table = unused_paths(folder, video.name, VIDEO_RESULTS)
         painter = FramePainter((first.shape[1], first.shape[0]), model.classes, wanted)
-        counts = predict_frames(video, first, film, predictor, painter, model, config.input)
+        times, counts = predict_frames(video, first, film, predictor, painter, model, config.input)
 
     header = ("frame", "seconds", *(c.name for c in model.classes))
-    rows = [(i, f"{i / video.rate:.3f}", *percentages(line)) for i, line in enumerate(counts)]
+    rows = [(i, f"{times[i]:.3f}", *percentages(line)) for i, line in enumerate(counts)]
     write_csv(table, header, rows)
     if len(counts) < min(video.num_frames, config.input.max_frames or video.num_frames):
         print(f"notice: {len(counts)} of {video.num_frames} frames could be read.", file=sys.stderr)
@@ -99,8 +99,12 @@ def segment_video(config: DemoConfig) -> int:
 def predict_frames(
     video: Video, first: Uint8Array, film: Path, predictor: Predictor, painter: FramePainter, model: Model,
     options: DemoInputConfig,
-) -> list[list[int]]:
-    """Write the frames to `film`; pixels of each class in each frame. A camera runs until Ctrl-C or `--max_frames`."""
+) -> tuple[list[float], list[list[int]]]:
+    """Write the frames to `film`; of each, when it is shown, in seconds, and the pixels of each class.
+
+    A camera runs until Ctrl-C or `--max_frames`.
+    """
+    times: list[float] = []
     counts: list[list[int]] = []
     network, smoother = DeviceQueue(predictor.device), Smoother()
     with (
@@ -109,29 +113,33 @@ def predict_frames(
         tqdm(total=options.max_frames or video.num_frames or None, unit="frame", disable=None) as progress,
     ):
 
-        def write(image: Uint8Array, predicted: Arriving) -> None:
+        def read(number: int) -> tuple[Uint8Array | None, float]:
+            image = first if number == 0 else video.read()
+            return image, video.seconds()
+
+        def write(image: Uint8Array, seconds: float, predicted: Arriving) -> None:
             labels = predicted.array()
             counts.append(count_pixels(labels, len(model.classes)))
-            write_frame(painter(image, labels))
+            times.append(seconds)
+            write_frame(painter(image, labels), seconds)
 
         try:
-            frames = read_ahead(count(), lambda i: first if i == 0 else video.read())
-            for _, frame in islice(frames, options.max_frames):
-                image = frame.result()
+            for _, frame in islice(read_ahead(count(), read), options.max_frames):
+                image, seconds = frame.result()
                 if image is None:
                     break
                 with network.working():
                     predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
                 if options.temporal:
                     predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
-                write_behind(write, image, Arriving(predicted))
+                write_behind(write, image, seconds, Arriving(predicted))
                 progress.update()
         except KeyboardInterrupt:
             if not video.is_camera:
                 raise
     busy = f"the network was at work {100 * network.share():.0f} % of the time"
     print(f"{network.per_second(len(counts)):.2f} frames/s; {busy}", file=sys.stderr)
-    return counts
+    return times, counts
 
 
 if __name__ == "__main__":

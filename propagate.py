@@ -8,9 +8,11 @@ from video.settings import PropagateConfig
 if __name__ == "__main__":
     CONFIG = parse_command_line(PropagateConfig)  # before PyTorch is imported, so that --help answers at once
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +22,14 @@ import torch
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.gather import Source, gather, plan, with_frames_of, write_classes
+from datasets.frames import find_propagated_pairs
+from datasets.gather import Source, find_classes, gather, plan, with_frames_of, write_classes
 from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
-from datasets.manifest import SUMMARY, steps_table, write_manifest, write_summary
+from datasets.manifest import SUMMARY, read_manifest, steps_table, write_manifest, write_summary
 from datasets.parallel import as_finished
-from datasets.propagating import Method, Propagation, Record
+from datasets.propagating import Method, Propagation
+from datasets.records import Record
 from datasets.segmentation import load_pair
 from datasets.sequences import LabelledSequence, find_sequences
 from datasets.spec import PROPAGATED, DatasetSpec
@@ -43,8 +47,9 @@ from video.propagation import VOID_TESTS
 from video.sheet import VOID_COLOR, Cell, sheet
 
 SHEET = "sheet.png"
-MOST_TOLD = 20  # of what was left out, in the terminal
+MOST_TOLD = 20  # of what was left out, in the terminal, where a summary names the rest
 SHEET_ROWS = 4  # labelled frames on the sheet
+WRITE_PROTECTED = "is write-protected; name a folder of your own with --out."
 SPLITS = ("train", "val", "trainval")
 
 
@@ -55,13 +60,18 @@ def main(config: PropagateConfig) -> int:
         if config.data.video and config.output.dry_run:
             return told_of_video(config) if me.is_main else 0
         spec, root, left_out = labelled_set(config, me)
-        out = Path(config.output.out or writable_root(root))
+        out = Path(config.output.out or root)
+        protected = not config.output.out and is_write_protected(root)
+        if protected and not config.output.dry_run:
+            raise PermissionError(f"{root} {WRITE_PROTECTED}")
         sequences, missing = find_labelled_sequences(config, spec, root, out)
         left_out += missing
+        if me.is_main:
+            read_manifest(out / PROPAGATED)  # one that cannot be added to is told before the work
         work = Propagation(spec, root, out, method)
         there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
         if config.output.dry_run:
-            return told(sequences, there, left_out, out) if me.is_main else 0
+            return told(sequences, there, left_out, out, protected=protected) if me.is_main else 0
         if me.is_main:
             writable_folder(out / PROPAGATED, "--out")
         wait_for_all()  # until everybody has seen which pairs are there
@@ -102,12 +112,16 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
         spec = load_spec(data.dataset, data.dataset_dir)
         return spec, dataset_root(spec, data.dataset_dir), []
     source, out = source_of(config)
-    left_out = []
+    left_out: list[str] = []
+    split_of(config)  # a wrong one is told before a frame is decoded
     if me.is_main:
-        plan(source)  # what cannot be read at all is told before anything is written
+        plan(source, out)  # what cannot be read at all is told before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
-        left_out = gather(source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume)
+        left_out, withdrawn = gather(
+            source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume
+        )
+        tell_withdrawn(withdrawn, source, out)
     wait_for_all()
     return with_frames_of(source, load_spec("folder", str(out))), out, left_out
 
@@ -119,27 +133,33 @@ def source_of(config: PropagateConfig) -> tuple[Source, Path]:
         raise ValueError("--dataset_dir belongs to a data set, not to --video; --out is the root of the new set.")
     if not data.labels or not config.output.out:
         raise ValueError("--video wants --labels, the folder of its label files, and --out, a folder for the new set.")
+    if config.propagation.flow == "exact":
+        raise ValueError("--flow exact knows drawn streets alone, no --video.")
     for flag, path in (("--video", data.video), ("--labels", data.labels)):
         if not Path(path).exists():
             raise FileNotFoundError(f"{flag}: no such file or folder: {path}")
+    read_manifest(Path(config.output.out) / PROPAGATED)  # told now, not after the frames were decoded
     return Source(Path(data.video), Path(data.labels)), Path(config.output.out)
 
 
-def writable_root(root: Path) -> Path:
-    """The root of a data set, if results may go there. Raises PermissionError where it is write-protected."""
-    if not root.stat().st_mode & 0o222:  # asked of the bits, since root may write everywhere
-        raise PermissionError(f"{root} is write-protected; name a folder of your own with --out.")
-    return root
+def is_write_protected(folder: Path) -> bool:
+    """Whether nothing may be written there."""
+    return not folder.stat().st_mode & 0o222  # asked of the bits, since root may write everywhere
+
+
+def split_of(config: PropagateConfig) -> str:
+    """The split whose frames are propagated. Raises ValueError for one that is not trained on."""
+    split = config.data.split or ("trainval" if config.data.video else "train")
+    if split not in SPLITS:
+        raise ValueError(f"--split {split!r}: labels are propagated for training. Choose one of: {', '.join(SPLITS)}.")
+    return split
 
 
 def find_labelled_sequences(
     config: PropagateConfig, spec: DatasetSpec, root: Path, out: Path
 ) -> tuple[list[LabelledSequence], list[str]]:
     """The video around each labelled frame, and what is missing of it."""
-    split = config.data.split or ("trainval" if config.data.video else "train")
-    if split not in SPLITS:
-        raise ValueError(f"--split {split!r}: labels are propagated for training. Choose one of: {', '.join(SPLITS)}.")
-    pairs = find_pairs(spec, root, split, config.data.cv)
+    pairs = find_pairs(spec, root, split_of(config), config.data.cv)
     chosen = config.propagation
     found, missing = find_sequences(spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride)
     if chosen.flow == "exact":
@@ -181,7 +201,8 @@ def propagate_all(
             failed += [made.problem] if made.problem else []
             progress.update(len(made.records))
     if total:
-        print(f"{clock.per_second(total):.2f} pairs/s on {max(1, workers)} processes", file=sys.stderr)
+        processes = "1 process" if workers <= 1 else f"{workers} processes"
+        print(f"{clock.per_second(total):.2f} pairs/s on {processes}", file=sys.stderr)
     return records, failed
 
 
@@ -202,13 +223,38 @@ def write_results(
         write_sheet(folder / SHEET, work.spec, sequences, records)
         print(steps_table(records))
     print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames are in {folder}")
-    steps = {abs(record["step"]) for record in records}
-    if steps and config.data.split != "val":
-        data = f"--dataset {work.spec.name} --dataset_dir {work.root}"
-        other = "" if work.out == work.root else f" --propagated_dir {work.out}"
-        arch = "--arch DeepMNV3V3PlusD_m1 --crop_size 320"
-        print(f"train on them, say: python train.py {data} {arch} --maxSkip {max(steps)}{other}")
+    if records and (command := training_command(config, work, max(abs(record["step"]) for record in records))):
+        print(f"train on them, say: {command}")
     tell(left_out)
+
+
+def training_command(config: PropagateConfig, work: Propagation, reach: int) -> str:
+    """What trains on pairs up to the step `reach`, or the last that training frames have; "" where they have none."""
+    chosen = config.data
+    fold = [] if chosen.cv is None else ["--cv", str(chosen.cv)]
+    ways = {"train": fold, "trainval": ["--train_split", "trainval"]}
+    for split in {"val": (), "trainval": ("trainval",)}.get(chosen.split or "", tuple(ways)):
+        if skip := usable_steps(work, split, chosen.cv, reach):
+            other = [] if work.out == work.root else ["--propagated_dir", str(work.out)]
+            command = ["python", "train.py", "--dataset", work.spec.name, "--dataset_dir", str(work.root), "--arch"]
+            command += ["DeepMNV3V3PlusD_m1", "--crop_size", "320", "--maxSkip", str(skip), *other, *ways[split]]
+            return shlex.join(command)
+    return ""
+
+
+def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> int:
+    """The largest --maxSkip up to `reach` with which train.py finds pairs around the frames of `split`; 0: none."""
+    try:
+        pairs = find_pairs(work.spec, work.root, split, cv)
+    except FileNotFoundError:  # a fold of few frames leaves none to train on
+        return 0
+    for skip in range(reach, 0, -1):
+        with suppress(FileNotFoundError):
+            find_propagated_pairs(
+                work.spec, work.root, pairs, max_skip=skip, scene_flow=False, propagated_root=work.out
+            )
+            return skip
+    return 0
 
 
 def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:
@@ -230,7 +276,14 @@ def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSeque
     write_image(path, with_legend(sheet(rows, spec.palette), legend, percents=False))
 
 
-def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], left_out: list[str], out: Path) -> int:
+def told(
+    sequences: Sequence[LabelledSequence],
+    there: dict[str, list[Record]],
+    left_out: list[str],
+    out: Path,
+    *,
+    protected: bool,
+) -> int:
     """Print what would be written. Returns the exit code that the run would have."""
     num_pairs, num_there = sum(len(s.made) for s in sequences), sum(map(len, there.values()))
     size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
@@ -240,26 +293,41 @@ def told(sequences: Sequence[LabelledSequence], there: dict[str, list[Record]], 
     )
     if num_there:
         print(f"{num_there} pairs are there already")
-    tell(left_out)
-    return 1 if left_out else 0
+    tell(left_out, at_most=len(left_out))
+    if protected:
+        print(f"but {out} {WRITE_PROTECTED}", file=sys.stderr)
+    return 1 if left_out or protected else 0
 
 
 def told_of_video(config: PropagateConfig) -> int:
     """The same for --video, where little more is known before the frames are decoded."""
     source, out = source_of(config)
-    num_labelled, left_out = plan(source)
+    split_of(config)
+    find_classes(out, source.labels, config.data.classes, config.data.dataset)
+    num_labelled, left_out = plan(source, out)
     most = 2 * config.propagation.propagate * num_labelled
     print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")
-    tell(left_out)
+    tell(left_out, at_most=len(left_out))
     return 1 if left_out else 0
 
 
-def tell(left_out: Sequence[str]) -> None:
+def tell(left_out: Sequence[str], at_most: int = MOST_TOLD) -> None:
     """Say on standard error what was left out."""
-    for message in left_out[:MOST_TOLD]:
+    for message in left_out[:at_most]:
         print(f"left out: {message}", file=sys.stderr)
-    if len(left_out) > MOST_TOLD:
-        print(f"left out: {len(left_out) - MOST_TOLD} more; {SUMMARY} names them all", file=sys.stderr)
+    if len(left_out) > at_most:
+        print(f"left out: {len(left_out) - at_most} more; {SUMMARY} names them all", file=sys.stderr)
+
+
+def tell_withdrawn(names: Sequence[str], source: Source, out: Path) -> None:
+    """Say on standard error which labels of an earlier run are no longer used."""
+    if names:
+        more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+        print(
+            f"notice: taken out of {out}, since {source.labels} no longer has usable labels for them: "
+            f"{', '.join(names[:MOST_TOLD])}{more}",
+            file=sys.stderr,
+        )
 
 
 def existing(folder: Path) -> Path:

@@ -41,6 +41,8 @@ def main(path: str, snapshot: str, scale: float) -> None:
             if before is not None:
                 found.append((flicker(plain, before[0], grey, before[2]), flicker(smooth, before[1], grey, before[2])))
             before = (plain, smooth, grey)
+    if not found:
+        sys.exit(f"{path}: {len(changed)} frame(s) could be read; classes flicker between two.")
     plain, smooth = np.array(found).T
     print(f"{len(found) + 1} frames; flicker in percent: median (5th to 95th percentile)")
     for name, values in (("each frame alone", plain), ("--temporal", smooth)):

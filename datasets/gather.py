@@ -6,12 +6,18 @@ import json
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
 
 from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
 from datasets.index import Pair, files_below
+from datasets.label_files import label_pixels
+from datasets.origin import Gathered, Made, read_gathered, write_gathered
 from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
@@ -49,9 +55,22 @@ class Source:
 def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> DatasetSpec:
     """Write into `out` what the labels mean, and return the set that lies there then.
 
+    Raises what `find_classes` raises, before anything is written.
+    """
+    content = find_classes(out, labels, classes, dataset)
+    writable_folder(out, "--out")
+    path = out / CLASSES_FILE
+    if not path.is_file() or read_table(path, "classes")[0] != content:
+        _write_table(path, content)
+    return read_spec(out)
+
+
+def find_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> dict[str, Any]:
+    """The content of a classes.json that says what the labels mean.
+
     classes: a classes.json. dataset: else the data set whose values the labels have. With neither, the classes.json in
-    the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where one of them is
-    wrong, or `out` holds a set with other classes.
+    the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where it is wrong, where
+    nothing in it means "no class", or `out` holds labels of other classes.
     """
     table: Path | None = None
     if dataset not in ("", "folder") and not classes:
@@ -70,24 +89,21 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
                 "Name it with --classes, or with --dataset the data set whose values they have."
             )
         content = read_table(table, "classes")[0]
+        _check_table(content, table)
     path = out / CLASSES_FILE
-    if path.is_file():
-        if read_table(path, "classes")[0] != content:
-            raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
-        return read_spec(out)
-    writable_folder(out, "--out")
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    try:
-        return read_spec(out)
-    except ValueError as error:
-        path.unlink()  # or the next run, with the mistake mended, would find other classes here
-        raise ValueError(str(error).replace(str(path), str(table))) from error
+    # Where no labels were gathered yet, the classes may still change: a mistake in them may be why.
+    if path.is_file() and any(files_below(out / "labels")) and read_table(path, "classes")[0] != content:
+        raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
+    return content
 
 
-def plan(source: Source) -> tuple[int, list[str]]:
-    """How many label files have a frame, as far as can be told without decoding; which have none, and why."""
+def plan(source: Source, out: Path) -> tuple[int, list[str]]:
+    """How many label files have a frame, as far as can be told without decoding; which have none, and why.
+
+    Raises ValueError where `out` holds frames of another video.
+    """
     labels = source.label_files()
+    read_gathered(out, source.video, source.labels)
     if source.video.is_dir():
         left_out = _without_frame(labels, source)
     else:
@@ -97,13 +113,19 @@ def plan(source: Source) -> tuple[int, list[str]]:
     return len(labels) - len(left_out), left_out
 
 
-def gather(source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: int, resume: bool) -> list[str]:
+def gather(
+    source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: int, resume: bool
+) -> tuple[list[str], list[str]]:
     """Put the labelled frames and, from a video file, those around them below `out`.
 
     spec: of `out`. reach, stride: as in `find_sequences`. resume: leave frames that are there. Returns which label
-    files were left out, and why. Raises FileNotFoundError where all were.
+    files were left out, and why; and the names of frames whose labels were gathered earlier and are no longer to be
+    used: their image and labels are taken away. Raises FileNotFoundError where no label file can be used.
     """
     labels = source.label_files()
+    gathered = read_gathered(out, source.video, source.labels)
+    # Before any frame is written, so that those of two videos never lie in one folder, also after an interruption.
+    write_gathered(out, gathered)
     if source.video.is_dir():
         frames, left_out = source.frame_files(), _without_frame(labels, source)
         images = {name: frames[name] for name in labels if name in frames}
@@ -116,11 +138,16 @@ def gather(source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: 
         num_frames = _take_frames(source.video, wanted, resume=resume)
         left_out += _beyond(numbers, labels, source, num_frames)
         images = {name: _frame_file(out, spec, name, 0) for name, number in numbers.items() if number < num_frames}
+    copies: dict[str, dict[str, Path]] = {}
     for name, image in images.items():
-        left_out += _add(name, image, labels[name], out, spec)
-    if len(left_out) == len(labels):
+        try:
+            load_pair(Pair(name, image, labels[name], spec.layouts[0].masks), spec)
+            copies[name] = _copies(name, image, labels[name], out, gathered)
+        except USER_ERRORS as error:
+            left_out.append(one_line(error))
+    if not copies:
         raise FileNotFoundError(f"--labels {source.labels}: no label file belongs to a frame; {left_out[0]}")
-    return left_out
+    return left_out, _put(copies, labels, source.labels, out, gathered)
 
 
 def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
@@ -130,6 +157,23 @@ def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
     suffixes = tuple(sorted({path.suffix for path in source.frame_files().values()}))
     folder = str(source.video.resolve()).replace("{", "{{").replace("}", "}}")
     return replace(spec, video=Frames((Layout(folder, image_suffixes=suffixes),), BY_FRAME_NUMBER))
+
+
+def _check_table(content: Mapping[str, Any], table: Path) -> None:
+    """Raises ValueError, about the file `table`, where `content` is wrong or no labels could be written by it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / CLASSES_FILE
+        _write_table(path, {**content, "title": str(table)})
+        try:
+            spec = read_spec(Path(folder))
+            label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(table))) from error
+
+
+def _write_table(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _without_frame(labels: Mapping[str, Path], source: Source) -> list[str]:
@@ -169,15 +213,38 @@ def _take_frames(video: Path, wanted: Mapping[int, Sequence[Path]], *, resume: b
     return number
 
 
-def _add(name: str, image: Path, labels: Path, out: Path, spec: DatasetSpec) -> list[str]:
-    """Copy a labelled frame and its labels, if they belong together; else say why not."""
-    try:
-        load_pair(Pair(name, image, labels, spec.layouts[0].masks), spec)
-    except USER_ERRORS as error:
-        return [one_line(error)]
-    for file, copy in ((image, out / f"images/{name}{image.suffix}"), (labels, out / f"labels/{name}{LABEL_SUFFIX}")):
-        if copy.is_file() and copy.samefile(file):
-            continue
-        with atomic_path(copy) as temporary:
-            shutil.copy2(file, temporary)
-    return []
+def _copies(name: str, image: Path, labels: Path, out: Path, gathered: Gathered) -> dict[str, Path]:
+    """What is to lie below `out` -> the file that it is a copy of; without files that lie in their place already.
+
+    Raises ValueError where a file lies there that was not gathered.
+    """
+    files = {f"images/{name}{image.suffix}": image, f"labels/{name}{LABEL_SUFFIX}": labels}
+    wanted = {copy: file for copy, file in files.items() if not (out / copy).exists() or not file.samefile(out / copy)}
+    ours = gathered.made[name].files if name in gathered.made else ()
+    for copy, file in wanted.items():
+        if copy not in ours and (out / copy).exists():
+            raise ValueError(f"{file}: {out / copy} is there and no copy of it; take one of them away.")
+    return wanted
+
+
+def _put(
+    copies: Mapping[str, Mapping[str, Path]], labels: Iterable[str], folder: Path, out: Path, gathered: Gathered
+) -> list[str]:
+    """Copy all files to their places, and take away what was made of labels that are no longer to be used.
+
+    labels: names of all label files in `folder`. Returns the names of those taken away. Labels from elsewhere stay.
+    """
+    here = str(folder.resolve())
+    new = {name: Made(tuple(files), here) for name, files in copies.items()}
+    stay = {n: m for n, m in gathered.made.items() if n not in labels and m.labels != here}
+    write_gathered(out, replace(gathered, made={**gathered.made, **new}))  # first, or an interruption leaves strangers
+    for files in copies.values():
+        for copy, file in files.items():
+            with atomic_path(out / copy) as temporary:
+                shutil.copy2(file, temporary)
+    kept = {file for made in (*new.values(), *stay.values()) for file in made.files}
+    for earlier in (file for made in gathered.made.values() for file in made.files):
+        if earlier not in kept:
+            (out / earlier).unlink(missing_ok=True)
+    write_gathered(out, replace(gathered, made=stay | new))
+    return sorted(name for name, made in gathered.made.items() if made.files and name not in new and name not in stay)

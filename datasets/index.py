@@ -144,7 +144,9 @@ def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
         is_val = [pair.name.split("/")[0] in chosen or position in chosen for position, pair in enumerate(pool)]
     pairs = [pair for pair, val in zip(pool, is_val, strict=True) if val == (split == "val")]
     if not pairs:
-        raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}.")
+        lists = "say in train.txt and val.txt which are which, or " if spec.val_every else ""
+        hint = f" To train on all, {lists}name --train_split trainval, without --cv." if split == "train" else ""
+        raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}.{hint}")
     return pairs
 
 

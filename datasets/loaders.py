@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,8 @@ from datasets.cache import DecodedCache
 from datasets.class_index import IndexPlan, index_of_classes
 from datasets.class_uniform import ClassIndex, draw_epoch, with_places
 from datasets.frames import find_propagated_pairs
-from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
+from datasets.index import Pair, dataset_root, find_coarse_pairs, find_images, find_pairs
+from datasets.records import without_frames_of
 from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, Load, TrainingSet, ValidationSet
 from datasets.skipping import SkippingSet, TrainLoader, collate
@@ -99,7 +101,7 @@ def train_data(
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
     coarse = find_coarse_pairs(spec, root) if boosted else []
-    propagated = find_propagated_pairs(
+    found = find_propagated_pairs(
         spec,
         root,
         pairs,
@@ -107,6 +109,10 @@ def train_data(
         scene_flow=data.scf,
         propagated_root=Path(data.propagated_dir) if data.propagated_dir else None,
     )
+    propagated = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
+    if len(propagated) < len(found) and options.processes.is_main:
+        left_out = len(found) - len(propagated)
+        print(f"notice: {left_out} propagated pairs show validation images and are left out.", file=sys.stderr)
     if propagated and not (data.class_uniform_pct and data.max_cu_epoch):
         raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
     wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
@@ -146,6 +152,15 @@ def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, a
     load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score is of all images or of none
     dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
+
+
+def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair]) -> set[str]:
+    """Names of the images that are validated on and not among `pairs`, those trained on."""
+    try:
+        held_out = find_images(spec, root, "val", data.cv)
+    except FileNotFoundError:  # told, where they are wanted, when they are validated on
+        return set()
+    return {pair.name for pair in held_out} - {pair.name for pair in pairs}
 
 
 def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Pair], options: LoaderOptions) -> Load | None:

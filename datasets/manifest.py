@@ -8,16 +8,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.propagating import Record
+from datasets.records import Record
 from utils.files import atomic_path
 
 MANIFEST = "manifest.jsonl"
 SUMMARY = "summary.json"
 
 
+def read_manifest(folder: Path) -> list[Record]:
+    """The records in the manifest in `folder`; none where there is none. Raises ValueError where it is not ours."""
+    path = folder / MANIFEST
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except ValueError as error:
+        raise ValueError(f"{path}: no manifest of ours ({error}); move it away.") from error
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or not isinstance(record.get("image"), str):
+            raise ValueError(f'{path}: no manifest of ours (line {number} names no "image"); move it away.')
+    return records
+
+
 def write_manifest(folder: Path, records: Iterable[Record], root: Path) -> None:
     """Write `records` into the manifest in `folder`; those of earlier runs stay whose image, below `root`, is there."""
-    lines = {record["image"]: record for record in _read(folder / MANIFEST) if (root / record["image"]).is_file()}
+    lines = {record["image"]: record for record in read_manifest(folder) if (root / record["image"]).is_file()}
     lines |= {record["image"]: record for record in records}
     with atomic_path(folder / MANIFEST) as temporary:
         text = "".join(json.dumps(lines[image]) + "\n" for image in sorted(lines))
@@ -62,15 +77,6 @@ def steps_table(records: Iterable[Record]) -> str:
             f"{found['step']:+4d}  {found['pairs']:6d}  {100 * found['no_class']:10.1f}  {shares}  {difference:>10}"
         )
     return "\n".join(lines)
-
-
-def _read(path: Path) -> list[Record]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        return []
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: no manifest of ours ({error}); move it away.") from error
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from datasets.index import Pair
 from datasets.label_files import label_pixels
+from datasets.records import PAIR_NOTE, Record, record_of
 from datasets.segmentation import load_pair
 from datasets.sequences import LabelledSequence
 from datasets.spec import DatasetSpec
 from datasets.synthetic.exact import StreetMotion
-from inference.writers import read_note, write_png
+from inference.writers import write_png
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image, write_image
 from video.build import build_flow
@@ -26,10 +25,6 @@ from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 
 VERSION = 1  # raise it when the same files and method would give other pairs
-PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
-
-Record = dict[str, Any]  # plain values, one line of the manifest
-
 
 @dataclass(frozen=True)
 class Method:
@@ -124,12 +119,6 @@ class Propagation:
         stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
         return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
-
-
-def record_of(pair: Pair) -> Record | None:
-    """The record of a propagated pair on disk; None where it is not there or not whole."""
-    note = read_note(pair.labels, PAIR_NOTE) if pair.labels and pair.labels.is_file() else None
-    return json.loads(note) if note and pair.image.is_file() else None
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,16 +21,25 @@ from utils.files import atomic_path
 from utils.images import Uint8Array
 
 DEFAULT_RATE = 25.0  # frames per second, where a file or a camera does not say
+BT709 = 1  # the number of its colour matrix, primaries and transfer in ITU-T H.273
 QUALITY = "20"  # x264's constant rate factor: hardly to be told from the source
+TICKS = 90_000  # a second, in which H.264 films count time; a multiple of all usual frame rates
+MOST_TICKS = 65_535  # a second, in MPEG-4
 
-WriteFrame = Callable[[Uint8Array], None]
+
+class WriteFrame(Protocol):
+    """Writes the next frame, shown from `seconds` on; without them as long after the last as the rate says."""
+
+    def __call__(self, frame: Uint8Array, seconds: float | None = None) -> None:
+        """Write it."""
 
 
 @dataclass(frozen=True)
 class Video:
     """An opened file or camera. num_frames: what the file says, 0 if it does not. rate: frames per second.
 
-    read: the next frame, [H, W, 3] uint8 RGB and upright; None after the last.
+    read: the next frame, [H, W, 3] uint8 RGB and upright; None after the last. seconds: when the frame read last is
+    shown, counted from the beginning; frames need not be equally far apart.
     """
 
     name: str
@@ -37,6 +47,7 @@ class Video:
     num_frames: int
     rate: float
     read: Callable[[], Uint8Array | None]
+    seconds: Callable[[], float]
 
 
 @contextmanager
@@ -49,17 +60,21 @@ def opened_video(source: str) -> Iterator[Video]:
     if not is_camera and not path.exists():
         raise FileNotFoundError(f"no such file: {source}")
     with _quiet():
-        capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path))
+        # FFmpeg takes what stands before a colon in a relative name for a protocol, as in 12:30:00.mp4.
+        capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path.absolute()))
     try:
         if not capture.isOpened() or path.is_dir():
             raise ValueError(f"no camera {source} here." if is_camera else f"{source}: not a video, or damaged.")
         rate = capture.get(cv2.CAP_PROP_FPS)
+        rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
+        reader = _Reader(capture, rate, keeps_time=not is_camera)
         yield Video(
             name=f"camera{source}" if is_camera else path.stem,
             is_camera=is_camera,
             num_frames=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
-            rate=rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE,
-            read=lambda: _next_frame(capture),
+            rate=rate,
+            read=reader.read,
+            seconds=lambda: reader.seconds,
         )
     finally:
         capture.release()
@@ -67,7 +82,10 @@ def opened_video(source: str) -> Iterator[Video]:
 
 @contextmanager
 def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded."""
+    """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded.
+
+    rate: frames per second. Where OpenCV writes, they are equally far apart, whatever their times are.
+    """
     assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
     with atomic_path(path) as temporary, (_h264 if has_h264() else _mpeg4)(temporary, rate, size) as write_frame:
         yield write_frame
@@ -107,6 +125,12 @@ def has_h264() -> bool:
     return "libx264" in av.codecs_available
 
 
+def mpeg4_rate(rate: float) -> float:
+    """The nearest frame rate that OpenCV's MPEG-4 can hold: it writes a fraction over a power of ten, of two bytes."""
+    parts = next(parts for parts in (1000, 100, 10, 1) if rate * parts <= MOST_TICKS)
+    return max(round(rate * parts), 1) / parts
+
+
 def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
     """`picture` [H, W, 3], one row or column of `color` larger where its height or width is odd."""
     height, width = picture.shape[:2]
@@ -118,16 +142,32 @@ def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
 @contextmanager
 def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
     import av
+    from av.video.reformatter import ColorRange, Colorspace
 
+    # Without the tags players guess the colours' matrix by the size of the picture, and classes change their colours.
     # faststart: players can begin before they have the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": QUALITY}
+        stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
+        for tag in ("colorspace", "color_primaries", "color_trc"):
+            setattr(stream.codec_context, tag, BT709)
+        stream.codec_context.color_range = ColorRange.MPEG
+        last = -TICKS / rate
 
-        def write(frame: Uint8Array) -> None:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        def write(frame: Uint8Array, seconds: float | None = None) -> None:
+            nonlocal last
+            last = last + TICKS / rate if seconds is None else max(round(seconds * TICKS), last + 1)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
+            picture.pts, picture.time_base = round(last), stream.codec_context.time_base
+            container.mux(stream.encode(picture))
 
         yield write
         container.mux(stream.encode(None))
@@ -135,12 +175,12 @@ def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame
 
 @contextmanager
 def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), mpeg4_rate(rate), size)
     try:
         if not writer.isOpened():
             raise OSError(f"{path.parent}: OpenCV cannot write MP4 here; pip install av.")
 
-        def write(frame: Uint8Array) -> None:
+        def write(frame: Uint8Array, seconds: float | None = None) -> None:
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
         yield write
@@ -148,9 +188,27 @@ def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFram
         writer.release()
 
 
-def _next_frame(capture: cv2.VideoCapture) -> Uint8Array | None:
-    success, frame = capture.read()
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if success else None  # type: ignore[return-value]
+class _Reader:
+    """Reads frames, and knows when the last one is shown. keeps_time: whether OpenCV can be asked for that."""
+
+    def __init__(self, capture: cv2.VideoCapture, rate: float, *, keeps_time: bool) -> None:
+        self.seconds = 0.0
+        self._capture = capture
+        self._rate = rate
+        self._keeps_time = keeps_time
+        self._is_first = True
+
+    def read(self) -> Uint8Array | None:
+        """The next frame; None after the last."""
+        success, frame = self._capture.read()
+        if not success:
+            return None
+        told = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if self._keeps_time else math.nan
+        if not self._is_first:
+            # Some formats tell no times, and then always 0.
+            self.seconds = told if self.seconds < told < math.inf else self.seconds + 1 / self._rate
+        self._is_first = False
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
 @contextmanager

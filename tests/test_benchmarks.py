@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from inference.video import new_video
 from tests.conftest import ROOT
 from utils.images import write_image
 
@@ -23,6 +24,15 @@ def test_a_benchmark_of_the_data_pipeline_runs_on_a_set_of_ones_own(tmp_path, sc
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert told in result.stdout
+
+
+def test_a_video_of_one_frame_has_no_flicker(tmp_path, light_checkpoint):
+    with new_video(tmp_path / "one.mp4", 10, (64, 48)) as write_frame:
+        write_frame(np.zeros((48, 64, 3), np.uint8))
+    command = [sys.executable, "benchmarks/flicker.py", str(tmp_path / "one.mp4"), str(light_checkpoint)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("one.mp4: 1 frame(s) could be read; classes flicker between two.")
 
 
 @pytest.mark.slow

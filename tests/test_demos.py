@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pytest
 
 import demo_folder
 from datasets.registry import dataset_spec
+from inference.video import _Reader, new_video, opened_video
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
@@ -275,6 +277,97 @@ def test_a_video_comes_out_with_all_its_frames_its_speed_and_a_legend(
     assert [float(line["seconds"]) for line in lines] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     for line in lines:
         assert sum(float(line[name]) for name in CAMVID.class_names) == pytest.approx(100)
+
+
+UNEVEN = [0, 33, 66, 566, 1066, 1566, 1600, 1633]  # milliseconds: fast, slow and fast again
+
+
+@pytest.fixture
+def uneven_video(tmp_path: Path) -> Path:
+    """A video whose frames are not equally far apart, as telephones make them."""
+    av = pytest.importorskip("av", reason="PyAV writes it")
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for i, milliseconds in enumerate(UNEVEN):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def times_of(path: Path) -> list[float]:
+    """When the frames of a film are shown, in seconds."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+def test_frames_that_are_not_equally_far_apart_keep_their_times(uneven_video, light_checkpoint, tmp_path, command):
+    out = tmp_path / "out"
+    ended = command("demo", "--demo-video", uneven_video, "--snapshot", light_checkpoint, "--save-dir", out)
+    assert ended.code == 0, ended.err
+    seconds = [milliseconds / 1000 for milliseconds in UNEVEN]
+    lines = list(csv.DictReader((out / "phone_class_shares.csv").open()))
+    assert [float(line["seconds"]) for line in lines] == seconds
+    assert times_of(out / "phone_overlay.mp4") == pytest.approx(seconds, abs=0.0005)
+
+
+def test_a_film_has_the_rate_that_is_asked_for_where_no_times_are_told(tmp_path):
+    with new_video(tmp_path / "film.mp4", 25.0, (64, 48)) as write_frame:
+        for _ in range(5):
+            write_frame(np.zeros((48, 64, 3), np.uint8))
+    assert times_of(tmp_path / "film.mp4") == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])
+
+
+def test_a_reader_that_is_told_no_times_counts_by_the_rate():
+    class Timeless:
+        def read(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((2, 2, 3), np.uint8)
+
+        def get(self, _: int) -> float:
+            return 0.0
+
+    reader = _Reader(Timeless(), 4.0, keeps_time=True)
+    assert [(reader.read(), reader.seconds)[1] for _ in range(3)] == [0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("color", [(128, 64, 128), (220, 20, 60), (0, 0, 142), (0, 255, 102)])
+def test_a_film_says_which_colour_matrix_it_has_and_shows_the_colours_of_the_pictures(tmp_path, color):
+    av = pytest.importorskip("av", reason="H.264 needs PyAV")
+    with new_video(tmp_path / "film.mp4", 10, (64, 48)) as write_frame:
+        for _ in range(3):
+            write_frame(np.full((48, 64, 3), color, np.uint8))
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        tags = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        planes = [np.array(plane)[0].astype(float) for plane in next(container.decode(video=0)).planes]
+    assert [int(tag) for tag in tags] == [1, 1, 1, 1]  # BT.709, in the range from 16 to 235
+    y, blue, red = (planes[0] - 16) * 255 / 219, (planes[1] - 128) * 255 / 224, (planes[2] - 128) * 255 / 224
+    shown = (y + 1.5748 * red, y - 0.1873 * blue - 0.4681 * red, y + 1.8556 * blue)
+    assert shown == pytest.approx(color, abs=3)
+
+
+@pytest.mark.parametrize("rate", [119.9273, 29.97002997, 1000, 0.4])
+def test_opencv_writes_films_of_every_rate(tmp_path, monkeypatch, rate):
+    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    with new_video(tmp_path / "film.mp4", rate, (64, 48)) as write_frame:
+        for _ in range(3):
+            write_frame(np.zeros((48, 64, 3), np.uint8))
+    frames, written = frames_of(tmp_path / "film.mp4")
+    assert len(frames) == 3
+    assert written == pytest.approx(rate, rel=0.001)
+
+
+def test_a_name_may_hold_a_colon(tmp_path, monkeypatch):
+    with new_video(tmp_path / "12:30:00.mp4", 10, (64, 48)) as write_frame:
+        write_frame(np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    with opened_video("12:30:00.mp4") as opened:
+        assert opened.read() is not None
 
 
 def test_a_video_can_be_smoothed_and_a_picture_not(video, photo, light_checkpoint, tmp_path, command):

@@ -247,6 +247,13 @@ def test_an_image_that_two_lists_of_a_split_name_is_told_as_that(tmp_path):
         find_pairs(read_spec(tmp_path), tmp_path, "trainval")
 
 
+def test_a_fold_that_leaves_nothing_to_train_on_says_what_does(tmp_path):
+    folder_tree(tmp_path, 1)
+    told = "fold 0 has no train images below .* say in train.txt and val.txt which are which, or name --train_split"
+    with pytest.raises(FileNotFoundError, match=told):
+        find_pairs(read_spec(tmp_path), tmp_path, "train")
+
+
 @pytest.mark.parametrize(("cv", "num_images"), [(0, 4), (None, 5)])
 def test_a_fold_trains_on_its_own_images_whichever_split_is_named(tmp_path, cv, num_images):
     folder_tree(tmp_path, 5, ROAD, CAR)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ from config import AugmentConfig, DataConfig
 from datasets.frames import find_propagated_pairs, frames_around
 from datasets.index import Pair, find_pairs
 from datasets.loaders import LoaderOptions, train_data
+from datasets.records import PAIR_NOTE, without_frames_of
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
 from datasets.spec import BY_FRAME_NUMBER, Frames
+from inference.writers import write_png
 from tests.trees import cityscapes_tree, folder_tree, kitti_tree, write_pair
 from utils.distributed import Processes
+from utils.images import read_label_ids
 
 CITYSCAPES = dataset_spec("cityscapes")
 KITTI = dataset_spec("kitti")
@@ -149,6 +154,50 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
     assert {center[1] for name, center in draws if name.startswith("augsburg")} == {0}
     with pytest.raises(ValueError, match="--maxSkip and --scf add to the class-uniform choice, which is off"):
         drawn(class_uniform_pct=0.0)
+
+
+def trained_and_left_out(root: Path, capsys: pytest.CaptureFixture[str], **flags: Any) -> tuple[list[str], str]:
+    """Names of the images of a folder that are trained on with --maxSkip 3, and what was told."""
+    config = DataConfig(dataset_dir=str(root), index_dir=str(root / "index"), bs_mult=1, maxSkip=3, **flags)
+    options = LoaderOptions(Processes(0, 1, 0), 0)
+    data = train_data(config, AugmentConfig(crop_size=4), dataset_spec("folder", root), options, seed=0)
+    return names(data.loader.loader.dataset.samples.pairs), capsys.readouterr().err
+
+
+def labelled_frames_10_and_12(root: Path) -> None:
+    """Frame 10, which fold 0 holds out, and 12, with propagated frames up to three steps around both."""
+    folder_tree(root, 0)
+    for number in (10, 12):
+        write_pair(root / f"images/a_{number:03d}.png", root / f"labels/a_{number:03d}.png")
+        for step in (-3, -2, -1, 1, 2, 3):
+            stem = f"a_{number:03d}_{step:+d}.png"
+            write_pair(root / f"propagated/images/{stem}", root / f"propagated/labels/{stem}")
+
+
+def test_propagated_frames_that_are_validation_images_are_not_trained_on(tmp_path, capsys):
+    labelled_frames_10_and_12(tmp_path)
+    trained, told = trained_and_left_out(tmp_path, capsys)
+    assert sorted(trained) == ["a_012", "a_012_+1", "a_012_+2", "a_012_+3", "a_012_-1", "a_012_-3"]
+    assert "notice: 1 propagated pairs show validation images and are left out." in told
+    trained, told = trained_and_left_out(tmp_path, capsys, train_split="trainval")
+    assert {"a_010", "a_012_-2"} <= set(trained), "who trains on all labelled frames holds none out"
+    assert "left out" not in told
+
+
+def test_where_a_propagated_frame_stands_follows_from_its_stride(tmp_path, capsys):
+    labelled_frames_10_and_12(tmp_path)
+    labels = tmp_path / "propagated/labels/a_012_-1.png"
+    write_png(labels, read_label_ids(labels), {PAIR_NOTE: json.dumps({"stride": 2})})
+    trained, _ = trained_and_left_out(tmp_path, capsys)
+    assert "a_012_-1" not in trained
+
+
+def test_only_frames_of_the_same_video_are_held_out():
+    def pairs(*found: str) -> list[Pair]:
+        return [Pair(name, Path("none.png"), None) for name in found]
+
+    kept = without_frames_of(pairs("b_012_-2", "a_012_-2", "drive/9_+1", "a_010", "photo_+1"), ["a_10", "drive/0010"])
+    assert names(kept) == ["b_012_-2", "photo_+1"]
 
 
 def test_scene_flow_frames_join_kitti_on_request(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
         assert set(np.unique(read_label_ids(pair.labels))) <= {0, 7, 26}  # 0: unlabeled
     assert f"train.py --dataset cityscapes --dataset_dir {cityscapes} --arch" in ended.out
     assert "--maxSkip 2" in ended.out
+    assert "pairs/s on 1 process\n" in ended.err
 
 
 @pytest.mark.parametrize("flow", ["dis", "exact"])
@@ -227,6 +229,27 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_would(propagate, cityscape
     assert "are free" in ended.out
     assert "its video lacks zurich/zurich_000000_000006" in ended.err
     assert files_of(cityscapes) == before
+
+
+def test_a_dry_run_names_all_that_is_left_out_since_it_writes_no_summary(propagate, video, few_labels, tmp_path):
+    for number in range(100, 130):
+        write_image(few_labels / f"{number:06d}.png", ids(0, 0, 1))
+    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
+    assert propagate(*flags, "--dry_run").err.count("left out: ") == 30
+    ended = propagate(*flags)
+    assert ended.err.count("left out: ") == 21
+    assert "left out: 10 more; summary.json names them all" in ended.err
+
+
+def test_a_dry_run_goes_on_in_a_write_protected_set_and_says_that_a_run_wants_out(propagate, cityscapes):
+    cityscapes.chmod(0o555)
+    try:
+        ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1, "--dry_run")
+    finally:
+        cityscapes.chmod(0o755)
+    assert ended.code == 1
+    assert "would write 4 pairs" in ended.out
+    assert ended.err.strip() == f"but {cityscapes} is write-protected; name a folder of your own with --out."
 
 
 def test_masks_of_colours_are_written_in_colours(propagate, tmp_path):
@@ -349,6 +372,47 @@ def test_a_video_and_a_few_labels_become_a_data_set_to_train_on(propagate, comma
     assert trained.code == 0, trained.err
 
 
+def trained_as_told(command, told: str, tmp_path: Path) -> Outcome:
+    """How the command ended that propagate.py printed, run for two small steps."""
+    words = shlex.split(told.partition("train on them, say: python ")[2].splitlines()[0])
+    assert words[0] == "train.py"
+    return command(
+        "train", *words[1:], "--crop_size", 32, "--test_mode", "--num_workers", 0, "--index_dir", tmp_path / "index",
+        "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
+    )  # fmt: skip
+
+
+def test_the_command_that_is_told_trains_on_the_pairs_of_one_labelled_frame_too(
+    propagate, command, video, few_labels, tmp_path
+):
+    (few_labels / "000009.png").unlink()
+    ended = propagate("--video", video, "--labels", few_labels, "--propagate", 2, "--out", tmp_path / "my own")
+    assert "--maxSkip 2 --train_split trainval" in ended.out
+    trained = trained_as_told(command, ended.out, tmp_path)
+    assert trained.code == 0, trained.err
+    assert "holds validation images" in trained.out + trained.err
+
+
+def test_the_command_that_is_told_names_the_fold_and_no_more_steps_than_its_frames_have(
+    propagate, command, video, few_labels, tmp_path
+):
+    (few_labels / "000003.png").rename(few_labels / "000011.png")  # the last: it has frames before it alone
+    write_image(few_labels / "000000.png", ids(0, 0, 1))
+    for fold, split, told in (
+        ((), (), "--maxSkip 2"),
+        (("--cv", 1), (), "--maxSkip 2 --cv 1"),
+        ((), ("--split", "trainval"), "--maxSkip 2 --train_split trainval"),
+        (("--cv", 1), ("--split", "val"), None),
+    ):
+        flags = ("--video", video, "--labels", few_labels, "--propagate", 2, "--out", tmp_path / "own", *fold, *split)
+        ended = propagate(*flags, "--resume")
+        assert ended.code == 0, ended.err
+        if told is None:
+            assert "train on them" not in ended.out
+        else:
+            assert next(line for line in ended.out.splitlines() if "train on them" in line).endswith(told)
+
+
 def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_path):
     for number in range(6):
         write_image(tmp_path / f"frames/night/a{number:03d}.jpg", frame(number))
@@ -388,6 +452,8 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no pictures"),
         (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
         (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact knows drawn"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--split", "test"), "--split 'test': labels are"),
         (
             ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),
             "its own folder tells its classes; name a classes.json",
@@ -433,7 +499,156 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
     assert sorted(path.name for path in (tmp_path / "own/images").iterdir()) == ["000003.png", "000009.png"]
 
 
+def test_classes_that_cannot_be_propagated_are_told_before_a_frame_is_decoded_and_can_be_mended(
+    propagate, video, few_labels, tmp_path
+):
+    out = tmp_path / "own"
+    flags = ("--video", video, "--labels", few_labels, "--out", out, "--propagate", 1)
+    every_value = [ROAD | {"ids": [0]}, CAR | {"ids": list(range(1, 256))}]  # 255 included
+    write_classes(tmp_path, *every_value, title="drive")
+    for more in ((), ("--dry_run",)):
+        ended = propagate(*flags, *more)
+        assert ended.code == 1
+        assert f'{tmp_path / "classes.json"}: nothing in its label files means "no class"' in ended.err
+        assert not out.exists()
+    write_classes(tmp_path, ROAD, CAR)
+    assert propagate(*flags).code == 0
+
+
+def test_classes_may_change_until_there_are_labels_of_them(propagate, video, few_labels, tmp_path):
+    flags = ("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--propagate", 1)
+    write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
+    assert "no label file belongs to a frame" in propagate(*flags).err
+    write_classes(tmp_path, ROAD, CAR)
+    assert propagate(*flags).code == 0
+    write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
+    assert "holds a set with other classes" in propagate(*flags).err
+
+
+def test_a_dry_run_of_a_video_wants_to_know_the_classes_too(propagate, video, few_labels, tmp_path):
+    (tmp_path / "classes.json").unlink()
+    ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--dry_run")
+    assert ended.code == 1
+    assert "classes.json, which says what the labels mean" in ended.err
+
+
+def videos_of_one_name(tmp_path: Path, kind: str) -> list[Path]:
+    """Two videos, of frames 0 to 11 and of those upside down: AVI files, or folders of numbered frames."""
+    paths = []
+    for turn in (1, -1):
+        folder = tmp_path / f"turned{turn}"
+        for number in range(12):
+            write_image(folder / f"frames/{number:06d}.png", np.ascontiguousarray(frame(number)[::turn]))
+        if kind == "file":
+            writer = cv2.VideoWriter(str(folder / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+            for number in range(12):
+                writer.write(cv2.cvtColor(np.ascontiguousarray(frame(number)[::turn]), cv2.COLOR_RGB2BGR))
+            writer.release()
+        paths.append(folder / ("drive.avi" if kind == "file" else "frames"))
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_two_videos_never_lie_in_one_folder(propagate, few_labels, tmp_path, kind):
+    first, second = videos_of_one_name(tmp_path, kind)
+    out = tmp_path / "own"
+    flags = ("--labels", few_labels, "--propagate", 1, "--out", out)
+    assert propagate("--video", first, *flags).code == 0
+    before = files_of(out)
+    for more in ((), ("--resume",), ("--dry_run",)):
+        ended = propagate("--video", second, *flags, *more)
+        assert ended.code == 1
+        assert f"--out {out} was made of {first}, not of {second}; name a new folder." in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+        assert files_of(out) == before
+    write_image(few_labels / "000006.png", ids(6, 0, 1))
+    ended = propagate("--video", first, *flags, "--resume")
+    assert "6 pairs of 3 labelled frames" in ended.out, "more labels of the same video are welcome"
+
+
+def test_a_video_file_that_has_changed_is_another_one(propagate, few_labels, tmp_path):
+    first, second = videos_of_one_name(tmp_path, "file")
+    flags = ("--video", first, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
+    assert propagate(*flags).code == 0
+    second.replace(first)
+    assert f"{first} has changed since --out {tmp_path / 'own'} was made of it" in propagate(*flags, "--resume").err
+
+
+def test_a_set_that_was_made_otherwise_is_no_place_for_a_video(propagate, video, few_labels, tmp_path):
+    out = tmp_path / "own"
+    write_image(out / "images/000003.png", frame(0))
+    write_image(out / "labels/000003.png", ids(0, 0, 1))
+    before = files_of(out)
+    ended = propagate("--video", video, "--labels", few_labels, "--out", out)
+    assert f"{out / 'images'} holds files, but no {out / 'source.json'} says that they are of {video}" in ended.err
+    assert files_of(out) == before
+
+
+def test_labels_may_lie_where_the_set_is_made(propagate, video, few_labels, tmp_path):
+    ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path, "--propagate", 1)
+    assert ended.code == 0, ended.err
+    assert "4 pairs of 2 labelled frames" in ended.out
+
+
+@pytest.mark.parametrize("how", ["deleted", "wrong"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_labels_that_were_withdrawn_are_no_longer_trained_on(propagate, few_labels, tmp_path, how, kind):
+    source, out = videos_of_one_name(tmp_path, kind)[0], tmp_path / "own"
+    flags = ("--video", source, "--labels", few_labels, "--propagate", 1, "--out", out)
+    assert propagate(*flags).code == 0
+    write_image(out / "images/mine.png", frame(0))
+    write_image(out / "labels/mine.png", ids(0, 0, 1))
+    if how == "deleted":
+        (few_labels / "000003.png").unlink()
+    else:
+        write_image(few_labels / "000003.png", ids(3, 0, 7))
+    ended = propagate(*flags, "--resume")
+    assert f"taken out of {out}, since {few_labels} no longer has usable labels for them: 000003" in ended.err
+    pairs = find_pairs(dataset_spec("folder", out), out, "trainval")
+    assert [pair.name for pair in pairs] == ["000009", "mine"], "what gather did not put there stays"
+    write_image(few_labels / "000003.png", ids(3, 0, 1))
+    assert "taken out" not in propagate(*flags, "--resume").err
+    assert "000003" in {pair.name for pair in find_pairs(dataset_spec("folder", out), out, "trainval")}
+
+
+def test_labels_from_another_folder_join_those_that_are_there(propagate, video, few_labels, tmp_path):
+    out = tmp_path / "own"
+    flags = ("--video", video, "--propagate", 1, "--out", out)
+    assert propagate(*flags, "--labels", few_labels).code == 0
+    write_image(tmp_path / "more/000006.png", ids(6, 0, 1))
+    ended = propagate(*flags, "--labels", tmp_path / "more", "--classes", tmp_path / "classes.json")
+    assert ended.code == 0, ended.err
+    assert "6 pairs of 3 labelled frames" in ended.out
+
+
+def test_labels_never_overwrite_those_that_were_not_copied_there(propagate, video, few_labels, tmp_path):
+    out = tmp_path / "own"
+    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", out)
+    assert propagate(*flags).code == 0
+    write_image(out / "images/000006.png", frame(6))
+    write_image(out / "labels/000006.png", ids(0, 1, 0))
+    own = (out / "labels/000006.png").read_bytes()
+    write_image(few_labels / "000006.png", ids(6, 0, 1))
+    ended = propagate(*flags)
+    assert ended.code == 1
+    assert "000006.png is there and no copy of it; take one of them away" in ended.err
+    assert (out / "labels/000006.png").read_bytes() == own
+
+
 # Bad input names the sequence, and the rest is made.
+
+
+@pytest.mark.parametrize("line", ['{"name": "x"}', '"text"', "[1]", "{", '{"image": 3}'])
+def test_a_manifest_that_is_not_ours_is_told_before_anything_is_made(propagate, cityscapes, line):
+    (cityscapes / PROPAGATED).mkdir()
+    (cityscapes / PROPAGATED / "manifest.jsonl").write_text(line + "\n")
+    before = files_of(cityscapes)
+    for more in ((), ("--dry_run",)):
+        ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1, *more)
+        assert ended.code == 1
+        assert "manifest.jsonl: no manifest of ours" in ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+        assert files_of(cityscapes) == before
 
 
 def spoil(root: Path, what: str) -> str:

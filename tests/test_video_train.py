@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
 from utils.log import read_metrics
@@ -30,7 +30,7 @@ from video.clips import (
     split_sequences,
 )
 from video.displaced import displaced
-from video.sdc import SDCNet, load_sdc
+from video.sdc import SDCNet, arch_name, load_sdc
 from video.sdc_loss import sdc_loss
 from video.settings import VideoTrainConfig
 from video.train import psnr
@@ -288,6 +288,25 @@ def test_a_wrong_flag_ends_with_exit_code_2_and_names_it(train, flag, value):
     ended = train("--frames", "frames", flag, value)
     assert ended.code == 2
     assert flag in ended.err
+
+
+@pytest.mark.parametrize(("mode", "told"), [("reconstruction", "propagate.py --flow sdc"), ("prediction", "nothing")])
+def test_a_motion_network_is_told_from_one_that_segments(command, tmp_path, mode, told):
+    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(4).state_dict(), arch=arch_name(mode)))
+    photo = write_frames(tmp_path / "frames", 1) / "000.png"
+    ended = command("demo", "--demo-image", photo, "--snapshot", tmp_path / "sdc.pth")
+    assert ended.code == 1
+    assert f"sdc.pth holds SDCNet_{mode}, a motion network of video.train" in ended.err
+    assert told in ended.err
+
+
+def test_help_names_no_flag_that_there_is_not(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(VideoTrainConfig, ["--help"])
+    told = capsys.readouterr().out
+    assert "--max_minutes" in told
+    assert "--rlx_off_epoch" not in told
+    assert "--max_cu_epoch" not in told
 
 
 def test_the_readme_s_commands_can_be_parsed():

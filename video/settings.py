@@ -50,6 +50,12 @@ class VideoRunConfig(RunConfig):
 
     exp: str = option("sdc", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>")
     max_epoch: int = option(100, "number of epochs", must_be=POSITIVE)
+    max_minutes: float = option(
+        0.0,
+        "plan the learning rate for this many minutes, then score and end, at the latest after --max_epoch; "
+        "0: train --max_epoch epochs",
+        must_be=NOT_NEGATIVE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
