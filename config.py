@@ -47,8 +47,8 @@ class RunConfig:
     )
     max_minutes: float = option(
         0.0,
-        "plan learning rate and --rlx_off_epoch for this many minutes, then validate (--max_cu_epoch counts epochs as "
-        "ever); 0: train --max_epoch epochs",
+        "plan learning rate and --rlx_off_epoch for this many minutes, then validate and end, at the latest after "
+        "--max_epoch (--max_cu_epoch counts epochs as ever); 0: train --max_epoch epochs",
         must_be=NOT_NEGATIVE,
     )
     val_interval: int = option(1, "validate every so many epochs, and after the last", must_be=POSITIVE)
@@ -165,7 +165,9 @@ class OptimConfig:
     poly_exp: float = option(1.0, "exponent of the poly schedule", must_be=POSITIVE)
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)
     repoly: float = option(1.5, "scl-poly: exponent after the restart", must_be=POSITIVE)
-    warmup_epochs: float = option(0.0, "rise linearly to --lr over this many epochs", must_be=NOT_NEGATIVE)
+    warmup_epochs: float = option(
+        0.0, "rise linearly to --lr over so many epochs; with --max_minutes their share of it", must_be=NOT_NEGATIVE
+    )
     sgd: bool = option(True, "SGD with momentum")
     adam: bool = option(False, "AdamW instead of SGD (Adam with decoupled weight decay)")
     amsgrad: bool = option(False, "AMSGrad variant of --adam")

@@ -23,12 +23,19 @@ def build_loss(config: LossConfig, spec: DatasetSpec, class_pixels: Sequence[int
         raise ValueError("--class_balance is for plain cross entropy; leave out --jointwtborder and --img_wt_loss.")
     if config.jointwtborder and config.img_wt_loss:
         raise ValueError("--jointwtborder and --img_wt_loss exclude each other; give one of them.")
+    strict_classes = parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls")
+    if strict_classes and not config.jointwtborder:
+        raise ValueError("--strict_bdr_cls excepts classes from label relaxation, which --jointwtborder turns on.")
+    if any(not 0 <= c < spec.num_classes for c in strict_classes):
+        raise ValueError(
+            f"--strict_bdr_cls {config.strict_bdr_cls}: {spec.name} has train ids 0 to {spec.num_classes - 1}."
+        )
     if config.jointwtborder:
         return RelaxedCrossEntropy(
             spec.num_classes,
             ignore_label=spec.ignore_label,
             border=config.rlx_border,
-            strict_classes=parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls"),
+            strict_classes=strict_classes,
             upper_bound=config.wt_bound,
             batch_weighting=config.batch_weighting,
             published=config.published_loss,

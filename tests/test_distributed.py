@@ -35,13 +35,42 @@ Path(__file__).with_name(f"{me.rank}.txt").write_text(f"sum {total}, threads lef
 """
 
 
-def test_no_thread_of_the_group_outlives_it(tmp_path):
-    """One that does may need the interpreter when it is gone, which aborts a training that had succeeded."""
-    script = tmp_path / "training.py"
-    script.write_text(TRAINING)
+FAILING = """
+import torch
+
+from utils.command import run_command
+from utils.distributed import process_group, wait_for_all
+
+
+def main():
+    with process_group(torch.device("cpu")) as me:
+        wait_for_all()
+        if me.rank == 1:
+            raise ValueError("a label file is wrong")
+        wait_for_all()
+
+
+run_command(main, debug=False)
+"""
+
+
+def run_two(script: Path, text: str) -> subprocess.CompletedProcess[str]:
+    script.write_text(text)
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(together, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(together, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that does may need the interpreter when it is gone, which aborts a training that had succeeded."""
+    result = run_two(tmp_path / "training.py", TRAINING)
     assert result.returncode == 0, result.stderr[-2000:]
     told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert told == ["sum 2, threads left 0"] * 2
+
+
+def test_the_mistake_of_one_process_is_one_line_and_no_traceback_of_another(tmp_path):
+    result = run_two(tmp_path / "failing.py", FAILING)
+    assert result.returncode == 1
+    assert result.stderr.count("error: a label file is wrong") == 1
+    assert "RuntimeError" not in result.stderr

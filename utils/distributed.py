@@ -63,9 +63,18 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     try:
         yield me
+    except RuntimeError as error:
+        if _has_lost_another(error):
+            raise OSError("another of the processes has ended; what it said tells why.") from error
+        raise
     finally:
         gc.collect()  # that network is part of cycles
         dist.destroy_process_group()
+
+
+def _has_lost_another(error: RuntimeError) -> bool:
+    """Whether the connection to another process broke, as it does where that one ends with an error."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
