@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -244,15 +245,72 @@ def test_the_number_of_workers_changes_no_byte(tmp_path):
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def test_a_set_is_reused_and_rewritten_when_the_parameters_change(tmp_path):
+def test_a_set_is_reused_and_replaced_when_the_parameters_change_and_nothing_else_is_touched(tmp_path):
     root = tmp_path / "set"
-    assert write_streets(root, **SMALL)
-    (root / "kept").write_text("")
-    assert not write_streets(root, **SMALL)
-    assert (root / "kept").exists()
-    assert write_streets(root, **{**SMALL, "seed": 4})
-    assert not (root / "kept").exists()
+    assert write_streets(root, **SMALL, with_flow=True)
+    (root / "notes").mkdir()
+    (root / "notes/mine.txt").write_text("kept")
+    assert not write_streets(root, **SMALL, with_flow=True)
+    assert write_streets(root, **{**SMALL, "seed": 4, "num_test": 0})
+    assert (root / "notes/mine.txt").read_text() == "kept"
     assert json.loads((root / "streets.json").read_text())["seed"] == 4
+    (root / "notes/mine.txt").unlink()
+    write_streets(tmp_path / "fresh", **{**SMALL, "seed": 4, "num_test": 0})
+    assert files_of(root) == files_of(tmp_path / "fresh")  # no flow and no test images of the old streets
+
+
+@pytest.mark.parametrize("name", ["propagated/train/street0000_000001.jpg", "video/train/street0000_000004.png"])
+def test_what_fits_the_old_streets_alone_is_named_and_neither_kept_beside_others_nor_lost(tmp_path, name, monkeypatch):
+    root = tmp_path / "set"
+    write_streets(root, **SMALL)
+    (root / name).parent.mkdir(parents=True)
+    (root / name).write_bytes(b"x")
+    before = files_of(root)
+    monkeypatch.setattr("datasets.synthetic.write._write_all", lambda *_: pytest.fail("told too late"))
+    with pytest.raises(FileExistsError, match=rf"{name.split('/')[0]} belongs to the streets that are there"):
+        write_streets(root, **{**SMALL, "seed": 4})
+    assert files_of(root) == before
+
+
+def test_a_file_of_others_among_the_drawn_ones_is_named_and_kept(tmp_path):
+    root = tmp_path / "set"
+    write_streets(root, **SMALL)
+    (root / "train/photo.jpg").write_bytes(b"x")
+    with pytest.raises(FileExistsError, match=r"train/photo.jpg was not drawn and would be lost"):
+        write_streets(root, **{**SMALL, "seed": 4})
+    assert (root / "train/photo.jpg").read_bytes() == b"x"
+
+
+def test_a_link_and_the_folder_one_stands_in_are_filled(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "set").symlink_to("disk")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for root in (tmp_path / "set", Path()):
+        assert write_streets(root, **SMALL)
+        assert not write_streets(root, **SMALL)
+    assert (tmp_path / "set").is_symlink()
+    assert files_of(tmp_path / "disk") == files_of(tmp_path / "here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "here", "set"]
+
+
+def test_a_replacement_that_was_stopped_half_way_is_drawn_anew(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    write_streets(root, **SMALL)
+
+    def stop(*_):
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.synthetic.write._remove", stop)
+        with pytest.raises(OSError, match="stopped"):
+            write_streets(root, **{**SMALL, "seed": 4})
+    assert write_streets(root, **SMALL)  # not taken for the old set either
+
+
+def test_a_split_of_no_images_has_no_folder(tmp_path):
+    write_streets(tmp_path / "set", **{**SMALL, "num_test": 0})
+    assert not list((tmp_path / "set").glob("test*"))
 
 
 def test_a_half_written_set_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datasets.synthetic import write_streets
 from tests.conftest import ROOT, Outcome
 from tests.trees import CAR, ROAD, cityscapes_tree, folder_tree, write_classes, write_pair
 from utils.images import read_image, write_image
@@ -191,6 +192,15 @@ def test_a_split_without_labels_is_looked_at_all_the_same(tmp_path, command):
     assert "percent" not in ended.out
     (tmp_path / "testing/image_2/000000_10.png").write_bytes(b"no picture")
     assert command("datasets.verify", *flags).code == 1
+
+
+def test_streets_drawn_without_test_images_are_well(tmp_path, command):
+    write_streets(tmp_path / "set", num_train=2, num_val=1, num_test=0, height=48, width=64, num_workers=1,
+                  progress=False)  # fmt: skip
+    flags = ("--dataset", "streets", "--dataset_dir", tmp_path / "set", "--num_workers", 1)
+    ended = command("datasets.verify", *flags)
+    assert ended.code == 0, ended.out
+    assert "note: test is not there" in ended.out
 
 
 def test_wrong_flags_end_with_one_line(command, root, tmp_path):
