@@ -65,7 +65,7 @@ def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None
     if cv is not None and split in ("train", "val"):
         return _fold(spec, root, split, cv)
     if split not in spec.splits:
-        raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
+        raise ValueError(f"split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
     layout = existing_layout(spec, root, split)
     pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
     if split in spec.unlabelled:  # files may be there: those of Cityscapes' test hold nothing but "no class"
@@ -114,11 +114,20 @@ def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """The files below `folder`, as paths relative to it, linked folders included; nothing hidden."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    """The files below `folder`, as paths relative to it, linked folders included; nothing hidden.
+
+    A `folder` that is not there has none. Raises OSError for one that cannot be read: left out, its files would be
+    missing without a word.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unless_absent):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(parent).relative_to(folder)
         yield from ((below / name).as_posix() for name in names if not name.startswith("."))
+
+
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _root(name: str, dataset_dir: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,21 @@ def test_all_findings_are_in_the_json_and_the_first_of_each_kind_are_printed(ver
     assert len(messages(found, "no label file")) == 30
     assert ended.out.count("has no label file") == 10
     assert "and 20 more" in ended.out
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(verify, root, monkeypatch):
+    write_pair(root / "images/locked/10.jpg", root / "labels/locked/10.png", np.zeros((6, 4)))
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    ended, found = verify()
+    assert ended.code == 1
+    assert f"train: {root / 'images/locked'}: Permission denied" in messages(found, "split")
 
 
 def test_one_split_alone(verify):
