@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
+from datasets.synthetic.settings import StreetsConfig
 from utils.flags import make_parser, parse_command_line
 from video.settings import PropagateConfig, VideoTrainConfig
 
@@ -67,7 +68,9 @@ def test_a_module_is_called_as_it_was_started():
     assert "(python -m video.train --help explains the flags)" in told.stderr
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), PixelPercentageConfig, PropagateConfig, VideoTrainConfig])
+@pytest.mark.parametrize(
+    "config", [*CONFIGS.values(), PixelPercentageConfig, PropagateConfig, VideoTrainConfig, StreetsConfig]
+)
 def test_every_flag_has_a_help_text_in_a_named_group(config):
     parser = make_parser(config)
     for action in parser._actions:

@@ -1,6 +1,10 @@
 """The embedded streets: what is drawn, how it moves, and how it lies on disk."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +13,12 @@ import numpy as np
 import pytest
 
 from datasets.synthetic import build_scene, render_frame, write_streets
-from datasets.synthetic.__main__ import main
 from datasets.synthetic.camera import CameraPath, Lens, Pose
 from datasets.synthetic.ground import Ground, Junction, kerb_distance
 from datasets.synthetic.light import Footprint
 from datasets.synthetic.materials import CAR, HOLE, POLE, ROAD, SKY, TREE, make_texture
 from datasets.synthetic.render import draw
+from tests.conftest import ROOT
 
 SIZE = (96, 128)
 SMALL = {"num_train": 2, "num_val": 1, "num_test": 1, "frames_per_sequence": 2, "height": 48, "width": 64,
@@ -350,14 +354,39 @@ def test_a_bad_value_is_named(tmp_path, flag, values):
 
 
 @pytest.mark.parametrize("size", ["240", "axb", "240x", "-3x5", "8x8"])
-def test_the_command_answers_a_bad_size_with_one_line(tmp_path, capsys, size):
-    assert main(["--root", str(tmp_path / "set"), f"--size={size}"]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("ValueError: --size") and message.count("\n") == 1
+def test_the_command_answers_a_bad_size_with_one_line(tmp_path, command, size):
+    ended = command("datasets.synthetic.__main__", "--root", tmp_path / "set", f"--size={size}")
+    assert ended.code == 1
+    assert ended.err.startswith("error: --size") and ended.err.count("\n") == 1
 
 
-def test_the_command_writes_and_then_finds_the_set(tmp_path, capsys):
-    flags = ["--root", str(tmp_path / "set"), "--size", "32x48", "--num_train", "1", "--num_val", "0",
-             "--num_test", "0", "--num_workers", "1"]  # fmt: skip
-    assert main(flags) == 0 and "written" in capsys.readouterr().out
-    assert main(flags) == 0 and "there already" in capsys.readouterr().out
+def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
+    flags = ("datasets.synthetic.__main__", "--root", tmp_path / "set", "--size", "32x48", "--num_train", 1,
+             "--num_val", 0, "--num_test", 0, "--num_workers", 1)  # fmt: skip
+    assert "written" in command(*flags).out
+    found = command(*flags)
+    assert found.code == 0 and "there already" in found.out
+
+
+def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_started():
+    words = [sys.executable, "-m", "datasets.synthetic", "--root", "x", "--sise", "32x48"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr == (
+        "error: unrecognized arguments: --sise 32x48; did you mean --size? "
+        "(python -m datasets.synthetic --help explains the flags)\n"
+    )
+
+
+def test_ctrl_c_ends_the_drawing_with_one_word_and_nothing_half_written(tmp_path):
+    words = [sys.executable, "-m", "datasets.synthetic", "--root", tmp_path / "set", "--num_workers", "2"]
+    drawing = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, bufsize=0, start_new_session=True)
+    seen = ""
+    while "drew 12 of" not in seen:  # all processes are at work
+        seen += drawing.stderr.read(20)
+    os.killpg(drawing.pid, signal.SIGINT)  # as a terminal does, to all processes
+    rest = drawing.communicate()[1]
+    assert drawing.returncode == 130
+    assert rest.endswith("interrupted\n")
+    assert "Traceback" not in rest
+    assert not list(tmp_path.iterdir())

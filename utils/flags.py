@@ -88,7 +88,7 @@ def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
 def _program() -> str | None:
     """How a module was started, `python -m video.train`, which argparse would call train.py; None for a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec else None
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -227,14 +228,17 @@ def _run(folder: Path, plan: StreetsPlan, sequences: list[Street], num_workers: 
         return
     # Processes start afresh ("spawn"): a fork of a process that runs torch threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
-        futures = [pool.submit(_write_sequence, folder, plan, sequence) for sequence in sequences]
-        for future in futures:
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare_process)
+    try:
+        for future in [pool.submit(_write_sequence, folder, plan, sequence) for sequence in sequences]:
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what is not begun is not drawn any more
 
 
-def _one_thread() -> None:
+def _prepare_process() -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that started them ends them
 
 
 def _write_sequence(folder: Path, plan: StreetsPlan, sequence: Street) -> int:
