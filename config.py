@@ -94,7 +94,9 @@ class DataConfig:
     maxSkip: int = option(  # noqa: N815
         0, "add propagated frames up to this many steps away to the class-uniform choice", must_be=NOT_NEGATIVE
     )
-    propagated_dir: str | None = option(None, "what propagate.py --out named; default: the data set's own folder")
+    propagated_dir: str | None = option(
+        None, "where --maxSkip looks: what propagate.py --out named; default: the data set's own folder"
+    )
     scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform choice")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)

@@ -10,7 +10,7 @@ import pytest
 from config import AugmentConfig, DataConfig
 from datasets.frames import find_propagated_pairs, frames_around
 from datasets.index import Pair, find_pairs
-from datasets.loaders import LoaderOptions, train_data
+from datasets.loaders import LoaderOptions, num_with_frames, train_data
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
 from datasets.spec import BY_FRAME_NUMBER, Frames
@@ -149,6 +149,27 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
     assert {center[1] for name, center in draws if name.startswith("augsburg")} == {0}
     with pytest.raises(ValueError, match="--maxSkip and --scf add to the class-uniform choice, which is off"):
         drawn(class_uniform_pct=0.0)
+
+
+def test_training_says_around_how_many_images_there_are_propagated_frames(tmp_path, capsys):
+    cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
+    propagate(tmp_path, -1, 1, cities=("aachen",))
+    where = {"dataset_dir": str(tmp_path), "index_dir": str(tmp_path / "index"), "bs_mult": 1}
+
+    def prepare(rank=0, **flags):
+        options = LoaderOptions(Processes(rank, 2, rank), 0)
+        train_data(DataConfig(**where, **flags), AugmentConfig(crop_size=4), CITYSCAPES, options, seed=0)
+        return capsys.readouterr().err
+
+    assert "--maxSkip 1: 2 propagated frames around 1 of 2 training images" in prepare(maxSkip=1)
+    with pytest.raises(ValueError, match="--propagated_dir is where --maxSkip looks; add --maxSkip"):
+        prepare(propagated_dir=str(tmp_path))
+
+
+def test_frames_named_with_and_without_zeros_are_counted_alike():
+    labelled = [Pair(name, Path(), None) for name in ("a100", "a0200", "b300")]
+    carried = [Pair(name, Path(), None) for name in ("a99", "a0199", "a0201")]
+    assert num_with_frames(CITYSCAPES, labelled, carried, 1) == 2
 
 
 def test_scene_flow_frames_join_kitti_on_request(tmp_path):
