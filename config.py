@@ -168,8 +168,8 @@ class OptimConfig:
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)
     repoly: float = option(1.5, "scl-poly: exponent after the restart", must_be=POSITIVE)
     warmup_epochs: float = option(0.0, "rise linearly to --lr over this many epochs", must_be=NOT_NEGATIVE)
-    sgd: bool = option(True, "SGD with momentum")
-    adam: bool = option(False, "AdamW instead of SGD (Adam with decoupled weight decay)")
+    sgd: bool = option(True, "SGD with momentum, unless --adam is given")
+    adam: bool = option(False, "AdamW instead of SGD, whatever --sgd says (Adam with decoupled weight decay)")
     amsgrad: bool = option(False, "AMSGrad variant of --adam")
     weight_decay: float = option(1e-4, "weight decay", must_be=NOT_NEGATIVE)
     momentum: float = option(0.9, "momentum of SGD", must_be=SHARE)
@@ -201,7 +201,7 @@ class PrecisionConfig:
     apex: bool = option(False, "accepted: processes and mixed precision are PyTorch's own")
     syncbn: bool = option(False, "batch norm over all processes")
     compile: bool = option(False, "torch.compile the network")
-    local_rank: int = option(0, "accepted: torchrun sets LOCAL_RANK")
+    local_rank: int = option(0, "accepted: torchrun sets LOCAL_RANK", "--local_rank", "--local-rank")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,11 @@ def test_a_switch_that_was_always_on_gains_a_no_form():
     assert not parse_command_line(TrainConfig, ["--no-gblur"]).augment.gblur
 
 
+@pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1"])
+def test_the_rank_is_accepted_as_every_launcher_of_pytorch_spells_it(spelling):
+    assert parse_command_line(TrainConfig, [spelling]).precision.local_rank == 1
+
+
 @pytest.mark.parametrize("flag", ["--crop_size", "--bs_mult", "--max_epoch", "--scale_min", "--lr", "--accumulate"])
 @pytest.mark.parametrize("value", ["0", "-3"])
 def test_a_size_or_count_that_is_not_positive_ends_with_exit_code_2_and_names_the_flag(flag, value, capsys):
