@@ -30,6 +30,9 @@ MAX_MEMORY = "GiB for an image's pixels and probabilities; the network's own, wh
 BF16 = "compute in bfloat16: faster where the device has it; about one label in 500 changes"
 COMPILE = "torch.compile the network: faster, after up to a minute for the first picture and for some of other sizes"
 
+# Of a crop, in pixels. OpenCV ends with an error of its own where a picture is so large that no memory holds it.
+LARGEST_SIDE = 16384
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -116,14 +119,20 @@ class DataConfig:
 class AugmentConfig:
     """augmentation"""
 
-    crop_size: int = option(720, "side of the square training crop, in pixels", must_be=POSITIVE)
+    crop_size: int = option(
+        720, "side of the square training crop, in pixels", must_be=POSITIVE, at_most=LARGEST_SIDE
+    )
     crop_width: int | None = option(
-        None, "width of the crop where it is no square; --crop_size is its height", must_be=POSITIVE
+        None,
+        "width of the crop where it is no square; --crop_size is its height",
+        must_be=POSITIVE,
+        at_most=LARGEST_SIDE,
     )
     pre_size: int | None = option(
         None,
         "resize the shorter side of training images to this first, in pixels; validation is at full size",
         must_be=POSITIVE,
+        at_most=LARGEST_SIDE,
     )
     scale_min: float = option(0.5, "smallest random scale", must_be=POSITIVE)
     scale_max: float = option(2.0, "largest random scale", must_be=POSITIVE)

@@ -9,7 +9,7 @@ import pytest
 
 from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
 from datasets.synthetic.settings import StreetsConfig
-from utils.flags import make_parser, parse_command_line
+from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +98,27 @@ def test_a_size_or_count_that_is_not_positive_ends_with_exit_code_2_and_names_th
         parse_command_line(TrainConfig, [flag, value])
     assert leaving.value.code == 2
     assert f"{flag} must be positive, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--scale_max", "inf"], "--scale_max must be a finite number, got inf."),
+        (["--lr", "nan"], "--lr must be a finite number, got nan."),
+        (["--crop_size", "100000"], "--crop_size must be at most 16384, got 100000."),
+        (["--pre_size", "100000"], "--pre_size must be at most 16384, got 100000."),
+    ],
+)
+def test_a_number_that_nothing_can_be_made_of_is_told(words, told, capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(TrainConfig, words)
+    assert f"error: {told}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scales", ["inf", "1,nan", "0.5,-1", ""])
+def test_scales_are_positive_and_finite(scales):
+    with pytest.raises(ValueError, match="--scales wants positive numbers"):
+        parse_scales(scales)
 
 
 def test_settings_cannot_be_changed_after_parsing():

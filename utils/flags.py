@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
@@ -31,14 +32,17 @@ def option(
     *flags: str,
     choices: Sequence[str] | None = None,
     must_be: str | None = None,
+    at_most: float | None = None,
     required: bool = False,
 ) -> Any:
     """A setting that is also a flag.
 
     flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
-    must_be: POSITIVE, NOT_NEGATIVE or SHARE; checked after parsing.
+    must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing, and that numbers
+    are finite.
     """
-    metadata = {"help": help, "flags": flags, "choices": choices, "must_be": must_be, "required": required}
+    checks = {"must_be": must_be, "at_most": at_most}
+    metadata = {"help": help, "flags": flags, "choices": choices, "required": required, **checks}
     return field(default=default, metadata=metadata)
 
 
@@ -80,7 +84,7 @@ def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, .
 def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
     """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive."""
     scales = parse_numbers(text, flag, float)
-    if not scales or min(scales) <= 0:
+    if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
     return scales
 
@@ -151,7 +155,11 @@ def _plain_type(kind: Any) -> Any:
 
 def _first_bad_value(group: Any) -> str | None:
     for setting in dataclasses.fields(group):
-        rule, value = setting.metadata["must_be"], getattr(group, setting.name)
+        rule, most, value = setting.metadata["must_be"], setting.metadata["at_most"], getattr(group, setting.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"--{setting.name} must be a finite number, got {value}."
         if rule and value is not None and not _CHECKS[rule](value):
             return f"--{setting.name} must be {rule}, got {value}."
+        if most and value is not None and value > most:
+            return f"--{setting.name} must be at most {most}, got {value}."
     return None
