@@ -385,7 +385,9 @@ class PercentageConfig:
     """what to count"""
 
     path: str | None = option(
-        None, "colour mask, id map, or a folder of them; default: stands at the top of the file", "path"
+        None,
+        "colour mask, id map, or a folder of them; default: ./save, or what DEFAULT_PATH in Pixel_percentage.py says",
+        "path",
     )
     dataset: str = option("cityscapes", f"whose classes: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "root folder of a data set that tells its classes itself, like folder")
@@ -411,7 +413,9 @@ class PixelPercentageConfig:
 class SubmissionInputConfig:
     """what to check"""
 
-    path: str | None = option(None, "result folder of eval.py, or a folder or zip of label ids", "path")
+    path: str | None = option(
+        None, "result folder of eval.py, or a folder or zip of label ids", "path", required=True
+    )
     dataset: str | None = option(None, f"data set; default: what eval.py wrote there. One of: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "its root folder; default: what eval.py wrote there")
     split: str | None = option(None, "its split; default: what eval.py wrote there, or test")

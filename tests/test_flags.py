@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
+from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig, TrainConfig
 from datasets.synthetic.settings import StreetsConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
@@ -84,6 +84,20 @@ def test_a_switch_that_was_always_on_gains_a_no_form():
     assert parse_command_line(TrainConfig, []).augment.gblur
     assert parse_command_line(TrainConfig, ["--gblur"]).augment.gblur
     assert not parse_command_line(TrainConfig, ["--no-gblur"]).augment.gblur
+
+
+@pytest.mark.parametrize("words", [["--snapsht", "x.pth"], ["--snapsht=x.pth"], ["--snapsht"]])
+def test_a_required_flag_that_is_misspelt_is_told_as_that_and_not_as_missing(words, capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(DemoFolderConfig, ["--demo-folder", "photos", *words])
+    assert "unrecognized arguments: --snapsht; did you mean --snapshot?" in capsys.readouterr().err
+
+
+def test_what_a_command_cannot_do_without_is_told_also_where_it_has_no_flag(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(SubmissionConfig, [])
+    assert "error: the following arguments are required: path" in capsys.readouterr().err
+    assert parse_command_line(SubmissionConfig, ["results"]).input.path == "results"
 
 
 @pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1"])

@@ -373,7 +373,7 @@ def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_star
     told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 2
     assert told.stderr == (
-        "error: unrecognized arguments: --sise 32x48; did you mean --size? "
+        "error: unrecognized arguments: --sise; did you mean --size? "
         "(python -m datasets.synthetic --help explains the flags)\n"
     )
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import sys
 import types
 import typing
@@ -96,6 +97,16 @@ def _program() -> str | None:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but an unknown flag is told before a required one that is missing: it may be that one."""
+        words = sys.argv[1:] if args is None else list(args)
+        before = words[: words.index("--")] if "--" in words else words
+        flags = [word.partition("=")[0] for word in before if re.match(r"--\w", word)]
+        unknown = [flag for flag in flags if flag not in self._option_string_actions]
+        if unknown and "--help" not in flags and "-h" not in words:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> typing.NoReturn:
         """End with one line; argparse would put all flags above it."""
         self.exit(2, f"error: {message}{self._near(message)} ({self.prog} --help explains the flags)\n")
@@ -125,7 +136,8 @@ def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
     positional = any(not flag.startswith("-") for flag in spellings)
     text = setting.metadata["help"].replace("%", "%%")
     if positional:
-        section.add_argument(setting.name, nargs="?", default=setting.default, help=text)
+        nargs = None if setting.metadata["required"] else "?"
+        section.add_argument(setting.name, nargs=nargs, default=setting.default, help=text)
         return
     own = [] if any(flag.replace("-", "_") == f"__{setting.name}" for flag in spellings) else [f"--{setting.name}"]
     details: dict[str, Any] = {
