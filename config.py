@@ -59,6 +59,12 @@ class RunConfig:
     resume: bool = option(False, "go on where the run folder's last.pth stopped; starts anew if there is none")
     test_mode: bool = option(False, "run two iterations of training and validation, to see that everything works")
 
+    def __post_init__(self) -> None:
+        if 0 < self.max_epoch <= self.start_epoch and not self.resume:
+            raise ValueError(
+                f"--start_epoch {self.start_epoch} must be below --max_epoch {self.max_epoch}, or nothing is trained."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

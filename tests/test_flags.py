@@ -135,6 +135,16 @@ def test_scales_are_positive_and_finite(scales):
         parse_scales(scales)
 
 
+@pytest.mark.parametrize("config", [TrainConfig, VideoTrainConfig])
+def test_a_training_that_would_end_before_it_begins_is_told(config, capsys):
+    words = ["--frames", "film"] if config is VideoTrainConfig else []
+    words += ["--start_epoch", "3", "--max_epoch", "3"]
+    with pytest.raises(SystemExit):
+        parse_command_line(config, words)
+    assert "error: --start_epoch 3 must be below --max_epoch 3, or nothing is trained." in capsys.readouterr().err
+    assert parse_command_line(config, [*words, "--resume"]).run.resume  # the checkpoint decides
+
+
 def test_settings_cannot_be_changed_after_parsing():
     config = parse_command_line(TrainConfig, [])
     with pytest.raises(AttributeError):

@@ -54,7 +54,10 @@ def parse_command_line(config_class: type[Config], arguments: Sequence[str] | No
     groups = {}
     for group_field, group_class in _groups(config_class):
         names = [f.name for f in dataclasses.fields(group_class)]
-        groups[group_field] = group_class(**{name: namespace[name] for name in names})
+        try:
+            groups[group_field] = group_class(**{name: namespace[name] for name in names})
+        except ValueError as error:  # flags that do not go together
+            parser.error(str(error))
         message = _first_bad_value(groups[group_field])
         if message:
             parser.error(message)
