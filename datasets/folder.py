@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datasets.lists import listed_names
+from datasets.lists import in_capitals_too, listed_names
 from datasets.spec import BY_FRAME_NUMBER, COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
 from datasets.tables import check_classes, check_distinct, color_of, read_table
 
@@ -131,4 +131,5 @@ def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: 
 def _has_labels(root: Path, test_list: Path, layout: Layout) -> bool:
     """Whether the listed images have labels. The first one tells: a test split has all or none."""
     name = next(iter(listed_names(test_list, layout)))
-    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in layout.label_suffixes)
+    suffixes = [form for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
+    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in suffixes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import DATASET_ROOTS
-from datasets.lists import listed_names, without_suffix
+from datasets.lists import in_capitals_too, listed_names, without_suffix
 from datasets.registry import check_name, dataset_spec
 from datasets.spec import IDS, TRAIN_IDS, DatasetSpec, Layout, env_var
 
@@ -194,8 +194,8 @@ def _label_candidates(layout: Layout, root: Path, folder: str, name: str) -> lis
     if layout.label_dir is None:
         return []
     stem = root / layout.label_dir.format(folder=folder) / name
-    suffixes = [(suffix, layout.masks) for suffix in layout.label_suffixes]
-    suffixes += [(suffix, TRAIN_IDS) for suffix in layout.train_id_suffixes]
+    suffixes = [(form, layout.masks) for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
+    suffixes += [(form, TRAIN_IDS) for suffix in layout.train_id_suffixes for form in in_capitals_too(suffix)]
     return [(Path(f"{stem}{suffix}"), masks) for suffix, masks in suffixes]
 
 
@@ -207,6 +207,7 @@ def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Pair) 
         for folder in folders
         if pair.image.is_relative_to(root / layout.image_dir.format(folder=folder))
         for path, _ in _label_candidates(layout, root, folder, pair.name)
+        if not path.suffix.isupper()  # those are found, but nobody needs to be told of them
     ]
     return " and ".join(map(str, dict.fromkeys(candidates)))
 

@@ -136,11 +136,12 @@ def test_lists_say_what_the_splits_are_in_whatever_way_a_name_is_written(tmp_pat
     assert splits == {"train": ["00", "01", "night/one"], "val": ["02"], "trainval": ["00", "01", "02", "night/one"]}
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled):
+@pytest.mark.parametrize(("labelled", "ending"), [(True, "png"), (True, "PNG"), (False, "png")])
+def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled, ending):
     folder_tree(tmp_path, 3)
     for split, name in (("train", "00"), ("val", "01"), ("test", "02")):
         (tmp_path / f"{split}.txt").write_text(name)
+    (tmp_path / "labels/02.png").rename(tmp_path / f"labels/02.{ending}")
     if not labelled:
         (tmp_path / "labels/02.png").unlink()
     spec = read_spec(tmp_path)

@@ -71,6 +71,18 @@ def test_an_image_without_labels_and_labels_without_an_image(verify, root):
     assert messages(found, "no image") == [f"{root / 'labels/04.png'} belongs to no image in {root / 'images'}"]
 
 
+def test_labels_whose_ending_is_in_capitals_are_found_like_images(verify, root):
+    (root / "labels/03.png").rename(root / "labels/03.PNG")
+    (root / "labels/04.png").rename(root / "labels/lonely.PNG")
+    _, found = verify()
+    assert found["splits"]["train"]["labels"] == 7
+    told = {finding["message"] for finding in found["findings"]}
+    assert told == {
+        f"{root / 'images/04.jpg'} has no label file",
+        f"{root / 'labels/lonely.PNG'} belongs to no image in {root / 'images'}",
+    }
+
+
 def test_labels_of_another_size(verify, root):
     write_image(root / "labels/03.png", np.zeros((6, 5), np.uint8))
     ended, found = verify()
