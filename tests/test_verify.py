@@ -218,6 +218,7 @@ def test_a_split_without_labels_is_looked_at_all_the_same(tmp_path, command):
     ended = command("datasets.verify", *flags, "--plot", tmp_path / "x.png")
     assert ended.code == 0, ended.out
     assert "percent" not in ended.out
+    assert f"note: {tmp_path / 'x.png'} is not written: without labels there is nothing to draw" in ended.out
     (tmp_path / "testing/image_2/000000_10.png").write_bytes(b"no picture")
     assert command("datasets.verify", *flags).code == 1
 
