@@ -147,6 +147,12 @@ class AugmentConfig:
     )
     gblur: bool = option(True, "random Gaussian blur")
     bblur: bool = option(False, "random bilateral blur instead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAugmentConfig(AugmentConfig):
+    """augmentation"""
+
     dump_augmentation_images: bool = option(False, "write the first batch's crops and labels to the run folder")
 
 
@@ -226,7 +232,7 @@ class TrainConfig:
     run: RunConfig
     model: ModelConfig
     data: DataConfig
-    augment: AugmentConfig
+    augment: TrainAugmentConfig
     loss: LossConfig
     optim: OptimConfig
     precision: PrecisionConfig
@@ -367,13 +373,20 @@ class DemoFolderOutputConfig(DemoOutputConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoDeviceConfig(DeviceConfig):
+    """the machine"""
+
+    num_workers: int | None = option(None, "accepted and ignored: threads read and write beside the network")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Segment one picture or video."""
 
     input: DemoInputConfig
     model: DemoSnapshotConfig
     output: DemoOutputConfig
-    device: DeviceConfig
+    device: DemoDeviceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +396,7 @@ class DemoFolderConfig:
     input: DemoFolderInputConfig
     model: DemoSnapshotConfig
     output: DemoFolderOutputConfig
-    device: DeviceConfig
+    device: DemoDeviceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -474,6 +487,18 @@ class ShowDataConfig(SetConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowAugmentConfig(AugmentConfig):
+    """augmentation"""
+
+    crop_size: int = option(
+        0,
+        "side of the square crop, in pixels; default: that of training, or the shorter side of smaller pictures",
+        must_be=NOT_NEGATIVE,
+        at_most=LARGEST_SIDE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SheetConfig:
     """the sheet"""
 
@@ -489,7 +514,7 @@ class ShowConfig:
     """Write a sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
 
     data: ShowDataConfig
-    augment: AugmentConfig
+    augment: ShowAugmentConfig
     sheet: SheetConfig
 
 

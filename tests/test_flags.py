@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig, TrainConfig
+from config import (
+    DemoConfig,
+    DemoFolderConfig,
+    EvalConfig,
+    PixelPercentageConfig,
+    ShowConfig,
+    SubmissionConfig,
+    TrainConfig,
+)
 from datasets.synthetic.settings import StreetsConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
@@ -143,6 +151,14 @@ def test_a_training_that_would_end_before_it_begins_is_told(config, capsys):
         parse_command_line(config, words)
     assert "error: --start_epoch 3 must be below --max_epoch 3, or nothing is trained." in capsys.readouterr().err
     assert parse_command_line(config, [*words, "--resume"]).run.resume  # the checkpoint decides
+
+
+def test_a_flag_that_has_no_use_in_a_command_is_left_out_or_said_to_be_ignored(capsys):
+    assert "--dump_augmentation_images" in make_parser(TrainConfig).format_help()
+    assert "--dump_augmentation_images" not in make_parser(ShowConfig).format_help()
+    for config in (DemoConfig, DemoFolderConfig):
+        (action,) = [a for a in make_parser(config)._actions if a.dest == "num_workers"]
+        assert action.help.startswith("accepted and ignored")
 
 
 def test_settings_cannot_be_changed_after_parsing():
