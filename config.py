@@ -30,6 +30,9 @@ MAX_MEMORY = "GiB for an image's pixels and probabilities; the network's own, wh
 BF16 = "compute in bfloat16: faster where the device has it; about one label in 500 changes"
 COMPILE = "torch.compile the network: faster, after up to a minute for the first picture and for some of other sizes"
 
+# Of a crop, in pixels. OpenCV ends with an error of its own where a picture is so large that no memory holds it.
+LARGEST_SIDE = 16384
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -55,6 +58,12 @@ class RunConfig:
     seed: int = option(0, "everything random follows from it", must_be=NOT_NEGATIVE)
     resume: bool = option(False, "go on where the run folder's last.pth stopped; starts anew if there is none")
     test_mode: bool = option(False, "run two iterations of training and validation, to see that everything works")
+
+    def __post_init__(self) -> None:
+        if 0 < self.max_epoch <= self.start_epoch and not self.resume:
+            raise ValueError(
+                f"--start_epoch {self.start_epoch} must be below --max_epoch {self.max_epoch}, or nothing is trained."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +103,9 @@ class DataConfig:
     maxSkip: int = option(  # noqa: N815
         0, "add propagated frames up to this many steps away to the class-uniform choice", must_be=NOT_NEGATIVE
     )
-    propagated_dir: str | None = option(None, "what propagate.py --out named; default: the data set's own folder")
+    propagated_dir: str | None = option(
+        None, "where --maxSkip looks: what propagate.py --out named; default: the data set's own folder"
+    )
     scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform choice")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
@@ -114,14 +125,20 @@ class DataConfig:
 class AugmentConfig:
     """augmentation"""
 
-    crop_size: int = option(720, "side of the square training crop, in pixels", must_be=POSITIVE)
+    crop_size: int = option(
+        720, "side of the square training crop, in pixels", must_be=POSITIVE, at_most=LARGEST_SIDE
+    )
     crop_width: int | None = option(
-        None, "width of the crop where it is no square; --crop_size is its height", must_be=POSITIVE
+        None,
+        "width of the crop where it is no square; --crop_size is its height",
+        must_be=POSITIVE,
+        at_most=LARGEST_SIDE,
     )
     pre_size: int | None = option(
         None,
         "resize the shorter side of training images to this first, in pixels; validation is at full size",
         must_be=POSITIVE,
+        at_most=LARGEST_SIDE,
     )
     scale_min: float = option(0.5, "smallest random scale", must_be=POSITIVE)
     scale_max: float = option(2.0, "largest random scale", must_be=POSITIVE)
@@ -130,6 +147,12 @@ class AugmentConfig:
     )
     gblur: bool = option(True, "random Gaussian blur")
     bblur: bool = option(False, "random bilateral blur instead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAugmentConfig(AugmentConfig):
+    """augmentation"""
+
     dump_augmentation_images: bool = option(False, "write the first batch's crops and labels to the run folder")
 
 
@@ -168,8 +191,8 @@ class OptimConfig:
     warmup_epochs: float = option(
         0.0, "rise linearly to --lr over so many epochs; with --max_minutes their share of it", must_be=NOT_NEGATIVE
     )
-    sgd: bool = option(True, "SGD with momentum")
-    adam: bool = option(False, "AdamW instead of SGD (Adam with decoupled weight decay)")
+    sgd: bool = option(True, "SGD with momentum, unless --adam is given")
+    adam: bool = option(False, "AdamW instead of SGD, whatever --sgd says (Adam with decoupled weight decay)")
     amsgrad: bool = option(False, "AMSGrad variant of --adam")
     weight_decay: float = option(1e-4, "weight decay", must_be=NOT_NEGATIVE)
     momentum: float = option(0.9, "momentum of SGD", must_be=SHARE)
@@ -201,7 +224,7 @@ class PrecisionConfig:
     apex: bool = option(False, "accepted: processes and mixed precision are PyTorch's own")
     syncbn: bool = option(False, "batch norm over all processes")
     compile: bool = option(False, "torch.compile the network")
-    local_rank: int = option(0, "accepted: torchrun sets LOCAL_RANK")
+    local_rank: int = option(0, "accepted: torchrun sets LOCAL_RANK", "--local_rank", "--local-rank")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +234,7 @@ class TrainConfig:
     run: RunConfig
     model: ModelConfig
     data: DataConfig
-    augment: AugmentConfig
+    augment: TrainAugmentConfig
     loss: LossConfig
     optim: OptimConfig
     precision: PrecisionConfig
@@ -352,13 +375,20 @@ class DemoFolderOutputConfig(DemoOutputConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoDeviceConfig(DeviceConfig):
+    """the machine"""
+
+    num_workers: int | None = option(None, "accepted and ignored: threads read and write beside the network")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Segment one picture or video."""
 
     input: DemoInputConfig
     model: DemoSnapshotConfig
     output: DemoOutputConfig
-    device: DeviceConfig
+    device: DemoDeviceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +398,7 @@ class DemoFolderConfig:
     input: DemoFolderInputConfig
     model: DemoSnapshotConfig
     output: DemoFolderOutputConfig
-    device: DeviceConfig
+    device: DemoDeviceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,7 +406,9 @@ class PercentageConfig:
     """what to count"""
 
     path: str | None = option(
-        None, "colour mask, id map, or a folder of them; default: stands at the top of the file", "path"
+        None,
+        "colour mask, id map, or a folder of them; default: ./save, or what DEFAULT_PATH in Pixel_percentage.py says",
+        "path",
     )
     dataset: str = option("cityscapes", f"whose classes: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "root folder of a data set that tells its classes itself, like folder")
@@ -402,7 +434,9 @@ class PixelPercentageConfig:
 class SubmissionInputConfig:
     """what to check"""
 
-    path: str | None = option(None, "result folder of eval.py, or a folder or zip of label ids", "path")
+    path: str | None = option(
+        None, "result folder of eval.py, or a folder or zip of label ids", "path", required=True
+    )
     dataset: str | None = option(None, f"data set; default: what eval.py wrote there. One of: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "its root folder; default: what eval.py wrote there")
     split: str | None = option(None, "its split; default: what eval.py wrote there, or test")
@@ -455,6 +489,18 @@ class ShowDataConfig(SetConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowAugmentConfig(AugmentConfig):
+    """augmentation"""
+
+    crop_size: int = option(
+        0,
+        "side of the square crop, in pixels; default: that of training, or the shorter side of smaller pictures",
+        must_be=NOT_NEGATIVE,
+        at_most=LARGEST_SIDE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SheetConfig:
     """the sheet"""
 
@@ -470,7 +516,7 @@ class ShowConfig:
     """Write a sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
 
     data: ShowDataConfig
-    augment: AugmentConfig
+    augment: ShowAugmentConfig
     sheet: SheetConfig
 
 

@@ -108,8 +108,6 @@ def _train_as(me: Processes, config: TrainConfig, spec: DatasetSpec, device: tor
 
 def check_flags(config: TrainConfig, spec: DatasetSpec) -> None:
     """Raise what wrong flags raise later on, before caches and indices are made, which may take an hour."""
-    if config.run.start_epoch >= config.run.max_epoch:
-        raise ValueError(f"--start_epoch {config.run.start_epoch} leaves none of --max_epoch {config.run.max_epoch}.")
     if config.model.restore_optimizer and not config.model.snapshot:
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to take it from.")
     if config.run.max_minutes and processes().count > 1:

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datasets.lists import listed_names
+from datasets.lists import in_capitals_too, listed_names
 from datasets.spec import BY_FRAME_NUMBER, COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
 from datasets.tables import check_classes, check_distinct, color_of, read_table
 
@@ -40,18 +40,22 @@ def read_spec(root: Path) -> DatasetSpec:
     entries = [_entry(raw, place, f"{path}, class {place + 1}") for place, raw in enumerate(raw_classes)]
     classes = tuple(seg_class for seg_class, ignored in entries if not ignored)
     nothing = [seg_class for seg_class, ignored in entries if ignored]
+    ignored_colors = tuple(dict.fromkeys(color for c in nothing for color in c.label_colors))
     check_classes(classes, path)
     check_distinct([i for c, _ in entries for i in c.label_ids], path, "id")
-    check_distinct([color for c, _ in entries for color in c.label_colors], path, "colour in masks")
     check_distinct([c.color for c in classes], path, "colour")
     if content.get("masks") not in MASKS:
         raise ValueError(f'{path}: "masks" is "ids" or "colors", got {content["masks"]!r}.')
+    if content.get("masks") != "ids":
+        # What is no class may have one colour: void is black in many sets, whatever its value.
+        told_apart = [color for c in classes for color in dict.fromkeys(c.label_colors)]
+        check_distinct([*told_apart, *ignored_colors], path, "colour in masks")
     return _spec(
         root,
         title=str(content.get("title") or root.resolve().name),
         classes=classes,
         ignored_ids=(*(i for c in nothing for i in c.label_ids), *_ignore_label(content, classes, path)),
-        ignored_colors=tuple(color for c in nothing for color in c.label_colors),
+        ignored_colors=ignored_colors,
         masks=MASKS[content.get("masks")],
     )
 
@@ -106,7 +110,10 @@ def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]
     if not isinstance(others, list) or not others:
         raise ValueError(f'{where}: "label_colors" is a list of colours, got {others!r}.')
     label_colors = tuple(color_of(value, where) for value in others)
-    return SegClass(name.strip(), color, tuple(ids), label_colors), raw.get("ignored") is True
+    ignored = raw.get("ignored", False)
+    if not isinstance(ignored, bool):
+        raise ValueError(f'{where}: "ignored" is true or false, got {ignored!r}.')
+    return SegClass(name.strip(), color, tuple(ids), label_colors), ignored
 
 
 def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: Path) -> tuple[int, ...]:
@@ -124,4 +131,5 @@ def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: 
 def _has_labels(root: Path, test_list: Path, layout: Layout) -> bool:
     """Whether the listed images have labels. The first one tells: a test split has all or none."""
     name = next(iter(listed_names(test_list, layout)))
-    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in layout.label_suffixes)
+    suffixes = [form for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
+    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in suffixes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import DATASET_ROOTS
-from datasets.lists import listed_names, without_suffix
+from datasets.lists import in_capitals_too, listed_names, without_suffix
 from datasets.registry import check_name, dataset_spec
 from datasets.spec import IDS, TRAIN_IDS, DatasetSpec, Layout, env_var
 
@@ -65,7 +65,7 @@ def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None
     if cv is not None and split in ("train", "val"):
         return _fold(spec, root, split, cv)
     if split not in spec.splits:
-        raise ValueError(f"--split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
+        raise ValueError(f"split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
     layout = existing_layout(spec, root, split)
     pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
     if split in spec.unlabelled:  # files may be there: those of Cityscapes' test hold nothing but "no class"
@@ -114,11 +114,20 @@ def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """The files below `folder`, as paths relative to it, linked folders included; nothing hidden."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    """The files below `folder`, as paths relative to it, linked folders included; nothing hidden.
+
+    A `folder` that is not there has none. Raises OSError for one that cannot be read: left out, its files would be
+    missing without a word.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unless_absent):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(parent).relative_to(folder)
         yield from ((below / name).as_posix() for name in names if not name.startswith("."))
+
+
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _root(name: str, dataset_dir: str | None) -> Path:
@@ -187,8 +196,8 @@ def _label_candidates(layout: Layout, root: Path, folder: str, name: str) -> lis
     if layout.label_dir is None:
         return []
     stem = root / layout.label_dir.format(folder=folder) / name
-    suffixes = [(suffix, layout.masks) for suffix in layout.label_suffixes]
-    suffixes += [(suffix, TRAIN_IDS) for suffix in layout.train_id_suffixes]
+    suffixes = [(form, layout.masks) for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
+    suffixes += [(form, TRAIN_IDS) for suffix in layout.train_id_suffixes for form in in_capitals_too(suffix)]
     return [(Path(f"{stem}{suffix}"), masks) for suffix, masks in suffixes]
 
 
@@ -200,6 +209,7 @@ def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Pair) 
         for folder in folders
         if pair.image.is_relative_to(root / layout.image_dir.format(folder=folder))
         for path, _ in _label_candidates(layout, root, folder, pair.name)
+        if not path.suffix.isupper()  # those are found, but nobody needs to be told of them
     ]
     return " and ".join(map(str, dict.fromkeys(candidates)))
 

@@ -1,4 +1,4 @@
-"""Text files that say which images a split is made of. Imports nothing heavy."""
+"""Text files that say which images a split is made of, and how files are named. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -37,3 +37,9 @@ def without_suffix(name: str, layout: Layout) -> str:
         if name.lower().endswith(suffix.lower()):
             return name[: -len(suffix)]
     return name
+
+
+def in_capitals_too(suffix: str) -> tuple[str, ...]:
+    """`_L.png` -> `_L.png`, `_L.PNG`: what a file that ends so may be called."""
+    stem, dot, ending = suffix.rpartition(".")
+    return tuple(dict.fromkeys((suffix, f"{stem}{dot}{ending.upper()}")))

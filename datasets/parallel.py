@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets.workers import prepare_worker
+from utils.command import WORKER_DIED
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,7 +66,7 @@ def as_finished(work: Callable[[Item], Result], items: Iterable[Item], num_worke
         for future in as_completed([pool.submit(work, item) for item in items]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise OSError("a worker process died, maybe for lack of memory; use fewer --num_workers.") from error
+        raise OSError(WORKER_DIED) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from config import ShowConfig
+from config import AugmentConfig, ShowConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(ShowConfig)  # before PyTorch is imported, so that --help answers at once
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from inference.legend import class_shares, with_legend
 from transforms.presets import TrainTransform, train_transform
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import Uint8Array, write_image
+from utils.images import Uint8Array, read_image, write_image
 from utils.pictures import blend, colorize, side_by_side
 
 LARGEST_SIDE = 360  # of a crop on the sheet, in pixels
@@ -37,14 +38,22 @@ def main(config: ShowConfig) -> int:
     pairs = find_pairs(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)
     if any(pair.labels is None for pair in pairs):
         raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
-    transform = train_transform(config.augment, spec.ignore_label)
     chosen = np.random.default_rng(sheet.seed).permutation(len(pairs))
+    transform = train_transform(fitted(config.augment, pairs[chosen[0]]), spec.ignore_label)
     crops = [augmented(pairs[chosen[i % len(pairs)]], spec, transform, (sheet.seed, i)) for i in range(sheet.num)]
     cells = [on_sheet(image, labels, spec) for image, labels in crops]
     shares = class_shares(np.concatenate([labels.ravel() for _, labels in crops]), spec.classes)
     write_image(Path(sheet.out), with_legend(grid(cells, sheet.columns), shares))
     print(f"wrote {sheet.out}: {sheet.num} crops of {len(pairs)} images of {spec.title}, {split}")
     return 0
+
+
+def fitted(augment: AugmentConfig, pair: Pair) -> AugmentConfig:
+    """`augment`, with crops no larger than the picture of `pair` where it does not say how large they are."""
+    if augment.crop_size:
+        return augment
+    shorter = augment.pre_size or min(read_image(pair.image).shape[:2])
+    return replace(augment, crop_size=min(shorter, AugmentConfig().crop_size))
 
 
 def augmented(

@@ -33,9 +33,9 @@ class SegClass:
 class Layout:
     """Where images and labels lie below the root. `{folder}` is the split's folder, see `DatasetSpec.splits`.
 
-    An image and its label share the path below `image_dir` and `label_dir` up to the suffix. Images' suffixes are
-    found in capitals too. label_dir: None where there are no labels. masks: what the label files hold, IDS, COLORS or
-    EITHER. train_id_suffixes: files that hold train ids, taken where those of `label_suffixes` are missing.
+    An image and its label share the path below `image_dir` and `label_dir` up to the suffix, whose ending is found in
+    capitals too. label_dir: None where there are no labels. masks: what the label files hold, IDS, COLORS or EITHER.
+    train_id_suffixes: files that hold train ids, taken where those of `label_suffixes` are missing.
     list_file: a text file that names the split's images, one a line; without it they are all that lie in `image_dir`.
     """
 

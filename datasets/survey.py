@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from datasets.examine import Examined, Finding, examine_all
 from datasets.index import Pair, existing_layout, files_below, find_images
-from datasets.lists import without_suffix
+from datasets.lists import in_capitals_too, without_suffix
 from datasets.spec import DatasetSpec
 from utils.command import one_line
 
@@ -104,12 +104,14 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
     found = [Finding("no label file", image, f"{image} has no label file") for image in lonely]
     declared = split if split in spec.splits else "trainval"
     layout = existing_layout(spec, root, declared)
+    declared_suffixes = (*layout.label_suffixes, *layout.train_id_suffixes)
+    suffixes = [form for suffix in declared_suffixes for form in in_capitals_too(suffix)]
     for folder in spec.splits[declared]:
         image_dir = root / layout.image_dir.format(folder=folder)
         label_dir = root / (layout.label_dir or "").format(folder=folder)
         images = {without_suffix(path, layout) for path in files_below(image_dir)}
         for path in files_below(label_dir):
-            suffix = next((s for s in (*layout.label_suffixes, *layout.train_id_suffixes) if path.endswith(s)), None)
+            suffix = next((suffix for suffix in suffixes if path.endswith(suffix)), None)
             if suffix is not None and path.removesuffix(suffix) not in images:
                 file = label_dir / path
                 found.append(Finding("no image", str(file), f"{file} belongs to no image in {image_dir}"))

@@ -51,6 +51,8 @@ def main(config: VerifyConfig) -> int:
             temporary.write_text(json.dumps(as_json(found, spec, root, config.data), indent=1) + "\n", encoding="utf-8")
     if output.plot and labelled:
         write_plot(Path(output.plot), found, spec)
+    elif output.plot:
+        print(f"note: {output.plot} is not written: without labels there is nothing to draw")
     return 1 if found.findings else 0
 
 

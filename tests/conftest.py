@@ -79,12 +79,14 @@ needs_kept_memory = pytest.mark.skipif(find_glibc() is None, reason="memory is k
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
     import config as settings
+    from datasets.synthetic.settings import StreetsConfig
     from utils.command import run_command
     from utils.flags import parse_command_line
     from video.settings import PropagateConfig, VideoTrainConfig
 
     classes: dict[str, Any] = {
         "datasets.show": settings.ShowConfig,
+        "datasets.synthetic.__main__": StreetsConfig,
         "datasets.verify": settings.VerifyConfig,
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,

@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from config import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, TrainConfig
-from utils.flags import make_parser, parse_command_line
+from config import (
+    DemoConfig,
+    DemoFolderConfig,
+    EvalConfig,
+    PixelPercentageConfig,
+    ShowConfig,
+    SubmissionConfig,
+    TrainConfig,
+)
+from datasets.synthetic.settings import StreetsConfig
+from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +76,9 @@ def test_a_module_is_called_as_it_was_started():
     assert "(python -m video.train --help explains the flags)" in told.stderr
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), PixelPercentageConfig, PropagateConfig, VideoTrainConfig])
+@pytest.mark.parametrize(
+    "config", [*CONFIGS.values(), PixelPercentageConfig, PropagateConfig, VideoTrainConfig, StreetsConfig]
+)
 def test_every_flag_has_a_help_text_in_a_named_group(config):
     parser = make_parser(config)
     for action in parser._actions:
@@ -83,6 +94,25 @@ def test_a_switch_that_was_always_on_gains_a_no_form():
     assert not parse_command_line(TrainConfig, ["--no-gblur"]).augment.gblur
 
 
+@pytest.mark.parametrize("words", [["--snapsht", "x.pth"], ["--snapsht=x.pth"], ["--snapsht"]])
+def test_a_required_flag_that_is_misspelt_is_told_as_that_and_not_as_missing(words, capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(DemoFolderConfig, ["--demo-folder", "photos", *words])
+    assert "unrecognized arguments: --snapsht; did you mean --snapshot?" in capsys.readouterr().err
+
+
+def test_what_a_command_cannot_do_without_is_told_also_where_it_has_no_flag(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(SubmissionConfig, [])
+    assert "error: the following arguments are required: path" in capsys.readouterr().err
+    assert parse_command_line(SubmissionConfig, ["results"]).input.path == "results"
+
+
+@pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1"])
+def test_the_rank_is_accepted_as_every_launcher_of_pytorch_spells_it(spelling):
+    assert parse_command_line(TrainConfig, [spelling]).precision.local_rank == 1
+
+
 @pytest.mark.parametrize("flag", ["--crop_size", "--bs_mult", "--max_epoch", "--scale_min", "--lr", "--accumulate"])
 @pytest.mark.parametrize("value", ["0", "-3"])
 def test_a_size_or_count_that_is_not_positive_ends_with_exit_code_2_and_names_the_flag(flag, value, capsys):
@@ -90,6 +120,45 @@ def test_a_size_or_count_that_is_not_positive_ends_with_exit_code_2_and_names_th
         parse_command_line(TrainConfig, [flag, value])
     assert leaving.value.code == 2
     assert f"{flag} must be positive, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--scale_max", "inf"], "--scale_max must be a finite number, got inf."),
+        (["--lr", "nan"], "--lr must be a finite number, got nan."),
+        (["--crop_size", "100000"], "--crop_size must be at most 16384, got 100000."),
+        (["--pre_size", "100000"], "--pre_size must be at most 16384, got 100000."),
+    ],
+)
+def test_a_number_that_nothing_can_be_made_of_is_told(words, told, capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(TrainConfig, words)
+    assert f"error: {told}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scales", ["inf", "1,nan", "0.5,-1", ""])
+def test_scales_are_positive_and_finite(scales):
+    with pytest.raises(ValueError, match="--scales wants positive numbers"):
+        parse_scales(scales)
+
+
+@pytest.mark.parametrize("config", [TrainConfig, VideoTrainConfig])
+def test_a_training_that_would_end_before_it_begins_is_told(config, capsys):
+    words = ["--frames", "film"] if config is VideoTrainConfig else []
+    words += ["--start_epoch", "3", "--max_epoch", "3"]
+    with pytest.raises(SystemExit):
+        parse_command_line(config, words)
+    assert "error: --start_epoch 3 must be below --max_epoch 3, or nothing is trained." in capsys.readouterr().err
+    assert parse_command_line(config, [*words, "--resume"]).run.resume  # the checkpoint decides
+
+
+def test_a_flag_that_has_no_use_in_a_command_is_left_out_or_said_to_be_ignored(capsys):
+    assert "--dump_augmentation_images" in make_parser(TrainConfig).format_help()
+    assert "--dump_augmentation_images" not in make_parser(ShowConfig).format_help()
+    for config in (DemoConfig, DemoFolderConfig):
+        (action,) = [a for a in make_parser(config)._actions if a.dest == "num_workers"]
+        assert action.help.startswith("accepted and ignored")
 
 
 def test_settings_cannot_be_changed_after_parsing():

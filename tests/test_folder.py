@@ -25,6 +25,7 @@ from utils.distributed import Processes
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
 
+VOID = {"name": "void", "color": [0, 0, 0], "ids": [9], "ignored": True}
 HALVES = [[0, 0, 1, 1]] * 6  # the labels of `folder_tree`
 
 
@@ -73,6 +74,10 @@ def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
         ([ROAD, CAR], {"masks": "rgb"}, 'is "ids" or "colors", got \'rgb\''),
         ([ROAD, CAR], {"ignore_label": 1}, '"ignore_label" 1 is an id of class car too'),
         ([ROAD | {"ignored": True}], {}, "0 classes"),
+        ([ROAD | {"ignored": 1}], {}, r'class 1 \(road\): "ignored" is true or false, got 1'),
+        ([ROAD | {"ignored": "true"}], {}, "is true or false, got 'true'"),
+        ([ROAD, CAR | {"label_colors": ["#402020"]}], {}, r"colour in masks \(64, 32, 32\) belongs to two classes"),
+        ([ROAD, VOID | {"color": ROAD["color"]}], {}, r"colour in masks \(64, 32, 32\) belongs to two classes"),
     ],
 )
 def test_a_wrong_classes_file_is_told_with_its_name_and_the_place(tmp_path, classes, further, told):
@@ -80,6 +85,18 @@ def test_a_wrong_classes_file_is_told_with_its_name_and_the_place(tmp_path, clas
     with pytest.raises(ValueError, match=told) as error:
         read_spec(tmp_path)
     assert str(error.value).startswith(str(tmp_path / "classes.json"))
+
+
+def test_what_leads_to_the_same_label_may_have_one_color(tmp_path):
+    write_classes(tmp_path, ROAD | {"label_colors": ["#000001", [0, 0, 1]]}, VOID, VOID | {"name": "hole", "ids": [8]})
+    spec = read_spec(tmp_path)
+    assert spec.train_id_of_color() == {(0, 0, 1): 0, (0, 0, 0): IGNORE_LABEL}
+    assert spec.ignored_ids == (9, 8)
+
+
+def test_masks_of_ids_may_show_a_class_in_the_color_of_no_class(tmp_path):
+    write_classes(tmp_path, ROAD | {"color": [0, 0, 0]}, VOID, masks="ids")
+    assert read_spec(tmp_path).class_names == ("road",)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00", b"[]", b'{"classes": {}}', b'{"classes": [1]}'])
@@ -119,11 +136,12 @@ def test_lists_say_what_the_splits_are_in_whatever_way_a_name_is_written(tmp_pat
     assert splits == {"train": ["00", "01", "night/one"], "val": ["02"], "trainval": ["00", "01", "02", "night/one"]}
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled):
+@pytest.mark.parametrize(("labelled", "ending"), [(True, "png"), (True, "PNG"), (False, "png")])
+def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled, ending):
     folder_tree(tmp_path, 3)
     for split, name in (("train", "00"), ("val", "01"), ("test", "02")):
         (tmp_path / f"{split}.txt").write_text(name)
+    (tmp_path / "labels/02.png").rename(tmp_path / f"labels/02.{ending}")
     if not labelled:
         (tmp_path / "labels/02.png").unlink()
     spec = read_spec(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from config import AugmentConfig, DataConfig
 from datasets.frames import find_propagated_pairs, frames_around
 from datasets.index import Pair, find_pairs
-from datasets.loaders import LoaderOptions, train_data
+from datasets.loaders import LoaderOptions, num_with_frames, train_data
 from datasets.records import PAIR_NOTE, without_frames_of
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
@@ -178,7 +178,7 @@ def test_propagated_frames_that_are_validation_images_are_not_trained_on(tmp_pat
     labelled_frames_10_and_12(tmp_path)
     trained, told = trained_and_left_out(tmp_path, capsys)
     assert sorted(trained) == ["a_012", "a_012_+1", "a_012_+2", "a_012_+3", "a_012_-1", "a_012_-3"]
-    assert "notice: 1 propagated pairs show validation images and are left out." in told
+    assert "1 propagated frames show validation images and are left out" in told
     trained, told = trained_and_left_out(tmp_path, capsys, train_split="trainval")
     assert {"a_010", "a_012_-2"} <= set(trained), "who trains on all labelled frames holds none out"
     assert "left out" not in told
@@ -198,6 +198,27 @@ def test_only_frames_of_the_same_video_are_held_out():
 
     kept = without_frames_of(pairs("b_012_-2", "a_012_-2", "drive/9_+1", "a_010", "photo_+1"), ["a_10", "drive/0010"])
     assert names(kept) == ["b_012_-2", "photo_+1"]
+
+
+def test_training_says_around_how_many_images_there_are_propagated_frames(tmp_path, capsys):
+    cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
+    propagate(tmp_path, -1, 1, cities=("aachen",))
+    where = {"dataset_dir": str(tmp_path), "index_dir": str(tmp_path / "index"), "bs_mult": 1}
+
+    def prepare(rank=0, **flags):
+        options = LoaderOptions(Processes(rank, 2, rank), 0)
+        train_data(DataConfig(**where, **flags), AugmentConfig(crop_size=4), CITYSCAPES, options, seed=0)
+        return capsys.readouterr().err
+
+    assert "--maxSkip 1: 2 propagated frames around 1 of 2 training images" in prepare(maxSkip=1)
+    with pytest.raises(ValueError, match="--propagated_dir is where --maxSkip looks; add --maxSkip"):
+        prepare(propagated_dir=str(tmp_path))
+
+
+def test_frames_named_with_and_without_zeros_are_counted_alike():
+    labelled = [Pair(name, Path(), None) for name in ("a100", "a0200", "b300")]
+    carried = [Pair(name, Path(), None) for name in ("a99", "a0199", "a0201")]
+    assert num_with_frames(CITYSCAPES, labelled, carried, 1) == 2
 
 
 def test_scene_flow_frames_join_kitti_on_request(tmp_path):

@@ -18,6 +18,7 @@ from config import (
     TrainConfig,
     VerifyConfig,
 )
+from datasets.synthetic.settings import StreetsConfig
 from network.names import ARCHITECTURES
 from utils.flags import parse_command_line
 from video.settings import PropagateConfig, VideoTrainConfig
@@ -34,6 +35,7 @@ CONFIGS = {
 MODULES = {
     "datasets.verify": VerifyConfig,
     "datasets.show": ShowConfig,
+    "datasets.synthetic": StreetsConfig,
     "inference.submission": SubmissionConfig,
     "video.train": VideoTrainConfig,
 }

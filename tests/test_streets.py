@@ -1,19 +1,24 @@
 """The embedded streets: what is drawn, how it moves, and how it lies on disk."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from datasets.synthetic import build_scene, render_frame, write_streets
-from datasets.synthetic.__main__ import main
 from datasets.synthetic.camera import CameraPath, Lens, Pose
 from datasets.synthetic.ground import Ground, Junction, kerb_distance
 from datasets.synthetic.light import Footprint
 from datasets.synthetic.materials import CAR, HOLE, POLE, ROAD, SKY, TREE, make_texture
 from datasets.synthetic.render import draw
+from tests.conftest import ROOT
 
 SIZE = (96, 128)
 SMALL = {"num_train": 2, "num_val": 1, "num_test": 1, "frames_per_sequence": 2, "height": 48, "width": 64,
@@ -244,15 +249,72 @@ def test_the_number_of_workers_changes_no_byte(tmp_path):
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def test_a_set_is_reused_and_rewritten_when_the_parameters_change(tmp_path):
+def test_a_set_is_reused_and_replaced_when_the_parameters_change_and_nothing_else_is_touched(tmp_path):
     root = tmp_path / "set"
-    assert write_streets(root, **SMALL)
-    (root / "kept").write_text("")
-    assert not write_streets(root, **SMALL)
-    assert (root / "kept").exists()
-    assert write_streets(root, **{**SMALL, "seed": 4})
-    assert not (root / "kept").exists()
+    assert write_streets(root, **SMALL, with_flow=True)
+    (root / "notes").mkdir()
+    (root / "notes/mine.txt").write_text("kept")
+    assert not write_streets(root, **SMALL, with_flow=True)
+    assert write_streets(root, **{**SMALL, "seed": 4, "num_test": 0})
+    assert (root / "notes/mine.txt").read_text() == "kept"
     assert json.loads((root / "streets.json").read_text())["seed"] == 4
+    (root / "notes/mine.txt").unlink()
+    write_streets(tmp_path / "fresh", **{**SMALL, "seed": 4, "num_test": 0})
+    assert files_of(root) == files_of(tmp_path / "fresh")  # no flow and no test images of the old streets
+
+
+@pytest.mark.parametrize("name", ["propagated/train/street0000_000001.jpg", "video/train/street0000_000004.png"])
+def test_what_fits_the_old_streets_alone_is_named_and_neither_kept_beside_others_nor_lost(tmp_path, name, monkeypatch):
+    root = tmp_path / "set"
+    write_streets(root, **SMALL)
+    (root / name).parent.mkdir(parents=True)
+    (root / name).write_bytes(b"x")
+    before = files_of(root)
+    monkeypatch.setattr("datasets.synthetic.write._write_all", lambda *_: pytest.fail("told too late"))
+    with pytest.raises(FileExistsError, match=rf"{name.split('/')[0]} belongs to the streets that are there"):
+        write_streets(root, **{**SMALL, "seed": 4})
+    assert files_of(root) == before
+
+
+def test_a_file_of_others_among_the_drawn_ones_is_named_and_kept(tmp_path):
+    root = tmp_path / "set"
+    write_streets(root, **SMALL)
+    (root / "train/photo.jpg").write_bytes(b"x")
+    with pytest.raises(FileExistsError, match=r"train/photo.jpg was not drawn and would be lost"):
+        write_streets(root, **{**SMALL, "seed": 4})
+    assert (root / "train/photo.jpg").read_bytes() == b"x"
+
+
+def test_a_link_and_the_folder_one_stands_in_are_filled(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "set").symlink_to("disk")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for root in (tmp_path / "set", Path()):
+        assert write_streets(root, **SMALL)
+        assert not write_streets(root, **SMALL)
+    assert (tmp_path / "set").is_symlink()
+    assert files_of(tmp_path / "disk") == files_of(tmp_path / "here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "here", "set"]
+
+
+def test_a_replacement_that_was_stopped_half_way_is_drawn_anew(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    write_streets(root, **SMALL)
+
+    def stop(*_):
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.synthetic.write._remove", stop)
+        with pytest.raises(OSError, match="stopped"):
+            write_streets(root, **{**SMALL, "seed": 4})
+    assert write_streets(root, **SMALL)  # not taken for the old set either
+
+
+def test_a_split_of_no_images_has_no_folder(tmp_path):
+    write_streets(tmp_path / "set", **{**SMALL, "num_test": 0})
+    assert not list((tmp_path / "set").glob("test*"))
 
 
 def test_a_half_written_set_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
@@ -292,14 +354,39 @@ def test_a_bad_value_is_named(tmp_path, flag, values):
 
 
 @pytest.mark.parametrize("size", ["240", "axb", "240x", "-3x5", "8x8"])
-def test_the_command_answers_a_bad_size_with_one_line(tmp_path, capsys, size):
-    assert main(["--root", str(tmp_path / "set"), f"--size={size}"]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("ValueError: --size") and message.count("\n") == 1
+def test_the_command_answers_a_bad_size_with_one_line(tmp_path, command, size):
+    ended = command("datasets.synthetic.__main__", "--root", tmp_path / "set", f"--size={size}")
+    assert ended.code == 1
+    assert ended.err.startswith("error: --size") and ended.err.count("\n") == 1
 
 
-def test_the_command_writes_and_then_finds_the_set(tmp_path, capsys):
-    flags = ["--root", str(tmp_path / "set"), "--size", "32x48", "--num_train", "1", "--num_val", "0",
-             "--num_test", "0", "--num_workers", "1"]  # fmt: skip
-    assert main(flags) == 0 and "written" in capsys.readouterr().out
-    assert main(flags) == 0 and "there already" in capsys.readouterr().out
+def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
+    flags = ("datasets.synthetic.__main__", "--root", tmp_path / "set", "--size", "32x48", "--num_train", 1,
+             "--num_val", 0, "--num_test", 0, "--num_workers", 1)  # fmt: skip
+    assert "written" in command(*flags).out
+    found = command(*flags)
+    assert found.code == 0 and "there already" in found.out
+
+
+def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_started():
+    words = [sys.executable, "-m", "datasets.synthetic", "--root", "x", "--sise", "32x48"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr == (
+        "error: unrecognized arguments: --sise; did you mean --size? "
+        "(python -m datasets.synthetic --help explains the flags)\n"
+    )
+
+
+def test_ctrl_c_ends_the_drawing_with_one_word_and_nothing_half_written(tmp_path):
+    words = [sys.executable, "-m", "datasets.synthetic", "--root", tmp_path / "set", "--num_workers", "2"]
+    drawing = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, bufsize=0, start_new_session=True)
+    seen = ""
+    while "drew 12 of" not in seen:  # all processes are at work
+        seen += drawing.stderr.read(20)
+    os.killpg(drawing.pid, signal.SIGINT)  # as a terminal does, to all processes
+    rest = drawing.communicate()[1]
+    assert drawing.returncode == 130
+    assert rest.endswith("interrupted\n")
+    assert "Traceback" not in rest
+    assert not list(tmp_path.iterdir())

@@ -24,13 +24,22 @@ from utils.command import one_line
 from utils.flags import parse_command_line
 from utils.images import read_label_ids, write_image
 from utils.metrics import ConfusionMatrix, scores
-from utils.optim import build_schedule
+from utils.optim import build_optimizer, build_schedule
 from utils.progress import Clock
 
 ROOT = Path(__file__).parent.parent
 
 
-# Schedule
+# Optimizer and schedule
+
+
+def test_adam_wins_over_sgd_and_no_optimizer_at_all_is_an_error():
+    net = torch.nn.Linear(2, 2)
+    assert isinstance(build_optimizer(OptimConfig(), net), torch.optim.SGD)
+    for sgd in (True, False):
+        assert isinstance(build_optimizer(OptimConfig(sgd=sgd, adam=True), net), torch.optim.AdamW)
+    with pytest.raises(ValueError, match="--no-sgd leaves no optimizer; name the other one, --adam"):
+        build_optimizer(OptimConfig(sgd=False), net)
 
 
 def test_poly_starts_at_lr_and_the_last_step_is_not_at_zero():
@@ -249,7 +258,6 @@ def test_wrong_flags_are_told_before_anything_is_prepared(tiny_set, tmp_path):
         (("--lr_schedule", "scl-poly"), "--rlx_off_epoch"),
         (("--scale_min", "3"), "--scale_min"),
         (("--jointwtborder", "--img_wt_loss"), "exclude each other"),
-        (("--start_epoch", "5", "--max_epoch", "5"), "--start_epoch"),
     ):
         with pytest.raises((ValueError, OSError), match=told):
             run(tiny_set, tmp_path, "--cache_dir", str(tmp_path / "cache"), *flags)

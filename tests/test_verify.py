@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datasets.synthetic import write_streets
 from tests.conftest import ROOT, Outcome
 from tests.trees import CAR, ROAD, cityscapes_tree, folder_tree, write_classes, write_pair
 from utils.images import read_image, write_image
@@ -67,6 +69,18 @@ def test_an_image_without_labels_and_labels_without_an_image(verify, root):
     (root / "images/04.jpg").unlink()
     ended, found = verify()
     assert messages(found, "no image") == [f"{root / 'labels/04.png'} belongs to no image in {root / 'images'}"]
+
+
+def test_labels_whose_ending_is_in_capitals_are_found_like_images(verify, root):
+    (root / "labels/03.png").rename(root / "labels/03.PNG")
+    (root / "labels/04.png").rename(root / "labels/lonely.PNG")
+    _, found = verify()
+    assert found["splits"]["train"]["labels"] == 7
+    told = {finding["message"] for finding in found["findings"]}
+    assert told == {
+        f"{root / 'images/04.jpg'} has no label file",
+        f"{root / 'labels/lonely.PNG'} belongs to no image in {root / 'images'}",
+    }
 
 
 def test_labels_of_another_size(verify, root):
@@ -148,6 +162,21 @@ def test_all_findings_are_in_the_json_and_the_first_of_each_kind_are_printed(ver
     assert "and 20 more" in ended.out
 
 
+def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(verify, root, monkeypatch):
+    write_pair(root / "images/locked/10.jpg", root / "labels/locked/10.png", np.zeros((6, 4)))
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    ended, found = verify()
+    assert ended.code == 1
+    assert f"train: {root / 'images/locked'}: Permission denied" in messages(found, "split")
+
+
 def test_one_split_alone(verify):
     found = verify("--split", "val")[1]
     assert list(found["splits"]) == ["val"]
@@ -189,8 +218,18 @@ def test_a_split_without_labels_is_looked_at_all_the_same(tmp_path, command):
     ended = command("datasets.verify", *flags, "--plot", tmp_path / "x.png")
     assert ended.code == 0, ended.out
     assert "percent" not in ended.out
+    assert f"note: {tmp_path / 'x.png'} is not written: without labels there is nothing to draw" in ended.out
     (tmp_path / "testing/image_2/000000_10.png").write_bytes(b"no picture")
     assert command("datasets.verify", *flags).code == 1
+
+
+def test_streets_drawn_without_test_images_are_well(tmp_path, command):
+    write_streets(tmp_path / "set", num_train=2, num_val=1, num_test=0, height=48, width=64, num_workers=1,
+                  progress=False)  # fmt: skip
+    flags = ("--dataset", "streets", "--dataset_dir", tmp_path / "set", "--num_workers", 1)
+    ended = command("datasets.verify", *flags)
+    assert ended.code == 0, ended.out
+    assert "note: test is not there" in ended.out
 
 
 def test_wrong_flags_end_with_one_line(command, root, tmp_path):
@@ -238,6 +277,17 @@ def test_a_sheet_shows_crops_with_their_labels_and_a_legend(root, tmp_path, comm
     command("datasets.show", *flags, "--seed", 1, "--out", tmp_path / "other.png")
     other = read_image(tmp_path / "other.png")
     assert other.shape != sheet.shape or (other != sheet).any()
+
+
+def test_without_a_size_the_crops_are_no_larger_than_the_pictures(root, tmp_path, command):
+    flags = ("--dataset", "folder", "--dataset_dir", root, "--num", 1, "--scale_min", 1, "--scale_max", 1)
+    command("datasets.show", *flags, "--out", tmp_path / "sheet.png")
+    sheet = read_image(tmp_path / "sheet.png")
+    side = 4  # the pictures are 4 wide and 6 high: crop, labels and both beside each other, and nothing black
+    colors = {tuple(color) for color in sheet[:side, side + 2 : 2 * side + 2].reshape(-1, 3).tolist()}
+    assert colors == {(64, 32, 32), (0, 255, 102)}
+    command("datasets.show", *flags, "--pre_size", 40, "--out", tmp_path / "large.png")
+    assert read_image(tmp_path / "large.png").shape[0] == sheet.shape[0] - side + 40
 
 
 def test_a_sheet_of_a_split_without_labels_is_refused(tmp_path, command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from utils.memory import keep_freed_memory
 
 # What a user can mend. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
+WORKER_DIED = "a worker process died, maybe for lack of memory or of room in /dev/shm; use fewer --num_workers."
 EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
 
@@ -34,6 +36,9 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
                 file=sys.stderr,
             )
             sys.exit(EXIT_MISTAKE)
+        if _is_dead_worker(error):
+            print(f"error: {WORKER_DIED}", file=sys.stderr)
+            sys.exit(EXIT_MISTAKE)
         if isinstance(error, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
             # Workers may hang on to their pipes; everything worth keeping was written atomically.
@@ -53,3 +58,15 @@ def one_line(error: BaseException) -> str:
 
 def _is_out_of_device_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError"
+
+
+def _is_dead_worker(error: BaseException) -> bool:
+    """Whether a process that loads, reads or draws was killed, or found no room for what it hands over.
+
+    PyTorch notices a dead loader process in a signal handler, so the error may arise at any line of the main process:
+    it can only be told here.
+    """
+    told = r"DataLoader worker \(pid|unable to \w+ .*(</torch_|shared memory)"
+    return type(error).__name__ == "BrokenProcessPool" or (
+        isinstance(error, RuntimeError) and re.search(told, str(error)) is not None
+    )

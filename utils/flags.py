@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
+import re
 import sys
 import types
 import typing
@@ -31,14 +33,17 @@ def option(
     *flags: str,
     choices: Sequence[str] | None = None,
     must_be: str | None = None,
+    at_most: float | None = None,
     required: bool = False,
 ) -> Any:
     """A setting that is also a flag.
 
     flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
-    must_be: POSITIVE, NOT_NEGATIVE or SHARE; checked after parsing.
+    must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing, and that numbers
+    are finite.
     """
-    metadata = {"help": help, "flags": flags, "choices": choices, "must_be": must_be, "required": required}
+    checks = {"must_be": must_be, "at_most": at_most}
+    metadata = {"help": help, "flags": flags, "choices": choices, "required": required, **checks}
     return field(default=default, metadata=metadata)
 
 
@@ -49,7 +54,10 @@ def parse_command_line(config_class: type[Config], arguments: Sequence[str] | No
     groups = {}
     for group_field, group_class in _groups(config_class):
         names = [f.name for f in dataclasses.fields(group_class)]
-        groups[group_field] = group_class(**{name: namespace[name] for name in names})
+        try:
+            groups[group_field] = group_class(**{name: namespace[name] for name in names})
+        except ValueError as error:  # flags that do not go together
+            parser.error(str(error))
         message = _first_bad_value(groups[group_field])
         if message:
             parser.error(message)
@@ -80,7 +88,7 @@ def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, .
 def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
     """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive."""
     scales = parse_numbers(text, flag, float)
-    if not scales or min(scales) <= 0:
+    if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
     return scales
 
@@ -88,10 +96,20 @@ def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
 def _program() -> str | None:
     """How a module was started, `python -m video.train`, which argparse would call train.py; None for a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec else None
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but an unknown flag is told before a required one that is missing: it may be that one."""
+        words = sys.argv[1:] if args is None else list(args)
+        before = words[: words.index("--")] if "--" in words else words
+        flags = [word.partition("=")[0] for word in before if re.match(r"--\w", word)]
+        unknown = [flag for flag in flags if flag not in self._option_string_actions]
+        if unknown and "--help" not in flags and "-h" not in words:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> typing.NoReturn:
         """End with one line; argparse would put all flags above it."""
         self.exit(2, f"error: {message}{self._near(message)} ({self.prog} --help explains the flags)\n")
@@ -121,7 +139,8 @@ def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
     positional = any(not flag.startswith("-") for flag in spellings)
     text = setting.metadata["help"].replace("%", "%%")
     if positional:
-        section.add_argument(setting.name, nargs="?", default=setting.default, help=text)
+        nargs = None if setting.metadata["required"] else "?"
+        section.add_argument(setting.name, nargs=nargs, default=setting.default, help=text)
         return
     own = [] if any(flag.replace("-", "_") == f"__{setting.name}" for flag in spellings) else [f"--{setting.name}"]
     details: dict[str, Any] = {
@@ -151,7 +170,11 @@ def _plain_type(kind: Any) -> Any:
 
 def _first_bad_value(group: Any) -> str | None:
     for setting in dataclasses.fields(group):
-        rule, value = setting.metadata["must_be"], getattr(group, setting.name)
+        rule, most, value = setting.metadata["must_be"], setting.metadata["at_most"], getattr(group, setting.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"--{setting.name} must be a finite number, got {value}."
         if rule and value is not None and not _CHECKS[rule](value):
             return f"--{setting.name} must be {rule}, got {value}."
+        if most and value is not None and value > most:
+            return f"--{setting.name} must be at most {most}, got {value}."
     return None

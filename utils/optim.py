@@ -11,7 +11,12 @@ from config import OptimConfig
 
 
 def build_optimizer(config: OptimConfig, net: nn.Module) -> Optimizer:
-    """SGD, or AdamW with --adam. Biases and batch norm are not decayed under AdamW, as is usual there."""
+    """SGD, or AdamW with --adam. Biases and batch norm are not decayed under AdamW, as is usual there.
+
+    Raises ValueError where SGD is switched off and nothing is named in its place.
+    """
+    if not config.sgd and not config.adam:
+        raise ValueError("--no-sgd leaves no optimizer; name the other one, --adam.")
     trained = [p for p in net.parameters() if p.requires_grad]
     if config.adam:
         return AdamW(_decay_groups(trained, config.weight_decay), lr=config.lr, amsgrad=config.amsgrad)

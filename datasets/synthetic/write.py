@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.spec import PROPAGATED
 from datasets.synthetic.motion import flow_and_visibility
 from datasets.synthetic.render import draw
 from datasets.synthetic.scene import build_scene
@@ -31,6 +34,8 @@ MARKER = "streets.json"
 DRAWING_VERSION = 2  # raise it when the same parameters would give other files
 JPEG_QUALITY = 95
 SMALLEST_SIDE = 32
+PART = ".part"  # ends the name of the folder in which a set is drawn
+OF_DRAWN_STREETS = (PROPAGATED, "video")  # what others put beside the streets, frames named after the drawn ones
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,23 @@ def write_streets(
 ) -> bool:
     """Write a data set of drawn streets below `root`, or leave it where the same one is there already.
 
+    Of other streets there, what was drawn is replaced; anything else in `root` stays.
+
     num_train, num_val, num_test: images per split. frames_per_sequence: consecutive frames of one street.
     height, width: image size in pixels. num_workers: processes, None for one per core; the files do not depend on it.
-    Returns whether anything was written. The set appears at once, under its final name, when it is complete.
-    Raises ValueError for a bad value, FileExistsError where `root` holds something else than drawn streets.
+    Returns whether anything was written. The set appears under its final name when it is complete.
+    Raises ValueError for a bad value, FileExistsError where `root` holds something else than drawn streets, or what
+    fits the streets that are there alone.
     """
     plan = StreetsPlan(num_train, num_val, num_test, frames_per_sequence, height, width, seed, with_flow)
     _check(plan, num_workers)
-    root = Path(root)
+    root = Path(root).resolve()  # what a link names is filled, the link stays
     if read_plan(root) == asdict(plan):
         return False
     _refuse_foreign(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
+    place = root if root.exists() else root.parent  # on the same disk, so that moving is renaming
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=PART, dir=place))
     try:
         temporary.chmod(0o755)  # mkdtemp keeps others out, a data set should not
         _write_all(temporary, plan, num_workers or available_cores(), progress)
@@ -128,22 +137,61 @@ def read_plan(root: Path) -> dict[str, object] | None:
 
 
 def _refuse_foreign(root: Path) -> None:
-    """Drawn streets may be replaced; anything else stays."""
-    if not root.exists() and not root.is_symlink():
+    """Drawn streets may be replaced; anything else stays, and what fits them alone must be moved away first."""
+    if not root.exists():
         return
     if not root.is_dir():
         raise FileExistsError(f"--root {root} is not a folder. Name a new or empty one.")
-    if read_plan(root) is None and any(root.iterdir()):
-        raise FileExistsError(f"--root {root} holds files but no {MARKER}; they are kept. Name a new or empty folder.")
+    if read_plan(root) is None:
+        if any(not path.name.endswith(PART) for path in root.iterdir()):
+            raise FileExistsError(
+                f"--root {root} holds files but no {MARKER}; they are kept. Name a new or empty folder."
+            )
+        return
+    for folder in (root / name for name in OF_DRAWN_STREETS):
+        if any(path.is_file() for path in folder.rglob("*")):
+            raise FileExistsError(
+                f"{folder} belongs to the streets that are there and would not fit others. Move it away, or name "
+                "another --root."
+            )
+    stranger = next(_strangers(root), None)
+    if stranger is not None:
+        raise FileExistsError(f"{stranger} was not drawn and would be lost. Move it away, or name another --root.")
+
+
+def _strangers(root: Path) -> Iterator[Path]:
+    """What lies in the folders of drawn files without being one."""
+    for folder in (root / name for name in _drawn_names() if (root / name).is_dir()):
+        yield from (path for path in folder.iterdir() if not re.fullmatch(r"street\d+_\d+\.\w+", path.name))
+
+
+def _drawn_names() -> Iterator[str]:
+    """All that may be written into the root, the marker last."""
+    for split in SPLITS:
+        yield from (split, f"{split}annot", f"{split}flow", f"{split}.txt")
+    yield MARKER
 
 
 def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
     if read_plan(root) == asdict(plan):
         return  # another process was faster with the same files
     _refuse_foreign(root)
-    if root.exists():
-        shutil.rmtree(root)
-    temporary.rename(root)
+    if not root.exists():
+        temporary.rename(root)
+        return
+    (root / MARKER).write_text("{}\n")  # if we are stopped here: drawn streets, but by no plan, so they are drawn anew
+    for name in _drawn_names():
+        if name != MARKER:
+            _remove(root / name)
+        if (temporary / name).exists():
+            (temporary / name).replace(root / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
@@ -157,7 +205,7 @@ def streets_of(plan: StreetsPlan) -> Iterator[Street]:
 
 def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool) -> None:
     sequences = list(streets_of(plan))
-    for split in SPLITS:
+    for split in dict.fromkeys(s.split for s in sequences):  # an empty folder would be a split without its images
         for name in (split, f"{split}annot", *((f"{split}flow",) if plan.with_flow else ())):
             (folder / name).mkdir()
         stems = [s.stem(k) for s in sequences if s.split == split for k in range(s.num_frames)]
@@ -180,14 +228,17 @@ def _run(folder: Path, plan: StreetsPlan, sequences: list[Street], num_workers: 
         return
     # Processes start afresh ("spawn"): a fork of a process that runs torch threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread) as pool:
-        futures = [pool.submit(_write_sequence, folder, plan, sequence) for sequence in sequences]
-        for future in futures:
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare_process)
+    try:
+        for future in [pool.submit(_write_sequence, folder, plan, sequence) for sequence in sequences]:
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what is not begun is not drawn any more
 
 
-def _one_thread() -> None:
+def _prepare_process() -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that started them ends them
 
 
 def _write_sequence(folder: Path, plan: StreetsPlan, sequence: Street) -> int:

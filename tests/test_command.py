@@ -1,0 +1,88 @@
+"""What a command says, and how it ends, when something dies below it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from datasets.examine import CHUNK, examine_all
+from datasets.index import Pair
+from datasets.parallel import in_parallel
+from datasets.registry import dataset_spec
+from datasets.skipping import TrainLoader
+from utils.command import run_command
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying:
+    """A data set whose samples kill the process that makes them."""
+
+    def __len__(self) -> int:
+        return 4
+
+    __getitem__ = die
+
+
+def training() -> None:
+    list(TrainLoader(DataLoader(Dying(), num_workers=2), skip_bad=0))
+
+
+def indexing() -> None:
+    list(in_parallel(die, 40, num_workers=2, title="index", show=False))
+
+
+def verifying() -> None:
+    deadly = Pair("a", image=_KillsWhoOpensIt("a.png"), labels=None)
+    list(examine_all([deadly] * (CHUNK + 1), dataset_spec("camvid"), num_workers=2))
+
+
+class _KillsWhoOpensIt:
+    """In a process that has been sent it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple:
+        return _died, (self.name,)
+
+
+def _died(name: str) -> Path:
+    die()
+    return Path(name)
+
+
+def drawing() -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+
+def handing_over() -> None:
+    raise RuntimeError("unable to write to file </torch_12_34>: No space left on device (28)")
+
+
+@pytest.mark.parametrize("work", [training, indexing, verifying, drawing, handing_over])
+def test_a_process_that_is_killed_ends_the_command_with_one_line(work, capsys):
+    with pytest.raises(SystemExit) as ending:
+        run_command(work, debug=False)
+    assert ending.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: a worker process died, maybe for lack of memory")
+    assert told.endswith("use fewer --num_workers.\n")
+    assert told.count("\n") == 1
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    def fail(text: str) -> None:
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run_command(partial(fail, "shape mismatch"), debug=False)
