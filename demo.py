@@ -9,6 +9,7 @@ if __name__ == "__main__":
     CONFIG = parse_command_line(DemoConfig)  # before PyTorch is imported, so that --help answers at once
 
 import sys
+from contextlib import closing
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -115,17 +116,17 @@ def predict_frames(
             write_frame(painter(image, labels))
 
         try:
-            frames = read_ahead(count(), lambda i: first if i == 0 else video.read())
-            for _, frame in islice(frames, options.max_frames):
-                image = frame.result()
-                if image is None:
-                    break
-                with network.working():
-                    predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
-                if options.temporal:
-                    predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
-                write_behind(write, image, Arriving(predicted))
-                progress.update()
+            with closing(read_ahead(count(), lambda i: first if i == 0 else video.read())) as frames:
+                for _, frame in islice(frames, options.max_frames):
+                    image = frame.result()
+                    if image is None:
+                        break
+                    with network.working():
+                        predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
+                    if options.temporal:
+                        predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
+                    write_behind(write, image, Arriving(predicted))
+                    progress.update()
         except KeyboardInterrupt:
             if not video.is_camera:
                 raise

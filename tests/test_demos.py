@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,7 @@ import pytest
 
 import demo_folder
 from datasets.registry import dataset_spec
+from inference.video import Video
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
@@ -298,6 +302,37 @@ def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, t
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_video_is_closed_only_when_nobody_reads_it_any_more(
+    video, light_checkpoint, tmp_path, command, monkeypatch, failure
+):
+    frame, reading, closed_while_reading = np.zeros((25, 33, 3), np.uint8), threading.Event(), []
+
+    def read() -> np.ndarray:
+        reading.set()
+        time.sleep(0.05)
+        reading.clear()
+        return frame
+
+    @contextmanager
+    def endless_video(source: str):
+        try:
+            yield Video("drive", is_camera=False, num_frames=0, rate=10.0, read=read)
+        finally:
+            closed_while_reading.append(reading.is_set())
+
+    def fail(*_: object) -> None:
+        reading.wait(1)
+        raise failure
+
+    monkeypatch.setattr("demo.opened_video", endless_video)
+    monkeypatch.setattr("inference.predictor.Predictor.labels", fail)
+    monkeypatch.setattr("os._exit", sys.exit)
+    ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
+    assert ended.code != 0
+    assert closed_while_reading == [False]
 
 
 def test_what_is_no_video_and_a_camera_that_is_not_there_are_told(tmp_path, light_checkpoint, command):
