@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from config import SubmissionConfig, SubmissionInputConfig
 from datasets.index import Pair, dataset_root, find_pairs, load_spec
@@ -24,6 +23,7 @@ from datasets.spec import written_ids
 from utils.command import one_line, run_command
 from utils.files import atomic_path, writable_folder
 from utils.flags import parse_command_line
+from utils.images import opened_by_pillow
 
 MOST_TOLD = 20  # problems that are printed one by one
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -111,7 +111,7 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image, turned upright, without decoding it."""
-    with Image.open(path) as picture:
+    with opened_by_pillow(path) as picture:
         width, height = picture.size
         return (height, width) if picture.getexif().get(0x0112) in TURNED else (width, height)
 
