@@ -24,7 +24,7 @@ from inference.report import write_csv
 from inference.shares import count_pixels, percentages
 from inference.temporal import Smoother
 from inference.video import FramePainter, Video, new_video, opened_video
-from inference.writers import result_paths, unused_paths, write_results
+from inference.writers import check_names, result_paths, unused_paths, write_results
 from utils.background import WriteBehind, read_ahead
 from utils.command import run_command
 from utils.copies import Arriving
@@ -63,8 +63,10 @@ def segment_picture(config: DemoConfig) -> int:
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
 
-    labels = predictor.labels(image).cpu().numpy()
     [paths] = result_paths(folder, [source.stem], [source])
+    check_names(paths)
+
+    labels = predictor.labels(image).cpu().numpy()
     counts = write_results(paths, image, labels, model.classes, source, wanted=wanted)
 
     print(shares_table(counted_shares(counts, model.classes)))

@@ -27,7 +27,16 @@ from inference.naming import naming
 from inference.predictor import Predictor
 from inference.report import write_csv
 from inference.shares import percentages
-from inference.writers import ResultPaths, is_done, is_result, pixel_counts, result_names, result_paths, write_results
+from inference.writers import (
+    ResultPaths,
+    check_names,
+    is_done,
+    is_result,
+    pixel_counts,
+    result_names,
+    result_paths,
+    write_results,
+)
 from utils.background import WriteBehind, read_ahead
 from utils.command import one_line, run_command
 from utils.copies import Arriving
@@ -100,7 +109,7 @@ def segment(
             counts[i] = torch.tensor(found)
             progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
 
-        for i, reading in read_ahead(missing, lambda i: read_image(jobs[i].source)):
+        for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
             try:
                 image = reading.result()
                 with network.working(), naming(jobs[i].source):
@@ -114,6 +123,12 @@ def segment(
         busy = f"the network was at work {100 * network.share():.0f} % of the time"
         print(f"{network.per_second(len(missing)):.2f} images/s; {busy}", file=sys.stderr)
     return counts, unreadable
+
+
+def read(job: Job) -> Uint8Array:
+    """The picture. Raises OSError or ValueError where it cannot be read, or its results not be named after it."""
+    check_names(job.paths)
+    return read_image(job.source)
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path]]:
@@ -157,11 +172,16 @@ def fingerprint(config: DemoFolderConfig, image: Path) -> str:
 def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:
     """Write the class shares of each picture in percent; none for what could not be read."""
     rows = [
-        (job.source.relative_to(base).as_posix(), *percentages(line))
+        (_as_text(job.source.relative_to(base)), *percentages(line))
         for job, line in zip(jobs, counts.tolist(), strict=True)
         if any(line)
     ]
     write_csv(path, ("image", *(c.name for c in model.classes)), rows)
+
+
+def _as_text(path: Path) -> str:
+    """`path` for a table; bytes of a name that are no text as \\udc…."""
+    return path.as_posix().encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +71,13 @@ def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
         number += 1
         numbered = f"{name}-{number}"
     return [folder / f"{numbered}{ending}" for ending in endings]
+
+
+def check_names(paths: ResultPaths) -> None:
+    """Raises OSError where the results cannot be called so, as where the names are too long."""
+    for path in paths.all():
+        with suppress(FileNotFoundError):
+            path.stat()
 
 
 def result_names(images: Sequence[Path], folder: Path) -> list[str]:
@@ -197,9 +206,11 @@ def _paths(folder: Path, name: str) -> ResultPaths:
 
 
 def _may_be_written(paths: ResultPaths, source: Path) -> bool:
-    return all(not path.exists() or read_note(path, SOURCE_NOTE) == _source_id(source) for path in paths.all())
+    # Path.exists raises where a name is too long; that is told by `check_names`.
+    there = [path for path in paths.all() if os.path.exists(path)]  # noqa: PTH110
+    return all(read_note(path, SOURCE_NOTE) == _source_id(source) for path in there)
 
 
 def _source_id(source: Path) -> str:
     # Tells inputs apart without telling where they lie.
-    return hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]

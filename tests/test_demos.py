@@ -212,6 +212,20 @@ def test_a_picture_too_large_for_the_memory_allowed_is_named(run_folder, photos)
     assert f"left out: {photos / 'a.png'}: --max_memory" in ended.err
 
 
+def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):
+    longest = "l" * (255 - len("_overlay.png"))
+    for name in ("no text \udce9.png", f"{longest}.png", f"{longest}ll.jpg"):
+        write_image(photos / name, read_image(photos / "a.png"))
+    ended = run_folder()
+    assert "7 of 8 pictures done" in ended.out
+    assert [line for line in ended.err.splitlines() if line.startswith("left out")] == [
+        f"left out: {tmp_path / 'out' / longest}ll_overlay.png: File name too long"
+    ]
+    assert (tmp_path / "out" / "no text \udce9_ids.png").is_file()
+    assert (tmp_path / "out" / f"{longest}_overlay.png").is_file()
+    assert "no text \\udce9.png" in (tmp_path / "out" / "class_shares.csv").read_text()
+
+
 def test_highlighted_classes_alone_have_color_and_ids_stay_whole(photo, light_checkpoint, tmp_path, command):
     flags = ("--demo-image", photo, "--snapshot", light_checkpoint)
     command("demo", *flags, "--save-dir", tmp_path / "all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
     debug: show the traceback instead.
     """
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a file's name may be no text
     if debug:
         sys.exit(command())
     try:

@@ -15,10 +15,11 @@ PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a plot may be 
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; synced and renamed to `path` if the block succeeds.
 
-    The temporary name keeps the suffix, for writers that choose the format by it.
+    The temporary name keeps the suffix, for writers that choose the format by it; it is short, for `path` may have the
+    longest name that there can be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
