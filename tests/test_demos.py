@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import demo_folder
 from datasets.registry import dataset_spec
@@ -210,6 +211,22 @@ def test_a_picture_too_large_for_the_memory_allowed_is_named(run_folder, photos)
     ended = run_folder("--flip", "--max_memory", "1e-6")
     assert ended.code == 1
     assert f"left out: {photos / 'a.png'}: --max_memory" in ended.err
+
+
+@pytest.mark.parametrize("too_much", [lambda: torch.empty(2**55), lambda: np.empty(2**55)])
+def test_a_picture_for_which_memory_is_too_small_is_left_out_and_the_others_are_done(
+    run_folder, photos, monkeypatch, too_much
+):
+    write_image(photos / "large.png", np.zeros((40, 50, 3), np.uint8))
+    original = demo_folder.Predictor.labels
+
+    def labels(self, image):
+        return too_much() if image.shape[0] == 40 else original(self, image)
+
+    monkeypatch.setattr(demo_folder.Predictor, "labels", labels)
+    ended = run_folder()
+    assert "5 of 6 pictures done" in ended.out
+    assert f"left out: {photos / 'large.png'}: too large for the device's memory" in ended.err
 
 
 def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from utils.memory import keep_freed_memory
+from utils.memory import is_out_of_memory, keep_freed_memory
 
 # What a user can mend. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
@@ -31,9 +31,9 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
     except BaseException as error:
-        if _is_out_of_device_memory(error):
+        if is_out_of_memory(error):
             print(
-                f"error: the device is out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.",
+                f"error: out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.",
                 file=sys.stderr,
             )
             sys.exit(EXIT_MISTAKE)
@@ -52,7 +52,3 @@ def one_line(error: BaseException) -> str:
     if text.startswith("Caught ") and "Original Traceback" in text:  # a loader process's error carries its traceback
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or type(error).__name__
-
-
-def _is_out_of_device_memory(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"
