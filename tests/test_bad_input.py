@@ -163,6 +163,8 @@ def test_a_checkpoint_of_another_number_of_classes(refused, photo, light_checkpo
         (("--scales", "1,zwei"), "--scales"),
         (("--scales", "0"), "--scales"),
         (("--scales", ""), "--scales"),
+        (("--scales", "1,inf"), "--scales"),
+        (("--scales", "nan"), "--scales"),
     ],
 )
 def test_wrong_values_name_the_flag(refused, photo, light_checkpoint, tmp_path, flags, told):
