@@ -93,10 +93,11 @@ def segment(
     counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
     missing, unreadable = [], []
     for i in range(me.rank, len(jobs), me.count):
-        if resume and is_done(jobs[i].paths, jobs[i].settings):
-            counts[i] = torch.tensor(pixel_counts(jobs[i].paths.ids, model.classes))
-        else:
+        found_before = counts_before(jobs[i], model) if resume else None
+        if found_before is None:
             missing.append(i)
+        else:
+            counts[i] = torch.tensor(found_before)
 
     network = DeviceQueue(predictor.device)
     with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
@@ -123,6 +124,14 @@ def segment(
         busy = f"the network was at work {100 * network.share():.0f} % of the time"
         print(f"{network.per_second(len(missing)):.2f} images/s; {busy}", file=sys.stderr)
     return counts, unreadable
+
+
+def counts_before(job: Job, model: Model) -> list[int] | None:
+    """The pixels of each class that an earlier run found with these settings; None where its results are not whole."""
+    try:
+        return pixel_counts(job.paths.ids, model.classes) if is_done(job.paths, job.settings) else None
+    except (ValueError, OSError):
+        return None
 
 
 def read(job: Job) -> Uint8Array:

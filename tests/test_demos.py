@@ -186,6 +186,15 @@ def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_
     assert len(calls) == 12, "without --resume everything is done anew"
 
 
+def test_resume_does_again_what_is_damaged(run_folder, tmp_path):
+    run_folder()
+    ids = tmp_path / "out" / "b_ids.png"
+    before = ids.read_bytes()
+    ids.write_bytes(before[:-20])
+    assert "5 of 5 pictures done" in run_folder("--resume").out
+    assert ids.read_bytes() == before
+
+
 def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_folder, light_checkpoint, tmp_path):
     (photos / "broken.png").write_text("no picture")
     (photos / "sub" / "broken.png").write_text("no picture")
