@@ -106,7 +106,7 @@ def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]
     if not isinstance(others, list) or not others:
         raise ValueError(f'{where}: "label_colors" is a list of colours, got {others!r}.')
     label_colors = tuple(color_of(value, where) for value in others)
-    return SegClass(name.strip(), color, tuple(ids), label_colors), raw.get("ignored") is True
+    return SegClass(" ".join(name.split()), color, tuple(ids), label_colors), raw.get("ignored") is True
 
 
 def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: Path) -> tuple[int, ...]:
