@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from config import DemoFolderConfig
-from utils.flags import parse_command_line
+from utils.flags import parse_command_line, parse_scales
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
@@ -68,7 +68,10 @@ def main(config: DemoFolderConfig) -> int:
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
     all_paths = result_paths(folder, result_names(images, base), images)
-    jobs = [Job(image, paths, fingerprint(config, image)) for image, paths in zip(images, all_paths, strict=True)]
+    jobs = [
+        Job(image, paths, fingerprint(config, model, wanted, image))
+        for image, paths in zip(images, all_paths, strict=True)
+    ]
 
     with process_group(device) as me:
         wait_for_all()  # until everybody has seen which files are there
@@ -171,11 +174,14 @@ def find_images(wanted: str) -> tuple[Path, list[Path]]:
     return folder, images
 
 
-def fingerprint(config: DemoFolderConfig, image: Path) -> str:
-    """Changes with everything that a picture's results depend on: settings, checkpoint file, picture."""
-    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (Path(config.model.snapshot), image)]
+def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] | None, image: Path) -> str:
+    """Changes with everything that a picture's results depend on, however it is spelt: settings, model, picture."""
+    snapshot = Path(config.model.snapshot)
+    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (snapshot, image)]
+    of_model = [str(snapshot.resolve()), model.arch, repr(model.classes)]
     output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
-    return hashlib.sha256(json.dumps([as_dict(config.model), output, stamps]).encode()).hexdigest()[:16]
+    output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
+    return hashlib.sha256(json.dumps([of_model, output, stamps]).encode()).hexdigest()[:16]
 
 
 def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:

@@ -186,6 +186,16 @@ def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_
     assert len(calls) == 12, "without --resume everything is done anew"
 
 
+def test_resume_knows_its_settings_however_they_are_spelt(run_folder, light_checkpoint, monkeypatch):
+    run_folder("--scales", "1", "--classes", "Car,road")
+    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda *_: pytest.fail("all is done"))
+    monkeypatch.chdir(light_checkpoint.parent)
+    flags = ("--scales", "1.00", "--classes", "Road, car", "--dataset", "camvid", "--arch", "DeepMNV3V3PlusD_m1")
+    for snapshot in (light_checkpoint.name, f"../{light_checkpoint.parent.name}/{light_checkpoint.name}"):
+        ended = run_folder("--resume", *flags, "--snapshot", snapshot)
+        assert "5 of 5 pictures done" in ended.out
+
+
 def test_resume_does_again_what_is_damaged(run_folder, tmp_path):
     run_folder()
     ids = tmp_path / "out" / "b_ids.png"
