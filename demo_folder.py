@@ -8,9 +8,11 @@ from utils.flags import parse_command_line, parse_scales
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
 
+import fnmatch
 import glob
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
+from datasets.index import files_below
 from inference.build import Model, demo_predictor, load_model, wanted_classes
 from inference.legend import counted_shares, shares_line
 from inference.naming import naming
@@ -47,6 +50,7 @@ from utils.files import writable_folder
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 
 SHARES = "class_shares.csv"
+ANY_FOLDERS = "**"  # in a pattern
 WITHOUT_EFFECT = ("save_dir", "max_memory", "resume")  # on the results
 
 
@@ -144,21 +148,22 @@ def read(job: Job) -> Uint8Array:
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path]]:
-    """The folder `wanted`, and the pictures in it and its sub-folders, sorted; not those that a demo wrote.
+    """The folder `wanted`, and the pictures in it and its sub-folders, linked ones too, sorted; not those of a demo.
 
     For a pattern like photos/**/*.jpg it is the folder before the first wildcard, and the pictures that match.
     Raises FileNotFoundError or ValueError where there are none.
     """
+    wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays
     folder = Path(wanted)
     if folder.is_file():
         raise ValueError(f"--demo-folder {folder} is a file; demo.py --demo-image takes one picture.")
     if folder.is_dir():
-        found = sorted(folder.rglob("*"))
+        found = sorted(folder / name for name in files_below(folder))
     elif glob.has_magic(wanted):
         first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
-        pattern = str(Path(*folder.parts[first_wildcard:]))
+        pattern = folder.parts[first_wildcard:]
         folder = Path(*folder.parts[:first_wildcard])
-        found = sorted(folder.glob(pattern))
+        found = sorted(matching(folder, pattern))
     else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
     images = [
@@ -172,6 +177,22 @@ def find_images(wanted: str) -> tuple[Path, list[Path]]:
     if not images:
         raise ValueError(f"--demo-folder {wanted} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
     return folder, images
+
+
+def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:
+    """The files below `folder` whose path there fits the parts of a pattern."""
+    if ANY_FOLDERS not in pattern:
+        return list(folder.glob("/".join(pattern)))
+    return [folder / name for name in files_below(folder) if fits(Path(name).parts, pattern)]
+
+
+def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path fit those of a pattern, where ** stands for any number of them."""
+    if not pattern or not parts:
+        return not parts and all(part == ANY_FOLDERS for part in pattern)
+    if pattern[0] == ANY_FOLDERS:
+        return fits(parts, pattern[1:]) or fits(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
 
 
 def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] | None, image: Path) -> str:

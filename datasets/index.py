@@ -116,9 +116,14 @@ def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path
 def files_below(folder: Path) -> Iterator[str]:
     """The files below `folder`, as paths relative to it, linked folders included; nothing hidden."""
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))]
         below = Path(parent).relative_to(folder)
         yield from ((below / name).as_posix() for name in names if not name.startswith("."))
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether this is a link to a folder that it lies in, where a walk would go round and round."""
+    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
 def _root(name: str, dataset_dir: str | None) -> Path:

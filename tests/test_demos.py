@@ -146,6 +146,8 @@ def run_folder(photos, light_checkpoint, tmp_path, command):
         ("**/*.png", ["a", "b", "sub/d", "sub/e"]),
         ("*/?.*", ["sub/d", "sub/e"]),
         ("[bc].*", ["b", "c"]),
+        ("**", ["a", "b", "c", "sub/d", "sub/e"]),
+        ("**/sub/**/[ad].*", ["sub/d"]),
     ],
 )
 def test_a_pattern_chooses_pictures_and_results_mirror_the_folder_before_it(
@@ -154,6 +156,22 @@ def test_a_pattern_chooses_pictures_and_results_mirror_the_folder_before_it(
     assert run_folder(folder=photos / pattern).code == 0
     out = tmp_path / "out"
     assert sorted(p.relative_to(out).as_posix().removesuffix("_ids.png") for p in out.rglob("*_ids.png")) == found
+
+
+def test_a_quoted_home_folder_is_found(photos, run_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert "2 of 2 pictures done" in run_folder(folder="~/photos/*.png").out
+    assert "5 of 5 pictures done" in run_folder(folder="~/photos").out
+
+
+def test_linked_folders_are_gone_through_and_those_that_lead_back_are_not(photos, run_folder, tmp_path):
+    write_image(tmp_path / "elsewhere" / "f.png", read_image(photos / "a.png"))
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    for name in ("here", "sub/up", "sub/back", "linked/round"):
+        (photos / name).symlink_to(photos)
+    for folder in (photos, photos / "**"):
+        assert "6 of 6 pictures done" in run_folder(folder=folder).out
+    assert (tmp_path / "out" / "linked" / "f_ids.png").is_file()
 
 
 def test_the_shares_of_every_picture_are_a_table(photos, run_folder, tmp_path):
