@@ -8,12 +8,14 @@ from utils.flags import parse_command_line, parse_scales
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
 
+import csv
 import fnmatch
 import glob
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -206,13 +208,30 @@ def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] |
 
 
 def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:
-    """Write the class shares of each picture in percent; none for what could not be read."""
-    rows = [
+    """Write the class shares of each picture in percent; none for what could not be read.
+
+    As their results do, lines of an earlier run stay where they are of other pictures, told apart by path below the
+    folder given, and of the same classes.
+    """
+    header = ["image", *(c.name for c in model.classes)]
+    of_this_run = {_as_text(job.source.relative_to(base)) for job in jobs}
+    rows: list[Sequence[object]] = [
         (_as_text(job.source.relative_to(base)), *percentages(line))
         for job, line in zip(jobs, counts.tolist(), strict=True)
         if any(line)
     ]
-    write_csv(path, ("image", *(c.name for c in model.classes)), rows)
+    rows += [line for line in lines_of_table(path, header) if line[0] not in of_this_run]
+    write_csv(path, header, rows)
+
+
+def lines_of_table(path: Path, header: list[str]) -> list[list[str]]:
+    """The lines below `header` in a table; none where there is no such table, or one of another form."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            first, *lines = csv.reader(file)
+    except (OSError, ValueError, csv.Error):
+        return []
+    return [line for line in lines if len(line) == len(header)] if first == header else []
 
 
 def _as_text(path: Path) -> str:

@@ -184,6 +184,23 @@ def test_the_shares_of_every_picture_are_a_table(photos, run_folder, tmp_path):
         assert float(lines[4][name]) == pytest.approx(100 * (ids == train_id).mean(), abs=0.01)
 
 
+def test_the_table_keeps_the_shares_of_pictures_of_earlier_runs(photos, run_folder, tmp_path):
+    table = tmp_path / "out" / "class_shares.csv"
+    run_folder(folder=photos / "*.png")
+    of_png = table.read_text().splitlines()
+    run_folder(folder=photos / "*.jpg")
+    header, *lines = table.read_text().splitlines()
+    assert header == of_png[0]
+    assert [line.split(",")[0] for line in lines] == ["c.jpg", "a.png", "b.png"]
+    assert lines[1:] == of_png[1:]
+    (photos / "a.png").write_text("no picture any more")
+    run_folder(folder=photos / "*.png")
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["b.png", "c.jpg"]
+    table.write_text("mine")
+    run_folder(folder=photos / "*.jpg")
+    assert len(table.read_text().splitlines()) == 2
+
+
 def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_folder, tmp_path, monkeypatch):
     run_folder()
     table = (tmp_path / "out" / "class_shares.csv").read_text()
