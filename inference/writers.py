@@ -23,6 +23,7 @@ from utils.images import Uint8Array, read_label_ids
 from utils.pictures import blend, colorize, dark_grey
 
 OVERLAY_STRENGTH = 0.5
+LINE_STRENGTH = 0.4  # of the lines between classes: whiter ones hide a detailed photo, as they are around every speck
 UNWANTED_LIGHT = 0.6  # how much of the light is left where no wanted class is
 KINDS = ("color", "overlay", "ids")
 
@@ -158,7 +159,7 @@ def overlay(image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) 
     """The photo [H, W, 3] tinted by the class colours, with light lines where train ids `labels` [H, W] meet."""
     tinted = blend(image, labels, palette(classes), OVERLAY_STRENGTH)
     lines = class_borders(labels)
-    tinted[lines] = (0.35 * tinted[lines] + 0.65 * 255).astype(np.uint8)
+    tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
     return tinted
 
 
@@ -167,7 +168,7 @@ def class_borders(labels: Uint8Array) -> NDArray[np.bool_]:
     borders = np.zeros(labels.shape, np.uint8)
     borders[:-1] |= labels[:-1] != labels[1:]
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    thickness = max(1, round((borders.size**0.5) / 700))
+    thickness = max(1, round((borders.size**0.5) / 1400))
     return cv2.dilate(borders, np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
