@@ -20,7 +20,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from datasets.registry import dataset_spec
+from datasets.index import load_spec
+from datasets.registry import DATASETS, dataset_spec
+from datasets.spec import DatasetSpec
 from inference.pixel_count import Row, count_file, mask_files, rows
 from utils.command import run_command
 from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
@@ -29,7 +31,7 @@ from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
 def main(config: PixelPercentageConfig) -> int:
     """Count, print a table whose percentages sum to 100.00, and write what `--csv`, `--json` and `--plot` name."""
     options = config.input
-    spec = dataset_spec(options.dataset, Path(options.dataset_dir) if options.dataset_dir else None)
+    spec = known_spec(options)
     path = Path(options.path or DEFAULT_PATH)
     files = mask_files(path)
     _check_writable(options)
@@ -52,6 +54,13 @@ def main(config: PixelPercentageConfig) -> int:
     if options.plot:
         write_plot(Path(options.plot), table, str(path))
     return 0
+
+
+def known_spec(options: PercentageConfig) -> DatasetSpec:
+    """The data set's declaration; its folder is needed only where that alone tells the classes."""
+    if options.dataset_dir or options.dataset not in DATASETS:
+        return load_spec(options.dataset, options.dataset_dir)
+    return dataset_spec(options.dataset)
 
 
 def text_table(table: Sequence[Row]) -> str:
@@ -84,7 +93,9 @@ def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
     drawn = axes.barh([row.name for row in bars], [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
     axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
     axes.set_xlabel("share of the pixels, in percent")
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", parse_math=False)  # a path may have dollar signs, and so may a class
+    for name in axes.get_yticklabels():
+        name.set_parse_math(False)
     axes.margins(x=0.12, y=0.02)
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

@@ -358,7 +358,7 @@ class DemoOutputConfig:
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
-    classes: str = option("", "names of classes to show, comma-separated; all else is grey")
+    classes: str = option("", "names of classes to show, comma-separated; all else is grey, in _color.png black")
     scales: str = option("1.0", "scales to average over, comma-separated")
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)

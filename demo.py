@@ -9,6 +9,7 @@ if __name__ == "__main__":
     CONFIG = parse_command_line(DemoConfig)  # before PyTorch is imported, so that --help answers at once
 
 import sys
+from contextlib import closing
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from inference.report import write_csv
 from inference.shares import count_pixels, percentages
 from inference.temporal import Smoother
 from inference.video import FramePainter, Video, new_video, opened_video
-from inference.writers import result_paths, unused_paths, write_results
+from inference.writers import check_names, result_paths, unused_paths, write_results
 from utils.background import WriteBehind, read_ahead
 from utils.command import run_command
 from utils.copies import Arriving
@@ -62,8 +63,10 @@ def segment_picture(config: DemoConfig) -> int:
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
 
-    labels = predictor.labels(image).cpu().numpy()
     [paths] = result_paths(folder, [source.stem], [source])
+    check_names(paths)
+
+    labels = predictor.labels(image).cpu().numpy()
     counts = write_results(paths, image, labels, model.classes, source, wanted=wanted)
 
     print(shares_table(counted_shares(counts, model.classes)))
@@ -124,16 +127,17 @@ def predict_frames(
             write_frame(painter(image, labels), seconds)
 
         try:
-            for _, frame in islice(read_ahead(count(), read), options.max_frames):
-                image, seconds = frame.result()
-                if image is None:
-                    break
-                with network.working():
-                    predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
-                if options.temporal:
-                    predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
-                write_behind(write, image, seconds, Arriving(predicted))
-                progress.update()
+            with closing(read_ahead(count(), read)) as frames:
+                for _, frame in islice(frames, options.max_frames):
+                    image, seconds = frame.result()
+                    if image is None:
+                        break
+                    with network.working():
+                        predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
+                    if options.temporal:
+                        predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
+                    write_behind(write, image, seconds, Arriving(predicted))
+                    progress.update()
         except KeyboardInterrupt:
             if not video.is_camera:
                 raise

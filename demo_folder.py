@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from config import DemoFolderConfig
-from utils.flags import parse_command_line
+from utils.flags import parse_command_line, parse_scales
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
 
+import csv
+import fnmatch
 import glob
 import hashlib
 import json
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +25,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
+from datasets.index import files_below
 from inference.build import Model, demo_predictor, load_model, wanted_classes
 from inference.legend import counted_shares, shares_line
 from inference.naming import naming
 from inference.predictor import Predictor
 from inference.report import write_csv
 from inference.shares import percentages
-from inference.writers import ResultPaths, is_done, is_result, pixel_counts, result_names, result_paths, write_results
+from inference.writers import (
+    ResultPaths,
+    check_names,
+    is_done,
+    is_result,
+    pixel_counts,
+    result_names,
+    result_paths,
+    write_results,
+)
 from utils.background import WriteBehind, read_ahead
 from utils.command import one_line, run_command
 from utils.copies import Arriving
@@ -38,6 +52,7 @@ from utils.files import writable_folder
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 
 SHARES = "class_shares.csv"
+ANY_FOLDERS = "**"  # in a pattern
 WITHOUT_EFFECT = ("save_dir", "max_memory", "resume")  # on the results
 
 
@@ -59,7 +74,10 @@ def main(config: DemoFolderConfig) -> int:
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
     all_paths = result_paths(folder, result_names(images, base), images)
-    jobs = [Job(image, paths, fingerprint(config, image)) for image, paths in zip(images, all_paths, strict=True)]
+    jobs = [
+        Job(image, paths, fingerprint(config, model, wanted, image))
+        for image, paths in zip(images, all_paths, strict=True)
+    ]
 
     with process_group(device) as me:
         wait_for_all()  # until everybody has seen which files are there
@@ -84,10 +102,11 @@ def segment(
     counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
     missing, unreadable = [], []
     for i in range(me.rank, len(jobs), me.count):
-        if resume and is_done(jobs[i].paths, jobs[i].settings):
-            counts[i] = torch.tensor(pixel_counts(jobs[i].paths.ids, model.classes))
-        else:
+        found_before = counts_before(jobs[i], model) if resume else None
+        if found_before is None:
             missing.append(i)
+        else:
+            counts[i] = torch.tensor(found_before)
 
     network = DeviceQueue(predictor.device)
     with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
@@ -100,7 +119,7 @@ def segment(
             counts[i] = torch.tensor(found)
             progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
 
-        for i, reading in read_ahead(missing, lambda i: read_image(jobs[i].source)):
+        for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
             try:
                 image = reading.result()
                 with network.working(), naming(jobs[i].source):
@@ -116,22 +135,37 @@ def segment(
     return counts, unreadable
 
 
+def counts_before(job: Job, model: Model) -> list[int] | None:
+    """The pixels of each class that an earlier run found with these settings; None where its results are not whole."""
+    try:
+        return pixel_counts(job.paths.ids, model.classes) if is_done(job.paths, job.settings) else None
+    except (ValueError, OSError):
+        return None
+
+
+def read(job: Job) -> Uint8Array:
+    """The picture. Raises OSError or ValueError where it cannot be read, or its results not be named after it."""
+    check_names(job.paths)
+    return read_image(job.source)
+
+
 def find_images(wanted: str) -> tuple[Path, list[Path]]:
-    """The folder `wanted`, and the pictures in it and its sub-folders, sorted; not those that a demo wrote.
+    """The folder `wanted`, and the pictures in it and its sub-folders, linked ones too, sorted; not those of a demo.
 
     For a pattern like photos/**/*.jpg it is the folder before the first wildcard, and the pictures that match.
     Raises FileNotFoundError or ValueError where there are none.
     """
+    wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays
     folder = Path(wanted)
     if folder.is_file():
         raise ValueError(f"--demo-folder {folder} is a file; demo.py --demo-image takes one picture.")
     if folder.is_dir():
-        found = sorted(folder.rglob("*"))
+        found = sorted(folder / name for name in files_below(folder))
     elif glob.has_magic(wanted):
         first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
-        pattern = str(Path(*folder.parts[first_wildcard:]))
+        pattern = folder.parts[first_wildcard:]
         folder = Path(*folder.parts[:first_wildcard])
-        found = sorted(folder.glob(pattern))
+        found = sorted(matching(folder, pattern))
     else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
     images = [
@@ -147,21 +181,62 @@ def find_images(wanted: str) -> tuple[Path, list[Path]]:
     return folder, images
 
 
-def fingerprint(config: DemoFolderConfig, image: Path) -> str:
-    """Changes with everything that a picture's results depend on: settings, checkpoint file, picture."""
-    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (Path(config.model.snapshot), image)]
+def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:
+    """The files below `folder` whose path there fits the parts of a pattern."""
+    if ANY_FOLDERS not in pattern:
+        return list(folder.glob("/".join(pattern)))
+    return [folder / name for name in files_below(folder) if fits(Path(name).parts, pattern)]
+
+
+def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path fit those of a pattern, where ** stands for any number of them."""
+    if not pattern or not parts:
+        return not parts and all(part == ANY_FOLDERS for part in pattern)
+    if pattern[0] == ANY_FOLDERS:
+        return fits(parts, pattern[1:]) or fits(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
+
+
+def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] | None, image: Path) -> str:
+    """Changes with everything that a picture's results depend on, however it is spelt: settings, model, picture."""
+    snapshot = Path(config.model.snapshot)
+    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (snapshot, image)]
+    of_model = [str(snapshot.resolve()), model.arch, repr(model.classes)]
     output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
-    return hashlib.sha256(json.dumps([as_dict(config.model), output, stamps]).encode()).hexdigest()[:16]
+    output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
+    return hashlib.sha256(json.dumps([of_model, output, stamps]).encode()).hexdigest()[:16]
 
 
 def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:
-    """Write the class shares of each picture in percent; none for what could not be read."""
-    rows = [
-        (job.source.relative_to(base).as_posix(), *percentages(line))
+    """Write the class shares of each picture in percent; none for what could not be read.
+
+    As their results do, lines of an earlier run stay where they are of other pictures, told apart by path below the
+    folder given, and of the same classes.
+    """
+    header = ["image", *(c.name for c in model.classes)]
+    of_this_run = {_as_text(job.source.relative_to(base)) for job in jobs}
+    rows: list[Sequence[object]] = [
+        (_as_text(job.source.relative_to(base)), *percentages(line))
         for job, line in zip(jobs, counts.tolist(), strict=True)
         if any(line)
     ]
-    write_csv(path, ("image", *(c.name for c in model.classes)), rows)
+    rows += [line for line in lines_of_table(path, header) if line[0] not in of_this_run]
+    write_csv(path, header, rows)
+
+
+def lines_of_table(path: Path, header: list[str]) -> list[list[str]]:
+    """The lines below `header` in a table; none where there is no such table, or one of another form."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            first, *lines = csv.reader(file)
+    except (OSError, ValueError, csv.Error):
+        return []
+    return [line for line in lines if len(line) == len(header)] if first == header else []
+
+
+def _as_text(path: Path) -> str:
+    """`path` for a table; bytes of a name that are no text as \\udc…."""
+    return path.as_posix().encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]
     ignored = raw.get("ignored", False)
     if not isinstance(ignored, bool):
         raise ValueError(f'{where}: "ignored" is true or false, got {ignored!r}.')
-    return SegClass(name.strip(), color, tuple(ids), label_colors), ignored
+    return SegClass(" ".join(name.split()), color, tuple(ids), label_colors), ignored
 
 
 def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: Path) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ def files_below(folder: Path) -> Iterator[str]:
     missing without a word.
     """
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unless_absent):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))]
         below = Path(parent).relative_to(folder)
         yield from ((below / name).as_posix() for name in names if not name.startswith("."))
 
@@ -128,6 +128,11 @@ def files_below(folder: Path) -> Iterator[str]:
 def _unless_absent(error: OSError) -> None:
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether this is a link to a folder that it lies in, where a walk would go round and round."""
+    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
 def _root(name: str, dataset_dir: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +76,14 @@ def save_kept(path: Path, kept: Kept, fingerprint: str) -> None:
 
 
 def load_kept(path: Path, fingerprint: str) -> Kept | None:
-    """What `save_kept` wrote; None where there is nothing, or of other settings."""
+    """What `save_kept` wrote; None where there is nothing, something damaged, or of other settings."""
     try:
         with np.load(path) as file:
             if str(file["fingerprint"]) != fingerprint:
                 return None
             width, height = file["size"].tolist()
             return Kept(file["counts"], (width, height), file["photo"].tobytes(), file["labels"].tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from utils.memory import is_out_of_memory
 
 
 @contextmanager
@@ -16,5 +16,7 @@ def naming(picture: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{picture}: {error}") from error
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ValueError(f"{picture}: too large for the device's memory; cut it into smaller tiles.") from error

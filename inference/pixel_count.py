@@ -16,6 +16,9 @@ from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
 # What a pixel counts as: a train id, or where it is of no class, words that say what was found.
 Counts = Counter[int | str]
 
+# Files that Cityscapes has of one image, the first that is there is counted. Further ones tell objects apart.
+CITYSCAPES_KINDS = ("labelIds", "labelTrainIds", "color")
+
 # Colours of no class that are listed one by one; photos and JPEG masks have thousands.
 MOST_STRANGERS = 10
 
@@ -34,14 +37,15 @@ class Row:
 def mask_files(path: Path) -> list[Path]:
     """`path` itself, or the pictures in the folder `path` and its sub-folders, sorted.
 
-    Of a demo's three results the ids alone are taken: the others show the same image. Raises FileNotFoundError or
-    ValueError where there is nothing.
+    Of a demo's three results, and of Cityscapes' files of one image, the ids alone are taken: the others show the same
+    image. Raises FileNotFoundError or ValueError where there is nothing.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
-    found = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    pictures = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    found = [p for p in pictures if not p.name.startswith(".")]
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
     if not files:
@@ -106,5 +110,9 @@ def _without_legend(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def _shows_again(path: Path, there: set[Path]) -> bool:
-    kind = path.stem.rpartition("_")[2]
-    return kind in KINDS and kind != "ids" and path.with_name(f"{path.stem.removesuffix(kind)}ids.png") in there
+    stem, _, kind = path.stem.rpartition("_")
+    if stem.endswith(("_gtFine", "_gtCoarse")):
+        better = CITYSCAPES_KINDS[: CITYSCAPES_KINDS.index(kind)] if kind in CITYSCAPES_KINDS else CITYSCAPES_KINDS
+    else:
+        better = ("ids",) if kind in KINDS and kind != "ids" else ()
+    return any(path.with_name(f"{stem}_{other}.png") in there for other in better)

@@ -59,7 +59,7 @@ def held_at_a_time(
         columns = -(-width // num_strips)
         pixels = 4 * height * width + max(_resizing(view, size, columns, num_tiles) for view in views)
         per_row = columns * (num_classes * FLOAT + LONG)
-        rows = min(height, int((max_memory * GIB - pixels) // per_row))
+        rows = int(min(height, (max_memory * GIB - pixels) / per_row))  # infinite memory is no limit
         if rows >= least_rows:
             return rows, columns
         if columns <= least_columns:

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from config import SubmissionConfig, SubmissionInputConfig
 from datasets.index import Pair, dataset_root, find_pairs, load_spec
@@ -24,6 +24,7 @@ from datasets.spec import written_ids
 from utils.command import one_line, run_command
 from utils.files import atomic_path, writable_folder
 from utils.flags import parse_command_line
+from utils.images import opened_by_pillow
 
 MOST_TOLD = 20  # problems that are printed one by one
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -61,12 +62,26 @@ def known_options(options: SubmissionInputConfig) -> SubmissionInputConfig:
     path = Path(options.path or "")
     if not options.path or not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}. Name a result folder of eval.py, or a zip.")
-    settings = path / "settings.json"
-    told = json.loads(settings.read_text(encoding="utf-8"))["data"] if settings.is_file() else {}
+    told = told_by_eval(path / "settings.json")
     found = {key: getattr(options, key) or told.get(key) for key in ("dataset", "dataset_dir", "split")}
     if not found["dataset"]:
         raise ValueError(f"{path} holds no settings.json of eval.py: name the data set with --dataset.")
     return SubmissionInputConfig(path=options.path, zip=options.zip, debug=options.debug, **found)
+
+
+def told_by_eval(settings: Path) -> dict[str, Any]:
+    """What `eval.py` wrote of the data into its result folder; nothing where there is no such file, or another's.
+
+    Raises ValueError where it is damaged.
+    """
+    if not settings.is_file():
+        return {}
+    try:
+        content = json.loads(settings.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{settings} is damaged ({error}); take it away and name --dataset.") from error
+    told = content.get("data") if isinstance(content, dict) else None
+    return told if isinstance(told, dict) else {}
 
 
 def problems(path: Path, pairs: Sequence[Pair], allowed: Sequence[int]) -> list[str]:
@@ -111,7 +126,7 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image, turned upright, without decoding it."""
-    with Image.open(path) as picture:
+    with opened_by_pillow(path) as picture:
         width, height = picture.size
         return (height, width) if picture.getexif().get(0x0112) in TURNED else (width, height)
 

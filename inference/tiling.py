@@ -76,12 +76,15 @@ def tile_starts(length: int, tile: int, overlap: float, min_shared: int = 0) -> 
 
 
 def spans(scaled: int, out: int, tile: int, overlap: float) -> tuple[Span, ...]:
-    """The tiles along an axis of `scaled` pixels that shows `out` pixels of the image; they contain them all."""
+    """The tiles along an axis of `scaled` pixels that shows `out` pixels of the image; they contain them all.
+
+    Where the image is much enlarged, a small tile may contain no pixel's centre: such tiles are left out.
+    """
     # Between two tiles that share no pixel there would be nothing to interpolate with.
     min_shared = 0 if scaled == out else 1
     tile = min(max(tile, 1 + min_shared), scaled)
     starts = tile_starts(scaled, tile, overlap, min_shared)
-    return tuple(
+    tiles = (
         Span(
             start,
             start + tile,
@@ -90,6 +93,7 @@ def spans(scaled: int, out: int, tile: int, overlap: float) -> tuple[Span, ...]:
         )
         for start in starts
     )
+    return tuple(span for span in tiles if span.out_start < span.out_stop)
 
 
 def cover_counts(along: tuple[Span, ...], out: int) -> Tensor:

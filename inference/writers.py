@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from utils.images import Uint8Array, read_label_ids
 from utils.pictures import blend, colorize, dark_grey
 
 OVERLAY_STRENGTH = 0.5
+LINE_STRENGTH = 0.4  # of the lines between classes: whiter ones hide a detailed photo, as they are around every speck
 UNWANTED_LIGHT = 0.6  # how much of the light is left where no wanted class is
 KINDS = ("color", "overlay", "ids")
 
@@ -69,6 +72,13 @@ def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
         number += 1
         numbered = f"{name}-{number}"
     return [folder / f"{numbered}{ending}" for ending in endings]
+
+
+def check_names(paths: ResultPaths) -> None:
+    """Raises OSError where the results cannot be called so, as where the names are too long."""
+    for path in paths.all():
+        with suppress(FileNotFoundError):
+            path.stat()
 
 
 def result_names(images: Sequence[Path], folder: Path) -> list[str]:
@@ -149,7 +159,7 @@ def overlay(image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) 
     """The photo [H, W, 3] tinted by the class colours, with light lines where train ids `labels` [H, W] meet."""
     tinted = blend(image, labels, palette(classes), OVERLAY_STRENGTH)
     lines = class_borders(labels)
-    tinted[lines] = (0.35 * tinted[lines] + 0.65 * 255).astype(np.uint8)
+    tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
     return tinted
 
 
@@ -158,7 +168,7 @@ def class_borders(labels: Uint8Array) -> NDArray[np.bool_]:
     borders = np.zeros(labels.shape, np.uint8)
     borders[:-1] |= labels[:-1] != labels[1:]
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    thickness = max(1, round((borders.size**0.5) / 700))
+    thickness = max(1, round((borders.size**0.5) / 1400))
     return cv2.dilate(borders, np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
@@ -197,9 +207,11 @@ def _paths(folder: Path, name: str) -> ResultPaths:
 
 
 def _may_be_written(paths: ResultPaths, source: Path) -> bool:
-    return all(not path.exists() or read_note(path, SOURCE_NOTE) == _source_id(source) for path in paths.all())
+    # Path.exists raises where a name is too long; that is told by `check_names`.
+    there = [path for path in paths.all() if os.path.exists(path)]  # noqa: PTH110
+    return all(read_note(path, SOURCE_NOTE) == _source_id(source) for path in there)
 
 
 def _source_id(source: Path) -> str:
     # Tells inputs apart without telling where they lie.
-    return hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]

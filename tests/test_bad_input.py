@@ -17,6 +17,8 @@ import torch
 from datasets.registry import dataset_spec
 from tests.conftest import ROOT
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.command import one_line
+from utils.files import UMASK, atomic_path
 from utils.images import write_image
 
 
@@ -163,6 +165,8 @@ def test_a_checkpoint_of_another_number_of_classes(refused, photo, light_checkpo
         (("--scales", "1,zwei"), "--scales"),
         (("--scales", "0"), "--scales"),
         (("--scales", ""), "--scales"),
+        (("--scales", "1,inf"), "--scales"),
+        (("--scales", "nan"), "--scales"),
     ],
 )
 def test_wrong_values_name_the_flag(refused, photo, light_checkpoint, tmp_path, flags, told):
@@ -219,6 +223,20 @@ def test_a_save_folder_that_cannot_be_written(refused, photo, light_checkpoint, 
     flags = ("--snapshot", light_checkpoint, "--save-dir", target)
     assert "--save-dir" in refused("demo", "--demo-image", photo, *flags)
     assert "--save-dir" in refused("demo_folder", "--demo-folder", photo.parent, *flags)
+
+
+def test_a_full_disk_is_told_with_the_file_that_has_no_room(tmp_path):
+    with pytest.raises(OSError, match="No space") as told, atomic_path(tmp_path / "a.png"):
+        raise OSError(28, "No space left on device")  # as write() raises it, without a name
+    assert one_line(told.value) == f"{tmp_path / 'a.png'}: No space left on device"
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_may_read_a_result_is_found_out_without_touching_what_other_threads_write(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.umask", lambda _: pytest.fail("it holds for all threads"))
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("a")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~UMASK
 
 
 def test_tables_that_cannot_be_written(refused, tmp_path):

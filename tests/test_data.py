@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from config import AugmentConfig, DataConfig
 from datasets.index import Pair, dataset_root, find_pairs
@@ -14,10 +15,11 @@ from datasets.registry import DATASETS, dataset_spec
 from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, TrainingSet, load_labels, load_pair
 from datasets.spec import written_ids
+from inference.submission import image_size
 from transforms.joint import RandomScaleCrop, Window, draw_window, flip, resample
 from transforms.presets import train_transform
 from utils.distributed import Processes
-from utils.images import write_image
+from utils.images import read_image, read_label_ids, write_image
 
 IGNORE = 255
 ALONE = Processes(0, 1, 0)
@@ -139,6 +141,19 @@ def test_a_sixteen_bit_label_file_is_read_and_a_large_value_in_it_named(tmp_path
     assert (load_labels(Pair("a", tmp_path / "a.png", tmp_path / "a.png"), spec) == 3).all()
     with pytest.raises(ValueError, match="label values 3000 are not among camvid's"):
         load_labels(Pair("b", tmp_path / "b.png", tmp_path / "b.png"), spec)
+
+
+def test_a_picture_larger_than_pillow_allows_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg")
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(b"a camera's note")  # behind the end marker, so that Pillow is asked whether the picture is whole
+    Image.new("P", (8, 4)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_label_ids(tmp_path / "a.png").shape == (4, 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert image_size(tmp_path / "a.jpg") == (8, 4)
 
 
 def test_image_and_labels_of_different_sizes_are_an_error_that_names_both(tmp_path):

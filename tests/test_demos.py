@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import demo_folder
 from datasets.registry import dataset_spec
-from inference.video import _Reader, new_video, opened_video
+from inference.video import Video, _Reader, new_video, opened_video
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
@@ -143,6 +147,8 @@ def run_folder(photos, light_checkpoint, tmp_path, command):
         ("**/*.png", ["a", "b", "sub/d", "sub/e"]),
         ("*/?.*", ["sub/d", "sub/e"]),
         ("[bc].*", ["b", "c"]),
+        ("**", ["a", "b", "c", "sub/d", "sub/e"]),
+        ("**/sub/**/[ad].*", ["sub/d"]),
     ],
 )
 def test_a_pattern_chooses_pictures_and_results_mirror_the_folder_before_it(
@@ -153,6 +159,22 @@ def test_a_pattern_chooses_pictures_and_results_mirror_the_folder_before_it(
     assert sorted(p.relative_to(out).as_posix().removesuffix("_ids.png") for p in out.rglob("*_ids.png")) == found
 
 
+def test_a_quoted_home_folder_is_found(photos, run_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert "2 of 2 pictures done" in run_folder(folder="~/photos/*.png").out
+    assert "5 of 5 pictures done" in run_folder(folder="~/photos").out
+
+
+def test_linked_folders_are_gone_through_and_those_that_lead_back_are_not(photos, run_folder, tmp_path):
+    write_image(tmp_path / "elsewhere" / "f.png", read_image(photos / "a.png"))
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    for name in ("here", "sub/up", "sub/back", "linked/round"):
+        (photos / name).symlink_to(photos)
+    for folder in (photos, photos / "**"):
+        assert "6 of 6 pictures done" in run_folder(folder=folder).out
+    assert (tmp_path / "out" / "linked" / "f_ids.png").is_file()
+
+
 def test_the_shares_of_every_picture_are_a_table(photos, run_folder, tmp_path):
     (photos / "broken.png").write_text("no picture")
     assert run_folder().code == 1
@@ -161,6 +183,23 @@ def test_the_shares_of_every_picture_are_a_table(photos, run_folder, tmp_path):
     ids = read_label_ids(tmp_path / "out" / "sub" / "e_ids.png")
     for train_id, name in enumerate(CAMVID.class_names):
         assert float(lines[4][name]) == pytest.approx(100 * (ids == train_id).mean(), abs=0.01)
+
+
+def test_the_table_keeps_the_shares_of_pictures_of_earlier_runs(photos, run_folder, tmp_path):
+    table = tmp_path / "out" / "class_shares.csv"
+    run_folder(folder=photos / "*.png")
+    of_png = table.read_text().splitlines()
+    run_folder(folder=photos / "*.jpg")
+    header, *lines = table.read_text().splitlines()
+    assert header == of_png[0]
+    assert [line.split(",")[0] for line in lines] == ["c.jpg", "a.png", "b.png"]
+    assert lines[1:] == of_png[1:]
+    (photos / "a.png").write_text("no picture any more")
+    run_folder(folder=photos / "*.png")
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["b.png", "c.jpg"]
+    table.write_text("mine")
+    run_folder(folder=photos / "*.jpg")
+    assert len(table.read_text().splitlines()) == 2
 
 
 def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_folder, tmp_path, monkeypatch):
@@ -181,6 +220,25 @@ def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_
     assert len(calls) == 7, "other settings, other results"
     run_folder("--flip")
     assert len(calls) == 12, "without --resume everything is done anew"
+
+
+def test_resume_knows_its_settings_however_they_are_spelt(run_folder, light_checkpoint, monkeypatch):
+    run_folder("--scales", "1", "--classes", "Car,road")
+    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda *_: pytest.fail("all is done"))
+    monkeypatch.chdir(light_checkpoint.parent)
+    flags = ("--scales", "1.00", "--classes", "Road, car", "--dataset", "camvid", "--arch", "DeepMNV3V3PlusD_m1")
+    for snapshot in (light_checkpoint.name, f"../{light_checkpoint.parent.name}/{light_checkpoint.name}"):
+        ended = run_folder("--resume", *flags, "--snapshot", snapshot)
+        assert "5 of 5 pictures done" in ended.out
+
+
+def test_resume_does_again_what_is_damaged(run_folder, tmp_path):
+    run_folder()
+    ids = tmp_path / "out" / "b_ids.png"
+    before = ids.read_bytes()
+    ids.write_bytes(before[:-20])
+    assert "5 of 5 pictures done" in run_folder("--resume").out
+    assert ids.read_bytes() == before
 
 
 def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_folder, light_checkpoint, tmp_path):
@@ -208,6 +266,36 @@ def test_a_picture_too_large_for_the_memory_allowed_is_named(run_folder, photos)
     ended = run_folder("--flip", "--max_memory", "1e-6")
     assert ended.code == 1
     assert f"left out: {photos / 'a.png'}: --max_memory" in ended.err
+
+
+@pytest.mark.parametrize("too_much", [lambda: torch.empty(2**55), lambda: np.empty(2**55)])
+def test_a_picture_for_which_memory_is_too_small_is_left_out_and_the_others_are_done(
+    run_folder, photos, monkeypatch, too_much
+):
+    write_image(photos / "large.png", np.zeros((40, 50, 3), np.uint8))
+    original = demo_folder.Predictor.labels
+
+    def labels(self, image):
+        return too_much() if image.shape[0] == 40 else original(self, image)
+
+    monkeypatch.setattr(demo_folder.Predictor, "labels", labels)
+    ended = run_folder()
+    assert "5 of 6 pictures done" in ended.out
+    assert f"left out: {photos / 'large.png'}: too large for the device's memory" in ended.err
+
+
+def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):
+    longest = "l" * (255 - len("_overlay.png"))
+    for name in ("no text \udce9.png", f"{longest}.png", f"{longest}ll.jpg"):
+        write_image(photos / name, read_image(photos / "a.png"))
+    ended = run_folder()
+    assert "7 of 8 pictures done" in ended.out
+    assert [line for line in ended.err.splitlines() if line.startswith("left out")] == [
+        f"left out: {tmp_path / 'out' / longest}ll_overlay.png: File name too long"
+    ]
+    assert (tmp_path / "out" / "no text \udce9_ids.png").is_file()
+    assert (tmp_path / "out" / f"{longest}_overlay.png").is_file()
+    assert "no text \\udce9.png" in (tmp_path / "out" / "class_shares.csv").read_text()
 
 
 def test_highlighted_classes_alone_have_color_and_ids_stay_whole(photo, light_checkpoint, tmp_path, command):
@@ -391,6 +479,37 @@ def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, t
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("failure", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_video_is_closed_only_when_nobody_reads_it_any_more(
+    video, light_checkpoint, tmp_path, command, monkeypatch, failure
+):
+    frame, reading, closed_while_reading = np.zeros((25, 33, 3), np.uint8), threading.Event(), []
+
+    def read() -> np.ndarray:
+        reading.set()
+        time.sleep(0.05)
+        reading.clear()
+        return frame
+
+    @contextmanager
+    def endless_video(source: str):
+        try:
+            yield Video("drive", is_camera=False, num_frames=0, rate=10.0, read=read)
+        finally:
+            closed_while_reading.append(reading.is_set())
+
+    def fail(*_: object) -> None:
+        reading.wait(1)
+        raise failure
+
+    monkeypatch.setattr("demo.opened_video", endless_video)
+    monkeypatch.setattr("inference.predictor.Predictor.labels", fail)
+    monkeypatch.setattr("os._exit", sys.exit)
+    ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
+    assert ended.code != 0
+    assert closed_while_reading == [False]
 
 
 def test_what_is_no_video_and_a_camera_that_is_not_there_are_told(tmp_path, light_checkpoint, command):

@@ -16,6 +16,7 @@ import torch
 
 import eval as evaluation
 from datasets.registry import DATASETS, dataset_spec
+from inference.kept import Kept, load_kept, save_kept
 from network.build import build_network
 from tests.conftest import ROOT
 from utils.checkpoint import Checkpoint, save_checkpoint
@@ -192,6 +193,22 @@ def test_resume_predicts_only_what_is_missing(run, tmp_path, monkeypatch):
     assert metrics(tmp_path)["confusion"] == first["confusion"]
     run()
     assert len(calls) == 7, "without --resume everything is predicted anew"
+
+
+def test_what_is_kept_of_an_image_may_be_damaged_anywhere(tmp_path):
+    path = tmp_path / "a.npz"
+    counts = np.arange(9 * 16).reshape(9, 16)
+    save_kept(path, Kept(counts, (4, 3), b"photo", b"labels"), "mark")
+    whole = path.read_bytes()
+    kept = load_kept(path, "mark")
+    assert kept is not None
+    assert (kept.counts == counts).all()
+    for size in range(0, len(whole), 50):
+        path.write_bytes(whole[:size])
+        assert load_kept(path, "mark") is None
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        load_kept(path, "mark")  # raises nothing; not every byte matters
 
 
 def test_resume_with_other_settings_or_changed_labels_starts_anew(run, root, tmp_path, monkeypatch):

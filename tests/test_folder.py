@@ -51,6 +51,11 @@ def test_classes_come_in_the_order_of_the_file_with_their_values(tmp_path):
     assert (spec.title, spec.ignored_ids, spec.ignored_colors) == ("Home", (9,), ((0, 0, 0),))
 
 
+def test_the_name_of_a_class_is_one_line(tmp_path):
+    write_classes(tmp_path, ROAD | {"name": " bus\n  lane\t"}, CAR)
+    assert read_spec(tmp_path).class_names == ("bus lane", "car")
+
+
 def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
     write_classes(tmp_path, ROAD, CAR)
     assert [c.label_ids for c in read_spec(tmp_path).classes] == [(0,), (1,)]

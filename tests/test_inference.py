@@ -80,6 +80,14 @@ def test_every_pixel_of_the_image_is_in_some_tile(scaled, out, tile, overlap):
     assert cover_counts(spans(scaled, out, tile, overlap), out).min() >= 1
 
 
+@pytest.mark.parametrize(("tile", "scale"), [(1, 1.5), (1, 4.0), (2, 4.0), (3, 7.0)])
+def test_tiles_smaller_than_an_enlarged_pixel_of_the_image_add_up_to_the_whole(tile, scale):
+    net, image = pixel_net(), picture(3, 4)
+    whole, tiled = (Predictor(net, 3, scales=(scale,), tile=t, **PLAIN) for t in (None, tile))
+    torch.testing.assert_close(tiled.probabilities(image), whole.probabilities(image), rtol=0, atol=1e-6)
+    assert (tiled.labels(image) == tiled.probabilities(image).argmax(0)).all()
+
+
 # Predictor
 
 

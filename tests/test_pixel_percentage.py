@@ -60,6 +60,40 @@ def test_a_paletted_file_holds_ids(labels, tmp_path, command):
     assert table_of(command("Pixel_percentage", tmp_path / "a.png", "--dataset", "camvid").out)["Sky"] == (3, 50.0)
 
 
+def test_of_the_files_of_one_image_of_cityscapes_one_is_counted(tmp_path, command):
+    ids, train_ids = np.array([[7, 7, 26]], np.uint8), np.array([[0, 0, 13]], np.uint8)
+    kinds = {
+        "labelIds": ids, "labelTrainIds": train_ids, "color": colorize(train_ids, CITYSCAPES.palette),
+        "instanceIds": np.array([[7, 7, 26001]], np.uint16),
+    }  # fmt: skip
+    for kind, pixels in kinds.items():
+        write_image(tmp_path / "gt" / "aachen" / f"a_gtFine_{kind}.png", pixels)
+        if kind != "labelIds":
+            write_image(tmp_path / "gt" / "aachen" / f"b_gtCoarse_{kind}.png", pixels)
+    (tmp_path / "gt" / "folder.png").mkdir()
+    ended = command("Pixel_percentage", tmp_path / "gt")
+    table = table_of(ended.out)
+    assert "2 files" in ended.out
+    assert (table["road"], table["car"], table["sum"]) == ((4, 66.67), (2, 33.33), (6, 100.0))
+
+
+def test_a_path_with_dollar_signs_can_be_plotted(labels, tmp_path, command):
+    write_image(tmp_path / "co$t_$x.png", labels)
+    ended = command("Pixel_percentage", tmp_path / "co$t_$x.png", "--plot", tmp_path / "plot.png")
+    assert ended.code == 0
+    assert (tmp_path / "plot.png").is_file()
+
+
+def test_a_data_set_that_tells_its_classes_itself_is_found_where_the_environment_says(tmp_path, command, monkeypatch):
+    write_image(tmp_path / "a.png", np.array([[0, 0, 0, 1]], np.uint8))
+    monkeypatch.setenv("KERBLINE_FOLDER", str(tmp_path / "own"))
+    assert "--dataset_dir" in command("Pixel_percentage", tmp_path / "a.png", "--dataset", "folder").err
+    classes = [{"name": "lawn", "color": [0, 200, 0]}, {"name": "path", "color": [90, 90, 90]}]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "classes.json").write_text(json.dumps({"classes": classes}))
+    assert table_of(command("Pixel_percentage", tmp_path / "a.png", "--dataset", "folder").out)["lawn"] == (3, 75.0)
+
+
 def test_colors_of_no_class_are_listed_with_their_share(labels, tmp_path, command):
     mask = colorize(labels, CAMVID.palette)
     mask[0, 0] = (1, 2, 3)

@@ -141,6 +141,11 @@ def test_what_does_not_fit_into_the_memory_allowed_is_told_with_the_way_out():
         whole.labels(picture(100, 200))
 
 
+def test_infinite_memory_is_no_limit():
+    whole, tiled = (Predictor(pixel_net(), 3, max_memory=limit, flip=True, **PLAIN) for limit in (4.0, float("inf")))
+    assert (tiled.labels(picture(20, 30)) == whole.labels(picture(20, 30))).all()
+
+
 def peak_memory(script: str) -> float:
     """GiB that a process running `script` took at most."""
     return printed(script, "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20")

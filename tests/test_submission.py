@@ -125,6 +125,15 @@ def test_no_such_predictions_and_a_data_set_not_named_are_told(check, command, p
     assert "neither a folder nor a zip file" in check(tmp_path / "fake.zip").err
 
 
+def test_settings_of_another_program_and_damaged_ones_are_told(command, pred):
+    settings = pred / "settings.json"
+    for foreign in ('{"theme": "dark"}', "[1, 2]"):
+        settings.write_text(foreign)
+        assert "name the data set with --dataset" in command("inference.submission", pred).err
+    settings.write_text('{"data": {')
+    assert f"error: {settings} is damaged" in command("inference.submission", pred).err
+
+
 def test_a_result_folder_of_eval_says_itself_what_it_is(command, light_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "camvid", replace(dataset_spec("camvid"), unlabelled=("test",)))
     for name in ("a", "b"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,10 +19,11 @@ AHEAD = 2  # items that are read, or wait to be written, beside the one at hand:
 
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Result], ahead: int = AHEAD
-) -> Iterator[tuple[Item, Future[Result]]]:
+) -> Generator[tuple[Item, Future[Result]], None, None]:
     """Each item in turn with `read(item)`, begun in a thread while earlier ones are worked on.
 
     One thread reads, so items may be parts of one stream. An error of `read` is raised where the result is asked for.
+    Who stops early and then closes what is read from must close this first: the thread may be in the middle of a read.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     executor = ThreadPoolExecutor(1, "read")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 from collections.abc import Callable
 
-from utils.memory import keep_freed_memory
+from utils.memory import is_out_of_memory, keep_freed_memory
 
 # What a user can mend. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
@@ -22,6 +23,8 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
     debug: show the traceback instead.
     """
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a file's name may be no text
     if debug:
         sys.exit(command())
     try:
@@ -30,9 +33,9 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
     except BaseException as error:
-        if _is_out_of_device_memory(error):
+        if is_out_of_memory(error):
             print(
-                f"error: the device is out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.",
+                f"error: out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.",
                 file=sys.stderr,
             )
             sys.exit(EXIT_MISTAKE)
@@ -54,10 +57,6 @@ def one_line(error: BaseException) -> str:
     if text.startswith("Caught ") and "Original Traceback" in text:  # a loader process's error carries its traceback
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or type(error).__name__
-
-
-def _is_out_of_device_memory(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _is_dead_worker(error: BaseException) -> bool:

@@ -86,7 +86,7 @@ def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, .
 
 
 def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
-    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive."""
+    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive and finite."""
     scales = parse_numbers(text, flag, float)
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")

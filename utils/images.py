@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -62,6 +66,14 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
+def opened_by_pillow(path: Path) -> Image.Image:
+    """The picture with its size and notes, not yet decoded, however large it is."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # it takes pictures of more than 179 megapixels for an attack; ours may be larger
+    return Image.open(path)
+
+
 def _as_stored(path: Path) -> NDArray[np.integer]:
     """The numbers in the file, [H, W] or [H, W, channels] BGR: palette indices, not colours, and no grey stretched."""
     encoded = _read_bytes(path)
@@ -77,10 +89,10 @@ def _as_stored(path: Path) -> NDArray[np.integer]:
 
 
 def _palette_indices(path: Path) -> Uint8Array:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with opened_by_pillow(path) as picture:
             return np.array(picture)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: cannot be decoded ({error}).") from error
@@ -88,10 +100,10 @@ def _palette_indices(path: Path) -> Uint8Array:
 
 def _check_complete(path: Path) -> None:
     # Cameras and editors may append notes behind the end marker, so its absence there alone proves nothing.
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with opened_by_pillow(path) as picture:
             picture.load()
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: the image is truncated or damaged ({error}); copy or download it again.") from error

@@ -1,4 +1,7 @@
-"""How the process deals with memory that is free again. Both functions need glibc 2.33 and do nothing elsewhere."""
+"""How the process deals with memory: with what is free again, and with too little of it.
+
+What keeps memory and gives it back needs glibc 2.33 and does nothing elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,13 @@ def give_back_freed_memory() -> None:
         held = int(statistics.read_text().split()[1]) * mmap.PAGESIZE
         if held - glibc.mallinfo2().uordblks > _KEPT_BETWEEN_SIZES:
             glibc.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was too small: that of a device, or, as NumPy or PyTorch tells it, the computer's own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, not imported here
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def find_glibc() -> ctypes.CDLL | None:
