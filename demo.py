@@ -9,6 +9,7 @@ if __name__ == "__main__":
     CONFIG = parse_command_line(DemoConfig)  # before PyTorch is imported, so that --help answers at once
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from itertools import count, islice
@@ -93,10 +94,16 @@ def segment_video(config: DemoConfig) -> int:
     header = ("frame", "seconds", *(c.name for c in model.classes))
     rows = [(i, f"{times[i]:.3f}", *percentages(line)) for i, line in enumerate(counts)]
     write_csv(table, header, rows)
-    if len(counts) < min(video.num_frames, config.input.max_frames or video.num_frames):
-        print(f"notice: {len(counts)} of {video.num_frames} frames could be read.", file=sys.stderr)
+    if len(counts) != config.input.max_frames and ends_early(video, times):
+        print(f"notice: {len(counts)} of about {video.num_frames} frames could be read.", file=sys.stderr)
     print(f"wrote {film}: {len(counts)} frames\nwrote {table}")
     return 0
+
+
+def ends_early(video: Video, times: Sequence[float]) -> bool:
+    """Whether frames lack at the end. A file of changing frame rate tells their number only roughly."""
+    gap = max(1 / video.rate, times[-1] - times[-2] if len(times) > 1 else 0.0)
+    return video.num_frames / video.rate - times[-1] > 1.5 * gap
 
 
 def predict_frames(

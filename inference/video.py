@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ def opened_video(source: str) -> Iterator[Video]:
             raise ValueError(f"no camera {source} here." if is_camera else f"{source}: not a video, or damaged.")
         rate = capture.get(cv2.CAP_PROP_FPS)
         rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
-        reader = _Reader(capture, rate, keeps_time=not is_camera)
+        reader = _Reader(capture, rate, is_camera=is_camera)
         yield Video(
             name=f"camera{source}" if is_camera else path.stem,
             is_camera=is_camera,
@@ -84,7 +86,7 @@ def opened_video(source: str) -> Iterator[Video]:
 def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
     """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded.
 
-    rate: frames per second. Where OpenCV writes, they are equally far apart, whatever their times are.
+    rate: frames per second. OpenCV writes them equally far apart, and repeats one that is shown for longer.
     """
     assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
     with atomic_path(path) as temporary, (_h264 if has_h264() else _mpeg4)(temporary, rate, size) as write_frame:
@@ -180,34 +182,57 @@ def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFram
         if not writer.isOpened():
             raise OSError(f"{path.parent}: OpenCV cannot write MP4 here; pip install av.")
 
+        last, num_written = np.empty(0, np.uint8), 0
+
         def write(frame: Uint8Array, seconds: float | None = None) -> None:
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            nonlocal last, num_written
+            for _ in range(num_written, 0 if seconds is None or not num_written else round(seconds * rate)):
+                writer.write(last)
+                num_written += 1
+            last = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
+            writer.write(last)
+            num_written += 1
 
         yield write
+        writer.release()
+        if not _is_film(path):  # OpenCV does not say so
+            raise OSError(errno.ENOSPC, "the film could not be written whole; is the disk full?", str(path.parent))
     finally:
         writer.release()
 
 
-class _Reader:
-    """Reads frames, and knows when the last one is shown. keeps_time: whether OpenCV can be asked for that."""
+def _is_film(path: Path) -> bool:
+    """Whether a frame can be read of it; MP4 files get their index last."""
+    with _quiet():
+        capture = cv2.VideoCapture(str(path.absolute()))
+    try:
+        return capture.read()[0]
+    finally:
+        capture.release()
 
-    def __init__(self, capture: cv2.VideoCapture, rate: float, *, keeps_time: bool) -> None:
+
+class _Reader:
+    """Reads frames, and knows when the last one is shown: of a camera, when it came."""
+
+    def __init__(self, capture: cv2.VideoCapture, rate: float, *, is_camera: bool) -> None:
         self.seconds = 0.0
         self._capture = capture
         self._rate = rate
-        self._keeps_time = keeps_time
-        self._is_first = True
+        self._is_camera = is_camera
+        self._begun: float | None = None
 
     def read(self) -> Uint8Array | None:
         """The next frame; None after the last."""
         success, frame = self._capture.read()
         if not success:
             return None
-        told = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if self._keeps_time else math.nan
-        if not self._is_first:
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = now
+        else:
+            told = now - self._begun if self._is_camera else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             # Some formats tell no times, and then always 0.
             self.seconds = told if self.seconds < told < math.inf else self.seconds + 1 / self._rate
-        self._is_first = False
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 

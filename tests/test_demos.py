@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 import subprocess
 import sys
 import threading
@@ -419,8 +420,45 @@ def test_a_reader_that_is_told_no_times_counts_by_the_rate():
         def get(self, _: int) -> float:
             return 0.0
 
-    reader = _Reader(Timeless(), 4.0, keeps_time=True)
+    reader = _Reader(Timeless(), 4.0, is_camera=False)
     assert [(reader.read(), reader.seconds)[1] for _ in range(3)] == [0, 0.25, 0.5]
+
+
+def test_frames_of_a_camera_have_the_times_at_which_they_came(monkeypatch):
+    class Camera:
+        def read(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((2, 2, 3), np.uint8)
+
+    came = iter([100.0, 100.7, 101.0])
+    monkeypatch.setattr("inference.video.time.monotonic", lambda: next(came))
+    reader = _Reader(Camera(), 30.0, is_camera=True)
+    assert [(reader.read(), reader.seconds)[1] for _ in range(3)] == pytest.approx([0, 0.7, 1.0])
+
+
+def test_opencv_repeats_a_frame_that_is_shown_for_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    with new_video(tmp_path / "film.mp4", 10.0, (64, 48)) as write_frame:
+        for value, seconds in ((0, 0.0), (120, 0.1), (240, 0.5)):
+            write_frame(np.full((48, 64, 3), value, np.uint8), seconds)
+    frames, _ = frames_of(tmp_path / "film.mp4")
+    assert [round(float(frame.mean()) / 120) for frame in frames] == [0, 1, 1, 1, 1, 2]
+
+
+def test_a_film_for_which_the_disk_has_no_room_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with (
+            pytest.raises(OSError, match="could not be written whole"),
+            new_video(tmp_path / "film.mp4", 10.0, (64, 48)) as write_frame,
+        ):
+            for _ in range(20):
+                write_frame(noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("color", [(128, 64, 128), (220, 20, 60), (0, 0, 142), (0, 255, 102)])
@@ -496,7 +534,7 @@ def test_a_video_is_closed_only_when_nobody_reads_it_any_more(
     @contextmanager
     def endless_video(source: str):
         try:
-            yield Video("drive", is_camera=False, num_frames=0, rate=10.0, read=read)
+            yield Video("drive", is_camera=False, num_frames=0, rate=10.0, read=read, seconds=float)
         finally:
             closed_while_reading.append(reading.is_set())
 
