@@ -11,6 +11,7 @@ if __name__ == "__main__":
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -260,7 +261,9 @@ def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> i
 def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:
     """Draw a few labelled frames, spread over the set, between pairs that were made of them, above a legend."""
     done = {(record["from"], record["step"]): record for record in records}
-    shown = [s for s in sequences if any((s.pair.name, step) in done for step in s.made)]
+    counts = Counter(name for name, _ in done)
+    most = max(counts.values())
+    shown = [s for s in sequences if counts[s.pair.name] == most]  # so that steps stand below each other
     num_rows = min(SHEET_ROWS, len(shown))
     rows = []
     for sequence in (shown[len(shown) * i // num_rows] for i in range(num_rows)):

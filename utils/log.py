@@ -140,6 +140,7 @@ def draw_curves(folder: Path) -> None:
         )
         axis.set_title(title)
         axis.set_xlabel("epoch")
+        axis.set_xlim(0, max(row["epoch"] for row in metrics) + 0.02)  # one axis for all, also for a single point
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     if val:

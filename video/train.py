@@ -28,11 +28,12 @@ from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import processes
 from utils.images import write_image
-from utils.log import RunLog, free_run_folder, run_folder
+from utils.log import RunLog, free_run_folder, run_folder, tensorboard_folder
 from utils.optim import set_lr
 from utils.pictures import side_by_side
 from utils.precision import autocast_dtype
 from utils.progress import Clock, Meter, seconds_between_bars
+from utils.resuming import check_weights, restore_optimizer
 from video.build import build_flow
 from video.clips import (
     Clip,
@@ -114,7 +115,8 @@ def set_up(config: VideoTrainConfig) -> Training:
     net = load_sdc(start, mode=config.net.mode) if start else SDCNet(config.net.width)
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Adam(net.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
-    log = RunLog(folder, Path(config.run.tb_path) / folder.name, active=True)
+    events = tensorboard_folder(config.run.tb_path, folder, is_resumed=config.run.resume)
+    log = RunLog(folder, events, active=True)
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     log.say(
         f"SDC-Net for {config.net.mode}, width {net.width} ({millions:.1f} M parameters) on {device}, "
@@ -134,6 +136,7 @@ def train(training: Training) -> None:
         state = score(training, state)
     for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
         train_one_epoch(training, epoch, clock)
+        check_weights(training.net)
         state = replace(state, epoch=epoch + 1, minutes=clock.minutes())
         ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
         if ends or (epoch + 1) % run.val_interval == 0:
@@ -274,8 +277,9 @@ def resume(training: Training) -> State:
     if not training.config.run.resume or not path.is_file():
         return State(training.config.run.start_epoch)
     checkpoint = load_checkpoint(path)
-    training.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
+    restore_optimizer(training.optimizer, checkpoint.training["optimizer"])
     training.log.say(f"going on after epoch {checkpoint.epoch} of {path}")
+    training.log.rewind(checkpoint.epoch)
     return State(checkpoint.epoch, checkpoint.training["minutes"], checkpoint.training["best"], checkpoint.scores)
 
 
