@@ -140,10 +140,11 @@ def draw_curves(folder: Path) -> None:
         )
         axis.set_title(title)
         axis.set_xlabel("epoch")
-        axis.set_xlim(0, max(row["epoch"] for row in metrics) + 0.02)  # one axis for all, also for a single point
+        axis.set_xlim(0, 1.03 * max(row["epoch"] for row in metrics))  # the same for all, also for a single point
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     if val:
+        axes[2].set_ylim(bottom=0)
         best = max(val, key=lambda row: row["mean_iou"])
         axes[2].annotate(
             f"{best['mean_iou']:.3f}",
