@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from config import AugmentConfig, ShowConfig
+from config import AugmentConfig
+from datasets.settings import ShowConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config import SetConfig, VerifyConfig
+from datasets.settings import SetConfig, VerifyConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":

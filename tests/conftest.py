@@ -79,15 +79,16 @@ needs_kept_memory = pytest.mark.skipif(find_glibc() is None, reason="memory is k
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
     import config as settings
+    from datasets.settings import ShowConfig, VerifyConfig
     from datasets.synthetic.settings import StreetsConfig
     from utils.command import run_command
     from utils.flags import parse_command_line
     from video.settings import PropagateConfig, VideoTrainConfig
 
     classes: dict[str, Any] = {
-        "datasets.show": settings.ShowConfig,
+        "datasets.show": ShowConfig,
         "datasets.synthetic.__main__": StreetsConfig,
-        "datasets.verify": settings.VerifyConfig,
+        "datasets.verify": VerifyConfig,
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,
         "eval": settings.EvalConfig,
@@ -108,3 +109,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(int(ending.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def propagate(command: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Run propagate.py in this one process."""
+    return lambda *flags: command("propagate", "--num_workers", 0, *flags)

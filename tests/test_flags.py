@@ -12,10 +12,10 @@ from config import (
     DemoFolderConfig,
     EvalConfig,
     PixelPercentageConfig,
-    ShowConfig,
     SubmissionConfig,
     TrainConfig,
 )
+from datasets.settings import ShowConfig
 from datasets.synthetic.settings import StreetsConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig

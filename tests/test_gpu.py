@@ -18,7 +18,7 @@ from network.build import build_network
 from network.deepv3 import DeepLabV3Plus
 from network.tensor_cores import ConvReLU
 from tests.conftest import as_if_trained
-from tests.test_demos import frames_of
+from tests.moving import frames_of
 from utils.background import AHEAD
 from utils.copies import Arriving, uploaded, uploads
 from utils.device_queue import DeviceQueue

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -20,20 +18,15 @@ from datasets.segmentation import load_labels, load_pair
 from datasets.spec import COLORS, IDS, PROPAGATED
 from datasets.synthetic import write_streets
 from tests.conftest import Outcome
-from tests.trees import CAR, ROAD, write_classes
-from utils.images import read_colors_or_ids, read_image, read_label_ids, write_image
+from tests.moving import frame, ids
+from tests.trees import files_of
+from utils.images import read_image, read_label_ids, write_image
 from video.sheet import VOID_COLOR, Cell, sheet
 
 CITYSCAPES = dataset_spec("cityscapes")
 STREETS = dataset_spec("streets")
 
 Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def propagate(command: Command) -> Command:
-    """Run propagate.py in this one process."""
-    return lambda *flags: command("propagate", "--num_workers", 0, *flags)
 
 
 @pytest.fixture(scope="session")
@@ -50,19 +43,6 @@ def streets(drawn: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(drawn, tmp_path / "streets"))
 
 
-TEXTURE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8), (0, 0), 2.0)
-
-
-def frame(number: int) -> np.ndarray:
-    """A texture that moves two pixels to the left from each frame to the next, [48, 64, 3]."""
-    return np.ascontiguousarray(cv2.normalize(TEXTURE, None, 0, 255, cv2.NORM_MINMAX)[:, 2 * number : 2 * number + 64])
-
-
-def ids(number: int, left: int, right: int) -> np.ndarray:
-    """What is left and right of the column that stands at 40 in frame 0, [48, 64]."""
-    return np.where(np.arange(64) < 40 - 2 * number, left, right)[None].repeat(48, 0).astype(np.uint8)
-
-
 def sequence_name(city: str, number: int) -> str:
     return f"{city}/{city}_000000_{number:06d}_leftImg8bit.png"
 
@@ -77,10 +57,6 @@ def cityscapes(tmp_path: Path) -> Path:
         for number in range(10):
             write_image(root / "leftImg8bit_sequence/train" / sequence_name(city, number), frame(number))
     return root
-
-
-def files_of(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def manifest_of(root: Path) -> list[dict]:
@@ -231,16 +207,6 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_would(propagate, cityscape
     assert files_of(cityscapes) == before
 
 
-def test_a_dry_run_names_all_that_is_left_out_since_it_writes_no_summary(propagate, video, few_labels, tmp_path):
-    for number in range(100, 130):
-        write_image(few_labels / f"{number:06d}.png", ids(0, 0, 1))
-    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
-    assert propagate(*flags, "--dry_run").err.count("left out: ") == 30
-    ended = propagate(*flags)
-    assert ended.err.count("left out: ") == 21
-    assert "left out: 10 more; summary.json names them all" in ended.err
-
-
 def test_a_dry_run_goes_on_in_a_write_protected_set_and_says_that_a_run_wants_out(propagate, cityscapes):
     cityscapes.chmod(0o555)
     try:
@@ -321,318 +287,6 @@ def test_real_frames_from_camvids_dense_piece(propagate, shared, tmp_path):
     assert (labels == true)[known].mean() > 0.95
     copied = read_label_ids(tmp_path / "valannot/0016E5_08005.png")
     assert (labels == true)[known].mean() > (copied == true)[known].mean()
-
-
-# A video, or a folder of frames, with a few labels.
-
-
-@pytest.fixture
-def few_labels(tmp_path: Path) -> Path:
-    """Labels for the frames 3 and 9, and what they mean."""
-    for number in (3, 9):
-        write_image(tmp_path / f"labels/{number:06d}.png", ids(number, 0, 1))
-    write_classes(tmp_path, ROAD, CAR)
-    return tmp_path / "labels"
-
-
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    """Frames 0 to 11 as a video file."""
-    writer = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for number in range(12):
-        writer.write(cv2.cvtColor(frame(number), cv2.COLOR_RGB2BGR))
-    writer.release()
-    return tmp_path / "drive.avi"
-
-
-def labels_agree(out: Path, source: int, step: int) -> bool:
-    labels = read_colors_or_ids(out / f"propagated/labels/{source:06d}_{step:+d}.png")
-    known = labels != 255
-    return (labels == ids(source + step, 0, 1))[known].mean() > 0.97 and known.mean() > 0.8
-
-
-def test_a_video_and_a_few_labels_become_a_data_set_to_train_on(propagate, command, video, few_labels, tmp_path):
-    out = tmp_path / "own"
-    flags = ("--video", video, "--labels", few_labels, "--propagate", 3, "--out", out)
-    assert "would make a data set of 2 labelled frames" in propagate(*flags, "--dry_run").out
-    assert not out.exists()
-    ended = propagate(*flags)
-    assert ended.code == 0, ended.err
-    assert "11 pairs of 2 labelled frames" in ended.out  # the video ends with frame 11, two after frame 9
-    assert labels_agree(out, 3, -2)
-    assert labels_agree(out, 9, 2)
-    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    assert propagate(*flags, "--resume").code == 0
-    assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == [out / "propagated/sheet.png"]
-    trained = command(
-        "train", "--dataset", "folder", "--dataset_dir", out, "--maxSkip", 2, "--test_mode", "--bs_mult", 1,
-        "--arch", "DeepMNV3V3PlusD_m1", "--crop_size", 32, "--num_workers", 0, "--index_dir", tmp_path / "index",
-        "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
-    )  # fmt: skip
-    assert trained.code == 0, trained.err
-
-
-def trained_as_told(command, told: str, tmp_path: Path) -> Outcome:
-    """How the command ended that propagate.py printed, run for two small steps."""
-    words = shlex.split(told.partition("train on them, say: python ")[2].splitlines()[0])
-    assert words[0] == "train.py"
-    return command(
-        "train", *words[1:], "--crop_size", 32, "--test_mode", "--num_workers", 0, "--index_dir", tmp_path / "index",
-        "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
-    )  # fmt: skip
-
-
-def test_the_command_that_is_told_trains_on_the_pairs_of_one_labelled_frame_too(
-    propagate, command, video, few_labels, tmp_path
-):
-    (few_labels / "000009.png").unlink()
-    ended = propagate("--video", video, "--labels", few_labels, "--propagate", 2, "--out", tmp_path / "my own")
-    assert "--maxSkip 2 --train_split trainval" in ended.out
-    trained = trained_as_told(command, ended.out, tmp_path)
-    assert trained.code == 0, trained.err
-    assert "holds validation images" in trained.out + trained.err
-
-
-def test_the_command_that_is_told_names_the_fold_and_no_more_steps_than_its_frames_have(
-    propagate, command, video, few_labels, tmp_path
-):
-    (few_labels / "000003.png").rename(few_labels / "000011.png")  # the last: it has frames before it alone
-    write_image(few_labels / "000000.png", ids(0, 0, 1))
-    for fold, split, told in (
-        ((), (), "--maxSkip 2"),
-        (("--cv", 1), (), "--maxSkip 2 --cv 1"),
-        ((), ("--split", "trainval"), "--maxSkip 2 --train_split trainval"),
-        (("--cv", 1), ("--split", "val"), None),
-    ):
-        flags = ("--video", video, "--labels", few_labels, "--propagate", 2, "--out", tmp_path / "own", *fold, *split)
-        ended = propagate(*flags, "--resume")
-        assert ended.code == 0, ended.err
-        if told is None:
-            assert "train on them" not in ended.out
-        else:
-            assert next(line for line in ended.out.splitlines() if "train on them" in line).endswith(told)
-
-
-def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_path):
-    for number in range(6):
-        write_image(tmp_path / f"frames/night/a{number:03d}.jpg", frame(number))
-    write_image(tmp_path / "few/night/a002.png", ids(2, 7, 26))
-    out = tmp_path / "own"
-    flags = ("--frames", tmp_path / "frames", "--labels", tmp_path / "few", "--out", out, "--propagate", 1)
-    refused = propagate(*flags)
-    assert refused.code == 1
-    assert "classes.json, which says what the labels mean. Name it with --classes, or with --dataset" in refused.err
-    assert propagate(*flags, "--dataset", "cityscapes").code == 0
-    spec = dataset_spec("folder", out)
-    assert [(c.name, c.color, c.label_ids) for c in spec.classes] == [
-        (c.name, c.color, c.label_ids) for c in CITYSCAPES.classes
-    ]
-    pairs = find_pairs(spec, out, "trainval")
-    assert [pair.name for pair in find_propagated_pairs(spec, out, pairs, max_skip=1, scene_flow=False)] == [
-        "night/a002_+1", "night/a002_-1"
-    ]  # fmt: skip
-    assert not (out / "video").exists()  # its frames stay where they are
-    other = propagate(*flags, "--dataset", "camvid")
-    assert "holds a set with other classes" in other.err
-
-
-def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_written(
-    propagate, video, few_labels, tmp_path
-):
-    (tmp_path / "text.mp4").write_text("no video")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("")
-    write_image(tmp_path / "others/labels/000500.png", ids(0, 0, 1))
-    before, out = files_of(tmp_path), tmp_path / "own"
-    for flags, told in (
-        (("--video", video), "--video wants --labels"),
-        (("--video", tmp_path / "none.mp4", "--labels", few_labels, "--out", out), "--video: no such file or folder"),
-        (("--video", tmp_path / "text.mp4", "--labels", few_labels, "--out", out), "text.mp4: not a video, or damaged"),
-        (("--video", video, "--labels", tmp_path / "empty", "--out", out), "no label files (*.png) there"),
-        (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no pictures"),
-        (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact knows drawn"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--split", "test"), "--split 'test': labels are"),
-        (
-            ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),
-            "its own folder tells its classes; name a classes.json",
-        ),
-    ):
-        ended = propagate(*flags)
-        assert ended.code == 1
-        assert told in ended.err
-        assert len(ended.err.strip().splitlines()) == 1
-        assert files_of(tmp_path) == before
-    write_classes(tmp_path / "wrong", ROAD | {"color": "red"})
-    flags = ("--video", video, "--labels", few_labels, "--out", out, "--classes", tmp_path / "wrong/classes.json")
-    assert "wrong/classes.json, class 1 (road): a colour is" in propagate(*flags).err
-    assert not (out / "classes.json").exists()
-    labels = tmp_path / "others/labels"
-    ended = propagate("--video", video, "--labels", labels, "--out", out, "--classes", tmp_path / "classes.json")
-    assert "no label file belongs to a frame" in ended.err
-    assert "drive.avi has frames 0 to 11" in ended.err
-
-
-def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(propagate, video, few_labels, tmp_path):
-    write_image(few_labels / "000040.png", ids(0, 0, 1))
-    write_image(few_labels / "street.png", ids(0, 0, 1))
-    write_image(few_labels / "000006.png", ids(6, 0, 1)[:40])
-    write_image(few_labels / "000005.png", ids(5, 0, 7))
-    (few_labels / "000004.png").write_text("no picture")
-    ended = propagate("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
-    assert ended.code == 1
-    assert "4 pairs of 2 labelled frames" in ended.out
-    told = sorted(line for line in ended.err.splitlines() if line.startswith("left out"))
-    for line, parts in zip(
-        told,
-        (
-            ("000004.png", "not an image"),
-            ("000005.png", "label values 7"),
-            ("000040.png", "has frames 0 to 11"),
-            ("street.png", "no frame number"),
-            ("000006", "must be of the same size"),
-        ),
-        strict=True,
-    ):
-        assert all(part in line for part in parts), line
-    assert sorted(path.name for path in (tmp_path / "own/images").iterdir()) == ["000003.png", "000009.png"]
-
-
-def test_classes_that_cannot_be_propagated_are_told_before_a_frame_is_decoded_and_can_be_mended(
-    propagate, video, few_labels, tmp_path
-):
-    out = tmp_path / "own"
-    flags = ("--video", video, "--labels", few_labels, "--out", out, "--propagate", 1)
-    every_value = [ROAD | {"ids": [0]}, CAR | {"ids": list(range(1, 256))}]  # 255 included
-    write_classes(tmp_path, *every_value, title="drive")
-    for more in ((), ("--dry_run",)):
-        ended = propagate(*flags, *more)
-        assert ended.code == 1
-        assert f'{tmp_path / "classes.json"}: nothing in its label files means "no class"' in ended.err
-        assert not out.exists()
-    write_classes(tmp_path, ROAD, CAR)
-    assert propagate(*flags).code == 0
-
-
-def test_classes_may_change_until_there_are_labels_of_them(propagate, video, few_labels, tmp_path):
-    flags = ("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--propagate", 1)
-    write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
-    assert "no label file belongs to a frame" in propagate(*flags).err
-    write_classes(tmp_path, ROAD, CAR)
-    assert propagate(*flags).code == 0
-    write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
-    assert "holds a set with other classes" in propagate(*flags).err
-
-
-def test_a_dry_run_of_a_video_wants_to_know_the_classes_too(propagate, video, few_labels, tmp_path):
-    (tmp_path / "classes.json").unlink()
-    ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--dry_run")
-    assert ended.code == 1
-    assert "classes.json, which says what the labels mean" in ended.err
-
-
-def videos_of_one_name(tmp_path: Path, kind: str) -> list[Path]:
-    """Two videos, of frames 0 to 11 and of those upside down: AVI files, or folders of numbered frames."""
-    paths = []
-    for turn in (1, -1):
-        folder = tmp_path / f"turned{turn}"
-        for number in range(12):
-            write_image(folder / f"frames/{number:06d}.png", np.ascontiguousarray(frame(number)[::turn]))
-        if kind == "file":
-            writer = cv2.VideoWriter(str(folder / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-            for number in range(12):
-                writer.write(cv2.cvtColor(np.ascontiguousarray(frame(number)[::turn]), cv2.COLOR_RGB2BGR))
-            writer.release()
-        paths.append(folder / ("drive.avi" if kind == "file" else "frames"))
-    return paths
-
-
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_two_videos_never_lie_in_one_folder(propagate, few_labels, tmp_path, kind):
-    first, second = videos_of_one_name(tmp_path, kind)
-    out = tmp_path / "own"
-    flags = ("--labels", few_labels, "--propagate", 1, "--out", out)
-    assert propagate("--video", first, *flags).code == 0
-    before = files_of(out)
-    for more in ((), ("--resume",), ("--dry_run",)):
-        ended = propagate("--video", second, *flags, *more)
-        assert ended.code == 1
-        assert f"--out {out} was made of {first}, not of {second}; name a new folder." in ended.err
-        assert len(ended.err.strip().splitlines()) == 1
-        assert files_of(out) == before
-    write_image(few_labels / "000006.png", ids(6, 0, 1))
-    ended = propagate("--video", first, *flags, "--resume")
-    assert "6 pairs of 3 labelled frames" in ended.out, "more labels of the same video are welcome"
-
-
-def test_a_video_file_that_has_changed_is_another_one(propagate, few_labels, tmp_path):
-    first, second = videos_of_one_name(tmp_path, "file")
-    flags = ("--video", first, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
-    assert propagate(*flags).code == 0
-    second.replace(first)
-    assert f"{first} has changed since --out {tmp_path / 'own'} was made of it" in propagate(*flags, "--resume").err
-
-
-def test_a_set_that_was_made_otherwise_is_no_place_for_a_video(propagate, video, few_labels, tmp_path):
-    out = tmp_path / "own"
-    write_image(out / "images/000003.png", frame(0))
-    write_image(out / "labels/000003.png", ids(0, 0, 1))
-    before = files_of(out)
-    ended = propagate("--video", video, "--labels", few_labels, "--out", out)
-    assert f"{out / 'images'} holds files, but no {out / 'source.json'} says that they are of {video}" in ended.err
-    assert files_of(out) == before
-
-
-def test_labels_may_lie_where_the_set_is_made(propagate, video, few_labels, tmp_path):
-    ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path, "--propagate", 1)
-    assert ended.code == 0, ended.err
-    assert "4 pairs of 2 labelled frames" in ended.out
-
-
-@pytest.mark.parametrize("how", ["deleted", "wrong"])
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_labels_that_were_withdrawn_are_no_longer_trained_on(propagate, few_labels, tmp_path, how, kind):
-    source, out = videos_of_one_name(tmp_path, kind)[0], tmp_path / "own"
-    flags = ("--video", source, "--labels", few_labels, "--propagate", 1, "--out", out)
-    assert propagate(*flags).code == 0
-    write_image(out / "images/mine.png", frame(0))
-    write_image(out / "labels/mine.png", ids(0, 0, 1))
-    if how == "deleted":
-        (few_labels / "000003.png").unlink()
-    else:
-        write_image(few_labels / "000003.png", ids(3, 0, 7))
-    ended = propagate(*flags, "--resume")
-    assert f"taken out of {out}, since {few_labels} no longer has usable labels for them: 000003" in ended.err
-    pairs = find_pairs(dataset_spec("folder", out), out, "trainval")
-    assert [pair.name for pair in pairs] == ["000009", "mine"], "what gather did not put there stays"
-    write_image(few_labels / "000003.png", ids(3, 0, 1))
-    assert "taken out" not in propagate(*flags, "--resume").err
-    assert "000003" in {pair.name for pair in find_pairs(dataset_spec("folder", out), out, "trainval")}
-
-
-def test_labels_from_another_folder_join_those_that_are_there(propagate, video, few_labels, tmp_path):
-    out = tmp_path / "own"
-    flags = ("--video", video, "--propagate", 1, "--out", out)
-    assert propagate(*flags, "--labels", few_labels).code == 0
-    write_image(tmp_path / "more/000006.png", ids(6, 0, 1))
-    ended = propagate(*flags, "--labels", tmp_path / "more", "--classes", tmp_path / "classes.json")
-    assert ended.code == 0, ended.err
-    assert "6 pairs of 3 labelled frames" in ended.out
-
-
-def test_labels_never_overwrite_those_that_were_not_copied_there(propagate, video, few_labels, tmp_path):
-    out = tmp_path / "own"
-    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", out)
-    assert propagate(*flags).code == 0
-    write_image(out / "images/000006.png", frame(6))
-    write_image(out / "labels/000006.png", ids(0, 1, 0))
-    own = (out / "labels/000006.png").read_bytes()
-    write_image(few_labels / "000006.png", ids(6, 0, 1))
-    ended = propagate(*flags)
-    assert ended.code == 1
-    assert "000006.png is there and no copy of it; take one of them away" in ended.err
-    assert (out / "labels/000006.png").read_bytes() == own
 
 
 # Bad input names the sequence, and the rest is made.

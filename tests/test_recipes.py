@@ -13,11 +13,10 @@ from config import (
     DemoFolderConfig,
     EvalConfig,
     PixelPercentageConfig,
-    ShowConfig,
     SubmissionConfig,
     TrainConfig,
-    VerifyConfig,
 )
+from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
 from network.names import ARCHITECTURES
 from utils.flags import parse_command_line

@@ -79,3 +79,8 @@ def write_gray_png(path: Path, bits: int, rows: list[list[int]]) -> None:
     packed = [int(line.ljust(-(-len(line) // 8) * 8, "0"), 2).to_bytes(-(-len(line) // 8), "big") for line in lines]
     data = zlib.compress(b"".join(b"\0" + line for line in packed))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """The content of every file below `root`, by its path there."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config import DATASET_CHOICES, DeviceConfig, RunConfig, SetConfig
+from config import DATASET_CHOICES, DeviceConfig, RunConfig
+from datasets.settings import SetConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
 
