@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,19 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
 from datasets.class_index import IndexPlan, index_of_classes
 from datasets.class_uniform import ClassIndex, draw_epoch, with_places
-from datasets.frames import find_propagated_pairs
-from datasets.index import Pair, dataset_root, find_coarse_pairs, find_images, find_pairs
-from datasets.records import without_frames_of
+from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
 from datasets.sampler import EpochSampler, part_of
 from datasets.segmentation import Draw, Load, TrainingSet, ValidationSet
 from datasets.skipping import SkippingSet, TrainLoader, collate
 from datasets.spec import DatasetSpec
+from datasets.video_frames import frames_of_video
 from datasets.workers import default_num_workers, prepare_worker
 from transforms.presets import train_transform
 from utils.distributed import Processes, wait_for_all
@@ -103,7 +99,7 @@ def train_data(
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
     coarse = find_coarse_pairs(spec, root) if boosted else []
-    propagated = _propagated_pairs(data, spec, root, pairs, show=options.processes.is_main)
+    propagated = frames_of_video(data, spec, root, pairs, show=options.processes.is_main)
     wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
     find_classes = partial(_index, data, spec, root, options, seed)
     class_index = _class_index(data, spec, pairs, propagated, coarse, boosted, find_classes) if wanted else None
@@ -141,51 +137,6 @@ def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, a
     load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score is of all images or of none
     dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
-
-
-def _propagated_pairs(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair], *, show: bool) -> list[Pair]:
-    """What `--maxSkip` and `--scf` add, without validation images. show: say how much that is."""
-    if data.propagated_dir and not data.maxSkip:
-        raise ValueError("--propagated_dir is where --maxSkip looks; add --maxSkip, the steps to use, or leave it out.")
-    if (data.maxSkip or data.scf) and not (data.class_uniform_pct and data.max_cu_epoch):
-        raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
-    elsewhere = Path(data.propagated_dir) if data.propagated_dir else None
-    find = partial(find_propagated_pairs, spec, root, pairs, propagated_root=elsewhere)
-    carried = find(max_skip=data.maxSkip, scene_flow=False)
-    if carried and show:
-        reached = num_with_frames(spec, pairs, carried, data.maxSkip)
-        tqdm.write(
-            f"--maxSkip {data.maxSkip}: {len(carried)} propagated frames around {reached} of {len(pairs)} training "
-            "images",
-            file=sys.stderr,
-        )
-    found = sorted(carried + find(max_skip=0, scene_flow=data.scf))
-    kept = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
-    if len(kept) < len(found) and show:
-        left_out = len(found) - len(kept)
-        tqdm.write(f"{left_out} propagated frames show validation images and are left out", file=sys.stderr)
-    return kept
-
-
-def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair]) -> set[str]:
-    """Names of the images that are validated on and not among `pairs`, those trained on."""
-    try:
-        held_out = find_images(spec, root, "val", data.cv)
-    except FileNotFoundError:  # told, where they are wanted, when they are validated on
-        return set()
-    return {pair.name for pair in held_out} - {pair.name for pair in pairs}
-
-
-def num_with_frames(spec: DatasetSpec, pairs: list[Pair], carried: list[Pair], max_skip: int) -> int:
-    """Around how many of `pairs` at least one frame was `carried`, up to `max_skip` steps away."""
-    assert spec.propagated is not None
-    name_of, steps = spec.propagated.name_of, [s for s in range(-max_skip, max_skip + 1) if s]
-    there = {_without_zeros(pair.name) for pair in carried}
-    return sum(not there.isdisjoint(_without_zeros(name_of(pair.name, step)) for step in steps) for pair in pairs)
-
-
-def _without_zeros(name: str) -> str:
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name)  # a frame before 100 may be called 099 or 99
 
 
 def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Pair], options: LoaderOptions) -> Load | None:

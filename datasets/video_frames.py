@@ -1,0 +1,61 @@
+"""The frames of video that join the labelled ones in training: propagated ones and those of scene flow."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from config import DataConfig
+from datasets.frames import find_propagated_pairs
+from datasets.index import Pair, find_images
+from datasets.records import without_frames_of
+from datasets.spec import DatasetSpec
+
+
+def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair], *, show: bool) -> list[Pair]:
+    """What `--maxSkip` and `--scf` add, without validation images. show: say how much that is."""
+    if data.propagated_dir and not data.maxSkip:
+        raise ValueError("--propagated_dir is where --maxSkip looks; add --maxSkip, the steps to use, or leave it out.")
+    if (data.maxSkip or data.scf) and not (data.class_uniform_pct and data.max_cu_epoch):
+        raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
+    elsewhere = Path(data.propagated_dir) if data.propagated_dir else None
+    find = partial(find_propagated_pairs, spec, root, pairs, propagated_root=elsewhere)
+    carried = find(max_skip=data.maxSkip, scene_flow=False)
+    if carried and show:
+        reached = num_with_frames(spec, pairs, carried, data.maxSkip)
+        tqdm.write(
+            f"--maxSkip {data.maxSkip}: {len(carried)} propagated frames around {reached} of {len(pairs)} training "
+            "images",
+            file=sys.stderr,
+        )
+    found = sorted(carried + find(max_skip=0, scene_flow=data.scf))
+    kept = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
+    if len(kept) < len(found) and show:
+        left_out = len(found) - len(kept)
+        tqdm.write(f"{left_out} propagated frames show validation images and are left out", file=sys.stderr)
+    return kept
+
+
+def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair]) -> set[str]:
+    """Names of the images that are validated on and not among `pairs`, those trained on."""
+    try:
+        held_out = find_images(spec, root, "val", data.cv)
+    except FileNotFoundError:  # told, where they are wanted, when they are validated on
+        return set()
+    return {pair.name for pair in held_out} - {pair.name for pair in pairs}
+
+
+def num_with_frames(spec: DatasetSpec, pairs: list[Pair], carried: list[Pair], max_skip: int) -> int:
+    """Around how many of `pairs` at least one frame was `carried`, up to `max_skip` steps away."""
+    assert spec.propagated is not None
+    name_of, steps = spec.propagated.name_of, [s for s in range(-max_skip, max_skip + 1) if s]
+    there = {_without_zeros(pair.name) for pair in carried}
+    return sum(not there.isdisjoint(_without_zeros(name_of(pair.name, step)) for step in steps) for pair in pairs)
+
+
+def _without_zeros(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)  # a frame before 100 may be called 099 or 99
