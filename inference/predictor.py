@@ -87,8 +87,8 @@ class Predictor:
         self.batch_size = batch_size
         self.max_memory = max_memory
         self.amp = amp
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.mean = tuple(map(float, mean))
+        self.std = tuple(map(float, std))
         self._size_before: tuple[int, ...] | None = None
 
     @overload
