@@ -441,6 +441,7 @@ class SubmissionInputConfig:
     dataset: str | None = option(None, f"data set; default: what eval.py wrote there. One of: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "its root folder; default: what eval.py wrote there")
     split: str | None = option(None, "its split; default: what eval.py wrote there, or test")
+    cv_split: int | None = option(None, "its cross-validation fold; default: what eval.py wrote there")
     zip: str | None = option(None, "write the files, if they are right, into this zip, and check that too")
     debug: bool = option(False, "show the traceback of an error")
 

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ MOST_TOLD = 20  # problems that are printed one by one
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_KIND = slice(24, 26)  # where a PNG file says its bits per channel and what the channels are
 KINDS = {b"\x08\x00": "8 bits a pixel", b"\x10\x00": "16 bits a pixel", b"\x08\x03": "a palette"}
+MEANT = ("dataset", "dataset_dir", "split", "cv_split")  # what says which images are meant
 TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
 
 Read = Callable[[], bytes]
@@ -39,7 +41,8 @@ def main(config: SubmissionConfig) -> int:
     """Check a result folder of `eval.py`, a folder or a zip. Returns 1, and writes no zip, where something is wrong."""
     options = known_options(config.input)
     spec = load_spec(options.dataset or "", options.dataset_dir)
-    pairs = find_pairs(spec, dataset_root(spec, options.dataset_dir), options.split or "test")
+    root = dataset_root(spec, options.dataset_dir)
+    pairs = find_pairs(spec, root, options.split or "test", options.cv_split)
     path = Path(options.path or "")
     path = path / "pred" if (path / "pred").is_dir() else path
     wrong = problems(path, pairs, written_ids(spec.classes))
@@ -63,7 +66,8 @@ def known_options(options: SubmissionInputConfig) -> SubmissionInputConfig:
     if not options.path or not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}. Name a result folder of eval.py, or a zip.")
     told = told_by_eval(path / "settings.json")
-    found = {key: getattr(options, key) or told.get(key) for key in ("dataset", "dataset_dir", "split")}
+    told |= {key: value for key, value in asdict(options).items() if key in MEANT and value is not None}
+    found = {key: told.get(key) for key in MEANT}
     if not found["dataset"]:
         raise ValueError(f"{path} holds no settings.json of eval.py: name the data set with --dataset.")
     return SubmissionInputConfig(path=options.path, zip=options.zip, debug=options.debug, **found)
