@@ -41,6 +41,13 @@ def find_propagated_pairs(
     return sorted(found)
 
 
+def num_with_frames(spec: DatasetSpec, pairs: Sequence[Pair], propagated: Sequence[Pair], max_skip: int) -> int:
+    """Around how many of `pairs` at least one frame was `propagated`, up to `max_skip` steps away."""
+    frames = _declared(spec.propagated, f"{spec.name} has no propagated frames.")
+    there, steps = {pair.name for pair in propagated}, [s for s in range(-max_skip, max_skip + 1) if s]
+    return sum(any(name in there for step in steps for name in _names(frames, pair.name, step)) for pair in pairs)
+
+
 def pair_to_write(spec: DatasetSpec, root: Path, pair: Pair, step: int, propagated_root: Path) -> Pair:
     """The files in which `find_propagated_pairs` looks for the frame `step` after `pair`, which lies below `root`.
 

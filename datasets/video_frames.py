@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config import DataConfig
-from datasets.frames import find_propagated_pairs
+from datasets.frames import find_propagated_pairs, num_with_frames
 from datasets.index import Pair, find_images
 from datasets.records import without_frames_of
 from datasets.spec import DatasetSpec
@@ -47,15 +46,3 @@ def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair]
     except FileNotFoundError:  # told, where they are wanted, when they are validated on
         return set()
     return {pair.name for pair in held_out} - {pair.name for pair in pairs}
-
-
-def num_with_frames(spec: DatasetSpec, pairs: list[Pair], carried: list[Pair], max_skip: int) -> int:
-    """Around how many of `pairs` at least one frame was `carried`, up to `max_skip` steps away."""
-    assert spec.propagated is not None
-    name_of, steps = spec.propagated.name_of, [s for s in range(-max_skip, max_skip + 1) if s]
-    there = {_without_zeros(pair.name) for pair in carried}
-    return sum(not there.isdisjoint(_without_zeros(name_of(pair.name, step)) for step in steps) for pair in pairs)
-
-
-def _without_zeros(name: str) -> str:
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name)  # a frame before 100 may be called 099 or 99

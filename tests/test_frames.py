@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from config import AugmentConfig, DataConfig
-from datasets.frames import find_propagated_pairs, frames_around
+from datasets.frames import find_propagated_pairs, frames_around, num_with_frames
 from datasets.index import Pair, find_pairs
 from datasets.loaders import LoaderOptions, train_data
 from datasets.records import PAIR_NOTE, without_frames_of
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
 from datasets.spec import BY_FRAME_NUMBER, Frames
-from datasets.video_frames import num_with_frames
 from inference.writers import write_png
 from tests.trees import cityscapes_tree, folder_tree, kitti_tree, write_pair
 from utils.distributed import Processes
