@@ -36,6 +36,11 @@ def read_spec(root: Path) -> DatasetSpec:
     path = root / CLASSES_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no {path}, which says what the labels mean. See PREPARE_DATASETS.md for its form.")
+    return described(path, root)
+
+
+def described(path: Path, root: Path) -> DatasetSpec:
+    """What the table `path`, a classes.json, says of a set in `root`; the errors of `read_spec`."""
     content, raw_classes = read_table(path, "classes")
     entries = [_entry(raw, place, f"{path}, class {place + 1}") for place, raw in enumerate(raw_classes)]
     classes = tuple(seg_class for seg_class, ignored in entries if not ignored)

@@ -9,12 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, read_spec
+from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, described, read_spec
 from datasets.index import Pair, files_below
 from datasets.label_files import label_pixels
 from datasets.origin import Gathered, Made, read_gathered, write_gathered
@@ -89,7 +88,7 @@ def find_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> 
                 "Name it with --classes, or with --dataset the data set whose values they have."
             )
         content = read_table(table, "classes")[0]
-        _check_table(content, table)
+        _check_table(table, out)
     path = out / CLASSES_FILE
     # Where no labels were gathered yet, the classes may still change: a mistake in them may be why.
     if path.is_file() and any(files_below(out / "labels")) and read_table(path, "classes")[0] != content:
@@ -159,16 +158,10 @@ def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
     return replace(spec, video=Frames((Layout(folder, image_suffixes=suffixes),), BY_FRAME_NUMBER))
 
 
-def _check_table(content: Mapping[str, Any], table: Path) -> None:
-    """Raises ValueError, about the file `table`, where `content` is wrong or no labels could be written by it."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / CLASSES_FILE
-        _write_table(path, {**content, "title": str(table)})
-        try:
-            spec = read_spec(Path(folder))
-            label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), str(table))) from error
+def _check_table(table: Path, out: Path) -> None:
+    """Raises ValueError, about the file `table`, where it is wrong or no labels could be written by it."""
+    spec = replace(described(table, out), title=str(table))
+    label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
 
 
 def _write_table(path: Path, content: Mapping[str, Any]) -> None:
