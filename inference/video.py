@@ -177,7 +177,8 @@ def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame
 
 @contextmanager
 def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), mpeg4_rate(rate), size)
+    rate = mpeg4_rate(rate)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
     try:
         if not writer.isOpened():
             raise OSError(f"{path.parent}: OpenCV cannot write MP4 here; pip install av.")
