@@ -256,7 +256,6 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
                     f"loss {values['loss']:.3f} lr {values['lr']:.2e} {values['images_per_s']:.1f} img/s "
                     f"waiting {values['waiting']:.0%} left {clock.left(now)}"
                 )
-    meter.check()  # an epoch that time has cut short ends with steps that were not read
 
 
 def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: bool, accumulate: int) -> Tensor:
@@ -350,7 +349,7 @@ def save(training: Training, state: State, name: str) -> None:
         dataset=training.spec.name,
         classes=training.spec.classes,
         epoch=state.epoch,
-        scores=state.scores or {},
+        scores=state.scores,
         config=as_dict(training.config),
         training=progress if name == "last.pth" else {},
     )

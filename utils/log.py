@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,7 @@ def run_folder(ckpt: str, exp: str, tb_tag: str, *, test_mode: bool = False) -> 
 
 def free_run_folder(folder: Path) -> Path:
     """`folder` itself, or `folder-2`, `-3`, … where it already holds a run: a run never overwrites another."""
-    candidate, number = folder, 1
-    while (candidate / METRICS).exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
+    return _numbered(folder, lambda candidate: (candidate / METRICS).exists())
 
 
 def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
@@ -100,10 +96,14 @@ def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
     linked = run / LINK
     if is_resumed and linked.is_symlink():
         return linked.resolve()
-    candidate, number = Path(tb_path) / run.name, 1
-    while candidate.exists():
+    return _numbered(Path(tb_path) / run.name, Path.exists)
+
+
+def _numbered(folder: Path, is_taken: Callable[[Path], bool]) -> Path:
+    candidate, number = folder, 1
+    while is_taken(candidate):
         number += 1
-        candidate = candidate.with_name(f"{run.name}-{number}")
+        candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
 
 

@@ -71,15 +71,11 @@ class Meter:
         self._num_images += num_images
         self._mark = time.monotonic()
 
-    def check(self) -> None:
-        """Raise ValueError where the loss is no finite number any more."""
-        if not math.isfinite(float(self._loss)):
-            raise ValueError("the loss is not a number any more. Use a smaller --lr, or --no-bf16 without --fp16.")
-
     def read(self) -> dict[str, float]:
-        """The means since the last reading. Raises what `check` does."""
-        self.check()
+        """The means since the last reading. Raises ValueError where the loss is no finite number any more."""
         loss = float(self._loss) / self._num_steps
+        if not math.isfinite(loss):
+            raise ValueError("the loss is not a number any more. Use a smaller --lr, or --no-bf16 without --fp16.")
         seconds = max(time.monotonic() - self._since, 1e-9)
         values = {"loss": loss, "images_per_s": self._num_images / seconds, "waiting": self._waiting / seconds}
         self._loss.zero_()

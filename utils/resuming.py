@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ GOING_ON = ("resume", "restore_optimizer", "snapshot", "start_epoch")  # flags o
 
 @dataclass(frozen=True)
 class State:
-    """How far a training is: the next epoch, minutes spent, best mIoU and the newest scores.
+    """How far a training is: the next epoch, minutes spent, its best score and the newest ones.
 
     is_due: whether the epoch before is still to be validated.
     """
 
     epoch: int
     minutes: float = 0.0
-    best: float = -1.0
-    scores: Mapping[str, float] | None = None
+    best: float = -1.0  # mIoU, or PSNR in dB, which is never less than 0 either
+    scores: Mapping[str, float] = field(default_factory=dict)
     is_due: bool = False
 
 

@@ -9,8 +9,8 @@ if __name__ == "__main__":
     CONFIG = parse_command_line(VideoTrainConfig)  # before torch is loaded: --help and a wrong flag answer at once
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from utils.optim import set_lr
 from utils.pictures import side_by_side
 from utils.precision import autocast_dtype
 from utils.progress import Clock, Meter, seconds_between_bars
-from utils.resuming import check_weights, restore_optimizer
+from utils.resuming import State, check_weights, restore_optimizer
 from video.build import build_flow
 from video.clips import (
     Clip,
@@ -74,16 +74,6 @@ class Training:
     log: RunLog
     train: Sequence[Clip]
     val: Sequence[Clip]
-
-
-@dataclass(frozen=True)
-class State:
-    """How far the training is: the next epoch, minutes spent, best PSNR in dB and the newest scores."""
-
-    epoch: int = 0
-    minutes: float = 0.0
-    best: float = -math.inf
-    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def main(config: VideoTrainConfig) -> int:
@@ -180,7 +170,6 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
                     f"loss {values['loss']:.4f} {values['images_per_s']:.1f} crops/s "
                     f"waiting {values['waiting']:.0%} left {clock.left(now)}"
                 )
-    meter.check()  # an epoch that time has cut short ends with steps that were not read
 
 
 def training_loader(training: Training, draws: list[Draw]) -> DataLoader[Sample]:
