@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import statistics
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BATCH = 8
-QUIET = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+QUIET = {"check": True, "stdout": subprocess.DEVNULL}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Trial:
 
     def score(self, name: str, seed: int, flags: Sequence[str | Path]) -> dict[str, float]:
         """Train with `flags` added, score the last weights on the test split, and return the metrics."""
-        exp = f"{name.replace(', ', '_').replace(' ', '_')}_{seed}"
+        described = " ".join(map(str, (self.dataset, self.data.resolve(), *self.flags, *flags)))
+        mark = hashlib.sha256(described.encode()).hexdigest()[:8]  # what was kept of other flags is another trial's
+        exp = f"{name.replace(', ', '_').replace(' ', '_')}_{seed}_{mark}"
         result = self.root / "results" / exp / f"{self.dataset}_test" / "metrics.json"
         if not result.is_file():
             shutil.rmtree(self.root / "runs" / exp, ignore_errors=True)
