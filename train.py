@@ -37,7 +37,14 @@ from utils.checkpoint import (
 from utils.command import run_command
 from utils.compiling import compiled
 from utils.device import resolve_device
-from utils.distributed import Processes, process_group, processes, share_buffers, wait_for_all
+from utils.distributed import (
+    Processes,
+    gradients_summed_later,
+    process_group,
+    processes,
+    share_buffers,
+    wait_for_all,
+)
 from utils.images import write_image
 from utils.log import RunLog, draw_curves, free_run_folder, run_folder, tensorboard_folder
 from utils.memory import give_back_freed_memory
@@ -244,12 +251,14 @@ def train_one_epoch(training: Training, loader: Loader, epoch: int, clock: Clock
                 dump_augmentation(training, images, labels)
             meter.waited()
             set_lr(training.optimizer, training.lr_at(now))
-            loss = forward_backward(training, images, labels, relax, accumulate)
-            if part + 1 == accumulate:
+            is_last_part = part + 1 == accumulate
+            with gradients_summed_later(training.model, not is_last_part):
+                loss = forward_backward(training, images, labels, relax, accumulate)
+            if is_last_part:
                 optimizer_step(training)
                 progress.update()
             meter.worked(loss, len(images) * training.me.count)
-            if part + 1 == accumulate and (step % LOG_STEPS == 0 or step == num_steps - 1):
+            if is_last_part and (step % LOG_STEPS == 0 or step == num_steps - 1):
                 values = {"epoch": round(epoch + step / num_steps, 4), "lr": training.lr_at(now), **meter.read()}
                 training.log.scalars("train", epoch * num_steps + step, values)
                 progress.set_postfix_str(

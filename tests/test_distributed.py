@@ -54,6 +54,31 @@ run_command(main, debug=False)
 """
 
 
+ACCUMULATING = """
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.distributed import gradients_summed_later, mean_over_processes, process_group
+
+
+def train(rank):
+    model = DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+    seen = []
+    for image, later in ((1.0, True), (10.0, False)):
+        with gradients_summed_later(model, later):
+            model(torch.tensor([[image * (rank + 1)]])).sum().backward()
+        seen.append(model.module.weight.grad.item())
+    return *seen, mean_over_processes(torch.tensor(float(rank))).item()
+
+
+with process_group(torch.device("cpu")) as me:
+    told = train(me.rank)
+Path(__file__).with_name(f"{me.rank}.txt").write_text(" ".join(f"{number:g}" for number in told))
+"""
+
+
 def run_two(script: Path, text: str) -> subprocess.CompletedProcess[str]:
     script.write_text(text)
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
@@ -74,3 +99,11 @@ def test_the_mistake_of_one_process_is_one_line_and_no_traceback_of_another(tmp_
     assert result.returncode == 1
     assert result.stderr.count("error: a label file is wrong") == 1
     assert "RuntimeError" not in result.stderr
+
+
+def test_gradients_of_several_batches_are_exchanged_once_and_the_loss_that_is_told_is_of_all(tmp_path):
+    """The second process sees twice the pictures of the first: 1 and 10, 2 and 20."""
+    result = run_two(tmp_path / "accumulating.py", ACCUMULATING)
+    assert result.returncode == 0, result.stderr[-2000:]
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert told == ["1 16.5 0.5", "2 16.5 0.5"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -17,6 +17,7 @@ import torch.distributed as dist
 # as DistributedDataParallel does, they would keep that one when it has ended.
 import torch.distributed.nn.functional
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 Item = TypeVar("Item")
 
@@ -91,6 +92,20 @@ def lists_of_all(items: list[Item]) -> list[Item]:
     found: list[list[Item]] = [[]] * dist.get_world_size()
     dist.all_gather_object(found, items)
     return [item for part in found for item in part]
+
+
+def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean over all processes of a floating point tensor; `tensor` itself where there is one process."""
+    if not dist.is_initialized():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gradients_summed_later(model: nn.Module, later: bool) -> AbstractContextManager[None]:
+    """For a forward and backward pass: processes exchange its gradients with those of a later pass, if `later`."""
+    return model.no_sync() if later and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def share_buffers(net: nn.Module) -> None:

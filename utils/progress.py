@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from utils.distributed import mean_over_processes
+
 
 def seconds_between_bars() -> float:
     """How often a progress bar is drawn anew: rarely where it fills a file instead of a terminal's line."""
@@ -72,8 +74,11 @@ class Meter:
         self._mark = time.monotonic()
 
     def read(self) -> dict[str, float]:
-        """The means since the last reading. Raises ValueError where the loss is no finite number any more."""
-        loss = float(self._loss) / self._num_steps
+        """The means since the last reading, the loss's over all processes: all must read at the same step.
+
+        Raises ValueError, in all of them, where the loss is no finite number any more.
+        """
+        loss = float(mean_over_processes(self._loss)) / self._num_steps
         if not math.isfinite(loss):
             raise ValueError("the loss is not a number any more. Use a smaller --lr, or --no-bf16 without --fp16.")
         seconds = max(time.monotonic() - self._since, 1e-9)
