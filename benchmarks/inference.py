@@ -245,7 +245,7 @@ def process_of(way: Way, arch: str, size: Size, device: torch.device) -> Iterato
         yield talk
         talk.send(False)
         process.join()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise SystemExit("a process ended early, for the reason above") from None
     finally:
         process.terminate()
@@ -264,11 +264,13 @@ def matrix_peak(device: torch.device) -> float | None:
         return None
     side = 8192
     factors = torch.randn(2, side, side, device=device).bfloat16()
-    return 2 * side**3 / statistics.median(seconds(lambda: factors[0] @ factors[1], device) for _ in range(20))
+    times = [seconds(lambda: factors[0] @ factors[1], device, in_a_row=8) for _ in range(20)]
+    return 2 * side**3 / statistics.median(times)
 
 
 def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> None:
     """How many pixels of a picture get another class in bfloat16."""
+    torch.backends.cudnn.allow_tf32 = False  # the reference is float32 throughout
     model = load_model(SnapshotConfig(snapshot=str(snapshot)))
     labels = []
     for amp in (None, torch.bfloat16):

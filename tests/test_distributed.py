@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from utils.distributed import process_group
+
 ROOT = Path(__file__).parent.parent
 
 TRAINING = """
@@ -98,7 +103,31 @@ def test_the_mistake_of_one_process_is_one_line_and_no_traceback_of_another(tmp_
     result = run_two(tmp_path / "failing.py", FAILING)
     assert result.returncode == 1
     assert result.stderr.count("error: a label file is wrong") == 1
+    assert result.stderr.count("error: another process failed") == 1
     assert "RuntimeError" not in result.stderr
+
+
+def test_a_connection_that_cannot_be_made_says_why(monkeypatch):
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OSError, match="Duplicate GPU detected"), process_group(torch.device("cpu")):
+        raise torch.distributed.DistBackendError("NCCL error:\n Duplicate GPU detected")
+
+
+@pytest.mark.parametrize(("device", "is_ended"), [("cpu", True), ("cuda", False)])
+def test_a_process_that_fails_does_not_wait_for_the_others_to_end_their_group(device, is_ended, monkeypatch):
+    """NCCL ends a group together, and the others are waiting for gradients that will not come."""
+    ended = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: ended.append(True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="mistake"), process_group(torch.device(device)):
+        raise ValueError("a mistake of this process")
+    assert bool(ended) == is_ended
+    with process_group(torch.device(device)):
+        ended.clear()
+    assert ended
 
 
 def test_gradients_of_several_batches_are_exchanged_once_and_the_loss_that_is_told_is_of_all(tmp_path):

@@ -98,6 +98,14 @@ def test_weights_kept_in_bfloat16_change_nothing_beside_those_that_autocast_cast
 
 
 @pytest.mark.slow
+def test_a_compiler_that_is_missing_is_reported_before_anything_is_compiled(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("utils.compiling.why_no_triton", lambda: "Triton is not installed")
+    for device, missing in (("cpu", r"needs a C\+\+ compiler"), ("cuda", "needs Triton: Triton is not installed")):
+        with pytest.raises(ValueError, match=missing):
+            compiled(nn.Conv2d(3, 2, 1), torch.device(device))
+
+
 def test_a_network_compiled_for_evaluation_has_its_weights_built_in():
     conv = torch.nn.Conv2d(3, 5, 1)
     net, images = compiled(conv, CPU, frozen=True), torch.randn(1, 3, 8, 8)

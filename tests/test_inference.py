@@ -220,11 +220,14 @@ def test_autocast_changes_probabilities_only_a_little():
     torch.testing.assert_close(rough, exact, rtol=0, atol=0.02)
 
 
-def test_an_unknown_device_and_an_absent_gpu_are_told():
+def test_an_unknown_an_absent_and_a_shared_device_are_told(monkeypatch):
     with pytest.raises(ValueError, match="--device 'gpu' is unknown"):
         resolve_device("gpu")
     with pytest.raises(ValueError, match="--device 'cuda:97': no CUDA device 97"):
         resolve_device("cuda:97")
+    with monkeypatch.context() as torchrun, pytest.raises(ValueError, match="Use --device cuda"):
+        torchrun.setenv("LOCAL_WORLD_SIZE", "2")
+        resolve_device("cuda:0")
     assert resolve_device("cpu").type == "cpu"
 
 

@@ -1,4 +1,4 @@
-"""torch.compile, with its one frequent failure told beforehand."""
+"""torch.compile, with its most common failure, a missing compiler, reported early."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import shutil
 import torch
 from torch import Tensor, nn
 
+from utils.kernels import why_no_triton
+
 _COMPILERS = ("g++", "clang++", "cl")
 
 
@@ -15,8 +17,10 @@ def compiled(net: nn.Module, device: torch.device, *, frozen: bool = False) -> n
     """`net` compiled, which happens at the first image and takes up to a minute; again at some of the next sizes.
 
     frozen: for evaluation; on a CPU the weights, as they are by then, are built in and laid out for the machine. Raises
-    ValueError where a CPU lacks a compiler.
+    ValueError where the compiler that it needs is missing.
     """
+    if device.type == "cuda" and (problem := why_no_triton()):
+        raise ValueError(f"--compile on a GPU needs Triton: {problem}.")
     compilers = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise ValueError("--compile on a CPU needs a C++ compiler (apt install g++), or one that CXX names.")

@@ -10,7 +10,8 @@ from utils.distributed import processes
 def resolve_device(name: str) -> torch.device:
     """The device that `--device` means: `auto` is a GPU where there is one, else the CPU.
 
-    Under `torchrun`, `auto` and `cuda` are each process's own GPU. Raises ValueError for a device that is not there.
+    Under `torchrun`, `auto` and `cuda` are each process's own GPU. Raises ValueError for a device that is not there, or
+    that several processes would share.
     """
     try:
         device = torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
@@ -20,6 +21,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     if device.type != "cuda":
         raise ValueError(f"--device {name!r} is not supported. Choose one of: auto, cpu, cuda, cuda:<index>.")
+    if device.index is not None and processes().local_count > 1:
+        raise ValueError(f"--device {name}: under torchrun each process needs a GPU of its own. Use --device cuda.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = processes().local_rank if device.index is None else device.index
     if index >= count:

@@ -62,19 +62,25 @@ def process_group(device: torch.device) -> Iterator[Processes]:
         return
     # Evaluation hands out whole images, so processes may wait long for each other at the end.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    has_failed = True
     try:
         yield me
+        has_failed = False
     except RuntimeError as error:
-        if _has_lost_another(error):
-            raise OSError("another of the processes has ended; what it said tells why.") from error
+        if _is_of_the_connection(error):
+            cause = " ".join(str(error).split())[:300]
+            raise OSError(f"another process failed (see its message), or the connection did: {cause}") from error
         raise
     finally:
         gc.collect()  # that network is part of cycles
-        dist.destroy_process_group()
+        # NCCL's group ends only when all processes end it. After an error in one the others are still waiting for
+        # its gradients; the interpreter's end cuts the connection without asking them.
+        if device.type == "cpu" or not has_failed:
+            dist.destroy_process_group()
 
 
-def _has_lost_another(error: RuntimeError) -> bool:
-    """Whether the connection to another process broke, as it does where that one ends with an error."""
+def _is_of_the_connection(error: RuntimeError) -> bool:
+    """Whether the connection between the processes failed, as it does where one of them ends with an error."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
@@ -118,4 +124,5 @@ def share_buffers(net: nn.Module) -> None:
 def wait_for_all() -> None:
     """Return when every process has come here."""
     if dist.is_initialized():
-        dist.barrier()
+        on_gpu = dist.get_backend() == "nccl"
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
