@@ -1,5 +1,5 @@
-# Sourced by quickstart.sh and test.sh: makes .venv and installs the requirement files it is called with.
-# Nothing is installed again unless one of the files has changed.
+# Sourced by quickstart.sh and test.sh: creates .venv and installs the requirement files passed to `install`.
+# Nothing is reinstalled unless one of the files has changed.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +14,7 @@ fi
 install() {
     local stamp="$VENV/installed-$(cat "$@" | cksum | tr -d ' ')"
     [ -e "$stamp" ] && return
-    # Where python3-venv is missing, a first try leaves a python without pip behind.
+    # If python3-venv is missing, a first attempt leaves a python without pip behind.
     if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m venv "$VENV"; then
         echo "error: no virtual environment could be made. On Debian and Ubuntu: apt install python3-venv." >&2
         exit 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Score SEResNeXt50 on Cityscapes: scripts/eval_cityscapes_SEResNeXt50.sh <weights> <results folder> [further flags of eval.py]
-# Sliding tiles of 1024, overlap 1/3, scale 1, averaged with the mirrored image. CV=0 is the fold that
-# scripts/train_cityscapes_SEResNeXt50.sh holds out; the published checkpoints are scored on the official split: CV=0.
+# Score SEResNeXt50 on Cityscapes: scripts/eval_cityscapes_SEResNeXt50.sh <weights> <results folder> [more flags of eval.py]
+# Sliding tiles of 1024, overlap 1/3, scale 1, averaged with the mirrored image. CV=0, the default, is the fold that
+# scripts/train_cityscapes_SEResNeXt50.sh holds out. To score published checkpoints, use the official split: CV=0.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: $0 <weights> <results folder> [flags of eval.py]" >&2; exit 2; fi
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained, scored and demonstrated network: about five minutes on two CPU cores once the packages are
-# there, on a GPU if there is one. Run again, it reuses what is there. A shorter trial, in a run of its own:
+# installed; a GPU is used if there is one. A second run reuses what exists. A shorter trial, as a separate run:
 # MINUTES=0.7 EXP=trial scripts/quickstart.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -15,7 +15,7 @@ python="$VENV/bin/python"
 echo "== 1 of 4: street scenes, drawn here"
 "$python" -m datasets.synthetic --root "$DATA"
 
-# So short a training ends before it can overfit: little augmentation, and small classes weigh a little more.
+# Training this short ends before it can overfit: little augmentation, and small classes get a little more weight.
 echo "== 2 of 4: training for $MINUTES minutes"
 "$python" train.py \
     --dataset streets --dataset_dir "$DATA" --arch DeepMNV3V3PlusD_m1 \

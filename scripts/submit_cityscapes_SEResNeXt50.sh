@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Predict Cityscapes' test split with SEResNeXt50 for its benchmark server:
-# scripts/submit_cityscapes_SEResNeXt50.sh <weights> <results folder> [further flags of eval.py]
-# Scales 0.5, 1 and 2, averaged with the mirrored image. pred/ holds label ids, as the server wants them.
-# Ends with <results folder>/cityscapes_test.zip, checked. Where the data lies: --dataset_dir, or KERBLINE_CITYSCAPES.
+# Predict the Cityscapes test split with SEResNeXt50 for its benchmark server:
+# scripts/submit_cityscapes_SEResNeXt50.sh <weights> <results folder> [more flags of eval.py]
+# Scales 0.5, 1 and 2, averaged with the mirrored image. pred/ holds label ids, as the server expects.
+# The result is <results folder>/cityscapes_test.zip, checked. Location of the data: --dataset_dir or KERBLINE_CITYSCAPES.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: $0 <weights> <results folder> [flags of eval.py]" >&2; exit 2; fi
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"

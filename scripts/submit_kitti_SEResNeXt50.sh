@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Predict KITTI's test images with SEResNeXt50 for its benchmark server:
-# scripts/submit_kitti_SEResNeXt50.sh <weights> <results folder> [further flags of eval.py]
-# Tiles of 368, scales 1.5, 2 and 2.5, averaged with the mirrored image; pictures keep their own sizes.
-# Ends with <results folder>/kitti_test.zip, checked. Where the data lies: --dataset_dir, or KERBLINE_KITTI.
+# Predict the KITTI test images with SEResNeXt50 for its benchmark server:
+# scripts/submit_kitti_SEResNeXt50.sh <weights> <results folder> [more flags of eval.py]
+# Tiles of 368, scales 1.5, 2 and 2.5, averaged with the mirrored image; each image keeps its own size.
+# The result is <results folder>/kitti_test.zip, checked. Location of the data: --dataset_dir or KERBLINE_KITTI.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: $0 <weights> <results folder> [flags of eval.py]" >&2; exit 2; fi
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"

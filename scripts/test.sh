@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint, types and the tests, in an environment of its own, but for those marked slow: scripts/test.sh -m slow runs them
-# instead. Further words go to pytest: scripts/test.sh -k loss
+# Lint, types and tests, in a virtual environment. Tests marked slow or gpu are left out; scripts/test.sh -m slow runs only
+# the slow ones. Further arguments go to pytest: scripts/test.sh -k loss
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install requirements.txt requirements-dev.txt

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Cityscapes, SEResNeXt50: label relaxation until epoch 100, then class-weighted cross entropy from a restarted rate.
-# Hardware it was published with: 8 GPUs of 16 GB or more, 2 crops each, float16. Published: see README.md.
-# Time and mIoU here: unmeasured. Fewer GPUs, same step: NGPU=1 scripts/train_cityscapes_SEResNeXt50.sh --accumulate 8
-# GPUs without bfloat16 (such as the V100 it was published with): add --fp16.
+# Cityscapes, SEResNeXt50: label relaxation until epoch 100, then class-weighted cross entropy, learning rate restarted.
+# Published hardware: 8 GPUs of 16 GB or more, 2 crops each, float16. Published mIoU: see README.md.
+# Time and mIoU here: unmeasured. Fewer GPUs, same effective batch: NGPU=1 scripts/train_cityscapes_SEResNeXt50.sh --accumulate 8
+# GPUs without bfloat16 (such as the V100 of the published runs): add --fp16.
 #
-# --published_loss: the published code adds the losses of a batch up and couples its images; its learning rate of 0.001
-# belongs to a loss about four times the mean. Without the flag use --lr 0.004.
+# --published_loss: the published code sums the losses of a batch and couples its images; its learning rate of 0.001 is for
+# a loss of about four times the mean. Without the flag, use --lr 0.004.
 # --cv 0: the fold that this network was published with; evaluate on the same (scripts/eval_cityscapes_SEResNeXt50.sh does).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Mapillary Vistas, WideResNet38: the pre-training of the CVPR 2019 recipe (16 crops of 896 a step, 175 epochs).
-# Hardware it was published with: 8 GPUs of 16 GB or more, 2 crops each. Time and mIoU here: unmeasured.
-# Fewer GPUs, same step: NGPU=1 scripts/train_mapillary_WideResNet38.sh --accumulate 8
-# GPUs without bfloat16 (such as the V100 it was published with): add --fp16.
+# Mapillary Vistas, WideResNet38: the pre-training of the CVPR 2019 recipe (16 crops of 896 per step, 175 epochs).
+# Published hardware: 8 GPUs of 16 GB or more, 2 crops each. Time and mIoU here: unmeasured.
+# Fewer GPUs, same effective batch: NGPU=1 scripts/train_mapillary_WideResNet38.sh --accumulate 8
+# GPUs without bfloat16 (such as the V100 of the published runs): add --fp16.
 #
-# --published_loss: the published code adds the losses of a batch up; its learning rate belongs to that sum.
+# --published_loss: the published code sums the losses of a batch; its learning rate is for that sum.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python}"
