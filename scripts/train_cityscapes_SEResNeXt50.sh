@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cityscapes, SEResNeXt50: label relaxation until epoch 100, then class-weighted cross entropy, learning rate restarted.
 # Published hardware: 8 GPUs of 16 GB or more, 2 crops each, float16. Published mIoU: see README.md.
-# Time and mIoU here: unmeasured. Fewer GPUs, same effective batch: NGPU=1 scripts/train_cityscapes_SEResNeXt50.sh --accumulate 8
+# Time and mIoU here: unmeasured. On one GPU, as many crops a step: NGPU=1 scripts/train_cityscapes_SEResNeXt50.sh --accumulate 8
+# (batch norm then sees 2 crops at a time instead of 16). Differences from the published training: docs/results.md.
 # GPUs without bfloat16 (such as the V100 of the published runs): add --fp16.
 #
 # --published_loss: the published code sums the losses of a batch and couples its images; its learning rate of 0.001 is for

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # KITTI semantics, WideResNet38, fold 2, from the Cityscapes model.
 # Published hardware: 8 GPUs, 2 crops each. Time and mIoU here: unmeasured.
-# Fewer GPUs, same effective batch: NGPU=1 scripts/train_kitti_WideResNet38.sh --accumulate 8
+# On one GPU, as many crops a step: NGPU=1 scripts/train_kitti_WideResNet38.sh --accumulate 8
+# (batch norm then sees 2 crops at a time instead of 16). Differences from the published training: docs/results.md.
 # GPUs without bfloat16 (such as the V100 of the published runs): add --fp16.
 #
 # --published_loss: the published code sums the losses of a batch; its learning rate is for that sum.
