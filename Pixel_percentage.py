@@ -10,9 +10,6 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(PixelPercentageConfig)
 
-import csv
-import io
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +22,7 @@ from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec
 from inference.pixel_count import Row, count_file, mask_files, rows
 from utils.command import run_command
-from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
+from utils.files import PLOT_SUFFIXES, atomic_path, writable_file, write_csv, write_json
 
 
 def main(config: PixelPercentageConfig) -> int:
@@ -44,13 +41,13 @@ def main(config: PixelPercentageConfig) -> int:
         print("some pixels are of no class: is --dataset right, the file no JPEG, and are one-channel values label ids "
               "(train ids: --ids train)?", file=sys.stderr)
     if options.csv:
-        write_csv(Path(options.csv), table)
+        lines = [(row.name, row.pixels, f"{row.percent:.2f}") for row in table]
+        write_csv(Path(options.csv), ("class", "pixels", "percent"), lines)
     if options.json:
         per_file = {str(file): [asdict(row) for row in rows(count, spec)]
                     for file, count in zip(files, counts, strict=True)}
         content = {"dataset": spec.name, "classes": [asdict(row) for row in table], "files": per_file}
-        with atomic_path(Path(options.json)) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(options.json), content)
     if options.plot:
         write_plot(Path(options.plot), table, str(path))
     return 0
@@ -70,16 +67,6 @@ def text_table(table: Sequence[Row]) -> str:
     lines += [f"{row.name:<{width}}  {row.pixels:>12}  {row.percent:>7.2f}" for row in table]
     lines.append(f"{'sum':<{width}}  {sum(row.pixels for row in table):>12}  {sum(row.percent for row in table):>7.2f}")
     return "\n".join(lines)
-
-
-def write_csv(path: Path, table: Sequence[Row]) -> None:
-    """Columns class, pixels, percent."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", "pixels", "percent"))
-    writer.writerows((row.name, row.pixels, f"{row.percent:.2f}") for row in table)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def write_plot(path: Path, table: Sequence[Row], title: str) -> None:

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from inference.build import Model, demo_predictor, load_model, wanted_classes
 from inference.legend import counted_shares, shares_table
 from inference.predictor import Predictor
-from inference.report import write_csv
-from inference.shares import count_pixels, percentages
+from inference.shares import percentages, pixels_per_class
 from inference.temporal import Smoother
 from inference.video import FramePainter, Video, new_video, opened_video
 from inference.writers import check_names, result_paths, unused_paths, write_results
@@ -32,7 +31,7 @@ from utils.copies import Arriving
 from utils.device import resolve_device
 from utils.device_queue import DeviceQueue
 from utils.distributed import processes
-from utils.files import writable_folder
+from utils.files import writable_folder, write_csv
 from utils.images import Uint8Array, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -129,7 +128,7 @@ def predict_frames(
 
         def write(image: Uint8Array, seconds: float, predicted: Arriving) -> None:
             labels = predicted.array()
-            counts.append(count_pixels(labels, len(model.classes)))
+            counts.append(pixels_per_class(labels, len(model.classes)))
             times.append(seconds)
             write_frame(painter(image, labels), seconds)
 

@@ -27,10 +27,9 @@ from tqdm import tqdm
 from config import as_dict
 from datasets.index import files_below
 from inference.build import Model, demo_predictor, load_model, wanted_classes
+from inference.errors import errors_naming
 from inference.legend import counted_shares, shares_line
-from inference.naming import naming
 from inference.predictor import Predictor
-from inference.report import write_csv
 from inference.shares import percentages
 from inference.writers import (
     ResultPaths,
@@ -48,7 +47,7 @@ from utils.copies import Arriving
 from utils.device import resolve_device
 from utils.device_queue import DeviceQueue
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
-from utils.files import writable_folder
+from utils.files import writable_folder, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 
 SHARES = "class_shares.csv"
@@ -122,7 +121,7 @@ def segment(
         for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
             try:
                 image = reading.result()
-                with network.working(), naming(jobs[i].source):
+                with network.working(), errors_naming(jobs[i].source):
                     predicted = Arriving(predictor.labels(image))
             except (ValueError, OSError) as error:
                 unreadable.append(one_line(error))

@@ -26,11 +26,11 @@ from datasets.registry import NAMES
 from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec
 from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
+from inference.errors import errors_naming
 from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
-from inference.naming import naming
 from inference.page import page_data, write_page
 from inference.predictor import Predictor
-from inference.report import pictures_of, remove_pictures, write_json, write_pictures, write_prediction, write_scores
+from inference.report import pictures_of, remove_pictures, write_pictures, write_prediction, write_scores
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.boundary import NUM_COUNTS
 from utils.command import run_command
@@ -38,7 +38,7 @@ from utils.copies import Arriving
 from utils.device import resolve_device
 from utils.device_queue import DeviceQueue
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
-from utils.files import writable_folder
+from utils.files import writable_folder, write_json
 from utils.images import Uint8Array, read_image
 from utils.metrics import Scores
 
@@ -114,7 +114,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     ):
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()
-            with network.working(), naming(run.pairs[i].image):
+            with network.working(), errors_naming(run.pairs[i].image):
                 predicted = Arriving(run.predictor.labels(image))
             write_behind(write, run, run.pairs[i], image, truth, predicted, counts[i], writing)
             progress.update()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.index import Pair
 from datasets.parallel import in_parallel
 from datasets.segmentation import load_pair
+from datasets.skipping import BadFiles
 from datasets.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
@@ -65,15 +64,10 @@ class DecodedCache:
         """
         writable_folder(self.folder, "--cache_dir")
         work = partial(_keep, self, list(pairs))
-        problems = 0
+        bad_files = BadFiles(skip_bad, "the decoded pictures", show=show)
         for problem in in_parallel(work, len(pairs), num_workers=num_workers, title="decoded pictures", show=show):
-            if problem is None:
-                continue
-            problems += 1
-            if problems > skip_bad:
-                raise ValueError(problem)
-            if show:
-                tqdm.write(f"warning: left out of the decoded pictures: {problem}", file=sys.stderr)
+            if problem is not None:
+                bad_files.leave_out(problem)
 
 
 def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:

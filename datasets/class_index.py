@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from datasets.class_uniform import ClassIndex, Scan, class_index, scan_labels
 from datasets.index import Pair
 from datasets.parallel import in_parallel
 from datasets.segmentation import load_labels
+from datasets.skipping import BadFiles
 from datasets.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
@@ -72,19 +71,15 @@ def index_of_classes(
         return kept
     if write:
         writable_folder(folder, "--index_dir")
-    problems: list[str] = []
+    bad_files = BadFiles(skip_bad, "the index of classes", show=show)
     scans: list[Scan] = []
     nothing = Scan(np.empty((0, 3), np.int32), np.zeros(plan.spec.num_classes, np.int64))
     for scan in in_parallel(plan.scan, len(plan.pairs), num_workers=num_workers, title="index of classes", show=show):
         if isinstance(scan, str):
-            problems.append(scan)
-            if len(problems) > skip_bad:
-                raise ValueError(scan)
-            if show:
-                tqdm.write(f"warning: left out of the index of classes: {scan}", file=sys.stderr)
+            bad_files.leave_out(scan)
         scans.append(nothing if isinstance(scan, str) else scan)
     index = class_index(scans, plan.spec.num_classes)
-    if write and not problems:
+    if write and bad_files.count == 0:
         _save(path, plan, index)
     return index
 

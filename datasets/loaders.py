@@ -40,15 +40,11 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How samples are loaded. num_workers: None for one per core; processes: who shares the samples.
-
-    start_method: how loader processes begin, "fork" or "spawn"; None for the system's own way.
-    """
+    """How samples are loaded. num_workers: None for one per core; processes: who shares the samples."""
 
     processes: Processes
     num_workers: int | None = None
     pin_memory: bool = False
-    start_method: str | None = None
 
     def count(self) -> int:
         """The number of loader processes."""
@@ -61,8 +57,7 @@ class LoaderOptions:
         # had none of its own, and a run would depend on the number of processes and on where it was interrupted.
         options["generator"] = torch.Generator()
         if self.count():
-            options |= {"multiprocessing_context": self.start_method, "worker_init_fn": prepare_worker}
-            options |= {"persistent_workers": True, "prefetch_factor": 3}
+            options |= {"worker_init_fn": prepare_worker, "persistent_workers": True, "prefetch_factor": 3}
         return options
 
 

@@ -24,7 +24,7 @@ from transforms.presets import TrainTransform, train_transform
 from utils.command import run_command
 from utils.files import writable_file
 from utils.images import Uint8Array, read_image, write_image
-from utils.pictures import blend, colorize, side_by_side
+from utils.pictures import blend, colorize, shrunk, side_by_side
 
 LARGEST_SIDE = 360  # of a crop on the sheet, in pixels
 GAP = 12  # between crops, in pixels
@@ -67,10 +67,8 @@ def augmented(
 
 def on_sheet(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8Array:
     """The crop, its labels, and both over each other, side by side and small enough for a sheet."""
-    factor = min(1.0, LARGEST_SIDE / max(labels.shape))
-    size = (max(1, round(labels.shape[1] * factor)), max(1, round(labels.shape[0] * factor)))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+    image = shrunk(image, LARGEST_SIDE)
+    labels = shrunk(labels, LARGEST_SIDE, cv2.INTER_NEAREST_EXACT)
     return side_by_side([image, colorize(labels, spec.palette), blend(image, labels, spec.palette)], gap=2)
 
 

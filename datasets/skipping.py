@@ -1,4 +1,4 @@
-"""Training goes on without files that cannot be read, as often as `--skip_bad` allows."""
+"""Training, and what prepares it, go on without files that cannot be read, as often as `--skip_bad` allows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,27 @@ from utils.command import USER_ERRORS, one_line
 
 # An image, its labels, and what was wrong with those that should have stood in their place.
 Sample = tuple[Tensor, Tensor, list[str]]
+
+
+class BadFiles:
+    """Counts the files that cannot be read and are left out, and warns of each.
+
+    skip_bad: how many may be. left_out_of: of what, for the warning, where that is not training itself. show: warn.
+    """
+
+    def __init__(self, skip_bad: int, left_out_of: str = "", *, show: bool = True) -> None:
+        self.skip_bad = skip_bad
+        self.left_out = f"left out of {left_out_of}" if left_out_of else "left out"
+        self.show = show
+        self.count = 0
+
+    def leave_out(self, problem: str) -> None:
+        """Go on without the file that `problem` tells of. Raises ValueError of it where that is one too many."""
+        self.count += 1
+        if self.count > self.skip_bad:
+            raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is used up)" if self.skip_bad else problem)
+        if self.show:
+            tqdm.write(f"warning: {self.left_out}, {self.count} of {self.skip_bad}: {problem}", file=sys.stderr)
 
 
 class SkippingSet(Dataset[Sample]):
@@ -48,8 +69,7 @@ class TrainLoader:
 
     def __init__(self, loader: DataLoader[Sample], skip_bad: int) -> None:
         self.loader = loader
-        self.skip_bad = skip_bad
-        self.num_bad = 0
+        self.bad_files = BadFiles(skip_bad)
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -57,10 +77,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels, problems in self.loader:
             for problem in problems:
-                self.num_bad += 1
-                if self.num_bad > self.skip_bad:
-                    raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is used up)")
-                tqdm.write(f"warning: left out, {self.num_bad} of {self.skip_bad}: {problem}", file=sys.stderr)
+                self.bad_files.leave_out(problem)
             yield images, labels
 
 

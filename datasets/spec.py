@@ -126,7 +126,7 @@ class DatasetSpec:
     @property
     def palette(self) -> tuple[Color, ...]:
         """RGB colours in train id order."""
-        return tuple(c.color for c in self.classes)
+        return palette(self.classes)
 
     @property
     def num_folds(self) -> int:
@@ -156,6 +156,11 @@ class DatasetSpec:
 def env_var(name: str) -> str:
     """The environment variable that may name the root of data set `name`."""
     return f"KERBLINE_{name.upper()}"
+
+
+def palette(classes: Sequence[SegClass]) -> tuple[Color, ...]:
+    """RGB colours in train id order."""
+    return tuple(c.color for c in classes)
 
 
 def written_ids(classes: Sequence[SegClass]) -> list[int]:

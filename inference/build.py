@@ -23,7 +23,7 @@ from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
 from utils.flags import parse_scales
 from utils.precision import has_matrix_tiles, is_hopper
-from video.sdc import MODES, RECONSTRUCTION, arch_name
+from video.sdc import RECONSTRUCTION, SDC_MODES, arch_name
 
 # What the published code takes where nothing is said.
 DEFAULT_ARCH = "DeepWV3Plus"
@@ -125,7 +125,7 @@ def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool,
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
     told = config.arch.removeprefix(MODULE_PREFIX) if config.arch else None
     known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
-    if known in [arch_name(mode) for mode in MODES]:
+    if known in [arch_name(mode) for mode in SDC_MODES]:
         use = "it is for propagate.py --flow sdc" if known == arch_name(RECONSTRUCTION) else "it segments nothing"
         raise ValueError(f"{config.snapshot} holds {known}, a motion network of video.train; {use}.")
     if told and known and told != known:

@@ -17,6 +17,7 @@ from utils.boundary import NUM_COUNTS, boundary_counts
 from utils.files import atomic_path
 from utils.images import Uint8Array
 from utils.metrics import ConfusionMatrix
+from utils.pictures import shrunk
 
 SMALL_SIDE = 320  # longer side of the small pictures, in pixels
 JPEG_QUALITY = 80
@@ -55,11 +56,8 @@ def label_channels(truth: Uint8Array | None, labels: Uint8Array) -> Uint8Array:
 
 def small(image: Uint8Array, channels: Uint8Array) -> tuple[bytes, bytes]:
     """Photo [H, W, 3] as a small JPEG, labels [H, W, 3] as a small PNG of the same size."""
-    height, width = image.shape[:2]
-    factor = min(1.0, SMALL_SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    photo = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    labels = cv2.cvtColor(cv2.resize(channels, size, interpolation=cv2.INTER_NEAREST), cv2.COLOR_RGB2BGR)
+    photo = cv2.cvtColor(shrunk(image, SMALL_SIDE), cv2.COLOR_RGB2BGR)
+    labels = cv2.cvtColor(shrunk(channels, SMALL_SIDE, cv2.INTER_NEAREST), cv2.COLOR_RGB2BGR)
     encoded = (
         cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
         cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 9]),

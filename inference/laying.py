@@ -19,7 +19,7 @@ _BLOCK = 64  # columns that are interpolated by one small matrix, which is faste
 
 
 @dataclass(frozen=True)
-class Taps:
+class Lerp:
     """Linear interpolation along one axis, each position between two pixels: below, above [n] int64, weight [n].
 
     All on the CPU.
@@ -46,12 +46,12 @@ class Taps:
 class Laid:
     """A tile along one axis: which of its pixels are laid onto n pixels of the image, and what they count for.
 
-    source: the tile's pixels that are needed. taps: counted from the first of them; None where the tile has the
+    source: the tile's pixels that are needed. lerp: counted from the first of them; None where the tile has the
     image's own scale. weights: [n], the tile's share in the average.
     """
 
     source: slice
-    taps: Taps | None
+    lerp: Lerp | None
     weights: Tensor
 
 
@@ -67,8 +67,8 @@ def laid(span: Span, scaled: int, weights: Tensor, part: slice) -> Laid:
     below = inside.floor().long()
     above = (below + 1).clamp(max=span.stop - span.start - 1)
     source = slice(int(below[0]), int(above[-1]) + 1)
-    taps = Taps(below - source.start, above - source.start, (inside - below).float())
-    return Laid(source, taps, weights[part])
+    lerp = Lerp(below - source.start, above - source.start, (inside - below).float())
+    return Laid(source, lerp, weights[part])
 
 
 def add_tile(total: Tensor, logits: Tensor, mirrored: Tensor | None, rows: Laid, columns: Laid) -> None:
@@ -76,13 +76,13 @@ def add_tile(total: Tensor, logits: Tensor, mirrored: Tensor | None, rows: Laid,
 
     logits: [C, h, w], any dtype and layout; mirrored: those of the mirrored tile, for the mean of both, or None.
     """
-    blocks = None if columns.taps is None else _blocks(columns.taps, total.device)
+    blocks = None if columns.lerp is None else _blocks(columns.lerp, total.device)
     for band in _bands(total, rows, columns):
-        source = band if rows.taps is None else rows.taps.source(band)
+        source = band if rows.lerp is None else rows.lerp.source(band)
         source = slice(rows.source.start + source.start, rows.source.start + source.stop)
         values = _probabilities(logits, mirrored, source, columns.source)
-        if rows.taps is not None:
-            values = to_device(rows.taps.matrix(band).T, total.device) @ values
+        if rows.lerp is not None:
+            values = to_device(rows.lerp.matrix(band).T, total.device) @ values
         if blocks is not None:
             values = torch.cat([values[:, :, needed] @ matrix for needed, matrix in blocks], dim=2)
         total[:, band] += values.mul_(rows.weights[band, None]).mul_(columns.weights)
@@ -110,8 +110,8 @@ def _probabilities(logits: Tensor, mirrored: Tensor | None, rows: slice, columns
     return probabilities
 
 
-def _blocks(taps: Taps, device: torch.device) -> list[tuple[slice, Tensor]]:
+def _blocks(lerp: Lerp, device: torch.device) -> list[tuple[slice, Tensor]]:
     """The interpolation of all columns: which are needed for each block of them, and the block's matrix."""
-    starts = range(0, len(taps.weight), _BLOCK)
-    parts = [slice(start, min(start + _BLOCK, len(taps.weight))) for start in starts]
-    return [(taps.source(part), to_device(taps.matrix(part), device)) for part in parts]
+    starts = range(0, len(lerp.weight), _BLOCK)
+    parts = [slice(start, min(start + _BLOCK, len(lerp.weight))) for start in starts]
+    return [(lerp.source(part), to_device(lerp.matrix(part), device)) for part in parts]

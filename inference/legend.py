@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.spec import Color, SegClass
-from inference.shares import count_pixels, percentages
+from inference.shares import percentages, pixels_per_class
 from utils.images import Uint8Array
 from utils.pictures import text_font
 
@@ -33,7 +33,7 @@ class ClassShare:
 
 def class_shares(labels: Uint8Array, classes: Sequence[SegClass]) -> list[ClassShare]:
     """The classes that occur in train ids `labels` [H, W], the largest first; percent sum to 100.00."""
-    return counted_shares(count_pixels(labels, len(classes)), classes)
+    return counted_shares(pixels_per_class(labels, len(classes)), classes)
 
 
 def counted_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[ClassShare]:

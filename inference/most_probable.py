@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.laying import Taps
+from inference.laying import Lerp
 from utils.copies import to_device
 from utils.upsampling import upsample
 
@@ -44,18 +44,18 @@ def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
     if values.is_cuda and len(values) * height * width <= _WHOLE_GPU:
         return _first_largest(upsample(values[None], size)[0])  # without waiting to hear how many pixels are left
     labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
-    num_rows, taps = values.shape[1], _aligned_taps(values.shape[1], height)
-    ends = [0, *torch.bincount(taps.below, minlength=num_rows).cumsum(0).tolist()]  # of the pixels before each row
+    num_rows, lerp = values.shape[1], _aligned_lerp(values.shape[1], height)
+    ends = [0, *torch.bincount(lerp.below, minlength=num_rows).cumsum(0).tolist()]  # of the pixels before each row
     for band in _bands(values, width):
         source, part = slice(band.start, min(band.stop + 1, num_rows)), slice(ends[band.start], ends[band.stop])
         rows = upsample(values[None, :, source], (source.stop - source.start, width))[0]
         classes = _first_largest(rows)
-        below, above = (to_device(tap[part] - band.start, values.device) for tap in (taps.below, taps.above))
+        below, above = (to_device(row[part] - band.start, values.device) for row in (lerp.below, lerp.above))
         labels[part] = classes[below]
         pixels = (labels[part] != classes[above]).flatten().nonzero()[:, 0]
         line = pixels // width
-        start, end = (rows.flatten(1).index_select(1, tap[line] * width + pixels % width) for tap in (below, above))
-        mixed = torch.lerp(start, end, to_device(taps.weight[part], values.device)[line])
+        start, end = (rows.flatten(1).index_select(1, row[line] * width + pixels % width) for row in (below, above))
+        mixed = torch.lerp(start, end, to_device(lerp.weight[part], values.device)[line])
         labels[part].view(-1)[pixels] = _first_largest(mixed[:, None])[0]
     return labels
 
@@ -80,8 +80,8 @@ def _bands(values: Tensor, width: int) -> list[slice]:
     return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]
 
 
-def _aligned_taps(num_rows: int, wanted: int) -> Taps:
+def _aligned_lerp(num_rows: int, wanted: int) -> Lerp:
     """Interpolation of `num_rows` to `wanted` rows, the first onto the first and the last onto the last."""
     positions = torch.linspace(0, num_rows - 1, wanted, dtype=torch.float64)
     below = positions.floor().long().clamp(max=num_rows - 1)
-    return Taps(below, (below + 1).clamp(max=num_rows - 1), (positions - below).float())
+    return Lerp(below, (below + 1).clamp(max=num_rows - 1), (positions - below).float())

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from datasets.spec import SegClass
-from inference.writers import label_id_map, overlay, palette
-from utils.files import atomic_path
+from datasets.spec import SegClass, palette
+from inference.writers import label_id_map, overlay
+from utils.files import write_csv, write_json
 from utils.images import Uint8Array, write_image
 from utils.metrics import PER_CLASS, TOTALS, Scores, scores
 from utils.pictures import colorize, dark_grey
@@ -80,22 +77,6 @@ def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor
               [(name, *(_blank_nan(getattr(one, key)) for key in TOTALS), *map(_blank_nan, one.iou))
                for name, one in zip(names, per_image, strict=True)])
     return overall, per_image
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values; NaN is an error."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    """Write a table; None becomes an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _blank_nan(value: float) -> float | None:

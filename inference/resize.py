@@ -11,7 +11,7 @@ from utils.copies import to_device
 
 
 @dataclass(frozen=True)
-class Taps:
+class ResizeFilter:
     """How pixels of a resized axis are mixed from the source's: each from `indices` [n, K] with `weights` [n, K]."""
 
     indices: Tensor
@@ -22,7 +22,7 @@ class Taps:
         return slice(int(self.indices.min()), int(self.indices.max()) + 1)
 
 
-def taps(size: int, new_size: int, part: slice) -> Taps:
+def resize_filter(size: int, new_size: int, part: slice) -> ResizeFilter:
     """The linear filter, widened when shrinking so that no source pixel is skipped, for pixels `part` of the result."""
     step = size / new_size
     reach = max(step, 1.0)
@@ -33,14 +33,14 @@ def taps(size: int, new_size: int, part: slice) -> Taps:
     weights[(indices < 0) | (indices >= size)] = 0
     weights /= weights.sum(1, keepdim=True)
     used = weights.amax(0) > 0
-    return Taps(indices.clamp(0, size - 1)[:, used], weights[:, used].float())
+    return ResizeFilter(indices.clamp(0, size - 1)[:, used], weights[:, used].float())
 
 
 def resized_part(image: Tensor, size: tuple[int, int], rows: slice, columns: slice) -> Tensor:
     """Rows and columns of `image` [H, W, 3] resized to `size`: [rows, columns, 3], float32 unless nothing changes."""
     if size == tuple(image.shape[:2]):
         return image[rows, columns]
-    by_axis = taps(image.shape[0], size[0], rows), taps(image.shape[1], size[1], columns)
+    by_axis = resize_filter(image.shape[0], size[0], rows), resize_filter(image.shape[1], size[1], columns)
     values = image[by_axis[0].source(), by_axis[1].source()]
     # First the axis after which fewer pixels are left.
     for axis in sorted((0, 1), key=lambda axis: size[axis] / image.shape[axis]):
@@ -48,7 +48,7 @@ def resized_part(image: Tensor, size: tuple[int, int], rows: slice, columns: sli
     return values
 
 
-def _mix(values: Tensor, axis: int, by: Taps) -> Tensor:
+def _mix(values: Tensor, axis: int, by: ResizeFilter) -> Tensor:
     offset = by.source().start
     shape = [1] * values.ndim
     shape[axis] = -1

@@ -9,7 +9,7 @@ import numpy as np
 from utils.images import Uint8Array
 
 
-def count_pixels(labels: Uint8Array, num_classes: int) -> list[int]:
+def pixels_per_class(labels: Uint8Array, num_classes: int) -> list[int]:
     """The pixels of each class in train ids [H, W]; those of no class are not counted."""
     return np.bincount(labels.ravel(), minlength=num_classes)[:num_classes].tolist()
 

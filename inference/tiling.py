@@ -1,7 +1,7 @@
-"""Where overlapping tiles lie, and how what a network says about one is laid onto the image.
+"""Where overlapping tiles lie, and what each counts for.
 
-The network sees the image at some scale; its answer is wanted on the image's own grid. Each tile is resampled straight
-onto that grid, so that no array of the scaled image's size with a channel per class is ever made.
+The network sees the image at some scale; its answer is wanted on the image's own grid. `inference/laying.py` resamples
+each tile straight onto that grid, so that no array of the scaled image's size with a channel per class is ever made.
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from datasets.spec import IGNORE_LABEL, Color, SegClass, written_ids
+from datasets.spec import IGNORE_LABEL, SegClass, palette, written_ids
 from inference.legend import counted_shares, with_legend
-from inference.shares import count_pixels
+from inference.shares import pixels_per_class
 from utils.files import atomic_path
 from utils.images import Uint8Array, read_label_ids
+from utils.numbering import first_free
 from utils.pictures import blend, colorize, dark_grey
 
 OVERLAY_STRENGTH = 0.5
@@ -52,26 +53,25 @@ def result_paths(folder: Path, names: Sequence[str], sources: Sequence[Path]) ->
 
     A result of the same input may be replaced; where any other file has such a name, -2, -3, ... is added to it.
     """
-    taken = set(names)
-    found = []
-    for name, source in zip(names, sources, strict=True):
-        number, numbered = 1, name
-        while not _may_be_written(paths := _paths(folder, numbered), source):
-            while numbered in taken:
-                number += 1
-                numbered = f"{name}-{number}"
-            taken.add(numbered)
-        found.append(paths)
-    return found
+    given = set(names)
+
+    def paths_of(name: str, source: Path) -> ResultPaths:
+        def is_taken(candidate: str) -> bool:
+            is_anothers = candidate != name and candidate in given
+            return is_anothers or not _may_be_written(_paths(folder, candidate), source)
+
+        return _paths(folder, first_free(name, is_taken))
+
+    return [paths_of(name, source) for name, source in zip(names, sources, strict=True)]
 
 
 def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
     """<name><ending> below `folder` for each ending, with -2, -3, ... behind the name until none of them is there."""
-    number, numbered = 1, name
-    while any((folder / f"{numbered}{ending}").exists() for ending in endings):
-        number += 1
-        numbered = f"{name}-{number}"
-    return [folder / f"{numbered}{ending}" for ending in endings]
+
+    def paths(candidate: str) -> list[Path]:
+        return [folder / f"{candidate}{ending}" for ending in endings]
+
+    return paths(first_free(name, lambda candidate: any(path.exists() for path in paths(candidate))))
 
 
 def check_names(paths: ResultPaths) -> None:
@@ -94,10 +94,7 @@ def result_names(images: Sequence[Path], folder: Path) -> list[str]:
     taken = {name for name, number in sharing.items() if number == 1}
     for name, path in zip(plain, relative, strict=True):
         if sharing[name.lower()] > 1:
-            stem = name = f"{name}_{path.suffix[1:]}"
-            number = 2
-            while name.lower() in taken:
-                name, number = f"{stem}-{number}", number + 1
+            name = first_free(f"{name}_{path.suffix[1:]}", lambda candidate: candidate.lower() in taken)
             taken.add(name.lower())
         names.append(name)
     return names
@@ -112,7 +109,7 @@ def write_results(
     image: [H, W, 3] RGB. labels: [H, W] train ids. wanted: train ids that are shown; None: all. settings: a note of
     what the results depend on, see `is_done`.
     """
-    counts = count_pixels(labels, len(classes))
+    counts = pixels_per_class(labels, len(classes))
     shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
     shown_image, shown_labels = highlighted(image, labels, wanted)
     height, width = labels.shape
@@ -170,11 +167,6 @@ def class_borders(labels: Uint8Array) -> NDArray[np.bool_]:
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     thickness = max(1, round((borders.size**0.5) / 1400))
     return cv2.dilate(borders, np.ones((thickness, thickness), np.uint8)).astype(bool)
-
-
-def palette(classes: Sequence[SegClass]) -> list[Color]:
-    """RGB colours in train id order."""
-    return [seg_class.color for seg_class in classes]
 
 
 def write_png(path: Path, pixels: NDArray[np.integer], notes: dict[str, str]) -> None:

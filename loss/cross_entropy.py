@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from loss.base import SetLoss
 from loss.class_weights import class_weights, count_classes
-from loss.inputs import at_least_float32, check_inputs, to_classes
-from loss.set_loss import SetTarget, set_loss
+from loss.inputs import at_least_float32, to_classes
+from loss.set_loss import SetTarget
 from loss.sets import no_sets
 
 
@@ -19,16 +20,14 @@ def own_class_target(classes: Tensor, weights: Tensor, num_classes: int) -> SetT
     return SetTarget(classes.masked_fill(classes == num_classes, 0), weights, no_sets(classes))
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(SetLoss):
     """Mean of `-log softmax` over the pixels of the batch that are not ignored; 0 where there is none.
 
     class_weights: one per class, for a weighted mean instead; None: all count alike.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
+        super().__init__(num_classes, ignore_label)
         weights = torch.ones(num_classes) if class_weights is None else torch.tensor(class_weights)
         if weights.shape != (num_classes,):
             raise ValueError(f"class_weights must be {num_classes} numbers, got {len(weights)}.")
@@ -37,24 +36,15 @@ class CrossEntropy(nn.Module):
 
     weights: Tensor
 
-    def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
-        """Return the scalar loss; `relax` is accepted so that all losses are called alike, and changes nothing.
-
-        logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids.
-        ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
-        """
-        check_inputs(logits, labels, self.num_classes)
-        return set_loss(logits, self.target(labels, relax, logits.dtype))
-
     def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """What logits of `dtype` are compared with."""
+        """See `SetLoss.target`."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         weights = self.weights.to(at_least_float32(dtype))[classes]
         total = weights.sum()
         return own_class_target(classes, weights / torch.where(total > 0, total, 1.0), self.num_classes)
 
 
-class ImageWeightedCrossEntropy(nn.Module):
+class ImageWeightedCrossEntropy(SetLoss):
     """Cross entropy in which the rarer classes of an image count more.
 
     Each image's loss is the weighted mean of `-log softmax` over its labelled pixels, with the weights of
@@ -73,24 +63,13 @@ class ImageWeightedCrossEntropy(nn.Module):
         batch_weighting: bool = False,
         published: bool = False,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
+        super().__init__(num_classes, ignore_label)
         self.upper_bound = upper_bound
         self.batch_weighting = batch_weighting
         self.published = published
 
-    def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
-        """Return the scalar loss; `relax` is accepted so that all losses are called alike, and changes nothing.
-
-        logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids.
-        ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
-        """
-        check_inputs(logits, labels, self.num_classes)
-        return set_loss(logits, self.target(labels, relax, logits.dtype))
-
     def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """What logits of `dtype` are compared with."""
+        """See `SetLoss.target`."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         counts = count_classes(classes, self.num_classes)[:, :-1]
         table = class_weights(counts, counts.sum(1), self.upper_bound, self.batch_weighting, at_least_float32(dtype))

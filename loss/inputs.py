@@ -1,6 +1,8 @@
-"""What every loss asks of the tensors it is given."""
+"""What losses ask of the tensors and options they are given."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -36,6 +38,18 @@ def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
                 "Map the label ids to train ids first."
             )
     return classes.masked_fill(ignored, num_classes)
+
+
+def checked_relaxation(
+    border: int, strict_classes: Collection[int], num_classes: int
+) -> tuple[int, tuple[int, ...]]:
+    """`border` and `strict_classes`, each once and in order. ValueError: a border below 1, or no train ids."""
+    unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
+    if unknown:
+        raise ValueError(f"strict_classes {unknown} are no train ids. Choose from 0 to {num_classes - 1}.")
+    if border < 1:
+        raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
+    return border, tuple(sorted(set(strict_classes)))
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

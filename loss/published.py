@@ -13,8 +13,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loss.base import Loss
 from loss.class_weights import class_weights
-from loss.inputs import at_least_float32
+from loss.inputs import at_least_float32, checked_relaxation, to_classes
+
+
+class PublishedRelaxedCrossEntropy(Loss):
+    """Label relaxation with the errors above. Options as those of `loss.relaxation.RelaxedCrossEntropy`."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_label: int = 255,
+        border: int = 1,
+        strict_classes: Collection[int] = (),
+        upper_bound: float = 1.0,
+        batch_weighting: bool = False,
+    ) -> None:
+        super().__init__(num_classes, ignore_label)
+        self.border, self.strict_classes = checked_relaxation(border, strict_classes, num_classes)
+        self.upper_bound = upper_bound
+        self.batch_weighting = batch_weighting
+
+    def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
+        """See `Loss.compare`."""
+        classes = to_classes(labels, self.num_classes, self.ignore_label)
+        target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
+        return published_loss(logits, target, self.upper_bound, self.batch_weighting)
 
 
 def published_target(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int]) -> Tensor:

@@ -12,17 +12,17 @@ from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from loss.base import SetLoss
 from loss.class_weights import class_weights, count_classes
-from loss.inputs import at_least_float32, check_inputs, to_classes
-from loss.published import published_loss, published_target
-from loss.set_loss import SetTarget, set_loss
+from loss.inputs import at_least_float32, checked_relaxation, to_classes
+from loss.set_loss import SetTarget
 from loss.sets import RelaxedSets, no_sets, relaxed_sets
 from utils.kernels import why_no_triton
 
 
-class RelaxedCrossEntropy(nn.Module):
+class RelaxedCrossEntropy(SetLoss):
     """Cross entropy with relaxed labels at class boundaries.
 
     The loss is the mean over the batch's labelled pixels of `w(S) * (lse_all - lse_S)`, 0 where there is none.
@@ -34,8 +34,6 @@ class RelaxedCrossEntropy(nn.Module):
     strict_classes: train ids whose own pixels are not relaxed.
     upper_bound: how much more the rarest class counts, 0 for equal weights.
     batch_weighting: take the classes' shares over the batch, not image by image.
-    reduction: "mean" over the labelled pixels, or their "sum".
-    published: reproduce the published code with its errors; see `published_loss`.
     """
 
     def __init__(
@@ -46,65 +44,34 @@ class RelaxedCrossEntropy(nn.Module):
         strict_classes: Collection[int] = (),
         upper_bound: float = 1.0,
         batch_weighting: bool = False,
-        reduction: str = "mean",
-        published: bool = False,
     ) -> None:
-        super().__init__()
-        unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
-        if unknown:
-            raise ValueError(f"strict_classes {unknown} are no train ids. Choose from 0 to {num_classes - 1}.")
-        if border < 1:
-            raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction {reduction!r} is unknown. Choose one of: mean, sum.")
-        if published and reduction != "mean":
-            raise ValueError("published=True reproduces one recorded reduction: leave reduction at 'mean'.")
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
-        self.border = border
-        self.strict_classes = tuple(sorted(set(strict_classes)))
+        super().__init__(num_classes, ignore_label)
+        self.border, self.strict_classes = checked_relaxation(border, strict_classes, num_classes)
         # For the kernels; not kept in checkpoints, since it belongs to the run and not to the network.
         is_strict = torch.zeros(num_classes, dtype=torch.bool)
         is_strict[list(self.strict_classes)] = True
         self.register_buffer("is_strict", is_strict, persistent=False)
         self.upper_bound = upper_bound
         self.batch_weighting = batch_weighting
-        self.reduction = reduction
-        self.published = published
 
     is_strict: Tensor
 
-    def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
-        """Return the scalar loss.
-
-        logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids.
-        relax: False for the last epochs of training, with class-weighted cross entropy.
-        ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
-        """
-        check_inputs(logits, labels, self.num_classes)
-        if not self.published and _has_kernels(logits):
+    def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
+        """See `Loss.compare`; without `relax` it is class-weighted cross entropy."""
+        if _has_kernels(logits):
             return self._fused(logits, labels, relax)
-        target = self.target(labels, relax, logits.dtype)
-        return self._published(logits, labels, relax) if target is None else set_loss(logits, target)
+        return super().compare(logits, labels, relax)
 
-    def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget | None:
-        """What logits of `dtype` are compared with; None for the published form, which is no sum over pixels."""
-        if self.published:
-            return None
+    def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
+        """See `SetLoss.target`."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         labelled = classes != self.num_classes
         sets = no_sets(classes)
         if relax:
             sets = relaxed_sets(classes, self.num_classes, self.border, self.strict_classes)
         weights = self._pixel_weights(classes, sets, at_least_float32(dtype))
-        if self.reduction == "mean":
-            weights /= labelled.sum().clamp(min=1)
+        weights /= labelled.sum().clamp(min=1)
         return SetTarget(classes.masked_fill(~labelled, 0), weights, sets)
-
-    def _published(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
-        classes = to_classes(labels, self.num_classes, self.ignore_label)
-        target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
-        return published_loss(logits, target, self.upper_bound, self.batch_weighting)
 
     def _fused(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
         from loss.relaxation_triton import fused_loss_sum  # needs Triton, which comes with PyTorch for CUDA
@@ -119,7 +86,7 @@ class RelaxedCrossEntropy(nn.Module):
                 upper_bound=self.upper_bound,
                 batch_weighting=self.batch_weighting,
             )
-        return total / num_labelled.clamp(min=1) if self.reduction == "mean" else total
+        return total / num_labelled.clamp(min=1)
 
     def _pixel_weights(self, classes: Tensor, sets: RelaxedSets, dtype: torch.dtype) -> Tensor:
         """w(S) for each pixel, 0 where ignored: [B, H, W]."""

@@ -7,8 +7,6 @@ decoder's fine input comes from the first stage (stride 4). Networks know no los
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from network.blocks import ASPP, JoiningConv2d, Trunk, conv_layers, init_weights
@@ -68,11 +66,6 @@ class DeepLabV3Plus(nn.Module):
     def trunk_modules(self) -> list[nn.Module]:
         """The feature extractor's modules: what ImageNet weights fill, and `--freeze_trunk` freezes."""
         return [self.get_submodule(name) for name in self.trunk_names]
-
-    def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """The feature extractor's parameters; all others belong to the head."""
-        for module in self.trunk_modules():
-            yield from module.parameters()
 
     def is_trunk_key(self, key: str) -> bool:
         """Whether `key` of a state dict belongs to the trunk."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from datasets.mapillary import NUM_CLASSES_2
 from datasets.registry import DATASETS, NAMES, READERS, dataset_spec
 from datasets.segmentation import load_labels, load_pair
 from datasets.settings import VerifyConfig
-from datasets.spec import IGNORE_LABEL, SegClass
+from datasets.spec import IGNORE_LABEL, SegClass, written_ids
 from tests.conftest import ROOT
 from tests.trees import cityscapes_tree, kitti_tree, write_pair
 from utils.flags import parse_command_line
@@ -26,6 +27,36 @@ KITTI = dataset_spec("kitti")
 
 def names(pairs) -> list[str]:
     return [pair.name for pair in pairs]
+
+
+# Declarations
+
+
+@pytest.mark.parametrize("spec", DATASETS.values(), ids=DATASETS)
+def test_a_declaration_is_consistent(spec):
+    assert len(set(spec.class_names)) == spec.num_classes
+    assert all(0 <= value <= 255 for color in spec.palette for value in color)
+    values = [v for i, c in enumerate(spec.classes) for v in c.label_ids or (i,)]
+    assert len(values) == len(set(values))
+    assert not set(values) & set(spec.ignored_ids)
+    table = spec.train_id_of_label_id()
+    assert [table[v] for v in written_ids(spec.classes)] == list(range(spec.num_classes))
+    assert table[IGNORE_LABEL] == IGNORE_LABEL
+
+
+def test_the_class_counts_are_the_benchmarks_own():
+    counts = {name: spec.num_classes for name, spec in DATASETS.items()}
+    assert counts == {"camvid": 11, "camvid32": 31, "cityscapes": 19, "kitti": 19, "mapillary": 65, "streets": 11}
+
+
+def test_train_ids_stay_below_the_marker_of_unknown_values():
+    assert all(spec.num_classes < 254 for spec in DATASETS.values())
+    assert replace(dataset_spec("camvid"), name="x").ignore_label == IGNORE_LABEL
+
+
+def test_an_unknown_data_set_is_answered_with_the_names():
+    with pytest.raises(ValueError, match=r"'cityscape' is unknown\. Choose one of: camvid, camvid32, cityscapes"):
+        dataset_spec("cityscape")
 
 
 # Roots
@@ -59,11 +90,26 @@ def test_the_error_for_a_missing_root_names_all_three(monkeypatch, tmp_path):
     for name in NAMES:
         with pytest.raises(FileNotFoundError) as told:
             load_spec(name, None)
-        for way in ("--dataset_dir", f"KERBLINE_{name.upper()}", "config.py"):
+        for way in ("--dataset_dir", f"KERBLINE_{name.upper()}", DATASET_ROOTS[name], "config.py"):
             assert way in str(told.value)
 
 
+def test_an_unknown_fold_or_split_lists_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="has these folds: 0, 1, 2"):
+        find_pairs(dataset_spec("cityscapes"), tmp_path, "val", 3)
+    with pytest.raises(ValueError, match="Choose one of: train, val, trainval, test"):
+        find_pairs(dataset_spec("camvid"), tmp_path, "vla")
+
+
 # Cityscapes
+
+
+@pytest.mark.parametrize("prefix", [("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")])
+def test_cityscapes_is_found_in_both_layouts_in_use(tmp_path, prefix):
+    cityscapes_tree(tmp_path, prefix)
+    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    assert names(pairs) == [f"{city}/{city}_000000_000019" for city in ("aachen", "monchengladbach", "zurich")]
+    assert (load_labels(pairs[0], CITYSCAPES) == 13).all()  # label id 26 is car, train id 13
 
 
 @pytest.mark.parametrize("prefix", [("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")])
@@ -124,6 +170,15 @@ def test_coarse_labels_of_the_fine_images_are_splits_of_their_own(tmp_path):
 
 
 # KITTI
+
+
+def test_kitti_never_validates_on_training_images(tmp_path):
+    kitti_tree(tmp_path, 200)
+    for fold in (None, 0, 1, 2):
+        train, val = (find_pairs(KITTI, tmp_path, split, fold) for split in ("train", "val"))
+        assert (len(train), len(val)) == (179, 21)
+        assert not {p.name for p in train} & {p.name for p in val}
+    assert find_pairs(KITTI, tmp_path, "val", 2)[0].name == "000003_10"
 
 
 def test_test_images_of_kitti_keep_their_sizes(tmp_path):
@@ -257,6 +312,21 @@ def test_the_32_classes_are_gathered_into_the_11(tmp_path):
         "Pedestrian": {"Pedestrian", "Child", "CartLuggagePram", "Animal"},
         "Bicyclist": {"Bicyclist", "MotorcycleScooter"},
     }
+
+
+def test_camvid_splits_have_their_published_sizes(shared):
+    root = shared / "camvid"
+    sizes = {split: len(find_pairs(dataset_spec("camvid"), root, split)) for split in ("train", "val", "test")}
+    assert sizes == {"train": 367, "val": 101, "test": 233}
+
+
+def test_real_camvid_labels_are_train_ids_and_void_is_ignored(shared):
+    spec = dataset_spec("camvid")
+    pair = find_pairs(spec, shared / "camvid", "val")[0]
+    image, labels = load_pair(pair, spec)
+    assert image.shape == (360, 480, 3)
+    assert labels.shape == (360, 480)
+    assert set(np.unique(labels)) <= {*range(11), IGNORE_LABEL}
 
 
 def test_camvid_labels_end_in_png_beside_jpg_images_and_test_is_its_own_split(shared):

@@ -104,7 +104,7 @@ def test_finding_no_propagated_frames_for_a_step_says_where_it_looked(tmp_path):
     pairs = find_pairs(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError) as told:
         find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=2, scene_flow=False)
-    for part in ("--maxSkip 2", "aachen_000000_000017 or aachen/aachen_000000_000021",
+    for part in ("--maxSkip 2: no propagated frames", "aachen_000000_000017 or aachen/aachen_000000_000021",
                  str(tmp_path / "propagated/leftImg8bit/train")):  # fmt: skip
         assert part in str(told.value)
 

@@ -1,9 +1,7 @@
-"""The losses: what relaxation allows, what each pixel is worth, and the recorded figures."""
+"""The losses: what each pixel is worth, their gradients, and mistakes in what they are given."""
 
 import itertools
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,114 +11,9 @@ from hypothesis import strategies as st
 
 from loss.class_weights import balanced_weights
 from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
-from loss.published import published_target
+from loss.published import PublishedRelaxedCrossEntropy
 from loss.relaxation import RelaxedCrossEntropy
-from loss.sets import relaxed_sets
-from tests.golden import parity_fixtures as fixtures
-
-RECORDS = json.loads((Path(__file__).parent / "golden" / "loss.json").read_text())
-
-
-def recorded_case(record):
-    """Labels [N, H, W], logits [N, 19, H, W] and the criterion of one record."""
-    n, h, w, tag = (record[key] for key in ("n", "h", "w", "tag"))
-    labels = torch.stack([torch.from_numpy(fixtures.labels(h, w, f"{tag}-label-{i}")) for i in range(n)])
-    logits = fixtures.logits(n, h, w, f"{tag}-logits")
-    options = {key: record[key] for key in ("upper_bound", "batch_weighting")}
-    if record["kind"] == "ce":
-        criterion = CrossEntropy(19)
-    elif record["kind"] == "imgwt":
-        criterion = ImageWeightedCrossEntropy(19, published=True, **options)
-    else:
-        criterion = RelaxedCrossEntropy(19, strict_classes=record["strict"] or (), published=True, **options)
-    return labels, logits, criterion
-
-
-def is_relaxed(record):
-    return not record["epoch"] > record["rlx_off_epoch"] >= 0
-
-
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["tag"])
-def test_loss_and_gradient_equal_the_recorded_figures(record):
-    labels, logits, criterion = recorded_case(record)
-    logits.requires_grad_()
-    loss = criterion(logits, labels, relax=is_relaxed(record))
-    loss.backward()
-    grad = logits.grad.double()
-    got = {"loss": loss.item(), "grad_l2": grad.norm().item(), "grad_abs_sum": grad.abs().sum().item()}
-    assert got == {key: pytest.approx(record[key], rel=1e-5) for key in got}
-    for position, value in record["grad_at"]:
-        assert grad[tuple(position)].item() == pytest.approx(value, rel=1e-5, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    "record", [r for r in RECORDS if "target_channel_sums" in r], ids=lambda record: record["tag"]
-)
-def test_published_target_has_the_recorded_channel_sums(record):
-    labels, _, criterion = recorded_case(record)
-    classes = labels.long().where(labels != 255, 19)
-    target = published_target(classes, 19, 1 if is_relaxed(record) else 0, criterion.strict_classes)
-    assert target.sum((0, 2, 3)).tolist() == record["target_channel_sums"]
-    assert target.max() == record["target_max"]
-
-
-# What relaxation allows: sets small enough to read off.
-
-
-def sets_of(labels, num_classes=3, **options):
-    """The class set of each pixel of a label map [H, W], as a map of strings such as '01'; '-' where ignored."""
-    labels = torch.tensor(labels).unsqueeze(0)
-    classes = labels.where(labels != 255, num_classes)
-    text = ["-" if c == num_classes else str(c) for c in classes.flatten().tolist()]
-    sets = relaxed_sets(classes, num_classes, options.pop("border", 1), **options)
-    for pixel, members in zip(sets.pixels.tolist(), sets.members.T.tolist(), strict=True):
-        assert str(members[0]) == text[pixel], "a pixel's own class comes first"
-        text[pixel] = "".join(str(c) for c in sorted(members) if c != num_classes)
-    width = labels.shape[2]
-    return [" ".join(text[i : i + width]) for i in range(0, len(text), width)]
-
-
-def test_both_sides_of_a_boundary_are_relaxed():
-    assert sets_of([[0, 0, 1, 1]] * 2) == ["0 01 01 1"] * 2
-
-
-def test_a_wider_border_relaxes_more_pixels():
-    assert sets_of([[0, 0, 0, 1, 1, 1]], border=2) == ["0 01 01 01 01 1"]
-
-
-def test_a_border_wider_than_the_image_allows_every_class_in_it():
-    assert sets_of([[0, 0, 0, 1], [2, 2, 2, 2]], border=9) == ["012 012 012 012"] * 2
-
-
-def test_a_pole_one_pixel_wide_may_be_its_surroundings():
-    assert sets_of([[0, 0, 1, 2, 2]] * 3) == ["0 01 012 12 2"] * 3
-
-
-def test_diagonal_neighbours_count():
-    assert sets_of([[0, 0, 0], [0, 0, 0], [0, 0, 1]]) == ["0 0 0", "0 01 01", "0 01 01"]
-
-
-def test_the_edge_of_the_image_is_no_boundary():
-    assert sets_of([[1, 1], [1, 1]]) == ["1 1", "1 1"]
-
-
-def test_void_is_neither_relaxed_nor_a_neighbour():
-    assert sets_of([[0, 0, 255, 1, 1]]) == ["0 0 - 1 1"]
-
-
-def test_relaxation_reaches_across_a_void_narrower_than_the_border():
-    assert sets_of([[0, 0, 255, 1, 1]], border=2) == ["0 01 - 01 1"]
-
-
-def test_strict_pixels_keep_their_class_and_still_relax_their_neighbours():
-    assert sets_of([[0, 0, 1, 1]], strict_classes=(1,)) == ["0 01 1 1"]
-
-
-@pytest.mark.parametrize("num_classes", [19, 62, 63, 65, 124, 130])
-def test_sets_are_right_up_to_the_last_class_whatever_their_number(num_classes):
-    last = num_classes - 1
-    assert sets_of([[0, 0, last, last]], num_classes=num_classes) == [f"0 0{last} 0{last} {last}"]
-
+from tests.losses import loss_and_gradient, random_case
 
 # What a pixel is worth.
 
@@ -129,38 +22,9 @@ def relaxed(logits, labels, relax=True, **options):
     return RelaxedCrossEntropy(logits.shape[1], **options)(logits, labels, relax=relax)
 
 
-def random_case(batch=2, num_classes=5, height=9, width=11, seed=0, dtype=torch.float32):
-    """Random logits and labels in 3x3 blocks with some void."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(batch, num_classes, height, width, generator=generator, dtype=dtype) * 3
-    grid = torch.randint(0, num_classes + 1, (batch, -(-height // 3), -(-width // 3)), generator=generator)
-    labels = grid.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, :height, :width]
-    return logits, labels.masked_fill(labels == num_classes, 255)
-
-
 def test_equal_scores_cost_the_log_of_the_share_of_allowed_classes():
     loss = relaxed(torch.zeros(1, 4, 1, 4), torch.tensor([[[0, 0, 1, 1]]]), upper_bound=0)
     assert loss.item() == pytest.approx((2 * math.log(4) + 2 * math.log(2)) / 4)
-
-
-def test_the_sum_is_the_mean_times_the_labelled_pixels():
-    logits, labels = random_case()
-    mean, total = relaxed(logits, labels), relaxed(logits, labels, reduction="sum")
-    assert total.item() == pytest.approx(mean.item() * (labels != 255).sum().item(), rel=1e-5)
-
-
-def test_rarer_classes_weigh_more_and_a_boundary_pixel_the_mean_of_its_set():
-    # Sets 0, 0, 01, 01: class 0 is in four, class 1 in two, of six. Weights: 1 + 2/6 and 1 + 4/6, mean 3/2.
-    loss = relaxed(torch.zeros(1, 4, 1, 4), torch.tensor([[[0, 0, 0, 1]]]))
-    assert loss.item() == pytest.approx((2 * 4 / 3 * math.log(4) + 2 * 3 / 2 * math.log(2)) / 4)
-
-
-def test_void_does_not_change_the_class_weights():
-    logits = torch.zeros(1, 4, 1, 4)
-    wide = F.pad(logits, (0, 3))
-    labels = torch.tensor([[[0, 0, 0, 1]]])
-    with_void = F.pad(labels, (0, 3), value=255)
-    assert relaxed(wide, with_void).item() == pytest.approx(relaxed(logits, labels).item())
 
 
 @pytest.mark.parametrize("relax", [True, False])
@@ -198,13 +62,6 @@ def test_being_sure_of_a_neighbouring_class_costs_nothing_at_the_boundary():
 
 CRITERIA = [CrossEntropy, ImageWeightedCrossEntropy, RelaxedCrossEntropy]
 ALL_LOSSES = pytest.mark.parametrize("criterion", CRITERIA, ids=lambda cls: cls.__name__)
-
-
-def loss_and_gradient(criterion, logits, labels, relax=True):
-    logits = logits.detach().requires_grad_()
-    loss = criterion(logits, labels, relax=relax)
-    loss.backward()
-    return loss.detach(), logits.grad
 
 
 @ALL_LOSSES
@@ -359,16 +216,18 @@ def test_a_gap_of_1000_costs_1000_where_wrong_and_nothing_where_right():
     assert relaxed(-logits, labels).item() == pytest.approx(1000)
 
 
-@ALL_LOSSES
-@pytest.mark.parametrize("options", [{}, {"published": True}])
+@pytest.mark.parametrize(
+    "criterion",
+    [*(cls(5) for cls in CRITERIA), ImageWeightedCrossEntropy(5, published=True), PublishedRelaxedCrossEntropy(5)],
+    ids=["plain", "image-weighted", "relaxed", "image-weighted-published", "relaxed-published"],
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_widened_before_anything_is_computed(criterion, options, dtype):
-    options = {} if criterion is CrossEntropy else options
+def test_half_precision_logits_are_widened_before_anything_is_computed(criterion, dtype):
     logits, labels = random_case(height=64, width=64)
     logits = (logits * 20).to(dtype)
-    exact, exact_grad = loss_and_gradient(criterion(5, **options), logits.float(), labels)
+    exact, exact_grad = loss_and_gradient(criterion, logits.float(), labels)
     with torch.autocast("cpu", dtype=dtype):
-        loss, grad = loss_and_gradient(criterion(5, **options), logits, labels)
+        loss, grad = loss_and_gradient(criterion, logits, labels)
     assert (loss.dtype, grad.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(loss, exact)
     torch.testing.assert_close(grad, exact_grad.to(dtype))
@@ -386,14 +245,6 @@ def test_layout_and_integer_type_do_not_matter(criterion, relax):
             loss, grad = loss_and_gradient(criterion(5), other, same, relax)
             torch.testing.assert_close(loss, expected)
             torch.testing.assert_close(grad, expected_grad)
-
-
-def test_the_published_form_is_finite_for_large_logits_and_without_labels():
-    logits, labels = random_case()
-    for other in (labels, torch.full_like(labels, 255)):
-        loss, grad = loss_and_gradient(RelaxedCrossEntropy(5, published=True), 1e4 * logits.sign(), other)
-        assert loss.isfinite()
-        assert grad.isfinite().all()
 
 
 def test_repeating_the_loss_gives_the_same_bits():
@@ -420,7 +271,7 @@ def test_the_loss_needs_no_gradient():
 # Mistakes.
 
 
-@ALL_LOSSES
+@pytest.mark.parametrize("criterion", [*CRITERIA, PublishedRelaxedCrossEntropy], ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
@@ -437,7 +288,7 @@ def test_wrong_shapes_and_types_are_named(criterion, logits, labels, message):
         criterion(5)(logits, labels)
 
 
-@ALL_LOSSES
+@pytest.mark.parametrize("criterion", [*CRITERIA, PublishedRelaxedCrossEntropy], ids=lambda cls: cls.__name__)
 def test_labels_that_are_no_train_ids_are_named(criterion):
     labels = torch.tensor([[[0, 33], [5, 255]]], dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"labels hold 5, 33: .*\(0 to 4\) nor ignore_label 255"):
@@ -449,13 +300,12 @@ def test_labels_that_are_no_train_ids_are_named(criterion):
     [
         ({"strict_classes": (3, 19)}, r"strict_classes \[19\].*0 to 18"),
         ({"border": 0}, "border must be at least 1"),
-        ({"reduction": "none"}, "'none' is unknown. Choose one of: mean, sum"),
-        ({"reduction": "sum", "published": True}, "leave reduction at 'mean'"),
     ],
 )
-def test_wrong_options_are_named(options, message):
+@pytest.mark.parametrize("criterion", [RelaxedCrossEntropy, PublishedRelaxedCrossEntropy])
+def test_wrong_options_are_named(criterion, options, message):
     with pytest.raises(ValueError, match=message):
-        RelaxedCrossEntropy(19, **options)
+        criterion(19, **options)
 
 
 def test_balanced_weights_are_the_median_count_over_the_class_count_to_a_power():

@@ -3,7 +3,6 @@
 A network inherits its checks by being listed in `network/names.py`.
 """
 
-import csv
 import re
 import subprocess
 import sys
@@ -15,18 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, Trunk
-from network.build import CONSTRUCTORS, build_network, load_trunk_weights
-from network.deepv3 import DeepLabV3Plus
-from network.depthwise import DepthwiseConv2d
+from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d
+from network.build import CONSTRUCTORS, build_network
 from network.mobilenetv3 import nearest_multiple_of_8
 from network.names import ARCHITECTURES
 from tests.golden import parity_fixtures as fixtures
+from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
 from utils.upsampling import upsample
 
-GOLDEN = Path(__file__).parent / "golden" / "networks"
 RECORDED = ("DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1", "DeepR50V3PlusD_m1")
-LIGHT = ("DeepMNV3V3PlusD_m1", "DeepR18V3PlusD_m1")
 # Parameters of the ImageNet classifiers as published, less their last layers.
 TRUNK_PARAMETERS = {
     "DeepR18V3PlusD_m1": 11_689_512 - 513_000,
@@ -38,37 +34,11 @@ TRUNK_PARAMETERS = {
 }
 
 
-def recorded_keys():
-    """arch -> [(key, shape as text)] in order."""
-    rows = {}
-    with (GOLDEN / "checkpoint_keys.tsv").open() as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            rows.setdefault(row["arch"], []).append((row["key"], row["shape"]))
-    return rows
-
-
-def without_memory(arch, num_classes=19):
-    """The network with shapes but no values: even the largest costs nothing."""
-    with torch.device("meta"):
-        return build_network(arch, num_classes)
-
-
 def network_with_recorded_weights(arch):
     net = without_memory(arch)
     empty = {key: torch.empty_like(value, device="cpu") for key, value in net.state_dict().items()}
     net.load_state_dict(fixtures.state_dict(empty), assign=True)
     return net.eval()
-
-
-def tiny_network(num_classes=3):
-    """A DeepLabV3+ of a few hundred weights, keyed as WideResNet38 is."""
-    torch.manual_seed(0)
-    modules = {
-        "mod1": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1)),
-        "mod2": nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1)),
-    }
-    trunk = Trunk(modules, stages=("mod1", "mod2"), fine_stage="mod1", fine_channels=4, out_channels=6)
-    return DeepLabV3Plus(trunk, num_classes, rates=(1, 2), width=8)
 
 
 # --- the published function -------------------------------------------------------------------------------------
@@ -101,7 +71,7 @@ def test_logits_are_those_of_the_published_network(arch):
 
 @pytest.mark.parametrize("arch", TRUNK_PARAMETERS)
 def test_a_trunk_has_as_many_parameters_as_the_published_classifier_without_its_end(arch):
-    assert sum(p.numel() for p in without_memory(arch).trunk_parameters()) == TRUNK_PARAMETERS[arch]
+    assert sum(p.numel() for p in trunk_parameters(without_memory(arch))) == TRUNK_PARAMETERS[arch]
 
 
 def test_the_light_trunk_has_torchvisions_keys():
@@ -171,7 +141,7 @@ def fresh(request):
 
 def test_every_parameter_is_of_the_trunk_or_of_the_head_and_none_is_shared(fresh):
     assert len(list(fresh.named_parameters())) == len(list(fresh.named_parameters(remove_duplicate=False)))
-    of_trunk = {id(p) for p in fresh.trunk_parameters()}
+    of_trunk = {id(p) for p in trunk_parameters(fresh)}
     for key, parameter in fresh.named_parameters():
         of_head = key.split(".")[0] in ("aspp", "bot_fine", "bot_aspp", "final")
         assert of_head == (id(parameter) not in of_trunk), key
@@ -291,126 +261,6 @@ def test_the_pyramids_first_channels_are_the_images_mean():
 @pytest.mark.parametrize("value, rounded", [(16, 16), (18, 24), (30, 32), (168, 168), (3, 8)])
 def test_channels_are_rounded_to_multiples_of_eight(value, rounded):
     assert nearest_multiple_of_8(value) == rounded
-
-
-# --- ImageNet weights -------------------------------------------------------------------------------------------
-
-
-def imagenet_file(arch, path):
-    """A file as torchvision's classifiers have it: bare keys and a head. Returns the trunk's state."""
-    torch.manual_seed(1)
-    net = build_network(arch, 2)
-    trunk = {key: torch.rand_like(v, dtype=torch.float) for key, v in net.state_dict().items() if net.is_trunk_key(key)}
-    names = {ours: published for published, ours in (("conv1.", "layer0.0."), ("bn1.", "layer0.1."))}
-    published = {}
-    for key, value in trunk.items():
-        prefix = next((p for p in names if key.startswith(p)), "")
-        published[names.get(prefix, "") + key.removeprefix(prefix)] = value
-    for head in ("fc.weight", "fc.bias", "classifier.0.weight"):
-        published[head] = torch.zeros(3)
-    torch.save(published, path)
-    return trunk
-
-
-@pytest.mark.parametrize("arch", LIGHT)
-def test_imagenet_weights_fill_the_trunk_and_leave_the_head(arch, tmp_path):
-    trunk = imagenet_file(arch, tmp_path / "imagenet.pth")
-    net = build_network(arch, 2)
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    report = load_trunk_weights(net, tmp_path / "imagenet.pth")
-    assert len(report.matched) == len(trunk)
-    assert report.complete
-    for key, value in net.state_dict().items():
-        expected = trunk[key].to(value.dtype) if net.is_trunk_key(key) else before[key]
-        assert torch.equal(value, expected), key
-
-
-def test_published_wrapping_and_missing_batch_counts_are_accepted(tmp_path):
-    net, other = tiny_network(), tiny_network()
-    trunk = {key: value for key, value in other.state_dict().items() if other.is_trunk_key(key)}
-    content = {f"module.{key}": torch.full_like(value, 2.0) for key, value in trunk.items()}
-    for head in ("bn_out.0.weight", "classifier.fc.weight"):
-        content[f"module.{head}"] = torch.zeros(3)
-    torch.save({"state_dict": content, "epoch": 3}, tmp_path / "trunk.pth")
-    report = load_trunk_weights(net, tmp_path / "trunk.pth")
-    assert len(report.matched) == 4
-    assert all((parameter == 2).all() for parameter in net.trunk_parameters())
-
-
-def test_seresnext_files_need_no_renaming():
-    net = without_memory("DeepSRNX50V3PlusD_m1")
-    keys = [key for key, _ in recorded_keys()["DeepSRNX50V3PlusD_m1"] if key.startswith("layer")]
-    assert "layer0.conv1.weight" in keys
-    assert [key for key in net.state_dict() if net.is_trunk_key(key)] == [net.trunk_key(key) for key in keys]
-
-
-def test_a_whole_networks_checkpoint_gives_its_trunk_too(tmp_path):
-    net, other = tiny_network(3), tiny_network(7)
-    with torch.no_grad():
-        other.mod1[0].bias.fill_(5)
-    torch.save({"state_dict": other.state_dict()}, tmp_path / "net.pth")
-    report = load_trunk_weights(net, tmp_path / "net.pth")
-    assert "final.6.weight" in report.unexpected
-    assert (net.mod1[0].bias == 5).all()
-
-
-def test_a_file_of_another_trunk_is_refused_with_examples_of_its_keys(tmp_path):
-    path = tmp_path / "other.pth"
-    torch.save({f"blocks.{i}.weight": torch.zeros(2, 3) for i in range(3)}, path)
-    with pytest.raises(ValueError, match="0 of 4 tensors match") as error:
-        load_trunk_weights(tiny_network(), path)
-    message = str(error.value)
-    assert str(path) in message
-    assert "blocks.0.weight (2, 3)" in message
-    assert "mod1.0.weight (4, 3, 3, 3)" in message
-    assert "\n" not in message
-
-
-def test_a_deeper_trunks_file_is_refused_though_it_has_all_keys(tmp_path):
-    net = tiny_network()
-    content = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
-    content |= {f"mod2.{i}.weight": torch.zeros(1) for i in range(1, 4)}
-    torch.save(content, tmp_path / "deeper.pth")
-    with pytest.raises(ValueError, match="4 of 7 tensors match"):
-        load_trunk_weights(net, tmp_path / "deeper.pth")
-
-
-def test_a_missing_damaged_or_unsafe_file_is_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
-        load_trunk_weights(tiny_network(), tmp_path / "nothing.pth")
-    (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 cut off")
-    torch.save({"state_dict": {"a": torch.zeros(1)}, "run": Path}, tmp_path / "unsafe.pth")
-    for name in ("damaged.pth", "unsafe.pth"):
-        with pytest.raises(ValueError, match=re.escape(name)) as error:
-            load_trunk_weights(tiny_network(), tmp_path / name)
-        assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 1, 2), (3, 2, 1), (5, 2, 1)])
-def test_the_bf16_depthwise_gradients_are_those_of_the_plain_convolution(kernel, stride, dilation):
-    torch.manual_seed(0)
-    conv = DepthwiseConv2d(96, kernel, stride, dilation)
-    images = torch.randn(2, 96, 14, 17).to(torch.bfloat16)
-
-    def gradients(of):
-        x = images.clone().to(next(of.parameters()).dtype if of is exact else torch.bfloat16).requires_grad_()
-        of.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=of is conv):
-            out = of(x).float()
-        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
-        return x.grad.float(), of.weight.grad.float()
-
-    exact = torch.nn.Conv2d(96, 96, kernel, stride, conv.padding, dilation, 96, bias=False).double()
-    exact.load_state_dict({"weight": conv.weight.to(torch.bfloat16).double()})
-    for ours, right in zip(gradients(conv), gradients(exact), strict=True):
-        assert (ours - right).abs().max() <= 0.01 * right.abs().max()  # bfloat16 keeps 8 bits
-
-
-def test_depthwise_convolutions_take_the_fast_route_only_where_it_is_one():
-    conv = DepthwiseConv2d(8, 3)
-    images = torch.randn(1, 8, 6, 6)
-    assert type(conv(images.bfloat16()).grad_fn).__name__ == "_Bf16DepthwiseBackward"
-    assert type(conv(images).grad_fn).__name__ == "ConvolutionBackward0"
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

@@ -14,9 +14,11 @@ from config import AugmentConfig, DataConfig, TrainConfig
 from datasets.index import find_pairs
 from datasets.loaders import LoaderOptions, train_data, val_loader
 from datasets.registry import dataset_spec
-from datasets.segmentation import Draw, as_tensors
+from datasets.sampler import EpochSampler
+from datasets.segmentation import Draw, TrainingSet, as_tensors
 from datasets.workers import default_num_workers
 from tests.conftest import ROOT, needs_kept_memory
+from transforms.presets import train_transform
 from utils.distributed import Processes, processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
@@ -62,14 +64,41 @@ def assert_same(one, other):
         assert torch.equal(labels, other_labels)
 
 
+def test_samples_are_uint8_batches_of_the_stated_shape(root):
+    (root / "train" / "notes.txt").write_text("a stray file")
+    found = batches(root)
+    assert len(found) == 2 * 6
+    assert all(images.shape == (2, 3, 24, 24) and images.dtype == torch.uint8 for images, _ in found)
+    assert all(labels.shape == (2, 24, 24) and labels.dtype == torch.uint8 for _, labels in found)
+
+
+def test_a_crop_centred_on_a_class_shows_it(root):
+    pairs = find_pairs(SPEC, root, "train")
+    labels = np.zeros((40, 60), np.uint8)
+    labels[37, 58] = 9
+    write_image(pairs[0].labels, labels)
+    augment = AugmentConfig(crop_size=8, scale_min=1.0)
+    samples = TrainingSet(pairs, SPEC, train_transform(augment, SPEC.ignore_label), seed=0)
+    for place in range(20):
+        _, crop = samples[Draw(0, place, 0, (37, 58))]
+        # Shrinking by nearest neighbour may skip the one pixel, enlarging never does.
+        assert crop.shape == (8, 8)
+        assert (crop == 9).any()
+
+
 # The same samples
 
 
 @pytest.mark.parametrize(("num_workers", "start_method"), [(1, "fork"), (4, "fork"), (2, "spawn")])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_samples_do_not_depend_on_the_loader_processes(root, num_workers, start_method):
-    options = LoaderOptions(ALONE, num_workers, start_method=start_method)
-    assert_same(batches(root, options), batches(root))
+    usual = torch.multiprocessing.get_start_method(allow_none=True)
+    torch.multiprocessing.set_start_method(start_method, force=True)
+    try:
+        found = batches(root, LoaderOptions(ALONE, num_workers))
+    finally:
+        torch.multiprocessing.set_start_method(usual, force=True)
+    assert_same(found, batches(root))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -109,6 +138,13 @@ def test_ranks_partition_an_epoch(root, num_ranks):
             assert len(images) == 2
             numbers += [int(image[0, 0, 0]) for image in images]
     assert sorted(numbers) == list(range(12))
+
+
+def test_processes_partition_an_epoch_in_whole_batches():
+    draws = [Draw(0, i, i) for i in range(23)]
+    parts = [list(EpochSampler(lambda _: draws, rank=r, num_processes=2, batch=5)) for r in range(2)]
+    assert [len(part) for part in parts] == [10, 10]
+    assert len({d.place for part in parts for d in part}) == 20
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -19,12 +19,12 @@ from utils.images import read_image, write_image
 from utils.log import read_metrics
 from video.build import build_flow
 from video.clips import (
-    Draw,
+    ClipDraw,
     TrainingClips,
-    collate,
-    draw_epoch,
+    collate_clips,
+    draw_clips,
     evenly,
-    find_sequences,
+    find_frame_sequences,
     in_sequences,
     load_clip,
     split_sequences,
@@ -83,7 +83,7 @@ def test_sub_folders_are_sequences_and_other_files_are_left_out(tmp_path):
     write_frames(tmp_path / "a", 2)
     write_image(tmp_path / "b/.hidden.png", texture(64))
     (tmp_path / "notes.txt").write_text("none")
-    assert names(find_sequences(tmp_path)) == [["000.png", "001.png"], ["000.png", "001.png", "002.png"]]
+    assert names(find_frame_sequences(tmp_path)) == [["000.png", "001.png"], ["000.png", "001.png", "002.png"]]
 
 
 def test_a_video_file_is_one_sequence(tmp_path):
@@ -91,7 +91,7 @@ def test_a_video_file_is_one_sequence(tmp_path):
     for frame in moving_frames(4):
         writer.write(frame[..., ::-1])
     writer.release()
-    (frames,) = find_sequences(tmp_path / "drive.avi")
+    (frames,) = find_frame_sequences(tmp_path / "drive.avi")
     assert len(frames) == 4
     for number, frame in enumerate(frames):
         differences = [np.abs(frame.astype(int) - wanted).mean() for wanted in moving_frames(4)]
@@ -121,10 +121,10 @@ def test_the_end_of_each_sequence_is_held_out():
 
 
 def test_an_epoch_visits_every_clip_as_often_as_asked_and_each_epoch_in_its_own_order():
-    draws = draw_epoch(seed=0, epoch=4, num_clips=5, repeat=3)
+    draws = draw_clips(seed=0, epoch=4, num_clips=5, repeat=3)
     assert sorted(draw.clip for draw in draws) == sorted([0, 1, 2, 3, 4] * 3)
-    assert draws == draw_epoch(seed=0, epoch=4, num_clips=5, repeat=3)
-    assert [d.clip for d in draws] != [d.clip for d in draw_epoch(seed=0, epoch=5, num_clips=5, repeat=3)]
+    assert draws == draw_clips(seed=0, epoch=4, num_clips=5, repeat=3)
+    assert [d.clip for d in draws] != [d.clip for d in draw_clips(seed=0, epoch=5, num_clips=5, repeat=3)]
 
 
 def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_time():
@@ -132,7 +132,7 @@ def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_ti
     clips = TrainingClips([tuple(frames)], 80, 0, partial(build_flow, "dis"))
     found = set()
     for place in range(16):
-        crop, flow = clips[Draw(0, place, 0)]
+        crop, flow = clips[ClipDraw(0, place, 0)]
         assert crop.shape == (3, 3, 80, 80)
         middle = flow[:, 20:-20, 20:-20]
         u, v = (round(float(part.median())) for part in middle)
@@ -142,8 +142,8 @@ def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_ti
         assert torch.equal(moved, crop[1, :, 10:-10, 10:-10].float())
     # The later frame shows at x what the earlier one shows at x + 3; mirrored or backwards, at x - 3; both, at x + 3.
     assert found == {(3, 1), (-3, 1), (-3, -1), (3, -1)}
-    again, _ = clips[Draw(0, 3, 0)]
-    assert torch.equal(again, clips[Draw(0, 3, 0)][0])
+    again, _ = clips[ClipDraw(0, 3, 0)]
+    assert torch.equal(again, clips[ClipDraw(0, 3, 0)][0])
 
 
 def test_frames_of_different_sizes_name_both_files(tmp_path):
@@ -156,7 +156,7 @@ def test_frames_of_different_sizes_name_both_files(tmp_path):
 def test_sequences_smaller_than_the_crop_say_how_large_it_may_be():
     samples = [(torch.zeros(2, 3, side, side), torch.zeros(2, side, side)) for side in (64, 40)]
     with pytest.raises(ValueError, match=r"crops of 40x40 and 64x64 pixels .* --crop_size. Use at most 40."):
-        collate(samples)
+        collate_clips(samples)
 
 
 # --- learning ---------------------------------------------------------------------------------------------------

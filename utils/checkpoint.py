@@ -43,7 +43,6 @@ class Checkpoint:
     epoch: int = 0
     scores: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -97,7 +96,6 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             epoch=content["epoch"],
             scores=content["scores"],
             config=content["config"],
-            versions=content["versions"],
             mean=tuple(content["mean"]),
             std=tuple(content["std"]),
             training=content["training"],

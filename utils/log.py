@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.files import atomic_path, writable_folder
+from utils.numbering import first_free
 
 METRICS = "metrics.jsonl"
 LINK = "tensorboard"  # to the run's events
@@ -88,7 +89,7 @@ def run_folder(ckpt: str, exp: str, tb_tag: str, *, test_mode: bool = False) -> 
 
 def free_run_folder(folder: Path) -> Path:
     """`folder` itself, or `folder-2`, `-3`, … where it already holds a run: a run never overwrites another."""
-    return _numbered(folder, lambda candidate: (candidate / METRICS).exists())
+    return Path(first_free(str(folder), lambda name: (Path(name) / METRICS).exists()))
 
 
 def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
@@ -96,15 +97,7 @@ def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
     linked = run / LINK
     if is_resumed and linked.is_symlink():
         return linked.resolve()
-    return _numbered(Path(tb_path) / run.name, Path.exists)
-
-
-def _numbered(folder: Path, is_taken: Callable[[Path], bool]) -> Path:
-    candidate, number = folder, 1
-    while is_taken(candidate):
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
+    return Path(first_free(str(Path(tb_path) / run.name), lambda name: Path(name).exists()))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -34,13 +34,16 @@ def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
     return cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=light)[..., None]  # type: ignore[return-value]
 
 
-def shrunk(picture: Uint8Array, largest_side: int) -> Uint8Array:
-    """`picture` [H, W, 3], made smaller where a side of it is longer than `largest_side` pixels."""
+def shrunk(picture: Uint8Array, largest_side: int, interpolation: int = cv2.INTER_AREA) -> Uint8Array:
+    """`picture` [H, W, 3] or [H, W], made smaller where a side of it is longer than `largest_side` pixels.
+
+    interpolation: OpenCV's constant; labels want one that mixes no pixels.
+    """
     factor = largest_side / max(picture.shape[:2])
     if factor >= 1:
         return picture
     size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    return cv2.resize(picture, size, interpolation=interpolation)  # type: ignore[return-value]
 
 
 def side_by_side(pictures: Sequence[Uint8Array], gap: int = 6) -> Uint8Array:

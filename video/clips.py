@@ -25,11 +25,11 @@ FAR = 1.5  # times the usual distance of two frames' numbers: a frame is missing
 
 Frame = Path | Uint8Array
 Clip = tuple[Frame, ...]  # frames behind each other
-Sample = tuple[Tensor, Tensor]
+ClipSample = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Draw:
+class ClipDraw:
     """A training sample: which clip, and the epoch and place there that all that is random follows from."""
 
     epoch: int
@@ -37,7 +37,7 @@ class Draw:
     clip: int
 
 
-def find_sequences(source: Path) -> list[list[Frame]]:
+def find_frame_sequences(source: Path) -> list[list[Frame]]:
     """The sequences of frames in a folder and its sub-folders, or in a video file, each in order of time.
 
     A sequence is what lies in one folder under one name with a number at its end; where numbers are missing, another
@@ -54,7 +54,7 @@ def find_sequences(source: Path) -> list[list[Frame]]:
 
 
 def in_sequences(names: Sequence[str], folder: Path = Path()) -> list[list[Frame]]:
-    """The images `names` of one folder as sequences; see `find_sequences`."""
+    """The images `names` of one folder as sequences; see `find_frame_sequences`."""
     stems = [Path(name).stem for name in names]
     ending = common_ending(stems) if len(stems) > 1 else ""
     series: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -99,13 +99,13 @@ def evenly(clips: Sequence[Clip], at_most: int) -> list[Clip]:
     return [clips[place] for place in places]
 
 
-def draw_epoch(seed: int, epoch: int, num_clips: int, repeat: int) -> list[Draw]:
+def draw_clips(seed: int, epoch: int, num_clips: int, repeat: int) -> list[ClipDraw]:
     """Every clip `repeat` times, in random order."""
     order = np.random.default_rng((seed, epoch)).permutation(num_clips * repeat)
-    return [Draw(epoch, place, int(clip) % num_clips) for place, clip in enumerate(order)]
+    return [ClipDraw(epoch, place, int(clip) % num_clips) for place, clip in enumerate(order)]
 
 
-class TrainingClips(Dataset[Sample]):
+class TrainingClips(Dataset[ClipSample]):
     """Crops (frames [length, 3, S, S] uint8, flow [2, S, S] float32 of the second frame towards the first, pixels).
 
     At random mirrored, and run backwards. A sample follows from (seed, draw) alone. make_flow: called once a process,
@@ -122,7 +122,7 @@ class TrainingClips(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: ClipDraw) -> ClipSample:
         generator = np.random.default_rng((self.seed, draw.epoch, draw.place))
         frames = load_clip(self.clips[draw.clip])
         height, width = min(self.crop_size, frames[0].shape[0]), min(self.crop_size, frames[0].shape[1])
@@ -148,14 +148,14 @@ def load_clip(clip: Clip) -> list[Uint8Array]:
     return frames
 
 
-def as_sample(frames: Sequence[Uint8Array], flow: Flow) -> Sample:
+def as_sample(frames: Sequence[Uint8Array], flow: Flow) -> ClipSample:
     """Frames behind each other, and the flow of the second towards the first, as `TrainingClips` gives them."""
     frames = [np.ascontiguousarray(frame) for frame in frames]
     found = flow(frames[1], frames[0])
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(found).permute(2, 0, 1)
 
 
-def collate(samples: Sequence[Sample]) -> Sample:
+def collate_clips(samples: Sequence[ClipSample]) -> ClipSample:
     """Samples -> batch. Raises ValueError where they differ in size."""
     frames, flows = zip(*samples, strict=True)
     sizes = sorted({(clip.shape[3], clip.shape[2]) for clip in frames})

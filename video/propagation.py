@@ -18,7 +18,7 @@ from video.motion import Motion
 from video.votes import vote
 from video.warping import inside, warp_image, warp_labels
 
-MODES = ("joint", "label")
+PROPAGATION_MODES = ("joint", "label")
 VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first that it fails
 
 
@@ -64,8 +64,8 @@ def propagate(
 def _check(
     frames: Mapping[int, Uint8Array], labels: Uint8Array, steps: Sequence[int], mode: str, keep: Collection[str]
 ) -> None:
-    if mode not in MODES:
-        raise ValueError(f"--mode '{mode}' is unknown. Choose one of: {', '.join(MODES)}.")
+    if mode not in PROPAGATION_MODES:
+        raise ValueError(f"--mode '{mode}' is unknown. Choose one of: {', '.join(PROPAGATION_MODES)}.")
     if unknown := sorted(set(keep) - set(VOID_TESTS)):
         raise ValueError(f"--keep '{unknown[0]}' is unknown. Choose from: {', '.join(VOID_TESTS)}.")
     if 0 not in frames:

@@ -25,7 +25,7 @@ from video.flow import Flow
 from video.warping import FlowArray
 
 PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
-MODES = (RECONSTRUCTION, PREDICTION)
+SDC_MODES = (RECONSTRUCTION, PREDICTION)
 
 WIDTH = 32  # channels of conv1
 WHITE = 255.0
@@ -129,7 +129,7 @@ class SDCNet(nn.Module):
 
 
 def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = RECONSTRUCTION) -> SDCNet:
-    """A trained network for `mode`, one of MODES, in evaluation mode. The file says how wide it is.
+    """A trained network for `mode`, one of SDC_MODES, in evaluation mode. The file says how wide it is.
 
     Published files, which hold a flow network beside it and do not say their mode, are taken at the caller's word.
     Raises FileNotFoundError, or ValueError where the file is damaged, of another network or of another mode.
@@ -158,7 +158,7 @@ def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = R
 
 
 def arch_name(mode: str) -> str:
-    """What a checkpoint calls a network for this mode, one of MODES."""
+    """What a checkpoint calls a network for this mode, one of SDC_MODES."""
     return f"SDCNet_{mode}"
 
 

@@ -106,7 +106,7 @@ class PropagationConfig:
     )
     flow: str = option(
         "dis",
-        "motion: dis needs no weights; raft needs torchvision; exact knows drawn streets",
+        "motion: dis needs no weights; raft needs torchvision; sdc refines dis; exact knows drawn streets",
         choices=("dis", "raft", "sdc", "exact"),
     )
     flow_weights: str | None = option(None, "weights of raft or sdc")

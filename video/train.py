@@ -37,14 +37,14 @@ from utils.resuming import State, check_weights, restore_optimizer
 from video.build import build_flow
 from video.clips import (
     Clip,
-    Draw,
-    Sample,
+    ClipDraw,
+    ClipSample,
     TrainingClips,
     as_sample,
-    collate,
-    draw_epoch,
+    collate_clips,
+    draw_clips,
     evenly,
-    find_sequences,
+    find_frame_sequences,
     load_clip,
     split_sequences,
 )
@@ -94,7 +94,7 @@ def set_up(config: VideoTrainConfig) -> Training:
         raise ValueError(f"--crop_size must be at least {SMALLEST_CROP}, got {config.frames.crop_size}.")
     device = resolve_device(config.device.device)
     dtype = autocast_dtype(device, bf16=config.device.bf16, fp16=False)
-    sequences = find_sequences(Path(config.frames.frames))
+    sequences = find_frame_sequences(Path(config.frames.frames))
     clips, val = split_sequences(sequences, CLIP_LENGTHS[config.net.mode], config.frames.val_share)
     folder = run_folder(config.run.ckpt, config.run.exp, config.run.tb_tag, test_mode=config.run.test_mode)
     if not config.run.resume:
@@ -141,7 +141,7 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
     """One visit of every place to train on, one optimizer step a batch."""
     config, net = training.config, training.net
     net.train()
-    draws = draw_epoch(config.run.seed, epoch, len(training.train), config.frames.repeat)
+    draws = draw_clips(config.run.seed, epoch, len(training.train), config.frames.repeat)
     loader = training_loader(training, draws)
     meter = Meter(training.device)
     with tqdm(
@@ -172,7 +172,7 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
                 )
 
 
-def training_loader(training: Training, draws: list[Draw]) -> DataLoader[Sample]:
+def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[ClipSample]:
     """Batches of the crops that `draws` name."""
     config, on_gpu = training.config, training.device.type == "cuda"
     count = config.device.num_workers
@@ -184,7 +184,7 @@ def training_loader(training: Training, draws: list[Draw]) -> DataLoader[Sample]
         batch_size=min(config.frames.batch, len(draws)),
         sampler=draws,
         drop_last=True,
-        collate_fn=collate,
+        collate_fn=collate_clips,
         num_workers=count,
         pin_memory=on_gpu,
         worker_init_fn=prepare_worker,

@@ -10,7 +10,7 @@ from utils.memory import is_out_of_memory
 
 
 @contextmanager
-def naming(picture: Path) -> Iterator[None]:
+def errors_naming(picture: Path) -> Iterator[None]:
     """Around the prediction of `picture`: where that takes too much memory, ValueError says of which."""
     try:
         yield

@@ -1,0 +1,50 @@
+"""How every loss is called, and what those have in common that are sums over pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from loss.inputs import check_inputs
+from loss.set_loss import SetTarget, set_loss
+
+
+class Loss(nn.Module, ABC):
+    """A loss of logits against integer labels.
+
+    num_classes: C; ignore_label: train id that is no class.
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    def forward(self, logits: Tensor, labels: Tensor, relax: bool = True) -> Tensor:
+        """Return the scalar loss.
+
+        logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids.
+        relax: whether labels are relaxed; False for the last epochs of training. Losses without relaxation take it too,
+        so that all are called alike, and it changes nothing.
+        ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
+        """
+        check_inputs(logits, labels, self.num_classes)
+        return self.compare(logits, labels, relax)
+
+    @abstractmethod
+    def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
+        """The loss of logits and labels whose shapes and types are right, a scalar."""
+
+
+class SetLoss(Loss):
+    """A loss that is a sum over pixels, as `loss.set_loss` computes it."""
+
+    def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
+        """See `Loss.compare`."""
+        return set_loss(logits, self.target(labels, relax, logits.dtype))
+
+    @abstractmethod
+    def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
+        """What logits of `dtype` are compared with. labels: [B, H, W] integer train ids."""
