@@ -77,7 +77,7 @@ class ModelConfig:
     trunk_weights: str | None = option(
         None, "local file with ImageNet weights of the trunk; nothing is ever downloaded"
     )
-    restore_optimizer: bool = option(False, "take optimizer, schedule and epoch from --snapshot too")
+    restore_optimizer: bool = option(False, "take optimizer and epoch from --snapshot too; flags decide the schedule")
     freeze_trunk: bool = option(False, "train the head only")
 
 

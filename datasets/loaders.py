@@ -88,6 +88,7 @@ def train_data(
     count_pixels: bool = False,
 ) -> TrainData:
     """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
+    transform = train_transform(augment, spec.ignore_label)  # tells wrong flags before anything is prepared
     root = dataset_root(spec, data.dataset_dir)
     pairs = find_pairs(spec, root, data.train_split if data.cv is None else "train", data.cv)
     if any(pair.labels is None for pair in pairs):
@@ -115,7 +116,7 @@ def train_data(
     if len(sampler) == 0:
         raise ValueError(f"{len(pairs)} training images are too few for {me.count} processes.")
     load = _load(data, spec, pairs + propagated + coarse, options)
-    samples = TrainingSet(pairs + propagated + coarse, spec, train_transform(augment, spec.ignore_label), seed, load)
+    samples = TrainingSet(pairs + propagated + coarse, spec, transform, seed, load)
     loader = DataLoader(
         SkippingSet(samples, len(pairs), data.skip_bad),
         batch_size=data.bs_mult,

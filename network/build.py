@@ -32,14 +32,10 @@ def build_network(arch: str, num_classes: int) -> DeepLabV3Plus:
 
     Raises ValueError for an unknown name.
     """
-    check_arch(arch)
-    return CONSTRUCTORS[arch.removeprefix(MODULE_PREFIX)](num_classes)
-
-
-def check_arch(arch: str) -> None:
-    """Raise ValueError for an unknown name."""
-    if arch.removeprefix(MODULE_PREFIX) not in CONSTRUCTORS:
+    name = arch.removeprefix(MODULE_PREFIX)
+    if name not in CONSTRUCTORS:
         raise ValueError(f"--arch {arch!r} is unknown. Choose one of: {', '.join(ARCHITECTURES)}.")
+    return CONSTRUCTORS[name](num_classes)
 
 
 def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
+from utils.images import write_image
 from utils.memory import find_glibc
 
 # A machine may be slow; no example is wrong for that.
@@ -115,3 +117,17 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def propagate(command: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """Run propagate.py in this one process."""
     return lambda *flags: command("propagate", "--num_workers", 0, *flags)
+
+
+@pytest.fixture
+def tiny_set(tmp_path: Path) -> Path:
+    """Pictures whose colour is their label: learnt in a few steps."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "data"
+    colors = generator.integers(0, 255, (11, 3), dtype=np.uint8)
+    for split, count in (("train", 8), ("val", 2), ("test", 1)):
+        for number in range(count):
+            ids = np.kron(generator.integers(0, 11, (2, 3)), np.ones((32, 32))).astype(np.uint8)
+            write_image(root / split / f"{number}.png", colors[ids])
+            write_image(root / f"{split}annot" / f"{number}.png", ids)
+    return root

@@ -25,7 +25,7 @@ BUILDERS = (
     "transforms/presets.py",
     "loss/build.py",
     "network/build.py",
-    "utils/optim.py",
+    "training/",
     "inference/build.py",
     "video/build.py",
     "video/clips.py",
@@ -38,7 +38,8 @@ ENTRY_POINTS = (
 )  # fmt: skip
 # Read by config.py, so that --help can list the networks without torch.
 LIGHT = ("network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py")
-PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "utils", "video")
+PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "training", "utils", "video")
+TRAINING_COMMANDS = ("train.py", "video/train.py")
 HEAVY = {"torch", "numpy", "cv2", "scipy", "matplotlib", "PIL"}
 
 
@@ -78,6 +79,8 @@ def forbidden(importer: str, imported: str) -> str | None:
     if layer(imported) > layer(importer):
         return f"{importer} (layer {layer(importer)}) imports {imported} (layer {layer(imported)})"
     leaf, other = importer.split("/")[0], imported.split("/")[0]
+    if other == "training" and leaf != "training" and importer not in TRAINING_COMMANDS:
+        return f"{importer} imports {imported}: that is for the training commands alone"
     packages_differ = leaf in PACKAGES and other in PACKAGES and leaf != other
     if layer(importer) == layer(imported) == 1 and packages_differ and other != "utils":
         return f"{importer} imports {imported}: packages of layer 1 do not know each other"
@@ -102,5 +105,9 @@ def test_the_check_itself_notices_a_wrong_import():
     assert forbidden("network/blocks.py", "loss/relaxation.py")
     assert forbidden("transforms/joint.py", "config.py")
     assert forbidden("datasets/spec.py", "config.py")
+    assert forbidden("eval.py", "training/log.py")
+    assert forbidden("datasets/loaders.py", "training/progress.py")
     assert forbidden("transforms/joint.py", "utils/images.py") is None
     assert forbidden("train.py", "datasets/loaders.py") is None
+    assert forbidden("video/train.py", "training/resuming.py") is None
+    assert forbidden("training/setup.py", "training/resuming.py") is None

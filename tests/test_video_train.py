@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import video.train
+from training.log import read_metrics
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
-from utils.log import read_metrics
 from video.build import build_flow
 from video.clips import (
     ClipDraw,
@@ -235,6 +236,90 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tmp_path):
     whole, cut = (load_checkpoint(tmp_path / f"ckpt/{exp}/last.pth") for exp in ("whole", "cut"))
     assert whole.epoch == cut.epoch == 3
     assert all(torch.equal(value, cut.state_dict[key]) for key, value in whole.state_dict.items())
+
+
+def test_a_scoring_that_fails_costs_no_epoch(train, tmp_path, monkeypatch):
+    flags = ("--frames", write_frames(tmp_path / "frames", 6), "--max_epoch", 1)
+    scored = video.train.score
+    with monkeypatch.context() as patch:
+
+        def fail_at_the_end(training, state):
+            if state.epoch:
+                raise OSError("a broken picture")
+            return scored(training, state)
+
+        patch.setattr(video.train, "score", fail_at_the_end)
+        assert "a broken picture" in train(*flags).err
+    folder = tmp_path / "ckpt/sdc"
+    trained = load_checkpoint(folder / "last.pth")
+    assert trained.epoch == 1
+    assert train(*flags, "--resume").code == 0
+    last = load_checkpoint(folder / "last.pth")
+    assert [row["epoch"] for row in read_metrics(folder) if row["kind"] == "val"] == [0, 1]
+    assert last.scores["psnr"] == read_metrics(folder)[-1]["psnr"]
+    assert all(torch.equal(values, trained.state_dict[key]) for key, values in last.state_dict.items())
+
+
+def test_going_on_reads_the_checkpoint_once_and_tells_what_is_asked_for_that_was_not(train, tmp_path, monkeypatch):
+    flags = ("--frames", write_frames(tmp_path / "frames", 6))
+    assert train(*flags, "--max_epoch", 1).code == 0
+    read = []
+
+    def counted(path):
+        read.append(path)
+        return load_checkpoint(path)
+
+    for module in ("training.resuming", "video.sdc"):
+        monkeypatch.setattr(f"{module}.load_checkpoint", counted)
+    last = tmp_path / "ckpt/sdc/last.pth"
+    resumed = train(*flags, "--max_epoch", 2, "--weight_decay", 0.5, "--width", 8, "--resume")
+    assert f"going on after epoch 1 of {last}" in resumed.out
+    assert "with other settings than there: --max_epoch 2 (was 1), --weight_decay 0.5 (was 0.0)\n" in resumed.out
+    assert read == [last]
+    (group,) = load_checkpoint(last).training["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 0.5
+
+
+def test_a_run_tells_that_its_folder_is_taken_or_holds_nothing_to_go_on_from(train, tmp_path):
+    flags = ("--frames", write_frames(tmp_path / "frames", 6), "--test_mode")
+    folder = tmp_path / "ckpt/sdc_test_mode"
+    assert f"{folder} has no last.pth to go on from: the run starts from the beginning" in train(*flags, "--resume").out
+    assert f"{folder} holds a run: this one goes to {folder}-2" in train(*flags).out
+
+
+def test_what_cannot_be_gone_on_with_is_refused_and_changes_nothing(train, tmp_path):
+    flags = ("--frames", write_frames(tmp_path / "frames", 8), "--max_epoch", 1)
+    assert train(*flags).code == 0
+    folder = tmp_path / "ckpt/sdc"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    other = train(*flags, "--resume", "--mode", "prediction")
+    assert "last.pth holds SDCNet_reconstruction; SDCNet_prediction is wanted" in other.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    (folder / "last.pth").write_bytes(before["best.pth"])
+    assert "last.pth: holds no optimizer state; leave out --resume" in train(*flags, "--resume").err
+    (folder / "last.pth").write_bytes(before["last.pth"][:1000])
+    assert "last.pth: " in train(*flags, "--resume").err
+    assert (folder / "config.json").read_bytes() == before["config.json"]
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys):
+    words = (
+        "--frames", write_frames(tmp_path / "frames", 6), "--width", 4, "--max_epoch", 2, "--num_workers", 0,
+        "--device", "cpu", "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
+    )  # fmt: skip
+    config = parse_command_line(VideoTrainConfig, [str(word) for word in words])
+    trained = video.train.train_one_epoch
+
+    def train_then_stop(training, epoch, clock):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        trained(training, epoch, clock)
+
+    monkeypatch.setattr(video.train, "train_one_epoch", train_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        video.train.main(config)
+    last = tmp_path / "ckpt/sdc/last.pth"
+    assert f"stopped; {last} is kept, and --resume goes on from it." in capsys.readouterr().out
 
 
 def test_a_network_that_has_become_nan_is_told_and_not_kept(train, tmp_path):

@@ -33,7 +33,8 @@ class Checkpoint:
     """A network's weights and everything needed to use them.
 
     A published checkpoint holds weights alone; then `arch`, `dataset` and `classes` are None.
-    training: optimizer, schedule, scaler and random state, for resuming; {} where it was not kept.
+    training: what else is needed to go on with a run: optimizer, loss scaler, best score, minutes spent, with --ema the
+    weights that are averaged; {} where it was not kept. Learning rate and random numbers follow from flags and epoch.
     """
 
     state_dict: Mapping[str, Tensor]

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import compare_state, load_checkpoint
+from utils.checkpoint import Checkpoint, compare_state, load_checkpoint
 from utils.images import Uint8Array
 from video.flow import Flow
 from video.warping import FlowArray
@@ -134,7 +134,11 @@ def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = R
     Published files, which hold a flow network beside it and do not say their mode, are taken at the caller's word.
     Raises FileNotFoundError, or ValueError where the file is damaged, of another network or of another mode.
     """
-    checkpoint = load_checkpoint(path)
+    return sdc_of(load_checkpoint(path), path, mode).eval().to(device)
+
+
+def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
+    """The network for `mode` that a checkpoint, read from `path`, holds. Raises ValueError where it holds another."""
     if checkpoint.arch not in (None, arch_name(mode)):
         raise ValueError(
             f"{path} holds {checkpoint.arch}; {arch_name(mode)} is wanted: python -m video.train --mode {mode}."
@@ -154,7 +158,7 @@ def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = R
     if not report.complete:
         raise ValueError(f"{path}: not the weights of an SDC-Net: {report.summary()}.")
     net.load_state_dict(found)
-    return net.eval().to(device)
+    return net
 
 
 def arch_name(mode: str) -> str:

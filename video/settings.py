@@ -49,7 +49,9 @@ class AdamConfig:
 class VideoRunConfig(RunConfig):
     """the run and where it is kept"""
 
-    exp: str = option("sdc", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>")
+    exp: str = option(
+        "sdc", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; --test_mode adds _test_mode"
+    )
     max_epoch: int = option(100, "number of epochs", must_be=POSITIVE)
     max_minutes: float = option(
         0.0,

@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from config import RunConfig
 from utils.files import atomic_path, writable_folder
 from utils.numbering import first_free
 
 METRICS = "metrics.jsonl"
+LAST, BEST = "last.pth", "best.pth"  # the checkpoint to go on from, and that of the best score
 LINK = "tensorboard"  # to the run's events
 
 
@@ -21,12 +24,11 @@ class RunLog:
     """The run folder and its logs. On processes other than the main one everything is silently left out.
 
     Files: config.json, metrics.jsonl (one object per line), curves.png, samples/, augmentation/, and a link to the
-    TensorBoard events.
+    TensorBoard events. In a `with` statement it is closed at the end, and says after Ctrl-C what is kept.
     """
 
     def __init__(self, folder: Path, tb_folder: Path, *, active: bool) -> None:
         self.folder = folder
-        self.tb_folder = tb_folder
         self.active = active
         self._events: Any = None
         if not active:
@@ -38,16 +40,32 @@ class RunLog:
             with contextlib.suppress(OSError):  # a file system without links
                 (folder / LINK).symlink_to(os.path.relpath(tb_folder, folder), target_is_directory=True)
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            last = self.folder / LAST
+            kept = f"{last} is kept, and --resume goes on from it" if last.is_file() else "no epoch was done"
+            self.say(f"stopped; {kept}.")
+        self.close()
+
     def say(self, text: str) -> None:
         """Print a line."""
         if self.active:
             print(text, flush=True)
 
-    def rewind(self, epoch: int) -> None:
-        """Forget what was logged after so many whole epochs; a run that goes on from there logs it again."""
+    def rewind(self, epoch: int, *, is_due: bool) -> None:
+        """Forget what was logged after so many whole epochs, where it `is_due` also their score.
+
+        A run that goes on from there logs it again.
+        """
         if not self.active:
             return
-        kept = [row for row in read_metrics(self.folder) if row["epoch"] < epoch or _is_score(row, epoch)]
+        rows = read_metrics(self.folder)
+        kept = [row for row in rows if row["epoch"] < epoch or (_is_score(row, epoch) and not is_due)]
         self._metrics.close()
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -82,9 +100,10 @@ class RunLog:
                 self._events.close()
 
 
-def run_folder(ckpt: str, exp: str, tb_tag: str, *, test_mode: bool = False) -> Path:
+def run_folder(run: RunConfig) -> Path:
     """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; what `--test_mode` tries out goes into a folder of its own."""
-    return Path(ckpt) / "_".join(part for part in (exp, tb_tag, "test_mode" if test_mode else "") if part)
+    parts = (run.exp, run.tb_tag, "test_mode" if run.test_mode else "")
+    return Path(run.ckpt) / "_".join(part for part in parts if part)
 
 
 def free_run_folder(folder: Path) -> Path:

@@ -1,0 +1,88 @@
+"""Optimizer, learning rate, its clock, and the average of the weights."""
+
+import re
+
+import pytest
+import torch
+
+from config import OptimConfig, TrainConfig
+from training.averaging import WeightAverage
+from training.optim import build_optimizer, build_schedule
+from training.progress import Clock, remedy
+from utils.flags import make_parser
+from video.settings import VideoTrainConfig
+
+
+def test_adam_wins_over_sgd_and_no_optimizer_at_all_is_an_error():
+    net = torch.nn.Linear(2, 2)
+    assert isinstance(build_optimizer(OptimConfig(), net), torch.optim.SGD)
+    for sgd in (True, False):
+        assert isinstance(build_optimizer(OptimConfig(sgd=sgd, adam=True), net), torch.optim.AdamW)
+    with pytest.raises(ValueError, match="--no-sgd leaves no optimizer; name the other one, --adam"):
+        build_optimizer(OptimConfig(sgd=False), net)
+
+
+def test_poly_starts_at_lr_and_the_last_step_is_not_at_zero():
+    lr_at = build_schedule(OptimConfig(lr=0.1), max_epoch=10, rlx_off_epoch=-1)
+    assert lr_at(0.0) == 0.1
+    assert lr_at(5.0) == pytest.approx(0.05)
+    assert lr_at(9.9) > 0
+
+
+def test_scl_poly_restarts_exactly_where_the_relaxation_ends():
+    config = OptimConfig(lr=0.1, lr_schedule="scl-poly", rescale=0.5, repoly=2.0)
+    lr_at = build_schedule(config, max_epoch=20, rlx_off_epoch=10)
+    assert lr_at(9.999) == pytest.approx(0.05, rel=1e-3)
+    assert lr_at(10.0) == pytest.approx(0.05)
+    assert lr_at(15.0) == pytest.approx(0.05 * 0.25)
+
+
+def test_scl_poly_without_its_epoch_is_an_error():
+    with pytest.raises(ValueError, match="--rlx_off_epoch"):
+        build_schedule(OptimConfig(lr_schedule="scl-poly"), max_epoch=20, rlx_off_epoch=-1)
+
+
+def test_warming_up_ends_where_the_schedule_takes_over():
+    lr_at = build_schedule(OptimConfig(lr=0.1, warmup_epochs=2), max_epoch=10, rlx_off_epoch=-1)
+    assert 0 < lr_at(0.0) < 0.001
+    assert lr_at(1.0) == pytest.approx(0.05, rel=0.01)
+    assert lr_at(2.0) == pytest.approx(0.08)
+
+
+def test_with_max_minutes_the_clock_drives_the_schedule(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("training.progress.time.monotonic", lambda: now[0])
+    clock = Clock(max_minutes=10, max_epoch=100, spent=5)
+    assert (clock.epoch(0), clock.epoch(70), clock.is_up()) == (50, 70, False)
+    now[0] += 2.5 * 60
+    assert clock.epoch(0) == 75
+    now[0] += 2.5 * 60
+    assert (clock.epoch(0), clock.minutes(), clock.is_up()) == (100, 10, True)
+    assert (Clock(0, 100, 5).epoch(3.5), Clock(0, 100, 5).is_up()) == (3.5, False)
+
+
+def test_the_average_is_a_running_mean_that_forgets_the_start_first():
+    net = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 0.0)
+    average = WeightAverage(net, decay=0.5)
+    torch.nn.init.constant_(net.weight, 10.0)
+    average.update(net)  # decay 1/10
+    assert average.net.weight.item() == pytest.approx(9.0)
+    average.num_updates = 1000
+    average.update(net)
+    assert average.net.weight.item() == pytest.approx(9.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        (TrainConfig, None),
+        (TrainConfig, torch.bfloat16),
+        (TrainConfig, torch.float16),
+        (VideoTrainConfig, None),
+        (VideoTrainConfig, torch.bfloat16),
+    ],
+)
+def test_the_advice_where_numbers_are_lost_names_flags_that_the_command_has(config, dtype):
+    known = {flag for action in make_parser(config)._actions for flag in action.option_strings}
+    assert {"--lr"} <= set(re.findall(r"--[\w-]+", remedy(dtype))) <= known

@@ -1,0 +1,113 @@
+"""Runs that go on, and what they do with what is there already."""
+
+import pytest
+import torch
+
+import train as train_command
+from tests.tiny import metrics, run, weights
+from utils.checkpoint import load_checkpoint
+
+
+@pytest.mark.parametrize("flags", [(), ("--ema", "0.9")], ids=" ".join)
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path, flags):
+    run(tiny_set, tmp_path / "whole", "--max_epoch", "3", *flags)
+    with pytest.MonkeyPatch.context() as patch:
+        saved = train_command.save
+
+        def save_then_stop(training, state, name):
+            saved(training, state, name)
+            if name == "last.pth" and state.epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(train_command, "save", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_set, tmp_path / "cut", "--max_epoch", "3", *flags)
+    run(tiny_set, tmp_path / "cut", "--max_epoch", "3", "--resume", *flags)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    assert [r["epoch"] for r in metrics(tmp_path / "cut", "val")] == [1, 2, 3]
+
+
+def test_a_validation_that_fails_costs_no_epoch(tiny_set, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "validate", lambda *_: (_ for _ in ()).throw(OSError("a broken picture")))
+        with pytest.raises(OSError, match="a broken picture"):
+            run(tiny_set, tmp_path, "--max_epoch", "1")
+    trained = weights(tmp_path)
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--resume")
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1]
+    assert (tmp_path / "ckpt/default/best.pth").is_file()
+    assert all(torch.equal(values, trained[key]) for key, values in weights(tmp_path).items())
+
+
+def test_a_run_that_died_is_logged_once_when_it_goes_on(tiny_set, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "save", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            run(tiny_set, tmp_path, "--max_epoch", "2")
+    with (tmp_path / "ckpt/default/metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')  # as a full disk leaves it
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
+    assert "has no last.pth to go on from" in capsys.readouterr().out
+    run(tiny_set, tmp_path, "--max_epoch", "3", "--resume")
+    steps = [row["step"] for row in metrics(tmp_path, "train")]
+    assert steps == sorted(set(steps))
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1, 2, 3]
+
+
+def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    folder = tmp_path / "ckpt/default"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for flags, told in (
+        (("--arch", "DeepR18V3PlusD_m1"), "another architecture"),
+        (("--freeze_trunk",), "its run had --freeze_trunk False, not True"),
+        (("--amsgrad",), "its run had --amsgrad False, not True"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", *flags)
+    (tiny_set / "streets.json").write_text("{}")
+    with pytest.raises(ValueError, match="is of a run on the 11 classes of camvid"):
+        run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--dataset", "streets")
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_changed_settings_are_told_and_hold_from_then_on(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--weight_decay", "0.5")
+    assert "--max_epoch 2 (was 1), --weight_decay 0.5 (was 0.0001)" in capsys.readouterr().out
+    groups = load_checkpoint(tmp_path / "ckpt/default/last.pth").training["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+
+
+def test_weights_that_became_nan_do_not_replace_those_of_the_epoch_before(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    with pytest.raises(ValueError, match=r"not numbers any more|not a number any more"):
+        run(tiny_set, tmp_path, "--max_epoch", "4", "--resume", "--lr", "1e30")
+    assert all(torch.isfinite(values).all() for values in weights(tmp_path).values())
+
+
+def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    assert "--exp default-2 --resume goes on" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default-2"}
+    assert {path.name for path in (tmp_path / "tb").iterdir()} == {"default", "default-2"}
+
+
+def test_test_mode_leaves_the_name_of_the_run_to_the_run(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--test_mode")
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default_test_mode"}
+
+
+def test_the_optimizer_is_restored_from_the_snapshot_also_where_resume_finds_no_run_yet(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--exp", "first")
+    first = str(tmp_path / "ckpt" / "first" / "last.pth")
+    for exp, flags in (("second", ()), ("third", ("--resume",))):
+        run(
+            tiny_set, tmp_path, "--max_epoch", "2", "--exp", exp, "--snapshot", first, "--restore_optimizer", *flags
+        )  # fmt: skip
+        assert f"going on after epoch 1 of {first}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--restore_optimizer needs --snapshot"):
+        run(tiny_set, tmp_path, "--restore_optimizer")

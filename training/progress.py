@@ -1,0 +1,190 @@
+"""How far a training is, how fast, and what is told and written down of its steps."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.log import RunLog
+from utils.distributed import mean_over_processes, processes
+
+LOG_STEPS = 20  # how often the loss is read from the device, and written down
+TEST_STEPS = 2  # --test_mode
+
+BatchT = TypeVar("BatchT", covariant=True)
+
+
+class Batches(Sized, Iterable[BatchT], Protocol[BatchT]):
+    """A loader: it can be counted, and gives batches."""
+
+
+class Clock:
+    """How far the training is, in epochs and minutes; with --max_minutes time drives the schedule."""
+
+    def __init__(self, max_minutes: float, max_epoch: int, spent: float) -> None:
+        self.max_minutes = max_minutes
+        self.max_epoch = max_epoch
+        self._start = time.monotonic() - 60 * spent
+        self._begun = time.monotonic()
+        self._first_epoch: float | None = None
+
+    def minutes(self) -> float:
+        """Minutes of training so far, those of the run that this one resumes included."""
+        return (time.monotonic() - self._start) / 60
+
+    def is_up(self) -> bool:
+        """Whether --max_minutes have passed."""
+        return bool(self.max_minutes) and self.minutes() >= self.max_minutes
+
+    def epoch(self, counted: float) -> float:
+        """Where the schedule stands: the counted epoch, or further where the time is running out faster."""
+        if not self.max_minutes:
+            return counted
+        return min(max(counted, self.max_epoch * self.minutes() / self.max_minutes), float(self.max_epoch))
+
+    def left(self, now: float) -> str:
+        """Time left, as text, extrapolated from the epochs done since this process began."""
+        if self._first_epoch is None:
+            self._first_epoch = now
+        done = now - self._first_epoch
+        if done <= 0:
+            return "?"
+        seconds = (time.monotonic() - self._begun) * (self.max_epoch - now) / done
+        return tqdm.format_interval(int(seconds))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a batch stands in its epoch. Several may share an optimizer step, which the last of them ends.
+
+    now: where the schedule stands, in epochs, fractions included.
+    """
+
+    batch: int
+    step: int
+    ends_step: bool
+    now: float
+
+
+class StepLog(Generic[BatchT]):
+    """The steps of one epoch: their batches, a progress bar, and what is written down of every LOG_STEPS-th.
+
+    Iterate over it, in a `with` statement, and tell it of each batch that is done. Batches end with the last whole step
+    of `accumulate` batches, where the time is up, or soon in `test_mode`. dtype: that of autocast, None for none.
+    """
+
+    def __init__(
+        self,
+        loader: Batches[BatchT],
+        epoch: int,
+        clock: Clock,
+        log: RunLog,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        *,
+        accumulate: int = 1,
+        test_mode: bool = False,
+    ) -> None:
+        self.accumulate = min(accumulate, len(loader))
+        self.num_steps = len(loader) // self.accumulate
+        self._loader, self._epoch, self._clock, self._log = loader, epoch, clock, log
+        self._end = min(TEST_STEPS, self.num_steps) if test_mode else self.num_steps
+        self._meter = Meter(device, dtype)
+        self._bar = tqdm(
+            total=self.num_steps,
+            desc=f"epoch {epoch + 1}/{clock.max_epoch}",
+            unit="step",
+            disable=not log.active,
+            dynamic_ncols=True,
+            leave=False,
+            mininterval=0.5 if sys.stderr.isatty() else 60.0,  # rarely where it fills a file, not a terminal's line
+        )
+
+    def __enter__(self) -> StepLog[BatchT]:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def __iter__(self) -> Iterator[tuple[Place, BatchT]]:
+        for number, batch in enumerate(self._loader):
+            step, part = divmod(number, self.accumulate)
+            if step == self._end or self._clock.is_up():
+                return
+            now = self._clock.epoch(self._counted(step))
+            self._meter.waited()
+            yield Place(number, step, part + 1 == self.accumulate, now), batch
+
+    def worked(self, place: Place, lr: float, loss: Tensor, num_images: int, **parts: Tensor) -> None:
+        """The batch there is done. loss, parts: numbers on the device; num_images: of this process.
+
+        parts: what the loss is made of, to be written down beside it. Raises ValueError where the loss is no finite
+        number any more.
+        """
+        self._meter.worked(loss, num_images * processes().count)
+        if not place.ends_step:
+            return
+        self._bar.update()
+        if place.step % LOG_STEPS == 0 or place.step == self.num_steps - 1:
+            values = {"epoch": round(self._counted(place.step), 4), "lr": lr, **self._meter.read()}
+            values |= {name: float(value) for name, value in parts.items()}
+            self._log.scalars("train", self._epoch * self.num_steps + place.step, values)
+            self._bar.set_postfix_str(
+                f"loss {values['loss']:.4f} lr {lr:.2e} {values['images_per_s']:.1f} img/s "
+                f"waiting {values['waiting']:.0%} left {self._clock.left(place.now)}"
+            )
+
+    def _counted(self, step: int) -> float:
+        return self._epoch + step / self.num_steps
+
+
+class Meter:
+    """Loss, speed and share of time spent waiting for data since it was last read."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
+        self._dtype = dtype
+        self._loss = torch.zeros((), device=device)
+        self._mark = self._since = time.monotonic()
+        self._num_steps = self._num_images = 0
+        self._waiting = 0.0
+
+    def waited(self) -> None:
+        """A batch has come."""
+        self._waiting += time.monotonic() - self._mark
+
+    def worked(self, loss: Tensor, num_images: int) -> None:
+        """A batch is done."""
+        self._loss += loss
+        self._num_steps += 1
+        self._num_images += num_images
+        self._mark = time.monotonic()
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading, the loss's over all processes: all must read at the same step.
+
+        Raises ValueError, in all of them, where the loss is no finite number any more.
+        """
+        loss = float(mean_over_processes(self._loss)) / self._num_steps
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is not a number any more. {remedy(self._dtype)}")
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        values = {"loss": loss, "images_per_s": self._num_images / seconds, "waiting": self._waiting / seconds}
+        self._loss.zero_()
+        self._since = self._mark = time.monotonic()
+        self._num_steps = self._num_images = 0
+        self._waiting = 0.0
+        return values
+
+
+def remedy(dtype: torch.dtype | None) -> str:
+    """What to try where loss or weights became infinite or NaN under this autocast type, None for float32."""
+    other_numbers = {torch.bfloat16: ", or --no-bf16", torch.float16: ", or leave out --fp16"}
+    return f"Use a smaller --lr{other_numbers[dtype] if dtype else ''}."

@@ -1,0 +1,154 @@
+"""What train.py needs before its first step: all that flags alone decide, then the data, then the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dict
+from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
+from datasets.spec import DatasetSpec
+from loss.build import build_loss
+from network.build import build_network, load_trunk_weights
+from network.deepv3 import DeepLabV3Plus
+from training.averaging import WeightAverage
+from training.log import RunLog
+from training.optim import build_optimizer, build_schedule, freeze
+from training.progress import TEST_STEPS
+from training.resuming import State, check_fits, find_start, open_run, restore
+from utils.checkpoint import load_checkpoint, load_matching
+from utils.compiling import compiled
+from utils.distributed import Processes
+from utils.precision import autocast_dtype
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every epoch works with. What changes from step to step travels as an argument."""
+
+    config: TrainConfig
+    spec: DatasetSpec
+    device: torch.device
+    dtype: torch.dtype | None
+    net: DeepLabV3Plus
+    model: nn.Module  # `net`, or `net` wrapped for several processes or compiled
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    lr_at: Callable[[float], float]
+    average: WeightAverage | None
+    data: TrainData
+    val: Loader
+    me: Processes
+    log: RunLog
+
+    @property
+    def scored_net(self) -> nn.Module:
+        """The network that is validated and kept: with --ema the averaged one."""
+        return self.average.net if self.average else self.net
+
+
+def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> tuple[Training, State]:
+    """Build everything, and load what is gone on from. Raises ValueError or OSError for whatever does not fit.
+
+    Flags that are wrong are told before data are prepared, which may take an hour; the run folder is not touched before
+    all of it has succeeded.
+    """
+    model_flags, run, settings = config.model, config.run, as_dict(config)
+    if model_flags.restore_optimizer and not model_flags.snapshot:
+        raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to take it from.")
+    if run.max_minutes and me.count > 1:
+        raise ValueError("--max_minutes is for one process: clocks of several would disagree. Use --max_epoch.")
+    dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
+    lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
+    criterion = build_loss(config.loss, spec, None)
+    torch.manual_seed(run.seed)
+    net = build_network(model_flags.arch, spec.num_classes)
+    start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
+    if start:
+        check_fits(start, spec, settings)
+    about = [] if start and start.is_own else _load_start_weights(net, model_flags)
+    net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if model_flags.freeze_trunk:
+        freeze(net.trunk_modules())
+    optimizer = build_optimizer(config.optim, net)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
+    if start:
+        restore(start, net, optimizer, scaler=scaler, average=average)
+    model, about_model = _model(net, config.precision, device, me)
+
+    data, val = _load_data(config, spec, device, me)
+    if config.loss.class_balance:
+        criterion = build_loss(config.loss, spec, data.class_pixels)
+    if me.count > 1:
+        model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    if _trains_on_val(config.data, spec):
+        about.append(f"--train_split {config.data.train_split} holds validation images: their score says little.")
+    about += [*about_model, _describe(config, spec, device, dtype, net, me)]
+    log, state = open_run(run, start, State(run.start_epoch), settings, about, is_main=me.is_main)
+    training = Training(
+        config, spec, device, dtype, net, model, criterion.to(device), optimizer, scaler, lr_at, average,
+        data, val, me, log,
+    )  # fmt: skip
+    return training, state
+
+
+def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
+    """Load what --trunk_weights and --snapshot name. Returns what is to be told of it."""
+    notices = []
+    if flags.trunk_weights:
+        notices.append(f"trunk weights: {load_trunk_weights(net, flags.trunk_weights).summary()}")
+    if flags.snapshot:
+        report = load_matching(net, load_checkpoint(flags.snapshot), flags.snapshot)
+        notices.append(f"snapshot {flags.snapshot}: {report.summary()}")
+    return notices
+
+
+def _model(
+    net: DeepLabV3Plus, flags: PrecisionConfig, device: torch.device, me: Processes
+) -> tuple[nn.Module, list[str]]:
+    """`net` as it is trained, but for several processes, and what is to be told of it."""
+    model: nn.Module = net
+    notices = []
+    if flags.syncbn:
+        if me.count > 1 and device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        else:
+            notices.append("--syncbn: plain batch norm, since there is only one process or no GPU.")
+    return compiled(model, device) if flags.compile else model, notices
+
+
+def _load_data(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> tuple[TrainData, Loader]:
+    options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
+    count_pixels = config.loss.class_balance > 0
+    data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
+    return data, val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
+
+
+def _describe(
+    config: TrainConfig,
+    spec: DatasetSpec,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    net: nn.Module,
+    me: Processes,
+) -> str:
+    millions = sum(p.numel() for p in net.parameters()) / 1e6
+    numbers = str(dtype or torch.float32).removeprefix("torch.")
+    return (
+        f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {me.count} process(es) "
+        f"on {device}, {numbers}, {config.data.bs_mult * me.count * config.optim.accumulate} crops a step"
+    )
+
+
+def _trains_on_val(flags: DataConfig, spec: DatasetSpec) -> bool:
+    """Whether the split trained on has images that are validated on."""
+    if flags.cv is not None or flags.train_split == "train":
+        return False
+    shared = set(spec.splits.get(flags.train_split, ())) & set(spec.splits.get("val", ()))
+    return spec.default_fold is not None or bool(shared)
