@@ -21,8 +21,10 @@ from datasets.index import load_spec
 from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec
 from inference.pixel_count import Row, count_file, mask_files, rows
+from utils.columns import display_width, padded
 from utils.command import run_command
 from utils.files import PLOT_SUFFIXES, atomic_path, writable_file, write_csv, write_json
+from utils.fonts import drawable, use_fonts
 
 
 def main(config: PixelPercentageConfig) -> int:
@@ -62,9 +64,9 @@ def known_spec(options: PercentageConfig) -> DatasetSpec:
 
 def text_table(table: Sequence[Row]) -> str:
     """One line per class, and the sum."""
-    width = max(len("class"), *(len(row.name) for row in table))
+    width = max(len("class"), *(display_width(row.name) for row in table))
     lines = [f"{'class':<{width}}  {'pixels':>12}  {'percent':>7}"]
-    lines += [f"{row.name:<{width}}  {row.pixels:>12}  {row.percent:>7.2f}" for row in table]
+    lines += [f"{padded(row.name, width)}  {row.pixels:>12}  {row.percent:>7.2f}" for row in table]
     lines.append(f"{'sum':<{width}}  {sum(row.pixels for row in table):>12}  {sum(row.percent for row in table):>7.2f}")
     return "\n".join(lines)
 
@@ -77,10 +79,13 @@ def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
     colors = [tuple(channel / 255 for channel in row.color) for row in bars]
-    drawn = axes.barh([row.name for row in bars], [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
+    drawn = axes.barh(range(len(bars)), [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
     axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
     axes.set_xlabel("share of the pixels, in percent")
-    axes.set_title(title, loc="left", parse_math=False)  # a path may have dollar signs, and so may a class
+    axes.set_yticks(range(len(bars)), [drawable(row.name, f"train id {row.train_id}") for row in bars])
+    title = drawable(title, title.encode("ascii", "replace").decode())
+    heading = axes.set_title(title, loc="left", parse_math=False)  # a path may have dollar signs, and so may a class
+    use_fonts([heading, *axes.get_yticklabels()])
     for name in axes.get_yticklabels():
         name.set_parse_math(False)
     axes.margins(x=0.12, y=0.02)

@@ -32,7 +32,7 @@ from utils.device import resolve_device
 from utils.device_queue import DeviceQueue
 from utils.distributed import processes
 from utils.files import writable_folder, write_csv
-from utils.images import Uint8Array, read_image
+from utils.images import Uint8Array, dark_notice, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 VIDEO_RESULTS = ("_overlay.mp4", "_class_shares.csv")
@@ -58,6 +58,8 @@ def segment_picture(config: DemoConfig) -> int:
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         raise ValueError(f"{source} is a video; give it as --demo-video.")
     image = read_image(source)
+    if notice := dark_notice(source, image):
+        print(notice, file=sys.stderr)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)

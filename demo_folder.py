@@ -48,7 +48,7 @@ from utils.device import resolve_device
 from utils.device_queue import DeviceQueue
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder, write_csv
-from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
+from utils.images import IMAGE_SUFFIXES, Uint8Array, dark_notice, read_image
 
 SHARES = "class_shares.csv"
 ANY_FOLDERS = "**"  # in a pattern
@@ -67,7 +67,7 @@ class Job:
 def main(config: DemoFolderConfig) -> int:
     """Predict every picture. Returns 1 where some could not be read; the others are done all the same."""
     device = resolve_device(config.device.device)
-    base, images = find_images(config.input.demo_folder)
+    base, images, left_out = find_images(config.input.demo_folder)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
@@ -86,6 +86,8 @@ def main(config: DemoFolderConfig) -> int:
         if me.is_main:
             write_shares(folder / SHARES, base, jobs, counts, model)
             print(f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures done; the results are in {folder}")
+            if left_out:
+                print(others_line(left_out))
             for message in unreadable:
                 print(f"left out: {message}", file=sys.stderr)
     return 1 if unreadable and me.is_main else 0  # torchrun ends the others as soon as one fails: the main one last
@@ -121,6 +123,8 @@ def segment(
         for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
             try:
                 image = reading.result()
+                if notice := dark_notice(jobs[i].source, image):
+                    progress.write(notice, file=sys.stderr)
                 with network.working(), errors_naming(jobs[i].source):
                     predicted = Arriving(predictor.labels(image))
             except (ValueError, OSError) as error:
@@ -148,10 +152,11 @@ def read(job: Job) -> Uint8Array:
     return read_image(job.source)
 
 
-def find_images(wanted: str) -> tuple[Path, list[Path]]:
+def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     """The folder `wanted`, and the pictures in it and its sub-folders, linked ones too, sorted; not those of a demo.
 
-    For a pattern like photos/**/*.jpg it is the folder before the first wildcard, and the pictures that match.
+    For a pattern like photos/**/*.jpg it is the folder before the first wildcard, and the pictures that match. Last
+    come the files left out because their extension is that of no picture.
     Raises FileNotFoundError or ValueError where there are none.
     """
     wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays
@@ -167,17 +172,18 @@ def find_images(wanted: str) -> tuple[Path, list[Path]]:
         found = sorted(matching(folder, pattern))
     else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
-    images = [
-        path
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not path.name.startswith(".")
-        and not is_result(path)
-    ]
+    files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise ValueError(f"--demo-folder {wanted} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
-    return folder, images
+    return folder, images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES and path.name != SHARES]
+
+
+def others_line(left_out: Sequence[Path]) -> str:
+    """How many files were left out, and what their extensions are."""
+    extensions = sorted({path.suffix.lower() or "none" for path in left_out})
+    files = "1 file with another extension" if len(left_out) == 1 else f"{len(left_out)} files with other extensions"
+    return f"{files} left out: {', '.join(extensions)}"
 
 
 def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:

@@ -24,7 +24,7 @@ from config import as_dict
 from datasets.index import Pair, dataset_root, find_pairs, load_spec
 from datasets.registry import NAMES
 from datasets.segmentation import load_pair
-from datasets.spec import DatasetSpec
+from datasets.spec import DatasetSpec, first_difference
 from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
 from inference.errors import errors_naming
 from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
@@ -205,8 +205,12 @@ def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     if name not in NAMES:
         raise ValueError(f"{config.model.snapshot} is for data set {name!r}, unknown here.")
     spec = load_spec(name, config.data.dataset_dir)
-    if spec.class_names != tuple(seg_class.name for seg_class in model.classes):
-        raise ValueError(f"{config.model.snapshot}: its classes are not those that {spec.title} has today.")
+    trained = tuple(seg_class.name for seg_class in model.classes)
+    if spec.class_names != trained:
+        raise ValueError(
+            f"{config.model.snapshot}: its classes are not those that {spec.title} has today: "
+            f"{first_difference(trained, spec.class_names)}."
+        )
     return spec
 
 

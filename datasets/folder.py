@@ -106,6 +106,8 @@ def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]
     if not isinstance(name, str) or not re.search(r"\S", name):
         raise ValueError(f'{where}: wants a "name".')
     where = f"{where} ({name})"
+    if type(ids) is int:
+        raise ValueError(f'{where}: "ids" is a list: write "ids": [{ids}].')
     if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i <= LARGEST_ID for i in ids):
         raise ValueError(f'{where}: "ids" are whole numbers from 0 to {LARGEST_ID}, at least one; got {ids!r}.')
     if "color" not in raw:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import DATASET_ROOTS
-from datasets.lists import in_capitals_too, listed_names, without_suffix
+from datasets.lists import in_capitals_too, listed_names, no_such_image, without_suffix
 from datasets.registry import check_name, dataset_spec
 from datasets.spec import IDS, TRAIN_IDS, DatasetSpec, Layout, env_var
 
@@ -187,7 +187,7 @@ def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: 
         listed = listed_names(path, layout)
         for name, line in listed.items():
             if name not in names:
-                raise FileNotFoundError(f"{path}, line {line}: no image {name} in {root / layout.image_dir}.")
+                raise FileNotFoundError(no_such_image(path, line, root / layout.image_dir))
         return set(listed)
     if "{folder}" in layout.image_dir or not spec.name_ranges:
         return None

@@ -31,6 +31,13 @@ def listed_names(path: Path, layout: Layout) -> dict[str, int]:
     return names
 
 
+def no_such_image(path: Path, line: int, image_dir: Path) -> str:
+    """The message for line `line`, counted from 1, of the list `path`, which names no image in `image_dir`."""
+    text = path.read_text(encoding="utf-8-sig").splitlines()[line - 1].strip()
+    one_each = "; a list has one name per line" if len(text.split()) > 1 or "," in text else ""
+    return f"{path}, line {line}: no image {text} in {image_dir}{one_each}."
+
+
 def without_suffix(name: str, layout: Layout) -> str:
     """`name` without the image suffix that it ends in, in small letters or capitals; as it is where it has none."""
     for suffix in layout.image_suffixes:

@@ -9,6 +9,7 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(ShowConfig)  # before PyTorch is imported, so that --help answers at once
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.examine import palette_doubt
 from datasets.index import Pair, dataset_root, find_pairs, load_spec
+from datasets.label_files import read_mask
 from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec
 from inference.legend import class_shares, with_legend
@@ -39,6 +42,7 @@ def main(config: ShowConfig) -> int:
     pairs = find_pairs(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)
     if any(pair.labels is None for pair in pairs):
         raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
+    notice_palette(pairs[0], spec)
     chosen = np.random.default_rng(sheet.seed).permutation(len(pairs))
     transform = train_transform(fitted(config.augment, pairs[chosen[0]]), spec.ignore_label)
     crops = [augmented(pairs[chosen[i % len(pairs)]], spec, transform, (sheet.seed, i)) for i in range(sheet.num)]
@@ -47,6 +51,12 @@ def main(config: ShowConfig) -> int:
     write_image(Path(sheet.out), with_legend(grid(cells, sheet.columns), shares))
     print(f"wrote {sheet.out}: {sheet.num} crops of {len(pairs)} images of {spec.title}, {split}")
     return 0
+
+
+def notice_palette(pair: Pair, spec: DatasetSpec) -> None:
+    """Say where the palette of the label file of `pair` contradicts how its values are read."""
+    if doubt := palette_doubt(pair, read_mask(pair), spec):
+        print(f"notice: {pair.labels}: {doubt}", file=sys.stderr)
 
 
 def fitted(augment: AugmentConfig, pair: Pair) -> AugmentConfig:

@@ -153,6 +153,18 @@ class DatasetSpec:
         return table
 
 
+def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Where the names of classes differ first, for a message: `class 1 was 'road', is 'Road'`, counted from 1."""
+    for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
+        if old != new:
+            return f"class {number} was {old!r}, is {new!r}"
+    if len(before) == len(now):
+        return "no class differs"
+    number = min(len(before), len(now)) + 1
+    longer, what = (before, "is gone") if len(before) > len(now) else (now, "is new")
+    return f"class {number}, {longer[number - 1]!r}, {what}"
+
+
 def env_var(name: str) -> str:
     """The environment variable that may name the root of data set `name`."""
     return f"KERBLINE_{name.upper()}"

@@ -65,7 +65,8 @@ def survey(spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, 
     findings = [*files.findings, *(finding for result in examined.values() for finding in result.findings)]
     findings += _duplicates(files.pairs, examined)
     splits = {name: _split_survey(pairs, examined, spec.num_classes) for name, pairs in files.pairs.items()}
-    notes = [*files.notes, *_missing_classes(splits, spec)]
+    notes = [*files.notes, *_missing_classes(splits, spec), *_default_ignore(splits, examined.values(), spec)]
+    notes += _turned(examined)
     return Survey(splits, list(dict.fromkeys(findings)), notes)
 
 
@@ -81,6 +82,9 @@ def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None
         try:
             pairs = find_images(spec, root, name, cv)
         except (OSError, ValueError) as error:
+            if split is None and isinstance(error, FileNotFoundError) and _has_one_image(spec, root):
+                files.notes.append(f"{name} is empty: there is one image in all; train with --train_split trainval")
+                continue
             files.findings.append(Finding("split", str(root), f"{name}: {one_line(error)}"))
             continue
         files.pairs[name] = pairs
@@ -93,6 +97,14 @@ def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None
     return files
 
 
+def _has_one_image(spec: DatasetSpec, root: Path) -> bool:
+    """Whether one of train and val is empty because folds divide a single image."""
+    try:
+        return spec.val_every > 0 and len(find_images(spec, root, "trainval")) == 1
+    except (OSError, ValueError):
+        return False
+
+
 def _worth_it(spec: DatasetSpec) -> list[str]:
     """The splits that are trained on, scored or predicted, each image once, so without unions and video."""
     return [name for name in spec.split_names if name != "trainval" and (name == "test" or name not in spec.unlabelled)]
@@ -100,8 +112,8 @@ def _worth_it(spec: DatasetSpec) -> list[str]:
 
 def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) -> list[Finding]:
     """Images without labels, and label files without an image."""
-    lonely = [str(pair.image) for pair in pairs if pair.labels is None]
-    found = [Finding("no label file", image, f"{image} has no label file") for image in lonely]
+    lonely = [pair for pair in pairs if pair.labels is None]
+    found: list[Finding] = []
     declared = split if split in spec.splits else "trainval"
     layout = existing_layout(spec, root, declared)
     declared_suffixes = (*layout.label_suffixes, *layout.train_id_suffixes)
@@ -109,13 +121,36 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
     for folder in spec.splits[declared]:
         image_dir = root / layout.image_dir.format(folder=folder)
         label_dir = root / (layout.label_dir or "").format(folder=folder)
-        images = {without_suffix(path, layout) for path in files_below(image_dir)}
-        for path in files_below(label_dir):
+        image_files, label_files = list(files_below(image_dir)), list(files_below(label_dir))
+        images = {without_suffix(path, layout) for path in image_files}
+        images_by_stem, labels_by_stem = ({_stem(path): path for path in paths} for paths in (image_files, label_files))
+        for image, name in ((pair.image, pair.name) for pair in lonely if pair.image.is_relative_to(image_dir)):
+            wanted, message = f"{name}{layout.label_suffixes[0]}", f"{image} has no label file"
+            if near := labels_by_stem.get(_stem(wanted)):
+                message += f": looked for {label_dir / wanted}; there is {label_dir / near}: "
+                message += _why_not(near, "labels", layout.label_suffixes)
+            found.append(Finding("no label file", str(image), message))
+        for path in label_files:
             suffix = next((suffix for suffix in suffixes if path.endswith(suffix)), None)
-            if suffix is not None and path.removesuffix(suffix) not in images:
-                file = label_dir / path
-                found.append(Finding("no image", str(file), f"{file} belongs to no image in {image_dir}"))
+            if suffix is not None and (name := path.removesuffix(suffix)) not in images:
+                message = f"{label_dir / path} belongs to no image in {image_dir}"
+                if near := images_by_stem.get(_stem(f"{name}{layout.image_suffixes[0]}")):
+                    message += f"; there is {image_dir / near}: {_why_not(near, 'images', layout.image_suffixes)}"
+                found.append(Finding("no image", str(label_dir / path), message))
     return found
+
+
+def _stem(path: str) -> str:
+    """What two paths share that differ in capitals or in what stands behind the last dot alone."""
+    return path.rpartition(".")[0].casefold()
+
+
+def _why_not(path: str, what: str, suffixes: Sequence[str]) -> str:
+    """Why `path` is not taken, though it has the same `_stem` as what is wanted."""
+    endings = list(dict.fromkeys(suffix.rpartition(".")[2].upper() for suffix in suffixes))
+    if path.rpartition(".")[2].upper() in endings:
+        return "names must be the same, capitals too"
+    return f"{what} must be {' or '.join([', '.join(endings[:-1]), endings[-1]] if endings[1:] else endings)}"
 
 
 def _unlisted(spec: DatasetSpec, root: Path, pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
@@ -158,3 +193,29 @@ def _missing_classes(splits: Mapping[str, SplitSurvey], spec: DatasetSpec) -> li
         if found.num_labelled and absent:
             notes.append(f"{name}: no pixel of {', '.join(absent)}")
     return notes
+
+
+def _default_ignore(
+    splits: Mapping[str, SplitSurvey], examined: Iterable[Examined], spec: DatasetSpec
+) -> list[str]:
+    """A hint where labels hold 255, which nobody has declared, and a class of a set of one's own is nowhere."""
+    totals = [sum(pixels) for pixels in zip(*(split.class_pixels for split in splits.values()), strict=True)]
+    absent = [name for name, pixels in zip(spec.class_names, totals, strict=False) if not pixels]
+    if spec.name != "folder" or not absent or not any(result.holds_default_ignore for result in examined):
+        return []
+    value = spec.ignore_label
+    return [
+        f"label files hold {value}, and no pixel is {' or '.join(absent)}: {value} means no class; "
+        f'if it is {" or ".join(absent)}, write "ids": [{value}]'
+    ]
+
+
+def _turned(examined: Mapping[Pair, Examined]) -> list[str]:
+    """How many images with labels EXIF turns: their labels are not turned with them."""
+    turned = [pair.image for pair, result in examined.items() if result.turned and pair.labels]
+    if not turned:
+        return []
+    return [
+        f"images with labels and an EXIF rotation: {len(turned)}, the first {turned[0]}; they are turned upright, but "
+        "label files are read as stored: these must show the upright picture"
+    ]

@@ -16,12 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets.examine import ALIKE
 from datasets.index import dataset_root, load_spec
 from datasets.spec import DatasetSpec
 from datasets.survey import SplitSurvey, Survey, survey
+from utils.columns import display_width, padded
 from utils.command import run_command
 from utils.cores import available_cores
 from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
+from utils.fonts import drawable, use_fonts
 
 MOST_LINES = 10  # findings of one kind that are printed; --json has all
 MOST_SIZES = 3  # image sizes that are listed one by one
@@ -76,11 +79,11 @@ def sizes_text(split: SplitSurvey) -> str:
 def classes_table(found: Survey, spec: DatasetSpec) -> str:
     """Each class's share of the labelled pixels that have a class, in percent, split by split; then those of none."""
     labelled = {name: split for name, split in found.splits.items() if split.num_labelled}
-    width = max(len("no class, of all"), *(len(name) for name in spec.class_names))
+    width = max(len("no class, of all"), *(display_width(name) for name in spec.class_names))
     lines = [f"{'percent':<{width}}" + "".join(f" {name:>13}" for name in labelled)]
     for train_id, name in enumerate(spec.class_names):
         shares = (class_shares(split)[train_id] for split in labelled.values())
-        lines.append(f"{name:<{width}}" + "".join(f" {percent_text(share):>13}" for share in shares))
+        lines.append(padded(name, width) + "".join(f" {percent_text(share):>13}" for share in shares))
     nothing = (split.class_pixels[-1] / max(1, sum(split.class_pixels)) for split in labelled.values())
     lines.append(f"{'no class, of all':<{width}}" + "".join(f" {percent_text(share):>13}" for share in nothing))
     return "\n".join(lines)
@@ -107,9 +110,10 @@ def print_findings(found: Survey) -> None:
     for kind, count in Counter(finding.kind for finding in found.findings).items():
         print(f"{kind}: {count}")
         messages = [finding.message for finding in found.findings if finding.kind == kind]
-        print("\n".join(f"    {message}" for message in messages[:MOST_LINES]))
-        if count > MOST_LINES:
-            print(f"    and {count - MOST_LINES} more (--json FILE writes all)")
+        most = 1 if kind in ALIKE else MOST_LINES
+        print("\n".join(f"    {message}" for message in messages[:most]))
+        if count > most:
+            print(f"    and {count - most} more (--json FILE writes all)")
     print(f"error: things to mend: {len(found.findings)}", file=sys.stderr)
 
 
@@ -157,14 +161,15 @@ def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
                 axes.scatter(percent, place, marker=marker, color=color, linewidths=0.7, alpha=0.8, **outline)
     for marker, name in zip(markers, labelled, strict=False):
         axes.scatter([], [], marker=marker, color="white", label=name, **outline)
-    axes.set_yticks(range(len(order)), [spec.class_names[i] for i in order])
+    axes.set_yticks(range(len(order)), [drawable(spec.class_names[i], f"train id {i}") for i in order])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="x", color="#e8eaed")
     axes.set_axisbelow(True)
     axes.set_xlabel("share of the labelled pixels, in percent")
-    axes.set_title(f"{spec.title}: how much of each class", loc="left")
+    title = axes.set_title(drawable(f"{spec.title}: how much of each class", "how much of each class"), loc="left")
+    use_fonts([title, *axes.get_yticklabels()])
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

@@ -29,6 +29,8 @@ from video.sdc import RECONSTRUCTION, SDC_MODES, arch_name
 DEFAULT_ARCH = "DeepWV3Plus"
 DEFAULT_DATASET = "cityscapes"
 
+SMALLEST_TILE = 32  # pixels: two steps of the coarsest grid that a network sees it on
+
 
 @dataclass(frozen=True)
 class Model:
@@ -61,7 +63,12 @@ def load_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] =
 
 
 def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
-    """The predictor that the demos' flags describe."""
+    """The predictor that the demos' flags describe. Raises ValueError for tiles in which there is nothing to see."""
+    if config.tile is not None and config.tile < SMALLEST_TILE:
+        raise ValueError(
+            f"--tile {config.tile}: in fewer than {SMALLEST_TILE} pixels the network recognises nothing, and a photo "
+            "has a great many such tiles. Take a larger side, say 512."
+        )
     return _predictor(
         model, device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
         max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,

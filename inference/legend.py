@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.spec import Color, SegClass
 from inference.shares import percentages, pixels_per_class
+from utils.columns import display_width, padded
+from utils.fonts import drawable, text_font
 from utils.images import Uint8Array
-from utils.pictures import text_font
 
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
@@ -103,9 +104,9 @@ def _layout(width: int, height: int, shares: Sequence[ClassShare], percents: boo
 
 
 def _layout_in_font(size: int, width: int, height: int, shares: Sequence[ClassShare], percents: bool) -> _Layout:
-    font = text_font(size)
+    font = text_font(size)  # of the percents; names may need others
     margin, line, swatch = round(1.1 * size), round(1.75 * size), (round(1.7 * size), size)
-    names = max((font.getlength(share.name) for share in shares), default=0)
+    names = max((_font_of(name, font).getlength(name) for name in map(_drawn_name, shares)), default=0)
     entry_width = round(swatch[0] + 0.6 * size + names + (size + font.getlength("100.00 %") if percents else 0))
     beside = height >= width and 2 * margin + len(shares) * line <= height
     room, gutter = width - 2 * margin, round(2.4 * size)
@@ -123,18 +124,28 @@ def _draw_entry(
     width, height = layout.swatch
     draw.rectangle((left, top, left + width - 1, top + height - 1), fill=share.color, outline=OUTLINE)
     middle = top + height // 2
-    draw.text((left + width + round(0.6 * height), middle), share.name, INK, layout.font, anchor="lm")
+    name = _drawn_name(share)
+    draw.text((left + width + round(0.6 * height), middle), name, INK, _font_of(name, layout.font), anchor="lm")
     if not percents:
         return
     text = f"{share.percent:.2f} %" if share.percent >= 0.01 else "< 0.01 %"
     draw.text((left + layout.entry_width, middle), text, FAINT_INK, layout.font, anchor="rm")
 
 
+def _drawn_name(share: ClassShare) -> str:
+    return drawable(share.name, f"train id {share.train_id}")
+
+
+def _font_of(name: str, font: ImageFont.FreeTypeFont) -> ImageFont.FreeTypeFont:
+    """One that has the characters of `name`, as large as `font`."""
+    return font if name.isascii() else text_font(round(font.size), name)
+
+
 def shares_table(shares: Sequence[ClassShare]) -> str:
     """A text table: one line per class, pixels and percent."""
-    width = max(len("class"), *(len(share.name) for share in shares))
+    width = max(len("class"), *(display_width(share.name) for share in shares))
     lines = [f"{'class':<{width}}  {'pixels':>12}  {'percent':>7}"]
-    lines += [f"{share.name:<{width}}  {share.pixels:>12}  {share.percent:>7.2f}" for share in shares]
+    lines += [f"{padded(share.name, width)}  {share.pixels:>12}  {share.percent:>7.2f}" for share in shares]
     return "\n".join(lines)
 
 

@@ -376,6 +376,7 @@ def test_a_folder_is_trained_evaluated_and_demonstrated_without_a_line_of_code(t
     other = command("eval", "--snapshot", checkpoint, "--dataset_dir", root, *fast)
     assert other.code == 1
     assert "its classes are not those that data has today" in other.err
+    assert "class 2 was 'car', is 'lorry'" in other.err
 
 
 def test_pixels_of_a_folder_are_counted(tmp_path, command):

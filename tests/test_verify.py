@@ -100,8 +100,8 @@ def test_a_value_of_no_class_with_file_value_and_place(verify, root):
     ended, found = verify()
     assert ended.code == 1
     assert messages(found, "label value") == [
-        f"{root / 'labels/03.png'}: value 9 is no class of folder (pixels: 1, the first at row 5, column 0)",
-        f"{root / 'labels/03.png'}: value 77 is no class of folder (pixels: 2, the first at row 2, column 1)",
+        f"{root / 'labels/03.png'}: value 9 is no class of data (pixels: 1, the first at row 5, column 0)",
+        f"{root / 'labels/03.png'}: value 77 is no class of data (pixels: 2, the first at row 2, column 1)",
     ]
     assert "error: things to mend: 2" in ended.err
 

@@ -14,12 +14,23 @@ from utils.files import atomic_path
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# What `read_image` can decode. It goes by the content, whatever the suffix; this is for who looks for pictures.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+
+EXIF_ORIENTATION = 0x112
+UPRIGHT = 1  # its value in a picture that needs no turning
+
+LARGEST_OF_12_BITS = 4095 >> 8  # what `read_image` makes of it in a file of 16
 
 Uint8Array = NDArray[np.uint8]
 
 # OpenCV decodes what there is of a cut-off file and fills the rest with grey; a missing end marker tells.
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
+
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # of a file that it does not know, or that is damaged
 
 
 def read_image(path: Path | str) -> Uint8Array:
@@ -28,6 +39,13 @@ def read_image(path: Path | str) -> Uint8Array:
     Raises FileNotFoundError, or ValueError where the file is not an image or is cut off.
     """
     return _decode(Path(path), cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
+
+
+def dark_notice(path: Path, image: Uint8Array) -> str | None:
+    """A hint where `image`, read from `path`, is nearly black, as 12 bits are in a file of 16; else None."""
+    if image.max() > LARGEST_OF_12_BITS:
+        return None
+    return f"notice: {path} is nearly black; a photo of 12 bits in a file of 16 must be stretched to all 16 first"
 
 
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:
@@ -51,6 +69,30 @@ def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
     if pixels.dtype != np.uint8:
         raise ValueError(f"{path}: a colour mask has 8 bits a channel, this one is {pixels.dtype}.")
     return np.ascontiguousarray(pixels[:, :, 2::-1])
+
+
+def read_palette(path: Path | str) -> list[tuple[int, int, int]]:
+    """The RGB colours of a PNG's palette, by their index; none where it has no palette."""
+    try:
+        with opened_by_pillow(Path(path)) as picture:
+            flat = (picture.getpalette("RGB") or []) if picture.format == "PNG" else []
+    except _PILLOW_ERRORS:  # OpenCV reads some files that Pillow does not
+        return []
+    return list(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
+
+
+def exif_orientation(path: Path | str) -> int:
+    """The EXIF orientation, 1 to 8, by which `read_image` turns a picture upright; 1 also where it has none."""
+    path = Path(path)
+    try:
+        with opened_by_pillow(path) as picture:
+            # Of a PNG that has no such note before its pixels, Pillow would decode them all to look behind them.
+            if picture.format == "PNG" and b"eXIf" not in path.read_bytes():
+                return UPRIGHT
+            orientation = picture.getexif().get(EXIF_ORIENTATION, UPRIGHT)
+    except _PILLOW_ERRORS:
+        return UPRIGHT
+    return orientation if orientation in range(1, 9) else UPRIGHT
 
 
 def write_image(path: Path, image: NDArray[np.integer]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.boundary import NUM_COUNTS, boundary_scores
+from utils.columns import display_width, padded
 from utils.distributed import sum_over_processes
 
 PER_CLASS = ("iou", "precision", "recall", "f1", "share", "boundary_iou", "boundary_f")
@@ -78,11 +79,11 @@ class Scores:
 
     def table(self) -> str:
         """A text table: one line per class, in percent, then the means."""
-        width = max(len("mean"), *(len(name) for name in self.class_names))
+        width = max(len("class"), *(display_width(name) for name in self.class_names))
         keys = [key for key in PER_CLASS if not all(math.isnan(value) for value in getattr(self, key))]
         lines = [f"{'class':<{width}}  " + " ".join(f"{TITLES[key]:>6}" for key in keys)]
         for i, name in enumerate(self.class_names):
-            lines.append(f"{name:<{width}}  " + " ".join(_percent(getattr(self, key)[i]) for key in keys))
+            lines.append(f"{padded(name, width)}  " + " ".join(_percent(getattr(self, key)[i]) for key in keys))
         means = {"iou": self.mean_iou, "boundary_iou": self.mean_boundary_iou, "boundary_f": self.mean_boundary_f}
         shown = " ".join(_percent(means[key]) if key in means else " " * 6 for key in keys)
         lines.append(f"{'mean':<{width}}  {shown}")

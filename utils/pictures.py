@@ -1,13 +1,11 @@
-"""Label maps as pictures, and letters for pictures."""
+"""Label maps as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ImageFont
 
 from datasets.spec import IGNORE_LABEL, Color
 from utils.images import Uint8Array
@@ -51,10 +49,3 @@ def side_by_side(pictures: Sequence[Uint8Array], gap: int = 6) -> Uint8Array:
     bar = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
     row = [part for picture in pictures for part in (picture, bar)][:-1]
     return np.concatenate(row, axis=1)
-
-
-def text_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Matplotlib, so that pictures look alike everywhere. size: in pixels."""
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

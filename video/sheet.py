@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from datasets.spec import Color
+from utils.fonts import text_font
 from utils.images import Uint8Array
-from utils.pictures import blend, text_font
+from utils.pictures import blend
 
 WIDTH = 320  # of a picture on the sheet, in pixels
 GAP = 8
@@ -58,5 +59,5 @@ def _drawn(cell: Cell, palette: Sequence[Color]) -> Uint8Array:
     image = cv2.resize(cell.image, size, interpolation=cv2.INTER_AREA)
     labels = cv2.resize(cell.labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
     head = Image.new("RGB", (WIDTH, FONT_SIZE + 6), "white")
-    ImageDraw.Draw(head).text((0, 0), cell.title, "black", text_font(FONT_SIZE))
+    ImageDraw.Draw(head).text((0, 0), cell.title, "black", text_font(FONT_SIZE, cell.title))
     return np.concatenate([np.asarray(head), with_void_marked(image, labels, palette)])  # type: ignore[arg-type]

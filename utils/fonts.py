@@ -1,0 +1,97 @@
+"""Fonts for names in any script: the one that comes with Matplotlib, else one that is installed."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import ImageFont
+
+if TYPE_CHECKING:
+    from matplotlib.text import Text
+
+# Of several installed fonts that would do, those whose file is called so come last.
+UNUSUAL = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "mono", "serif", "condensed")
+
+
+def text_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """A font that has the characters of `text`. size: in pixels.
+
+    It is the font that comes with Matplotlib, so that pictures look alike everywhere, where that one has them, and
+    also where none has.
+    """
+    return ImageFont.truetype(str(font_file(text) or _default_file()), size)
+
+
+@cache
+def font_file(text: str) -> Path | None:
+    """The file of a font that has all characters of `text`: Matplotlib's, else one that is installed; else None."""
+    wanted = {ord(character) for character in text if not character.isspace()}
+    if text.isascii() or wanted <= _characters(_default_file()):
+        return _default_file()
+    return next((path for path in _installed() if wanted <= _characters(path)), None)
+
+
+def drawable(text: str, otherwise: str) -> str:
+    """`text`, or where no font has its characters `otherwise`, with a notice that says what to install."""
+    if font_file(text):
+        return text
+    wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
+    _notice("fonts-noto-cjk" if wide else "fonts-noto-core", text.encode(errors="backslashreplace").decode())
+    return otherwise
+
+
+def use_fonts(texts: Iterable[Text]) -> None:
+    """Have Matplotlib draw each of `texts` in a font that has its characters."""
+    from matplotlib.font_manager import FontProperties
+
+    for text in texts:
+        file = font_file(text.get_text())
+        if file not in (None, _default_file()):
+            text.set_fontproperties(FontProperties(fname=str(file), size=text.get_fontsize()))
+
+
+_noticed: set[str] = set()
+
+
+def _notice(package: str, text: str) -> None:
+    """Once for each package."""
+    if package not in _noticed:
+        _noticed.add(package)
+        print(
+            f"notice: no installed font has the characters of {text}; train ids stand for such names in pictures. "
+            f"Install a font that has them: on Debian and Ubuntu, {package}.",
+            file=sys.stderr,
+        )
+
+
+@cache
+def _default_file() -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    # Imported only here: a tenth of a second. Its own list of fonts is a cache, which lacks those installed since.
+    from matplotlib.font_manager import findSystemFonts
+
+    paths = [Path(path) for path in findSystemFonts()]
+    return tuple(sorted(paths, key=lambda path: (any(word in path.stem.lower() for word in UNUSUAL), path.name, path)))
+
+
+@cache
+def _characters(path: Path) -> frozenset[int]:
+    """The characters that the font in `path` has outlines for; none where it cannot be read or has bitmaps alone."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(str(path))
+    except (OSError, RuntimeError):
+        return frozenset()
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
