@@ -1,4 +1,4 @@
-"""Training, and what prepares it, go on without files that cannot be read, as often as `--skip_bad` allows."""
+"""Training, and what prepares it, continue without files that cannot be read: as many as `--skip_bad` allows."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ Sample = tuple[Tensor, Tensor, list[str]]
 
 
 class BadFiles:
-    """Counts the files that cannot be read and are left out, and warns of each.
+    """Counts the files that cannot be read and are skipped, and warns of each, once however often it is drawn.
 
-    skip_bad: how many may be. left_out_of: of what, for the warning, where that is not training itself. show: warn.
+    skip_bad: how many there may be. left_out_of: of what, for the warning, where that is not training itself. show: warn.
     """
 
     def __init__(self, skip_bad: int, left_out_of: str = "", *, show: bool = True) -> None:
         self.skip_bad = skip_bad
         self.left_out = f"left out of {left_out_of}" if left_out_of else "left out"
         self.show = show
-        self.count = 0
+        self._problems: set[str] = set()
 
     def leave_out(self, problem: str) -> None:
-        """Go on without the file that `problem` tells of. Raises ValueError of it where that is one too many."""
-        self.count += 1
-        if self.count > self.skip_bad:
+        """Continue without the file that `problem` names. Raises ValueError with it where that is one too many."""
+        if problem in self._problems:
+            return
+        self._problems.add(problem)
+        if len(self._problems) > self.skip_bad:
             raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is used up)" if self.skip_bad else problem)
         if self.show:
-            tqdm.write(f"warning: {self.left_out}, {self.count} of {self.skip_bad}: {problem}", file=sys.stderr)
+            tqdm.write(f"warning: {self.left_out}, {len(self._problems)} of {self.skip_bad}: {problem}", file=sys.stderr)
 
 
 class SkippingSet(Dataset[Sample]):
