@@ -22,7 +22,8 @@ Sample = tuple[Tensor, Tensor, list[str]]
 class BadFiles:
     """Counts the files that cannot be read and are skipped, and warns of each, once however often it is drawn.
 
-    skip_bad: how many there may be. left_out_of: of what, for the warning, where that is not training itself. show: warn.
+    skip_bad: how many there may be. left_out_of: what they are missing from, for the warning, unless it is training
+    itself. show: warn.
     """
 
     def __init__(self, skip_bad: int, left_out_of: str = "", *, show: bool = True) -> None:
@@ -36,10 +37,11 @@ class BadFiles:
         if problem in self._problems:
             return
         self._problems.add(problem)
-        if len(self._problems) > self.skip_bad:
+        count = len(self._problems)
+        if count > self.skip_bad:
             raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is used up)" if self.skip_bad else problem)
         if self.show:
-            tqdm.write(f"warning: {self.left_out}, {len(self._problems)} of {self.skip_bad}: {problem}", file=sys.stderr)
+            tqdm.write(f"warning: {self.left_out}, {count} of {self.skip_bad}: {problem}", file=sys.stderr)
 
 
 class SkippingSet(Dataset[Sample]):
