@@ -32,22 +32,31 @@ class BadFiles:
         self.show = show
         self._problems: set[str] = set()
 
+    @property
+    def count(self) -> int:
+        """How many there were so far."""
+        return len(self._problems)
+
     def leave_out(self, problem: str) -> None:
         """Continue without the file that `problem` names. Raises ValueError with it where that is one too many."""
         if problem in self._problems:
             return
         self._problems.add(problem)
-        count = len(self._problems)
-        if count > self.skip_bad:
-            raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is used up)" if self.skip_bad else problem)
+        if self.count > self.skip_bad:
+            raise one_too_many(problem, self.skip_bad)
         if self.show:
-            tqdm.write(f"warning: {self.left_out}, {count} of {self.skip_bad}: {problem}", file=sys.stderr)
+            tqdm.write(f"warning: {self.left_out}, {self.count} of {self.skip_bad}: {problem}", file=sys.stderr)
+
+
+def one_too_many(problem: str, skip_bad: int) -> ValueError:
+    """The error of a file that may no longer be skipped."""
+    return ValueError(f"{problem} (--skip_bad {skip_bad} is used up)" if skip_bad else problem)
 
 
 class SkippingSet(Dataset[Sample]):
     """`samples`, with another image in place of one that cannot be read; which, follows from the draw alone.
 
-    num_images: the substitute is one of the first so many pairs. skip_bad: most attempts before the error is raised.
+    num_images: the substitute is one of the first `num_images` pairs. skip_bad: how many files a sample may skip.
     """
 
     def __init__(self, samples: TrainingSet, num_images: int, skip_bad: int) -> None:
@@ -56,16 +65,17 @@ class SkippingSet(Dataset[Sample]):
         self.skip_bad = skip_bad
 
     def __getitem__(self, draw: Draw) -> Sample:
-        problems: list[str] = []
+        problems: dict[int, str] = {}  # of the pairs tried
         while True:
             try:
-                return *self.samples[draw], problems
+                return *self.samples[draw], list(problems.values())
             except USER_ERRORS as error:
-                if len(problems) == self.skip_bad:
-                    raise
-                problems.append(one_line(error))
+                untried = np.setdiff1d(np.arange(self.num_images), [*problems, draw.pair_index])
+                if len(problems) == self.skip_bad or not len(untried):
+                    raise one_too_many(one_line(error), self.skip_bad) from error
+                problems[draw.pair_index] = one_line(error)
             generator = np.random.default_rng((self.samples.seed, draw.epoch, draw.place, len(problems)))
-            draw = replace(draw, pair_index=int(generator.integers(self.num_images)), center=None)
+            draw = replace(draw, pair_index=int(generator.choice(untried)), center=None)
 
 
 class TrainLoader:
