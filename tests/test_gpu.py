@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from datasets.synthetic import write_streets
+from datasets.synthetic.write import write_streets
 from inference.build import fast_network
 from inference.most_probable import most_probable
 from inference.predictor import Predictor

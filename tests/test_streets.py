@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.synthetic import build_scene, render_frame, write_streets
 from datasets.synthetic.camera import CameraPath, Lens, Pose
 from datasets.synthetic.ground import Ground, Junction, kerb_distance
 from datasets.synthetic.light import Footprint
 from datasets.synthetic.materials import CAR, HOLE, POLE, ROAD, SKY, TREE, make_texture
+from datasets.synthetic.motion import render_frame
 from datasets.synthetic.render import draw
+from datasets.synthetic.scene import build_scene
+from datasets.synthetic.write import write_streets
 from tests.conftest import ROOT
 
 SIZE = (96, 128)
