@@ -4,11 +4,11 @@ from __future__ import annotations
 
 DEFAULT_PATH = "./save"  # what is counted where no path is given; set it to a file or folder of yours
 
-from config import PercentageConfig, PixelPercentageConfig
+from inference.settings import PercentageConfig, PixelPercentageConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(PixelPercentageConfig)
+    CONFIG = parse_command_line(PixelPercentageConfig)  # before heavy imports, so that --help answers at once
 
 import csv
 import io
@@ -17,7 +17,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from datasets.index import load_spec
@@ -111,4 +110,4 @@ def _check_writable(options: PercentageConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.input.debug)
+    run_command(main, CONFIG)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from config import DemoConfig, DemoInputConfig
+from inference.settings import DemoConfig, DemoInputConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(DemoConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(DemoConfig)  # before heavy imports, so that --help answers at once
 
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -154,4 +153,4 @@ def predict_frames(
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from config import DemoFolderConfig
+from inference.settings import DemoFolderConfig
 from utils.flags import parse_command_line, parse_scales
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(DemoFolderConfig)  # before heavy imports, so that --help answers at once
 
 import csv
 import fnmatch
@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -240,4 +239,4 @@ def _as_text(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

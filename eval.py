@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from config import EvalConfig
+from inference.settings import EvalConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(EvalConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(EvalConfig)  # before heavy imports, so that --help answers at once
 
 import hashlib
 import json
@@ -269,4 +269,4 @@ def print_speed(speed: dict[str, Any], profile: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -6,7 +6,7 @@ from utils.flags import parse_command_line
 from video.settings import PropagateConfig
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(PropagateConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(PropagateConfig)  # before heavy imports, so that --help answers at once
 
 import shlex
 import shutil
@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -339,4 +338,4 @@ def existing(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -7,10 +7,9 @@ from datasets.settings import ShowConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(ShowConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(ShowConfig)  # before heavy imports, so that --help answers at once
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -88,4 +87,4 @@ def grid(cells: list[Uint8Array], columns: int) -> Uint8Array:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.sheet.debug)
+    run_command(main, CONFIG)

@@ -6,13 +6,12 @@ from datasets.settings import SetConfig, VerifyConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(VerifyConfig)  # before anything heavy is imported, so that --help answers at once
+    CONFIG = parse_command_line(VerifyConfig)  # before heavy imports, so that --help answers at once
 
 import json
 import sys
 from collections import Counter
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,4 +171,4 @@ def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.output.debug)
+    run_command(main, CONFIG)

@@ -1,4 +1,4 @@
 """From a trained network to probabilities, labels, pictures and reports.
 
-Only `build.py` and `submission.py` know the command line, and only the latter a data set's files.
+Only `settings.py`, `build.py` and `submission.py` know the command line, and only the last a data set's files.
 """

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from config import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec, SegClass
 from inference.predictor import Predictor
+from inference.settings import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from network.build import MODULE_PREFIX, build_network
 from network.deepv3 import DeepLabV3Plus
 from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.defaults import MAX_MEMORY, OVERLAP
 from inference.laying import add_tile, laid
 from inference.most_probable import most_probable
 from inference.resize import resized_part
@@ -26,8 +27,6 @@ from utils.upsampling import upsample
 
 # The trunks halve the image up to five times; below this they would see less than a pixel of it.
 MIN_SIDE = 32
-
-DEFAULT_MAX_MEMORY = 4.0  # GiB
 
 Item = TypeVar("Item")
 
@@ -62,9 +61,9 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         tile: int | None = None,
-        overlap: float = 1 / 3,
+        overlap: float = OVERLAP,
         batch_size: int = 1,
-        max_memory: float = DEFAULT_MAX_MEMORY,
+        max_memory: float = MAX_MEMORY,
         amp: torch.dtype | None = None,
         mean: Sequence[float],
         std: Sequence[float],

@@ -5,6 +5,12 @@ Checked are names, number, sizes and values, against the data set's own images; 
 
 from __future__ import annotations
 
+from inference.settings import SubmissionConfig, SubmissionInputConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(SubmissionConfig)  # before heavy imports, so that --help answers at once
+
 import json
 import sys
 import zipfile
@@ -19,12 +25,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from config import SubmissionConfig, SubmissionInputConfig
 from datasets.index import Pair, dataset_root, find_pairs, load_spec
 from datasets.spec import written_ids
 from utils.command import one_line, run_command
 from utils.files import atomic_path, writable_folder
-from utils.flags import parse_command_line
 from utils.images import opened_by_pillow
 
 MOST_TOLD = 20  # problems that are printed one by one
@@ -70,7 +74,7 @@ def known_options(options: SubmissionInputConfig) -> SubmissionInputConfig:
     found = {key: told.get(key) for key in MEANT}
     if not found["dataset"]:
         raise ValueError(f"{path} holds no settings.json of eval.py: name the data set with --dataset.")
-    return SubmissionInputConfig(path=options.path, zip=options.zip, debug=options.debug, **found)
+    return SubmissionInputConfig(path=options.path, zip=options.zip, **found)
 
 
 def told_by_eval(settings: Path) -> dict[str, Any]:
@@ -162,5 +166,4 @@ def write_zip(folder: Path, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(SubmissionConfig)
-    run_command(partial(main, CONFIG), debug=CONFIG.input.debug)
+    run_command(main, CONFIG)

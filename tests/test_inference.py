@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from config import SnapshotConfig
 from datasets.registry import dataset_spec
 from datasets.spec import SegClass
 from inference.build import load_model
 from inference.legend import class_shares, with_legend
 from inference.predictor import Predictor
+from inference.settings import SnapshotConfig
 from inference.shares import percentages
 from inference.tiling import cover_counts, spans, tile_starts
 from inference.writers import (

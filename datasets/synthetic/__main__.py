@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datasets.synthetic.settings import StreetsConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(StreetsConfig)  # before heavy imports, so that --help answers at once
+
 import time
-from functools import partial
 from pathlib import Path
 
-from datasets.synthetic.settings import StreetsConfig
 from datasets.synthetic.write import write_streets
 from utils.command import run_command
-from utils.flags import parse_command_line
 
 
 def main(config: StreetsConfig) -> int:
@@ -42,5 +45,4 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(StreetsConfig)
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)
