@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DEFAULT_PATH = "./save"  # what is counted where no path is given; set it to a file or folder of yours
+DEFAULT_PATH = "./save"  # counted if no path is given; set it to your own file or folder
 
 from inference.settings import PercentageConfig, PixelPercentageConfig
 from utils.flags import parse_command_line
@@ -28,7 +28,7 @@ from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
 
 
 def main(config: PixelPercentageConfig) -> int:
-    """Count, print a table whose percentages sum to 100.00, and write what `--csv`, `--json` and `--plot` name."""
+    """Count, print a table whose percentages sum to 100.00, write the files of `--csv`, `--json`, `--plot`."""
     options = config.input
     spec = known_spec(options)
     path = Path(options.path or DEFAULT_PATH)
@@ -40,8 +40,8 @@ def main(config: PixelPercentageConfig) -> int:
     print(f"{path}: {spec.title}" + (f", {len(files)} files" if path.is_dir() else ""))
     print(text_table(table))
     if any(row.train_id is None for row in table):
-        print("some pixels are of no class: is --dataset right, the file no JPEG, and are one-channel values label ids "
-              "(train ids: --ids train)?", file=sys.stderr)
+        print("some pixels belong to no class; check --dataset, that the file is not a JPEG, and for one-channel files "
+              "whether they hold train ids (--ids train)", file=sys.stderr)
     if options.csv:
         write_csv(Path(options.csv), table)
     if options.json:
@@ -56,7 +56,7 @@ def main(config: PixelPercentageConfig) -> int:
 
 
 def known_spec(options: PercentageConfig) -> DatasetSpec:
-    """The data set's declaration; its folder is needed only where that alone tells the classes."""
+    """The data set's declaration; its folder is needed only if the classes are defined there."""
     if options.dataset_dir or options.dataset not in DATASETS:
         return load_spec(options.dataset, options.dataset_dir)
     return dataset_spec(options.dataset)
@@ -92,7 +92,7 @@ def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
     drawn = axes.barh([row.name for row in bars], [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
     axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
     axes.set_xlabel("share of the pixels, in percent")
-    axes.set_title(title, loc="left", parse_math=False)  # a path may have dollar signs, and so may a class
+    axes.set_title(title, loc="left", parse_math=False)  # paths and class names may contain dollar signs
     for name in axes.get_yticklabels():
         name.set_parse_math(False)
     axes.margins(x=0.12, y=0.02)

@@ -19,12 +19,12 @@ from utils.command import one_line
 from utils.images import read_image
 
 CHUNK = 8  # pairs handed to a process at once
-MOST_VALUES = 20  # of those that no class claims, named per file
+MOST_VALUES = 20  # unknown values reported per file
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong. kind: for counting; file: what is to be mended; message: what is wrong, and where."""
+    """One problem. kind: for counting; file: the one to fix; message: what is wrong, and where."""
 
     kind: str
     file: str
@@ -35,8 +35,8 @@ class Finding:
 class Examined:
     """What a pair holds.
 
-    size: (height, width) of the image, None where it cannot be read. digest: of its pixels, so the same for the same
-    picture in two files. class_pixels: of each class in train id order, then of none; () where there are no labels.
+    size: (height, width) of the image, None if it cannot be read. digest: of its pixels, so equal for the same image
+    in two files. class_pixels: of each class in train id order, then of no class; () if there are no labels.
     """
 
     size: tuple[int, int] | None
@@ -46,7 +46,7 @@ class Examined:
 
 
 def examine(pair: Pair, spec: DatasetSpec) -> Examined:
-    """Read both files and look at them. Never raises for what is wrong with a file."""
+    """Read and check both files. Never raises for a problem with a file."""
     findings: list[Finding] = []
     size, digest = None, ""
     try:
@@ -82,11 +82,11 @@ def _examine_labels(
     findings = []
     if image_size is not None and labels.shape != image_size:
         (height, width), (rows, columns) = image_size, labels.shape
-        message = f"{file} is {columns}x{rows}, its image {pair.image} is {width}x{height} (width x height)"
+        message = f"{file} is {columns}x{rows}, but its image {pair.image} is {width}x{height} (width x height)"
         findings.append(Finding("size", file, message))
     for stranger in unknown_values(pixels, labels)[:MOST_VALUES]:
         place = f"pixels: {stranger.pixels}, the first at row {stranger.row}, column {stranger.column}"
-        what = f"{file}: value {stranger.value} is no class of {spec.name} ({place})"
+        what = f"{file}: value {stranger.value} is not a class of {spec.name} ({place})"
         findings.append(Finding("label value", file, what))
     counts = np.bincount(labels.ravel(), minlength=256)
     class_pixels = (*counts[: spec.num_classes].tolist(), int(counts[UNKNOWN] + counts[spec.ignore_label]))

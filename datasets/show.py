@@ -1,4 +1,4 @@
-"""Write a sheet of augmented crops with their labels, for the eye: python -m datasets.show --dataset NAME."""
+"""Write a contact sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GAP = 12  # between crops, in pixels
 
 
 def main(config: ShowConfig) -> int:
-    """Write the sheet: each crop beside its labels, and a legend of the classes that occur."""
+    """Write the sheet: each crop next to its labels, and a legend of the classes that occur."""
     sheet = config.sheet
     writable_file(Path(sheet.out), "--out", (".png", ".jpg", ".jpeg"))
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
@@ -49,7 +49,7 @@ def main(config: ShowConfig) -> int:
 
 
 def fitted(augment: AugmentConfig, pair: Pair) -> AugmentConfig:
-    """`augment`, with crops no larger than the picture of `pair` where it does not say how large they are."""
+    """`augment`; if it has no crop size, with that of training, but no larger than the image of `pair`."""
     if augment.crop_size:
         return augment
     shorter = augment.pre_size or min(read_image(pair.image).shape[:2])
@@ -65,7 +65,7 @@ def augmented(
 
 
 def on_sheet(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8Array:
-    """The crop, its labels, and both over each other, side by side and small enough for a sheet."""
+    """The crop, its labels, and the overlay of both, side by side and small enough for a sheet."""
     factor = min(1.0, LARGEST_SIDE / max(labels.shape))
     size = (max(1, round(labels.shape[1] * factor)), max(1, round(labels.shape[0] * factor)))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
@@ -74,7 +74,7 @@ def on_sheet(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8A
 
 
 def grid(cells: list[Uint8Array], columns: int) -> Uint8Array:
-    """Pictures of one size in rows of `columns`, on white."""
+    """Images of one size in rows of `columns`, on white."""
     height, width = cells[0].shape[:2]
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)

@@ -1,4 +1,4 @@
-"""Training goes on without files that cannot be read, as often as `--skip_bad` allows."""
+"""Training skips unreadable files, up to `--skip_bad` of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tqdm import tqdm
 from datasets.segmentation import Draw, TrainingSet
 from utils.command import USER_ERRORS, one_line
 
-# An image, its labels, and what was wrong with those that should have stood in their place.
+# An image, its labels, and a message for each unreadable pair that they replace.
 Sample = tuple[Tensor, Tensor, list[str]]
 
 
 class SkippingSet(Dataset[Sample]):
-    """`samples`, with another image in place of one that cannot be read; which, follows from the draw alone.
+    """`samples`, with another image in place of one that cannot be read; which one depends only on the draw.
 
-    num_images: the substitute is one of the first so many pairs. skip_bad: most attempts before the error is raised.
+    num_images: the substitute is one of this many first pairs. skip_bad: replacements before the error is raised.
     """
 
     def __init__(self, samples: TrainingSet, num_images: int, skip_bad: int) -> None:
@@ -44,7 +44,7 @@ class SkippingSet(Dataset[Sample]):
 
 
 class TrainLoader:
-    """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8); says what was left out, and counts it."""
+    """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8); reports what was skipped, and counts it."""
 
     def __init__(self, loader: DataLoader[Sample], skip_bad: int) -> None:
         self.loader = loader
@@ -59,8 +59,8 @@ class TrainLoader:
             for problem in problems:
                 self.num_bad += 1
                 if self.num_bad > self.skip_bad:
-                    raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is used up)")
-                tqdm.write(f"warning: left out, {self.num_bad} of {self.skip_bad}: {problem}", file=sys.stderr)
+                    raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is exhausted)")
+                tqdm.write(f"warning: skipped, {self.num_bad} of at most {self.skip_bad}: {problem}", file=sys.stderr)
             yield images, labels
 
 

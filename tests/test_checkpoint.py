@@ -94,7 +94,7 @@ class Dangerous:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Dangerous()}, "bad.pth")
-    with pytest.raises(ValueError, match=r"bad.pth: refused, it carries objects"):
+    with pytest.raises(ValueError, match=r"bad.pth: refused, it contains objects"):
         load_checkpoint("bad.pth")
     Path("worse.pth").write_bytes(pickle.dumps(Dangerous()))
     with pytest.raises(ValueError, match=r"worse.pth"):

@@ -249,7 +249,7 @@ def test_skip_bad_puts_another_image_in_its_place_and_warns(root, num_workers, c
         shown = [int(image[0, 0, 0]) for images, _ in data.epoch(epoch) for image in images]
         assert len(shown) == 12
         assert set(shown) == set(range(12)) - {3}
-        assert f"warning: left out, {number} of 2: {root / 'train' / '03.png'}" in capsys.readouterr().err
+        assert f"warning: skipped, {number} of at most 2: {root / 'train' / '03.png'}" in capsys.readouterr().err
 
 
 def test_skip_bad_stops_when_it_is_used_up(root):
@@ -293,8 +293,8 @@ def test_a_bad_file_that_the_cache_left_out_is_left_out_in_training(root, capsys
     found = batches(root, epochs=1, cache_dir=str(root / "cache"), skip_bad=2, class_uniform_pct=0.0)
     assert sum(len(images) for images, _ in found) == 12
     told = capsys.readouterr().err
-    assert "left out of the decoded pictures" in told
-    assert "left out, 1 of 2" in told
+    assert "skipped while decoding images" in told
+    assert "skipped, 1 of at most 2" in told
 
 
 # The command

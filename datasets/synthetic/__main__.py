@@ -16,7 +16,7 @@ from utils.command import run_command
 
 
 def main(config: StreetsConfig) -> int:
-    """Write the set, or say that it is there."""
+    """Write the set, or report that it exists."""
     data, start = config.data, time.perf_counter()
     height, width = parse_size(data.size)
     written = write_streets(
@@ -31,7 +31,7 @@ def main(config: StreetsConfig) -> int:
         with_flow=data.with_flow,
         num_workers=config.device.num_workers,
     )
-    took = f"written in {time.perf_counter() - start:.0f} s" if written else "there already, with the same parameters"
+    took = f"written in {time.perf_counter() - start:.0f} s" if written else "already there, with the same parameters"
     print(f"streets at {data.root}: {took}.")
     return 0
 
