@@ -197,7 +197,7 @@ def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFram
         yield write
         writer.release()
         if not _is_film(path):  # OpenCV does not report it
-            raise OSError(errno.ENOSPC, "the video could not be written completely; is the disk full?", str(path.parent))
+            raise OSError(errno.ENOSPC, "the video could not be written in full; is the disk full?", str(path.parent))
     finally:
         writer.release()
 

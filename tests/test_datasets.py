@@ -179,7 +179,7 @@ def test_a_config_of_mapillary_1_that_differs_is_an_error_with_the_first_differe
     assert dataset_spec("mapillary", tmp_path) is DATASETS["mapillary"]
     readable[13], readable[14] = readable[14], readable[13]
     vistas_config(tmp_path / name, readable)
-    with pytest.raises(ValueError, match=rf"{name}: label 13 is 'Service Lane' there and 'Road' in"):
+    with pytest.raises(ValueError, match=rf"{name}: label 13 is 'Service Lane' in this file but 'Road' in"):
         dataset_spec("mapillary", tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_a_film_for_which_the_disk_has_no_room_is_an_error(tmp_path, monkeypatch
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with (
-            pytest.raises(OSError, match="could not be written whole"),
+            pytest.raises(OSError, match="could not be written in full"),
             new_video(tmp_path / "film.mp4", 10.0, (64, 48)) as write_frame,
         ):
             for _ in range(20):

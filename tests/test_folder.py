@@ -76,10 +76,10 @@ def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
         ([ROAD | {"id": 1}, CAR], {}, "the id 1 belongs to two classes"),
         ([ROAD, ROAD | {"color": [9, 9, 9]}], {}, "the name 'road' belongs to two classes"),
         ([ROAD, CAR | {"color": ROAD["color"]}], {}, r"colour.* \(64, 32, 32\) belongs to two classes"),
-        ([ROAD, CAR], {"masks": "rgb"}, 'is "ids" or "colors", got \'rgb\''),
+        ([ROAD, CAR], {"masks": "rgb"}, 'must be "ids" or "colors", got \'rgb\''),
         ([ROAD, CAR], {"ignore_label": 1}, '"ignore_label" 1 is also an id of class car'),
         ([ROAD | {"ignored": True}], {}, "0 classes"),
-        ([ROAD | {"ignored": 1}], {}, r'class 1 \(road\): "ignored" is true or false, got 1'),
+        ([ROAD | {"ignored": 1}], {}, r'class 1 \(road\): "ignored" must be true or false, got 1'),
         ([ROAD | {"ignored": "true"}], {}, "must be true or false, got 'true'"),
         ([ROAD, CAR | {"label_colors": ["#402020"]}], {}, r"colour in masks \(64, 32, 32\) belongs to two classes"),
         ([ROAD, VOID | {"color": ROAD["color"]}], {}, r"colour in masks \(64, 32, 32\) belongs to two classes"),
@@ -234,7 +234,7 @@ def test_a_color_of_no_class_is_an_error_with_file_color_and_place(tmp_path):
 def test_masks_said_to_be_ids_refuse_colors(tmp_path):
     folder_tree(tmp_path, 5, masks="ids")
     write_image(tmp_path / "labels/01.png", np.zeros((6, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"01.png: a label file has one channel of ids"):
+    with pytest.raises(ValueError, match=r"01.png: a label file must have one channel of ids"):
         labels_of(tmp_path, "01")
 
 
