@@ -127,7 +127,7 @@ def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
     known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
     if known in [arch_name(mode) for mode in MODES]:
         use = "it works with propagate.py --flow sdc" if known == arch_name(RECONSTRUCTION) else "it segments nothing"
-        raise ValueError(f"{config.snapshot} contains {known}, a motion network of video.train; {use}.")
+        raise ValueError(f"{config.snapshot} holds {known}, a motion network of video.train; {use}.")
     if given and known and given != known:
         raise ValueError(f"--arch {config.arch} contradicts {config.snapshot}, which is a {known}. Leave --arch out.")
     if not given and not known:

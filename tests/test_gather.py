@@ -143,8 +143,8 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         (("--video", video, "--labels", tmp_path / "empty", "--out", out), "contains no label files (*.png)"),
         (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "contains no images"),
         (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact knows drawn"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir cannot be"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact works only"),
         (("--video", video, "--labels", few_labels, "--out", out, "--split", "test"), "--split 'test': labels are"),
         (
             ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),

@@ -257,7 +257,7 @@ def test_skip_bad_stops_when_it_is_used_up(root):
     data = training_data(root, class_uniform_pct=0.0, skip_bad=2)
     for epoch in (0, 1):
         list(data.epoch(epoch))
-    with pytest.raises(ValueError, match=r"03\.png.*\(--skip_bad 2 is used up\)"):
+    with pytest.raises(ValueError, match=r"03\.png.*\(--skip_bad 2 is exhausted\)"):
         list(data.epoch(2))
 
 

@@ -367,7 +367,7 @@ def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
              "--num_val", 0, "--num_test", 0, "--num_workers", 1)  # fmt: skip
     assert "written" in command(*flags).out
     found = command(*flags)
-    assert found.code == 0 and "there already" in found.out
+    assert found.code == 0 and "already there" in found.out
 
 
 def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_started():
