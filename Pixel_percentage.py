@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-DEFAULT_PATH = "./save"  # what is counted where no path is given; set it to a file or folder of yours
+DEFAULT_PATH = "./save"  # counted if no path is given; set it to your own file or folder
 
-from config import PercentageConfig, PixelPercentageConfig
+from inference.settings import PercentageConfig, PixelPercentageConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(PixelPercentageConfig)
+    CONFIG = parse_command_line(PixelPercentageConfig)  # before heavy imports, so that --help answers at once
 
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from datasets.index import load_spec
@@ -28,7 +27,7 @@ from utils.fonts import drawable, use_fonts
 
 
 def main(config: PixelPercentageConfig) -> int:
-    """Count, print a table whose percentages sum to 100.00, and write what `--csv`, `--json` and `--plot` name."""
+    """Count, print a table whose percentages sum to 100.00, write the files of `--csv`, `--json`, `--plot`."""
     options = config.input
     spec = known_spec(options)
     path = Path(options.path or DEFAULT_PATH)
@@ -40,8 +39,8 @@ def main(config: PixelPercentageConfig) -> int:
     print(f"{path}: {spec.title}" + (f", {len(files)} files" if path.is_dir() else ""))
     print(text_table(table))
     if any(row.train_id is None for row in table):
-        print("some pixels are of no class: is --dataset right, the file no JPEG, and are one-channel values label ids "
-              "(train ids: --ids train)?", file=sys.stderr)
+        print("some pixels belong to no class; check --dataset, that the file is not a JPEG, and for one-channel files "
+              "whether they hold train ids (--ids train)", file=sys.stderr)
     if options.csv:
         lines = [(row.name, row.pixels, f"{row.percent:.2f}") for row in table]
         write_csv(Path(options.csv), ("class", "pixels", "percent"), lines)
@@ -56,7 +55,7 @@ def main(config: PixelPercentageConfig) -> int:
 
 
 def known_spec(options: PercentageConfig) -> DatasetSpec:
-    """The data set's declaration; its folder is needed only where that alone tells the classes."""
+    """The data set's declaration; its folder is needed only if the classes are defined there."""
     if options.dataset_dir or options.dataset not in DATASETS:
         return load_spec(options.dataset, options.dataset_dir)
     return dataset_spec(options.dataset)
@@ -84,7 +83,7 @@ def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
     axes.set_xlabel("share of the pixels, in percent")
     axes.set_yticks(range(len(bars)), [drawable(row.name, f"train id {row.train_id}") for row in bars])
     title = drawable(title, title.encode("ascii", "replace").decode())
-    heading = axes.set_title(title, loc="left", parse_math=False)  # a path may have dollar signs, and so may a class
+    heading = axes.set_title(title, loc="left", parse_math=False)  # paths and class names may contain dollar signs
     use_fonts([heading, *axes.get_yticklabels()])
     for name in axes.get_yticklabels():
         name.set_parse_math(False)
@@ -103,4 +102,4 @@ def _check_writable(options: PercentageConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.input.debug)
+    run_command(main, CONFIG)

@@ -1,17 +1,16 @@
-"""Segment one picture or video: python demo.py --demo-image IMAGE --snapshot CHECKPOINT --save-dir FOLDER."""
+"""Segment one image or video: python demo.py --demo-image IMAGE --snapshot CHECKPOINT --save-dir FOLDER."""
 
 from __future__ import annotations
 
-from config import DemoConfig, DemoInputConfig
+from inference.settings import DemoConfig, DemoInputConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(DemoConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(DemoConfig)  # before heavy imports, so that --help answers at once
 
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -39,24 +38,24 @@ VIDEO_RESULTS = ("_overlay.mp4", "_class_shares.csv")
 
 
 def main(config: DemoConfig) -> int:
-    """Segment the picture or the video that the flags name."""
+    """Segment the image or the video that the flags name."""
     if bool(config.input.demo_image) == bool(config.input.demo_video):
-        raise ValueError("give --demo-image or --demo-video, one of them.")
+        raise ValueError("give either --demo-image or --demo-video.")
     if config.input.temporal and not config.input.demo_video:
-        raise ValueError("--temporal is for --demo-video: a picture has no frame before it.")
+        raise ValueError("--temporal works only with --demo-video: an image has no previous frame.")
     if processes().count > 1:
-        raise ValueError("demo.py is one process; torchrun can spread the pictures of demo_folder.py.")
-    return segment_video(config) if config.input.demo_video else segment_picture(config)
+        raise ValueError("demo.py runs in one process; use torchrun with demo_folder.py, which distributes its images.")
+    return segment_video(config) if config.input.demo_video else segment_image(config)
 
 
-def segment_picture(config: DemoConfig) -> int:
-    """Write the picture's colour mask, overlay and label ids, and print the class shares."""
+def segment_image(config: DemoConfig) -> int:
+    """Write the image's colour mask, overlay and label ids, and print the class shares."""
     device = resolve_device(config.device.device)
     source = Path(config.input.demo_image)
     if source.is_dir():
-        raise ValueError(f"{source} is a folder; demo_folder.py --demo-folder segments all its pictures.")
+        raise ValueError(f"{source} is a folder; segment all its images with demo_folder.py --demo-folder.")
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
-        raise ValueError(f"{source} is a video; give it as --demo-video.")
+        raise ValueError(f"{source} is a video; use --demo-video.")
     image = read_image(source)
     if notice := dark_notice(source, image):
         print(notice, file=sys.stderr)
@@ -78,7 +77,7 @@ def segment_picture(config: DemoConfig) -> int:
 
 
 def segment_video(config: DemoConfig) -> int:
-    """Write the video with the classes laid over it, and the class shares of every frame as a table."""
+    """Write the video with the classes overlaid, and a table of the class shares of every frame."""
     device = resolve_device(config.device.device)
     with opened_video(config.input.demo_video) as video:
         model = load_model(config.model)
@@ -87,7 +86,7 @@ def segment_video(config: DemoConfig) -> int:
         folder = writable_folder(Path(config.output.save_dir), "--save-dir")
         first = video.read()
         if first is None:
-            raise ValueError(f"{config.input.demo_video}: no frame can be read.")
+            raise ValueError(f"{config.input.demo_video}: no frame could be read; the file may be damaged.")
         film, table = unused_paths(folder, video.name, VIDEO_RESULTS)
         painter = FramePainter((first.shape[1], first.shape[0]), model.classes, wanted)
         times, counts = predict_frames(video, first, film, predictor, painter, model, config.input)
@@ -96,13 +95,16 @@ def segment_video(config: DemoConfig) -> int:
     rows = [(i, f"{times[i]:.3f}", *percentages(line)) for i, line in enumerate(counts)]
     write_csv(table, header, rows)
     if len(counts) != config.input.max_frames and ends_early(video, times):
-        print(f"notice: {len(counts)} of about {video.num_frames} frames could be read.", file=sys.stderr)
+        print(
+            f"notice: only {len(counts)} of about {video.num_frames} frames could be read; the file may be truncated",
+            file=sys.stderr,
+        )
     print(f"wrote {film}: {len(counts)} frames\nwrote {table}")
     return 0
 
 
 def ends_early(video: Video, times: Sequence[float]) -> bool:
-    """Whether frames lack at the end. A file of changing frame rate tells their number only roughly."""
+    """Whether frames are missing at the end. With a variable frame rate their number is known only roughly."""
     gap = max(1 / video.rate, times[-1] - times[-2] if len(times) > 1 else 0.0)
     return video.num_frames / video.rate - times[-1] > 1.5 * gap
 
@@ -111,7 +113,7 @@ def predict_frames(
     video: Video, first: Uint8Array, film: Path, predictor: Predictor, painter: FramePainter, model: Model,
     options: DemoInputConfig,
 ) -> tuple[list[float], list[list[int]]]:
-    """Write the frames to `film`; of each, when it is shown, in seconds, and the pixels of each class.
+    """Write the frames to `film`. Returns the time of each, in seconds, and its pixels of each class.
 
     A camera runs until Ctrl-C or `--max_frames`.
     """
@@ -149,10 +151,10 @@ def predict_frames(
         except KeyboardInterrupt:
             if not video.is_camera:
                 raise
-    busy = f"the network was at work {100 * network.share():.0f} % of the time"
+    busy = f"network busy {100 * network.share():.0f} % of the time"
     print(f"{network.per_second(len(counts)):.2f} frames/s; {busy}", file=sys.stderr)
     return times, counts
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -1,12 +1,12 @@
-"""Segment a folder of pictures: python demo_folder.py --demo-folder FOLDER --snapshot CHECKPOINT --save-dir FOLDER."""
+"""Segment a folder of images: python demo_folder.py --demo-folder FOLDER --snapshot CHECKPOINT --save-dir FOLDER."""
 
 from __future__ import annotations
 
-from config import DemoFolderConfig
+from inference.settings import DemoFolderConfig
 from utils.flags import parse_command_line, parse_scales
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(DemoFolderConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(DemoFolderConfig)  # before heavy imports, so that --help answers at once
 
 import csv
 import fnmatch
@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,7 +56,7 @@ WITHOUT_EFFECT = ("save_dir", "max_memory", "resume")  # on the results
 
 @dataclass(frozen=True)
 class Job:
-    """A picture, where its results go, and what they depend on."""
+    """An image, where its results go, and a hash of what they depend on."""
 
     source: Path
     paths: ResultPaths
@@ -65,7 +64,7 @@ class Job:
 
 
 def main(config: DemoFolderConfig) -> int:
-    """Predict every picture. Returns 1 where some could not be read; the others are done all the same."""
+    """Predict every image. Returns 1 if some could not be read; the others are done all the same."""
     device = resolve_device(config.device.device)
     base, images, left_out = find_images(config.input.demo_folder)
     model = load_model(config.model)
@@ -79,18 +78,18 @@ def main(config: DemoFolderConfig) -> int:
     ]
 
     with process_group(device) as me:
-        wait_for_all()  # until everybody has seen which files are there
+        wait_for_all()  # until every process has seen which files exist
         counts, unreadable = segment(jobs, me, predictor, model, wanted, resume=config.output.resume)
         counts = sum_over_processes(counts.to(device)).cpu()
         unreadable = lists_of_all(unreadable)
         if me.is_main:
             write_shares(folder / SHARES, base, jobs, counts, model)
-            print(f"{len(jobs) - len(unreadable)} of {len(jobs)} pictures done; the results are in {folder}")
+            print(f"{len(jobs) - len(unreadable)} of {len(jobs)} images done; results: {folder}")
             if left_out:
                 print(others_line(left_out))
             for message in unreadable:
-                print(f"left out: {message}", file=sys.stderr)
-    return 1 if unreadable and me.is_main else 0  # torchrun ends the others as soon as one fails: the main one last
+                print(f"skipped: {message}", file=sys.stderr)
+    return 1 if unreadable and me.is_main else 0  # torchrun stops all processes when one fails
 
 
 def segment(
@@ -98,7 +97,8 @@ def segment(
 ) -> tuple[Tensor, list[str]]:
     """Do this process's jobs.
 
-    Returns the pixels of each class [N, C] int64, 0 for what others did and what cannot be read, and why it cannot.
+    Returns the pixels of each class [N, C] int64, 0 for images of other processes and unreadable ones, and a message
+    for each of the latter.
     """
     counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
     missing, unreadable = [], []
@@ -133,13 +133,13 @@ def segment(
                 write_behind(write, i, image, predicted)
             progress.update()
     if missing:
-        busy = f"the network was at work {100 * network.share():.0f} % of the time"
+        busy = f"network busy {100 * network.share():.0f} % of the time"
         print(f"{network.per_second(len(missing)):.2f} images/s; {busy}", file=sys.stderr)
     return counts, unreadable
 
 
 def counts_before(job: Job, model: Model) -> list[int] | None:
-    """The pixels of each class that an earlier run found with these settings; None where its results are not whole."""
+    """The pixels of each class that an earlier run found with these settings; None if its results are incomplete."""
     try:
         return pixel_counts(job.paths.ids, model.classes) if is_done(job.paths, job.settings) else None
     except (ValueError, OSError):
@@ -147,22 +147,22 @@ def counts_before(job: Job, model: Model) -> list[int] | None:
 
 
 def read(job: Job) -> Uint8Array:
-    """The picture. Raises OSError or ValueError where it cannot be read, or its results not be named after it."""
+    """The image. Raises OSError or ValueError if it cannot be read, or if its name is too long for its results."""
     check_names(job.paths)
     return read_image(job.source)
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
-    """The folder `wanted`, and the pictures in it and its sub-folders, linked ones too, sorted; not those of a demo.
+    """The folder `wanted` and the images in it and its subfolders, also linked ones, sorted; without results of demos.
 
-    For a pattern like photos/**/*.jpg it is the folder before the first wildcard, and the pictures that match. Last
-    come the files left out because their extension is that of no picture.
-    Raises FileNotFoundError or ValueError where there are none.
+    For a pattern like photos/**/*.jpg: the folder before the first wildcard, and the images that match. Last come the
+    files that were skipped because their extension is not that of an image.
+    Raises FileNotFoundError or ValueError if there are no images.
     """
     wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays
     folder = Path(wanted)
     if folder.is_file():
-        raise ValueError(f"--demo-folder {folder} is a file; demo.py --demo-image takes one picture.")
+        raise ValueError(f"--demo-folder {folder} is a file; segment one image with demo.py --demo-image.")
     if folder.is_dir():
         found = sorted(folder / name for name in files_below(folder))
     elif glob.has_magic(wanted):
@@ -175,26 +175,26 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        raise ValueError(f"--demo-folder {wanted} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
+        raise ValueError(f"--demo-folder {wanted} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     return folder, images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES and path.name != SHARES]
 
 
-def others_line(left_out: Sequence[Path]) -> str:
-    """How many files were left out, and what their extensions are."""
-    extensions = sorted({path.suffix.lower() or "none" for path in left_out})
-    files = "1 file with another extension" if len(left_out) == 1 else f"{len(left_out)} files with other extensions"
-    return f"{files} left out: {', '.join(extensions)}"
+def others_line(others: Sequence[Path]) -> str:
+    """How many files were skipped for their extension, and what the extensions are."""
+    extensions = sorted({path.suffix.lower() or "none" for path in others})
+    files = "1 file with another extension" if len(others) == 1 else f"{len(others)} files with other extensions"
+    return f"skipped {files}: {', '.join(extensions)}"
 
 
 def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:
-    """The files below `folder` whose path there fits the parts of a pattern."""
+    """The files below `folder` whose relative path matches the parts of a pattern."""
     if ANY_FOLDERS not in pattern:
         return list(folder.glob("/".join(pattern)))
     return [folder / name for name in files_below(folder) if fits(Path(name).parts, pattern)]
 
 
 def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the parts of a path fit those of a pattern, where ** stands for any number of them."""
+    """Whether the parts of a path match those of a pattern, where ** stands for any number of them."""
     if not pattern or not parts:
         return not parts and all(part == ANY_FOLDERS for part in pattern)
     if pattern[0] == ANY_FOLDERS:
@@ -203,7 +203,7 @@ def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] | None, image: Path) -> str:
-    """Changes with everything that a picture's results depend on, however it is spelt: settings, model, picture."""
+    """A hash of what the results of an image depend on: settings (not their spelling), model and image."""
     snapshot = Path(config.model.snapshot)
     stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (snapshot, image)]
     of_model = [str(snapshot.resolve()), model.arch, repr(model.classes)]
@@ -213,10 +213,10 @@ def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] |
 
 
 def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:
-    """Write the class shares of each picture in percent; none for what could not be read.
+    """Write the class shares of each image in percent; without those that could not be read.
 
-    As their results do, lines of an earlier run stay where they are of other pictures, told apart by path below the
-    folder given, and of the same classes.
+    Lines of an earlier run with the same classes are kept if they are of other images, by path below the given folder,
+    since the results of those images are kept too.
     """
     header = ["image", *(c.name for c in model.classes)]
     of_this_run = {_as_text(job.source.relative_to(base)) for job in jobs}
@@ -230,7 +230,7 @@ def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model:
 
 
 def lines_of_table(path: Path, header: list[str]) -> list[list[str]]:
-    """The lines below `header` in a table; none where there is no such table, or one of another form."""
+    """The lines below `header` in a table; [] if there is no such table or it has another header."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             first, *lines = csv.reader(file)
@@ -240,9 +240,9 @@ def lines_of_table(path: Path, header: list[str]) -> list[list[str]]:
 
 
 def _as_text(path: Path) -> str:
-    """`path` for a table; bytes of a name that are no text as \\udc…."""
+    """`path` for a table; bytes of a name that are not text as \\udc…."""
     return path.as_posix().encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

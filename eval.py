@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from config import EvalConfig
+from inference.settings import EvalConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(EvalConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(EvalConfig)  # before heavy imports, so that --help answers at once
 
 import hashlib
 import json
@@ -43,12 +43,12 @@ from utils.images import Uint8Array, read_image
 from utils.metrics import Scores
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
-WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode")  # on an image's result
+WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode")  # on the result of an image
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated on what, and where the results go."""
+    """What is evaluated, on which data, and where the results go."""
 
     config: EvalConfig
     model: Model
@@ -61,7 +61,7 @@ class Evaluation:
 
     @property
     def suffix(self) -> str:
-        """Added to the names of the files of one part."""
+        """Suffix of the file names of one part."""
         data = self.config.data
         return f"_part{data.split_index}of{data.split_count}" if data.split_count > 1 else ""
 
@@ -93,9 +93,9 @@ def main(config: EvalConfig) -> int:
 
 
 def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
-    """Predict this process's images and write what is asked for.
+    """Predict this process's images and write the requested files.
 
-    Returns counts [N, C, C + 7] int64 of all pairs, 0 for the images of others, and facts for the report.
+    Returns counts [N, C, C + 7] int64 of all pairs, 0 for the images of other processes, and facts for the report.
     """
     num_classes = run.spec.num_classes
     counts = torch.zeros(len(run.pairs), num_classes, num_classes + NUM_COUNTS, dtype=torch.int64)
@@ -130,7 +130,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
 
 
 def read(run: Evaluation, pair: Pair, reading: Stopwatch) -> tuple[Uint8Array, Uint8Array | None]:
-    """An image and its train ids; None where it has none."""
+    """An image and its train ids; None if it has no labels."""
     with reading.working():
         return load_pair(pair, run.spec) if pair.labels else (read_image(pair.image), None)
 
@@ -139,9 +139,9 @@ def write(
     run: Evaluation, pair: Pair, image: Uint8Array, truth: Uint8Array | None, predicted: Arriving, counts: Tensor,
     writing: Stopwatch,
 ) -> None:
-    """Score one image into `counts` [C, C + 7] and write what is asked for, last what says that it is done.
+    """Score one image into `counts` [C, C + 7] and write the requested files, last the one that marks it as done.
 
-    Label ids are always written where there is no truth, for they are the result then.
+    Label ids are always written if there is no truth, since they are then the result.
     """
     labels = predicted.array()
     with writing.working():
@@ -158,14 +158,14 @@ def write(
 
 
 def settings(run: Evaluation) -> dict[str, Any]:
-    """All flags, and which images were really meant."""
+    """All flags, with the data set, folder and fold that were really used."""
     flags = as_dict(run.config)
-    meant = {"dataset": run.spec.name, "dataset_dir": str(run.root.resolve()), "cv_split": run.fold}
-    return {**flags, "data": {**flags["data"], **meant}}
+    used = {"dataset": run.spec.name, "dataset_dir": str(run.root.resolve()), "cv_split": run.fold}
+    return {**flags, "data": {**flags["data"], **used}}
 
 
 def load_one(run: Evaluation, pair: Pair) -> Kept | None:
-    """What is kept of an image under the same settings; None where there is nothing, or its pictures are gone."""
+    """What was kept of an image with the same settings; None if nothing was, or if its pictures are missing."""
     wanted = pictures_of(run.folder, pair.name, labelled=run.labelled, dumped=run.config.output.dump_images)
     if not all(path.is_file() for path in wanted):
         return None
@@ -173,7 +173,7 @@ def load_one(run: Evaluation, pair: Pair) -> Kept | None:
 
 
 def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
-    """Print and write the scores and the page; of a split without labels, say where its predictions are."""
+    """Print and write the scores and the page; for a split without labels, print where its predictions are."""
     data, folder = run.config.data, run.folder
     write_json(folder / "settings.json", facts["settings"])
     names = [pair.name for pair in run.pairs]
@@ -190,43 +190,46 @@ def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
     )  # fmt: skip
     write_page(folder / f"report{run.suffix}.html", page)
     if run.labelled:
-        print(f"{len(names)} images of {run.spec.name} {data.split} below {run.root}; the results are in {folder}")
+        print(f"{len(names)} images of {run.spec.name} {data.split} in {run.root}; results: {folder}")
     else:
         print(f"{len(names)} images predicted, not scored: {run.spec.name} has no labels for {data.split}")
-        print(f"label ids are in {folder / 'pred'}")
-    print(f"to look at: {folder / f'report{run.suffix}.html'}")
+        print(f"label ids: {folder / 'pred'}")
+    print(f"report: {folder / f'report{run.suffix}.html'}")
     if "speed" in facts:
         print_speed(facts["speed"], run.config.inference.profile)
 
 
 def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:
-    """The data set to evaluate on. Raises ValueError where it is not known or has other classes than the checkpoint."""
+    """The data set to evaluate on. Raises ValueError if it is unknown or has other classes than the checkpoint."""
     name = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET
     if name not in NAMES:
-        raise ValueError(f"{config.model.snapshot} is for data set {name!r}, unknown here.")
+        raise ValueError(
+            f"{config.model.snapshot} was trained on {name!r}, which is not a known data set; name one with --dataset: "
+            f"{', '.join(NAMES)}."
+        )
     spec = load_spec(name, config.data.dataset_dir)
     trained = tuple(seg_class.name for seg_class in model.classes)
     if spec.class_names != trained:
         raise ValueError(
-            f"{config.model.snapshot}: its classes are not those that {spec.title} has today: "
-            f"{first_difference(trained, spec.class_names)}."
+            f"{config.model.snapshot} was trained on other classes than {spec.title} has now: "
+            f"{first_difference(trained, spec.class_names)}. Evaluate it on data with the classes it was trained on."
         )
     return spec
 
 
 def chosen_fold(config: EvalConfig, model: Model, spec: DatasetSpec) -> int | None:
-    """`--cv_split`, else the fold that the checkpoint was trained with: others hold out what it has learnt from."""
+    """`--cv_split`, else the fold that the checkpoint was trained with: it has trained on what other folds hold out."""
     data, trained = config.data, model.checkpoint.config.get("data", {})
     if data.cv_split is not None or data.split not in ("train", "val") or trained.get("dataset") != spec.name:
         return data.cv_split
     fold: int | None = trained.get("cv")
     if fold is not None:
-        print(f"notice: fold {fold}, as {config.model.snapshot} was trained; --cv_split names another", file=sys.stderr)
+        print(f"notice: fold {fold}, as {config.model.snapshot} was trained; --cv_split overrides", file=sys.stderr)
     return fold
 
 
 def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int | None) -> list[Pair]:
-    """The images of the split, or the part of them that `--split_index` means, or two with `--test_mode`."""
+    """The images of the split, or the part of them that `--split_index` selects; only two with `--test_mode`."""
     data = config.data
     if data.split_index >= data.split_count:
         raise ValueError(f"--split_index {data.split_index} must be below --split_count {data.split_count}.")
@@ -234,14 +237,14 @@ def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int | 
     cuts = [len(pairs) * i // data.split_count for i in (data.split_index, data.split_index + 1)]
     part = pairs[cuts[0] : cuts[1]]
     if not part:
-        raise ValueError(f"--split_count {data.split_count}: there are only {len(pairs)} images.")
+        raise ValueError(f"--split_count {data.split_count} is too large: there are only {len(pairs)} images.")
     return part[:NUM_TEST_IMAGES] if config.inference.test_mode else part
 
 
 def result_folder(config: EvalConfig, spec: DatasetSpec, fold: int | None) -> Path:
-    """<--ckpt_path>/<--exp_name>; trial runs have a folder of their own.
+    """<--ckpt_path>/<--exp_name>; runs with `--test_mode` have a folder of their own.
 
-    Where neither is named, what is evaluated is: other folds and checkpoints of a folder do not share results.
+    The default name contains fold and checkpoint, so that those do not share results.
     """
     snapshot, output = Path(config.model.snapshot), config.output
     base = Path(output.ckpt_path) if output.ckpt_path else snapshot.parent / "eval"
@@ -252,7 +255,7 @@ def result_folder(config: EvalConfig, spec: DatasetSpec, fold: int | None) -> Pa
 
 
 def fingerprint(run: Evaluation, pair: Pair) -> str:
-    """Changes with everything an image's result depends on: settings, checkpoint, image, labels and their meaning."""
+    """A hash of everything that an image's result depends on: settings, checkpoint, image, labels and their meaning."""
     config, spec = run.config, run.spec
     files = [Path(config.model.snapshot), pair.image, *([pair.labels] if pair.labels else [])]
     stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -264,8 +267,8 @@ def fingerprint(run: Evaluation, pair: Pair) -> str:
 
 
 def print_speed(speed: dict[str, Any], profile: bool) -> None:
-    """Images per second of this process and how busy its network was; with `--profile` the seconds of each step."""
-    share = f"the network was at work {100 * speed['network_share']:.0f} % of the time"
+    """Print this process's images per second and how busy its network was; with `--profile` the time of each step."""
+    share = f"network busy {100 * speed['network_share']:.0f} % of the time"
     print(f"{speed['images_per_s']:.2f} images/s; {share}", file=sys.stderr)
     if profile:
         for step, seconds in speed["s_per_image"].items():
@@ -273,4 +276,4 @@ def print_speed(speed: dict[str, Any], profile: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -1,4 +1,4 @@
-"""Carry labels along video: python propagate.py --dataset NAME --dataset_dir DIR --propagate 3."""
+"""Propagate labels along video: python propagate.py --dataset NAME --dataset_dir DIR --propagate 3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from utils.flags import parse_command_line
 from video.settings import PropagateConfig
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(PropagateConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(PropagateConfig)  # before heavy imports, so that --help answers at once
 
 import shlex
 import shutil
@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,18 +47,18 @@ from video.propagation import VOID_TESTS
 from video.sheet import VOID_COLOR, Cell, sheet
 
 SHEET = "sheet.png"
-MOST_TOLD = 20  # of what was left out, in the terminal, where a summary names the rest
+MOST_REPORTED = 20  # skipped items printed one by one; the summary lists them all
 SHEET_ROWS = 4  # labelled frames on the sheet
-WRITE_PROTECTED = "is write-protected; name a folder of your own with --out."
+WRITE_PROTECTED = "is write-protected; choose a writable folder with --out."
 SPLITS = ("train", "val", "trainval")
 
 
 def main(config: PropagateConfig) -> int:
-    """Make every pair. Returns 1 where something is missing or wrong; the rest is made all the same."""
+    """Make every pair. Returns 1 if something is missing or wrong; the rest is made all the same."""
     method, device = method_of(config)
     with process_group(device) as me:
         if config.data.video and config.output.dry_run:
-            return told_of_video(config) if me.is_main else 0
+            return report_video_plan(config) if me.is_main else 0
         spec, root, left_out = labelled_set(config, me)
         out = Path(config.output.out or root)
         protected = not config.output.out and is_write_protected(root)
@@ -68,110 +67,110 @@ def main(config: PropagateConfig) -> int:
         sequences, missing = find_labelled_sequences(config, spec, root, out)
         left_out += missing
         if me.is_main:
-            read_manifest(out / PROPAGATED)  # one that cannot be added to is told before the work
+            read_manifest(out / PROPAGATED)  # fails now, before the work, if it cannot be extended
         work = Propagation(spec, root, out, method)
         there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
         if config.output.dry_run:
-            return told(sequences, there, left_out, out, protected=protected) if me.is_main else 0
+            return report_plan(sequences, there, left_out, out, protected=protected) if me.is_main else 0
         if me.is_main:
             writable_folder(out / PROPAGATED, "--out")
-        wait_for_all()  # until everybody has seen which pairs are there
+        wait_for_all()  # until every process has seen which pairs exist
         records, failed = propagate_all(work, sequences, there, me, num_workers(config, device, me))
         records, left_out = lists_of_all(records), left_out + lists_of_all(failed)
         if me.is_main:
             write_results(config, work, sequences, records, left_out)
-    return 1 if left_out and me.is_main else 0  # torchrun ends the others as soon as one fails: the main one last
+    return 1 if left_out and me.is_main else 0  # torchrun stops all processes when one fails
 
 
 def method_of(config: PropagateConfig) -> tuple[Method, torch.device]:
-    """How to propagate, and the device that this takes. Raises ValueError for flags that do not fit together."""
+    """How to propagate, and the device to use. Raises ValueError for flags that contradict each other."""
     chosen = config.propagation
     keep = tuple(sorted({test.strip() for test in chosen.keep.split(",") if test.strip()}))
     if unknown := [test for test in keep if test not in VOID_TESTS]:
         raise ValueError(f"--keep {unknown[0]!r} is unknown. Choose from: {', '.join(VOID_TESTS)}.")
-    # DIS and geometry know no GPU.
+    # DIS and geometry run on the CPU only.
     device = resolve_device(config.device.device if chosen.flow in ("raft", "sdc") else "cpu")
     method = Method(chosen.flow, chosen.flow_weights, chosen.mode, keep, chosen.stride, str(device))
     if chosen.flow != "exact":
         try:
-            build_flow(chosen.flow, weights=chosen.flow_weights, device="cpu")  # errors now, not in every process
+            build_flow(chosen.flow, weights=chosen.flow_weights, device="cpu")  # fails now, not in every process
         except ImportError as error:
             raise ValueError(str(error)) from error
     elif chosen.flow_weights:
-        raise ValueError(f"--flow exact has no weights, got {chosen.flow_weights}.")
+        raise ValueError(f"--flow exact takes no --flow_weights, got {chosen.flow_weights}.")
     return method, device
 
 
 def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, Path, list[str]]:
-    """The data set, its root, and what was left out of it; of --video it is made first, by the main process."""
+    """The data set, its root, and what was skipped; for --video the main process first makes the set."""
     data = config.data
     if not data.video:
         if not data.dataset:
-            raise ValueError("name a data set with --dataset, or a video of yours with --video and --labels.")
+            raise ValueError("name a data set with --dataset, or your own video with --video and --labels.")
         if data.labels or data.classes:
-            raise ValueError("--labels and --classes belong to --video; a data set has its own.")
+            raise ValueError("--labels and --classes are only for --video; a data set has its own.")
         spec = load_spec(data.dataset, data.dataset_dir)
         return spec, dataset_root(spec, data.dataset_dir), []
     source, out = source_of(config)
     left_out: list[str] = []
-    split_of(config)  # a wrong one is told before a frame is decoded
+    split_of(config)  # fails before any frame is decoded
     if me.is_main:
-        plan(source, out)  # what cannot be read at all is told before anything is written
+        plan(source, out)  # fails before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
         left_out, withdrawn = gather(
             source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume
         )
-        tell_withdrawn(withdrawn, source, out)
+        report_withdrawn(withdrawn, source, out)
     wait_for_all()
     return with_frames_of(source, load_spec("folder", str(out))), out, left_out
 
 
 def source_of(config: PropagateConfig) -> tuple[Source, Path]:
-    """The video with its labels, and the root of the set to be made. Raises ValueError where a flag lacks."""
+    """The video with its labels, and the root of the set to be made. Raises ValueError if a flag is missing."""
     data = config.data
     if data.dataset_dir:
-        raise ValueError("--dataset_dir belongs to a data set, not to --video; --out is the root of the new set.")
+        raise ValueError("--dataset_dir cannot be used with --video; --out is the root of the new set.")
     if not data.labels or not config.output.out:
-        raise ValueError("--video wants --labels, the folder of its label files, and --out, a folder for the new set.")
+        raise ValueError("--video needs --labels, the folder of its label files, and --out, a folder for the new set.")
     if config.propagation.flow == "exact":
-        raise ValueError("--flow exact knows drawn streets alone, no --video.")
+        raise ValueError("--flow exact works only for drawn streets, not with --video.")
     for flag, path in (("--video", data.video), ("--labels", data.labels)):
         if not Path(path).exists():
             raise FileNotFoundError(f"{flag}: no such file or folder: {path}")
-    read_manifest(Path(config.output.out) / PROPAGATED)  # told now, not after the frames were decoded
+    read_manifest(Path(config.output.out) / PROPAGATED)  # fails now, not after the frames were decoded
     return Source(Path(data.video), Path(data.labels)), Path(config.output.out)
 
 
 def is_write_protected(folder: Path) -> bool:
-    """Whether nothing may be written there."""
-    return not folder.stat().st_mode & 0o222  # asked of the bits, since root may write everywhere
+    """Whether nothing may be written to it."""
+    return not folder.stat().st_mode & 0o222  # from the mode bits, since root may write everywhere
 
 
 def split_of(config: PropagateConfig) -> str:
-    """The split whose frames are propagated. Raises ValueError for one that is not trained on."""
+    """The split whose frames are propagated. Raises ValueError for a split that is not for training."""
     split = config.data.split or ("trainval" if config.data.video else "train")
     if split not in SPLITS:
-        raise ValueError(f"--split {split!r}: labels are propagated for training. Choose one of: {', '.join(SPLITS)}.")
+        raise ValueError(f"--split {split!r}: labels are propagated for training only. Choose: {', '.join(SPLITS)}.")
     return split
 
 
 def find_labelled_sequences(
     config: PropagateConfig, spec: DatasetSpec, root: Path, out: Path
 ) -> tuple[list[LabelledSequence], list[str]]:
-    """The video around each labelled frame, and what is missing of it."""
+    """The video around each labelled frame, and a message for each gap in it."""
     pairs = find_pairs(spec, root, split_of(config), config.data.cv)
     chosen = config.propagation
     found, missing = find_sequences(spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride)
     if chosen.flow == "exact":
-        StreetMotion(root, found[0].pair.name)  # a set that was not drawn is told now, not frame by frame
+        StreetMotion(root, found[0].pair.name)  # fails now for a set that was not drawn, not frame by frame
     masks = next(iter(found[0].made.values())).masks
-    label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # a set in which nothing means "no class" is told now
+    label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # fails now if no value means "no class"
     return found, missing
 
 
 def num_workers(config: PropagateConfig, device: torch.device, me: Processes) -> int:
-    """One process per core; on a GPU one, which that keeps busy."""
+    """One process per core; on a GPU one, which is enough to keep it busy."""
     if config.device.num_workers is not None:
         return config.device.num_workers
     return 1 if device.type == "cuda" else default_num_workers(me)
@@ -184,7 +183,7 @@ def propagate_all(
     me: Processes,
     workers: int,
 ) -> tuple[list[Record], list[str]]:
-    """Do this process's share. Returns the records of its pairs, those that were there included, and what failed."""
+    """Do this process's share. Returns the records of its pairs, including earlier ones, and what failed."""
     records: list[Record] = []
     failed: list[str] = []
     mine = []
@@ -214,7 +213,7 @@ def write_results(
     records: list[Record],
     left_out: list[str],
 ) -> None:
-    """Write manifest, summary and contact sheet, and print what came of it and how to train on it."""
+    """Write manifest, summary and contact sheet; print the outcome and how to train on it."""
     folder = work.out / PROPAGATED
     records.sort(key=lambda record: (record["from"], record["step"]))
     left_out = sorted(left_out)
@@ -223,14 +222,14 @@ def write_results(
     if records:
         write_sheet(folder / SHEET, work.spec, sequences, records)
         print(steps_table(records))
-    print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames are in {folder}")
+    print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames: {folder}")
     if records and (command := training_command(config, work, max(abs(record["step"]) for record in records))):
-        print(f"train on them, say: {command}")
-    tell(left_out)
+        print(f"to train on them: {command}")
+    report_skipped(left_out)
 
 
 def training_command(config: PropagateConfig, work: Propagation, reach: int) -> str:
-    """What trains on pairs up to the step `reach`, or the last that training frames have; "" where they have none."""
+    """A command that trains on pairs up to step `reach`, or the last that training frames have; "" if none."""
     chosen = config.data
     fold = [] if chosen.cv is None else ["--cv", str(chosen.cv)]
     ways = {"train": fold, "trainval": ["--train_split", "trainval"]}
@@ -247,7 +246,7 @@ def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> i
     """The largest --maxSkip up to `reach` with which train.py finds pairs around the frames of `split`; 0: none."""
     try:
         pairs = find_pairs(work.spec, work.root, split, cv)
-    except FileNotFoundError:  # a fold of few frames leaves none to train on
+    except FileNotFoundError:  # a fold of few frames may leave none to train on
         return 0
     for skip in range(reach, 0, -1):
         with suppress(FileNotFoundError):
@@ -259,11 +258,11 @@ def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> i
 
 
 def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: list[Record]) -> None:
-    """Draw a few labelled frames, spread over the set, between pairs that were made of them, above a legend."""
+    """Draw a few labelled frames, spread over the set, each between pairs made from it, above a legend."""
     done = {(record["from"], record["step"]): record for record in records}
     counts = Counter(name for name, _ in done)
     most = max(counts.values())
-    shown = [s for s in sequences if counts[s.pair.name] == most]  # so that steps stand below each other
+    shown = [s for s in sequences if counts[s.pair.name] == most]  # so that equal steps are aligned
     num_rows = min(SHEET_ROWS, len(shown))
     rows = []
     for sequence in (shown[len(shown) * i // num_rows] for i in range(num_rows)):
@@ -279,7 +278,7 @@ def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSeque
     write_image(path, with_legend(sheet(rows, spec.palette), legend, percents=False))
 
 
-def told(
+def report_plan(
     sequences: Sequence[LabelledSequence],
     there: dict[str, list[Record]],
     left_out: list[str],
@@ -292,51 +291,51 @@ def told(
     size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
     print(
         f"would write {num_pairs - num_there} pairs of {len(sequences)} labelled frames to {out / PROPAGATED}, "
-        f"about {size / 1e6:,.0f} MB; {shutil.disk_usage(existing(out)).free / 1e6:,.0f} MB are free"
+        f"about {size / 1e6:,.0f} MB; {shutil.disk_usage(existing(out)).free / 1e6:,.0f} MB free"
     )
     if num_there:
-        print(f"{num_there} pairs are there already")
-    tell(left_out, at_most=len(left_out))
+        print(f"{num_there} pairs already exist")
+    report_skipped(left_out, at_most=len(left_out))
     if protected:
         print(f"but {out} {WRITE_PROTECTED}", file=sys.stderr)
     return 1 if left_out or protected else 0
 
 
-def told_of_video(config: PropagateConfig) -> int:
-    """The same for --video, where little more is known before the frames are decoded."""
+def report_video_plan(config: PropagateConfig) -> int:
+    """The same for --video, of which less is known before its frames are decoded."""
     source, out = source_of(config)
     split_of(config)
     find_classes(out, source.labels, config.data.classes, config.data.dataset)
     num_labelled, left_out = plan(source, out)
     most = 2 * config.propagation.propagate * num_labelled
     print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")
-    tell(left_out, at_most=len(left_out))
+    report_skipped(left_out, at_most=len(left_out))
     return 1 if left_out else 0
 
 
-def tell(left_out: Sequence[str], at_most: int = MOST_TOLD) -> None:
-    """Say on standard error what was left out."""
+def report_skipped(left_out: Sequence[str], at_most: int = MOST_REPORTED) -> None:
+    """Report on standard error what was skipped."""
     for message in left_out[:at_most]:
-        print(f"left out: {message}", file=sys.stderr)
+        print(f"skipped: {message}", file=sys.stderr)
     if len(left_out) > at_most:
-        print(f"left out: {len(left_out) - at_most} more; {SUMMARY} names them all", file=sys.stderr)
+        print(f"skipped: {len(left_out) - at_most} more; {SUMMARY} lists them all", file=sys.stderr)
 
 
-def tell_withdrawn(names: Sequence[str], source: Source, out: Path) -> None:
-    """Say on standard error which labels of an earlier run are no longer used."""
+def report_withdrawn(names: Sequence[str], source: Source, out: Path) -> None:
+    """Report on standard error which labels of an earlier run are no longer used."""
     if names:
-        more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+        more = f" and {len(names) - MOST_REPORTED} more" if len(names) > MOST_REPORTED else ""
         print(
-            f"notice: taken out of {out}, since {source.labels} no longer has usable labels for them: "
-            f"{', '.join(names[:MOST_TOLD])}{more}",
+            f"notice: removed from {out}, since {source.labels} no longer has usable labels for them: "
+            f"{', '.join(names[:MOST_REPORTED])}{more}",
             file=sys.stderr,
         )
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest parent that exists."""
     return folder if folder.exists() else existing(folder.resolve().parent)
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -6,7 +6,7 @@ from config import TrainConfig, as_dict
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(TrainConfig)  # before torch is loaded: --help and a wrong flag answer at once
+    CONFIG = parse_command_line(TrainConfig)  # before heavy imports, so that --help answers at once
 
 from dataclasses import replace
 
@@ -184,4 +184,4 @@ def _main_scores(result: Scores) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

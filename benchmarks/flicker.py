@@ -13,9 +13,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config import SnapshotConfig
 from inference.build import load_model
 from inference.predictor import Predictor
+from inference.settings import SnapshotConfig
 from inference.temporal import Smoother, flicker
 from inference.video import opened_video
 

@@ -33,10 +33,10 @@ from common import describe_machine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from config import SnapshotConfig
 from datasets.registry import dataset_spec
 from inference.build import fast_network, load_model
 from inference.predictor import Predictor
+from inference.settings import SnapshotConfig
 from inference.writers import result_paths, write_results
 from network.build import build_network
 from network.deepv3 import DeepLabV3Plus

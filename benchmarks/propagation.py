@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from datasets.index import Pair, find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
-from datasets.synthetic import write_streets
 from datasets.synthetic.exact import StreetMotion
+from datasets.synthetic.write import write_streets
 from datasets.workers import prepare_worker
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from video.build import build_flow

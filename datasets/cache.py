@@ -1,7 +1,7 @@
-"""Pictures and labels decoded once: kept as plain arrays in files that are mapped into memory.
+"""Images and labels decoded once: kept as plain arrays in files that are mapped into memory.
 
-One file per pair: a head of 4096 bytes (JSON, spaces), image [H, W, 3] uint8 RGB, labels [H, W] uint8 train ids. A
-training crop reads only the rows it shows. 4 bytes per pixel: 8.4 MB for 2048x1024.
+One file per pair: a header of 4096 bytes (JSON padded with spaces), image [H, W, 3] uint8 RGB, labels [H, W] uint8
+train ids. A training crop reads only its own rows. 4 bytes per pixel: 8.4 MB for 2048x1024.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
 from utils.images import Uint8Array
 
-_HEAD = 4096  # a page, so that the pixels begin at one
-_VERSION = 1  # raise it when the same files would be decoded to something else
+_HEAD = 4096  # one page, so that the pixels are page-aligned
+_VERSION = 1  # increase it when the same files would decode differently
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class DecodedCache:
         return repr((_VERSION, self.spec))
 
     def path_of(self, pair: Pair) -> Path:
-        """The file of `pair`. Another place or another mapping of label values is another file."""
+        """The file of `pair`, which depends on its paths and on the mapping of label values."""
         identity = repr((self._mapping, pair.image.absolute(), _labels_of(pair).absolute()))
         name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         return self.folder / self.spec.name / name[:2] / f"{name[2:]}.pixels"
 
     def load(self, pair: Pair) -> tuple[Uint8Array, Uint8Array]:
-        """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from the pair's own files if not kept."""
+        """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from the pair's own files if not cached."""
         try:
             with self.path_of(pair).open("rb") as file:
                 pixels = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
@@ -57,21 +57,21 @@ class DecodedCache:
             return load_pair(pair, self.spec)
 
     def fill(self, pairs: Sequence[Pair], *, num_workers: int, skip_bad: int = 0, show: bool = True) -> None:
-        """Decode the pairs that are not kept, or whose files or kept pixels changed since. May be interrupted.
+        """Decode the pairs that are not cached, or whose files or cached pixels changed since. May be interrupted.
 
-        skip_bad: how many pairs that cannot be decoded are left out. show: draw a progress bar and warn.
-        Raises ValueError naming the file where there are more, OSError where the folder cannot be written.
+        skip_bad: how many pairs that cannot be decoded are skipped. show: draw a progress bar and warn.
+        Raises ValueError naming the file if there are more, OSError if the folder cannot be written.
         """
         writable_folder(self.folder, "--cache_dir")
         work = partial(_keep, self, list(pairs))
-        bad_files = BadFiles(skip_bad, "the decoded pictures", show=show)
-        for problem in in_parallel(work, len(pairs), num_workers=num_workers, title="decoded pictures", show=show):
+        bad_files = BadFiles(skip_bad, "while decoding images", show=show)
+        for problem in in_parallel(work, len(pairs), num_workers=num_workers, title="decode images", show=show):
             if problem is not None:
-                bad_files.leave_out(problem)
+                bad_files.skip(problem)
 
 
 def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:
-    """Make sure that the cache holds what the files of a pair say. Returns why, where they cannot be decoded."""
+    """Make sure that the cache holds what the files of a pair hold. Returns the reason if they cannot be decoded."""
     pair, path = pairs[index], cache.path_of(pairs[index])
     try:
         source = _digest_of_files(pair)
@@ -79,7 +79,7 @@ def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:
             return None
         image, labels = load_pair(pair, cache.spec)
     except USER_ERRORS as error:
-        path.unlink(missing_ok=True)  # what was kept is not what the files say any more
+        path.unlink(missing_ok=True)  # what was cached is outdated
         return one_line(error)
     pixels = image.tobytes() + labels.tobytes()
     head = {"size": labels.shape, "source": source, "pixels": hashlib.blake2b(pixels).hexdigest()}
@@ -119,6 +119,6 @@ def _split(pixels: Uint8Array, head: dict[str, Any]) -> tuple[Uint8Array, Uint8A
     height, width = head["size"]
     body = pixels[_HEAD:]
     if len(body) != 4 * height * width:
-        raise ValueError("the file is cut off")
+        raise ValueError("the file is truncated")
     image, labels = body[: 3 * height * width], body[3 * height * width :]
     return image.reshape(height, width, 3), labels.reshape(height, width)

@@ -1,8 +1,8 @@
-"""CamVid (Brostow et al., ECCV 2008; PRL 2009): 11 classes, as the SegNet authors made them, or the original 32.
+"""CamVid (Brostow et al., ECCV 2008; PRL 2009): 11 classes, as in the SegNet split, or the original 32.
 
 Two trees hold the same 701 frames: that of the SegNet authors (360x480, files of ids) and the original one (720x960,
-files of colours). `camvid` reads both; the colours by the published reduction of the 32 classes to 11. `camvid32` keeps
-the original classes: 31, and Void, which is no class.
+files of colours). `camvid` reads both, and merges the 32 original classes to 11 as published. `camvid32` keeps the
+original classes: 31, and Void, which means "no class".
 """
 
 from datasets.spec import BY_FRAME_NUMBER, COLORS, DatasetSpec, Frames, Layout, SegClass
@@ -10,7 +10,7 @@ from datasets.spec import BY_FRAME_NUMBER, COLORS, DatasetSpec, Frames, Layout, 
 VOID_ID = 11
 VOID_COLOR = (0, 0, 0)
 
-# Each of the 11 classes, with the original classes that it gathers, its own first.
+# Each of the 11 classes, with the colours of the original classes merged into it, its own first.
 CLASSES = (
     SegClass("Sky", (128, 128, 128)),
     SegClass(
@@ -71,10 +71,10 @@ SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "t
 
 SEGNET = Layout("{folder}", "{folder}annot")
 ORIGINAL = Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffixes=("_L.png",), masks=COLORS)
-# Frames taken out of the videos, named like the labelled ones. Those are frames of one video too, but mostly 30 apart.
+# Frames taken from the videos, named like the labelled ones, which are frames of the same video, mostly 30 apart.
 VIDEO = Layout("video/{folder}")
 
-# The original tree has one folder for all; these runs of frames are the SegNet authors' splits.
+# The original tree has one folder for all splits; these runs of frames are the splits of the SegNet authors.
 NAME_RANGES = {
     "train": (
         ("0001TP_006690", "0001TP_008520"),

@@ -24,7 +24,7 @@ CLASSES = (
     SegClass("bicycle", (119, 11, 32), (33,)),
 )
 
-# License plates (-1 in the label table) are written as 255, which every data set ignores.
+# Licence plates (-1 in the label table) are written as 255, which every data set ignores.
 IGNORED_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
 
@@ -44,7 +44,7 @@ def _layouts(kind: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[Layout, 
     )
 
 
-# As the archives unpack, and as the published code wants it.
+# As the archives unpack, and as the published code expects it.
 FINE = _layouts("gtFine", (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")))
 EXTRA = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")))
 COARSE = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainvaltest/", "gtCoarse/")))
@@ -86,6 +86,6 @@ SPEC = DatasetSpec(
     coarse_split="train_extra",
     num_images={"train": 2975, "val": 500, "trainval": 3475, "test": 1525, "train_extra": 19998},
     video=Frames(SEQUENCE, BY_FRAME_NUMBER),
-    # Beside the labelled frames' own tree and named like them, by the frame number: labelled frames are 30 apart.
+    # Next to the tree of the labelled frames and named like them, by the frame number: labelled frames are 30 apart.
     propagated=Frames(_layouts("gtFine", (("propagated/", "propagated/"),)), BY_FRAME_NUMBER),
 )

@@ -1,4 +1,4 @@
-"""The index of class-uniform sampling on disk: made in parallel, kept under a key of all that decides it."""
+"""The index of class-uniform sampling on disk: made in parallel, stored under a hash of all that determines it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from datasets.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
 
-_VERSION = 1  # raise it when the same files would give another index
+_VERSION = 1  # increase it when the same files would give another index
 
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """All that decides an index. root: what the paths in it are relative to; tile: side in pixels."""
+    """All that determines an index. root: base of its relative paths; tile: side in pixels."""
 
     pairs: Sequence[Pair]
     spec: DatasetSpec
@@ -34,11 +34,11 @@ class IndexPlan:
     seed: int
 
     def label_paths(self) -> list[str]:
-        """The label files, relative to the root; those of propagated frames may lie beside it."""
+        """The label files, relative to the root; those of propagated frames may lie outside it."""
         return [Path(os.path.relpath(path, self.root)).as_posix() for path in self._label_files()]
 
     def key(self) -> str:
-        """A short text that changes with the files, their sizes and times, the mapping of values, tile and seed."""
+        """A hash of the files, their sizes and times, the mapping of values, tile and seed."""
         digest = hashlib.blake2b(repr((_VERSION, self.spec, self.tile, self.seed)).encode(), digest_size=12)
         for name, path in zip(self.label_paths(), self._label_files(), strict=True):
             found = path.stat()
@@ -49,7 +49,7 @@ class IndexPlan:
         return [pair.labels for pair in self.pairs if pair.labels is not None]
 
     def scan(self, pair_index: int) -> Scan | str:
-        """What the labels of a pair hold; where they cannot be read, why."""
+        """What the labels of a pair contain; the reason if they cannot be read."""
         try:
             labels = load_labels(self.pairs[pair_index], self.spec)
         except USER_ERRORS as error:
@@ -60,10 +60,10 @@ class IndexPlan:
 def index_of_classes(
     plan: IndexPlan, folder: Path, *, num_workers: int, skip_bad: int = 0, write: bool = True, show: bool = True
 ) -> ClassIndex:
-    """The index kept in `folder`, else a new one, which is kept if `write`.
+    """The index stored in `folder`, else a new one, which is stored if `write`.
 
-    skip_bad: how many unreadable label files are left out, each with a warning; an index with such holes is not kept.
-    show: draw a progress bar and warn. Raises ValueError naming the file where more cannot be read.
+    skip_bad: how many unreadable label files are skipped, each with a warning; an index with such gaps is not stored.
+    show: draw a progress bar and warn. Raises ValueError naming the file if there are more.
     """
     path = folder / f"{plan.spec.name}_{plan.key()}.npz"
     kept = _load(path, plan)
@@ -74,9 +74,9 @@ def index_of_classes(
     bad_files = BadFiles(skip_bad, "the index of classes", show=show)
     scans: list[Scan] = []
     nothing = Scan(np.empty((0, 3), np.int32), np.zeros(plan.spec.num_classes, np.int64))
-    for scan in in_parallel(plan.scan, len(plan.pairs), num_workers=num_workers, title="index of classes", show=show):
+    for scan in in_parallel(plan.scan, len(plan.pairs), num_workers=num_workers, title="index classes", show=show):
         if isinstance(scan, str):
-            bad_files.leave_out(scan)
+            bad_files.skip(scan)
         scans.append(nothing if isinstance(scan, str) else scan)
     index = class_index(scans, plan.spec.num_classes)
     if write and bad_files.count == 0:
@@ -102,5 +102,5 @@ def _load(path: Path, plan: IndexPlan) -> ClassIndex | None:
             if file["label_files"].tolist() == plan.label_paths():
                 return ClassIndex(tuple(np.split(file["places"], ends)), tuple(file["pixels"].tolist()))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or damaged: made anew
+        pass  # missing or damaged: it is made again
     return None

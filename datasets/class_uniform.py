@@ -15,12 +15,12 @@ from utils.images import Uint8Array
 # One row per place where a class can be found: pair index, row, column.
 Places = NDArray[np.int32]
 
-_PIXELS_PER_LOOK = 256  # how many pixels of a tile there are to each random look into it
+_PIXELS_PER_LOOK = 256  # pixels of a tile per random look into it
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one label map holds. places [N, 3]: train id, row, column; pixels: how many each class has."""
+    """What one label map contains. places [N, 3]: train id, row, column; pixels: count of each class."""
 
     places: NDArray[np.int32]
     pixels: NDArray[np.int64]
@@ -28,9 +28,9 @@ class Scan:
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """For every class, by train id, the places where it is to be found; empty where it never occurs.
+    """For every class, by train id, the places where it is found; empty if it never occurs.
 
-    pixels: how many pixels each class has.
+    pixels: count of each class.
     """
 
     places: tuple[Places, ...]
@@ -66,8 +66,8 @@ def _one_pixel_each(
     part: Uint8Array, present: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """(train id, row, column) of one random pixel of each class in `present`."""
-    # Looking at random places finds the common classes, each at a random one of its pixels, without a pass over the
-    # tile for each; the rest are searched.
+    # Random looks find the common classes, each at a random pixel of its own, without a pass over the tile per class;
+    # the remaining classes are searched.
     looked = generator.integers(part.size, size=1 + part.size // _PIXELS_PER_LOOK)
     seen, first = np.unique(part[np.divmod(looked, part.shape[1])], return_index=True)
     where = dict(zip(seen.tolist(), looked[first].tolist(), strict=True))
@@ -83,8 +83,8 @@ def draw_epoch(
 ) -> list[Draw]:
     """The samples of one epoch, shuffled: `share` of them class-uniform, the rest each image equally often.
 
-    num_images: plain images are pairs 0 … num_images - 1; class places may name further pairs. The length is kept even
-    if classes are absent: those present share the class-uniform part.
+    num_images: plain images are pairs 0 … num_images - 1; class places may refer to further pairs. The length does not
+    change if classes are absent: those present share the class-uniform part.
     """
     generator = np.random.default_rng((seed, epoch))
     present = [places for places in class_index.places if len(places)] if class_index else []
@@ -101,7 +101,7 @@ def draw_epoch(
 
 
 def with_places(fine: ClassIndex, coarse: ClassIndex, classes: Sequence[int], first_pair: int) -> ClassIndex:
-    """`fine`, joined by the places of `classes` in a second list of pairs, counted from `first_pair` on."""
+    """`fine`, with the places of `classes` in a second list of pairs added, whose first pair is `first_pair`."""
     offset = np.array([first_pair, 0, 0], np.int32)
     places = tuple(
         np.concatenate([own, more + offset]) if train_id in classes else own

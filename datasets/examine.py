@@ -20,13 +20,13 @@ from utils.command import one_line
 from utils.images import UPRIGHT, exif_orientation, read_image, read_palette
 
 CHUNK = 8  # pairs handed to a process at once
-MOST_VALUES = 20  # of those that no class claims, named per file
+MOST_VALUES = 20  # unknown values reported per file
 ALIKE = ("palette", "three channels")  # kinds of findings that are the same for every file of a set
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong. kind: for counting; file: what is to be mended; message: what is wrong, and where."""
+    """One problem. kind: for counting; file: the one to fix; message: what is wrong, and where."""
 
     kind: str
     file: str
@@ -37,9 +37,9 @@ class Finding:
 class Examined:
     """What a pair holds.
 
-    size: (height, width) of the image, None where it cannot be read. digest: of its pixels, so the same for the same
-    picture in two files. class_pixels: of each class in train id order, then of none; () where there are no labels.
-    turned: whether EXIF turns the image. holds_default_ignore: whether the labels hold 255 and no class has it.
+    size: (height, width) of the image, None if it cannot be read. digest: of its pixels, so equal for the same image
+    in two files. class_pixels: of each class in train id order, then of no class; () if there are no labels.
+    turned: whether EXIF turns the image. holds_default_ignore: whether the labels contain 255 and no class claims it.
     """
 
     size: tuple[int, int] | None
@@ -51,7 +51,7 @@ class Examined:
 
 
 def examine(pair: Pair, spec: DatasetSpec) -> Examined:
-    """Read both files and look at them. Never raises for what is wrong with a file."""
+    """Read and check both files. Never raises for a problem with a file."""
     findings: list[Finding] = []
     size, digest, turned = None, "", False
     try:
@@ -112,9 +112,9 @@ def _examine_labels(pair: Pair, spec: DatasetSpec, image_size: tuple[int, int] |
     findings = [Finding("palette", file, f"{file}: {doubt}")] if doubt else []
     if image_size is not None and labels.shape != image_size:
         (height, width), (rows, columns) = image_size, labels.shape
-        message = f"{file} is {columns}x{rows}, its image {pair.image} is {width}x{height} (width x height)"
+        message = f"{file} is {columns}x{rows}, but its image {pair.image} is {width}x{height} (width x height)"
         if turned:
-            message += "; the image is turned upright by its EXIF rotation, the mask is not: likely that is why"
+            message += "; the likely cause: the image is turned upright by its EXIF rotation, the mask is not"
         findings.append(Finding("size", file, message))
     strangers = unknown_values(pixels, labels)
     if strangers and _are_ids_in_three_channels(pixels, spec):
@@ -123,7 +123,7 @@ def _examine_labels(pair: Pair, spec: DatasetSpec, image_size: tuple[int, int] |
         strangers = []
     for stranger in strangers[:MOST_VALUES]:
         place = f"pixels: {stranger.pixels}, the first at row {stranger.row}, column {stranger.column}"
-        what = f"{file}: value {stranger.value} is no class of {spec.title} ({place})"
+        what = f"{file}: value {stranger.value} is not a class of {spec.title} ({place})"
         findings.append(Finding("label value", file, what))
     counts = np.bincount(labels.ravel(), minlength=256)
     class_pixels = (*counts[: spec.num_classes].tolist(), int(counts[UNKNOWN] + counts[spec.ignore_label]))

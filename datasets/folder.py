@@ -1,12 +1,12 @@
-"""A folder of your own: images/, labels/ and a classes.json that says what the labels mean. Imports nothing heavy.
+"""Your own folder: images/, labels/ and a classes.json that defines what the labels mean. Imports nothing heavy.
 
     {"classes": [{"name": "road", "color": [64, 32, 32], "ids": [0]}, …]}
 
-A class may have `id`, one value, or `ids`, several; without either its value is its place in the list. `color` may be
-"#402020"; `label_colors` are the colours that stand for it in masks of colours, where they are others than `color`.
-`"ignored": true` makes its values mean "no class", as 255 does unless a class claims it. Beside `classes` may stand
-`"masks": "ids"` or `"colors"`, what all masks are (without it each file's channels tell), `ignore_label`, one more
-value that means "no class", and `title`, a name to show. Other keys are yours.
+A class may have `id`, one value, or `ids`, several; without either its value is its position in the list. `color` may
+be "#402020"; `label_colors` are the colours that represent it in colour masks, if they differ from `color`.
+`"ignored": true` makes its values mean "no class", as 255 does unless a class claims it. Besides `classes` the file may
+have `"masks": "ids"` or `"colors"`, what all masks are (by default each file's number of channels decides),
+`ignore_label`, one more value that means "no class", and `title`, a name to show. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LARGEST_ID = 65535  # of a 16-bit file
 MASKS = {None: EITHER, "ids": IDS, "colors": COLORS}
 
-# Without lists every fifth image, in the order of their names, is held out for validation; fold k begins at the k-th.
+# Without lists every fifth image, sorted by name, is held out for validation; fold k starts at the k-th.
 VAL_EVERY = 5
 
 
 def read_spec(root: Path) -> DatasetSpec:
     """The data set that lies in `root`.
 
-    Raises FileNotFoundError where classes.json or one of the lists is missing, ValueError where one is wrong.
+    Raises FileNotFoundError if classes.json or one of the lists is missing, ValueError if one is wrong.
     """
     path = root / CLASSES_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}, which says what the labels mean. See PREPARE_DATASETS.md for its form.")
+        raise FileNotFoundError(f"no {path}, which defines what the labels mean. PREPARE_DATASETS.md shows its format.")
     return described(path, root)
 
 
 def described(path: Path, root: Path) -> DatasetSpec:
-    """What the table `path`, a classes.json, says of a set in `root`; the errors of `read_spec`."""
+    """The data set in `root` as the table `path`, a classes.json, describes it; the errors of `read_spec`."""
     content, raw_classes = read_table(path, "classes")
     entries = [_entry(raw, place, f"{path}, class {place + 1}") for place, raw in enumerate(raw_classes)]
     classes = tuple(seg_class for seg_class, ignored in entries if not ignored)
@@ -50,9 +50,9 @@ def described(path: Path, root: Path) -> DatasetSpec:
     check_distinct([i for c, _ in entries for i in c.label_ids], path, "id")
     check_distinct([c.color for c in classes], path, "colour")
     if content.get("masks") not in MASKS:
-        raise ValueError(f'{path}: "masks" is "ids" or "colors", got {content["masks"]!r}.')
+        raise ValueError(f'{path}: "masks" must be "ids" or "colors", got {content["masks"]!r}.')
     if content.get("masks") != "ids":
-        # What is no class may have one colour: void is black in many sets, whatever its value.
+        # Ignored classes may share a colour: void is black in many sets, whatever its value.
         told_apart = [color for c in classes for color in dict.fromkeys(c.label_colors)]
         check_distinct([*told_apart, *ignored_colors], path, "colour in masks")
     return _spec(
@@ -66,7 +66,7 @@ def described(path: Path, root: Path) -> DatasetSpec:
 
 
 def class_table(spec: DatasetSpec) -> dict[str, Any]:
-    """What a classes.json says so that label files of `spec` are read as there; the inverse of `read_spec`."""
+    """The content of a classes.json with which label files of `spec` are read as by it; the inverse of `read_spec`."""
     classes = [
         {"name": c.name, "color": list(c.color), "ids": list(c.label_ids or (train_id,))}
         | ({"label_colors": [list(color) for color in c.label_colors]} if c.label_colors else {})
@@ -84,7 +84,7 @@ def _spec(root: Path, *, masks: str, **described: Any) -> DatasetSpec:
     there = [split for split, path in lists.items() if path.is_file()]
     if there and not {"train", "val"} <= set(there):
         missing = " and ".join(str(lists[split]) for split in ("train", "val") if split not in there)
-        raise FileNotFoundError(f"{lists[there[0]]} is there, but no {missing}. Write it, or take all lists away.")
+        raise FileNotFoundError(f"{lists[there[0]]} exists, but not {missing}. Add it, or remove all lists.")
     layout = Layout("images", "labels", IMAGE_SUFFIXES, masks=masks, list_file="{folder}.txt" if there else None)
     splits = {split: (split,) for split in there} | {"trainval": ("train", "val") if there else ("",)}
     return DatasetSpec(
@@ -104,22 +104,22 @@ def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]
     """One class, and whether it means "no class"."""
     name, ids = raw.get("name"), raw.get("ids", [raw.get("id", place)])
     if not isinstance(name, str) or not re.search(r"\S", name):
-        raise ValueError(f'{where}: wants a "name".')
+        raise ValueError(f'{where}: needs a "name".')
     where = f"{where} ({name})"
     if type(ids) is int:
         raise ValueError(f'{where}: "ids" is a list: write "ids": [{ids}].')
     if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i <= LARGEST_ID for i in ids):
-        raise ValueError(f'{where}: "ids" are whole numbers from 0 to {LARGEST_ID}, at least one; got {ids!r}.')
+        raise ValueError(f'{where}: "ids" must be whole numbers from 0 to {LARGEST_ID}, at least one; got {ids!r}.')
     if "color" not in raw:
-        raise ValueError(f'{where}: wants a "color" like [64, 32, 32] or "#402020".')
+        raise ValueError(f'{where}: needs a "color" like [64, 32, 32] or "#402020".')
     color = color_of(raw["color"], where)
     others = raw.get("label_colors", [list(color)])
     if not isinstance(others, list) or not others:
-        raise ValueError(f'{where}: "label_colors" is a list of colours, got {others!r}.')
+        raise ValueError(f'{where}: "label_colors" must be a list of colours, got {others!r}.')
     label_colors = tuple(color_of(value, where) for value in others)
     ignored = raw.get("ignored", False)
     if not isinstance(ignored, bool):
-        raise ValueError(f'{where}: "ignored" is true or false, got {ignored!r}.')
+        raise ValueError(f'{where}: "ignored" must be true or false, got {ignored!r}.')
     return SegClass(" ".join(name.split()), color, tuple(ids), label_colors), ignored
 
 
@@ -128,15 +128,15 @@ def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: 
     if value is None:
         return ()
     if type(value) is not int or not 0 <= value <= LARGEST_ID:
-        raise ValueError(f'{path}: "ignore_label" is a whole number from 0 to {LARGEST_ID}, got {value!r}.')
+        raise ValueError(f'{path}: "ignore_label" must be a whole number from 0 to {LARGEST_ID}, got {value!r}.')
     for seg_class in classes:
         if value in seg_class.label_ids:
-            raise ValueError(f'{path}: "ignore_label" {value} is an id of class {seg_class.name} too.')
+            raise ValueError(f'{path}: "ignore_label" {value} is also an id of class {seg_class.name}.')
     return (value,)
 
 
 def _has_labels(root: Path, test_list: Path, layout: Layout) -> bool:
-    """Whether the listed images have labels. The first one tells: a test split has all or none."""
+    """Whether the listed images have labels. The first one decides: a test split has all or none."""
     name = next(iter(listed_names(test_list, layout)))
     suffixes = [form for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
     return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in suffixes)

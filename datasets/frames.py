@@ -1,4 +1,4 @@
-"""Frames of the video around labelled ones: those with labels carried along, and the true ones."""
+"""Frames of the video around labelled ones: those with propagated labels, and the true ones."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ def find_propagated_pairs(
 ) -> list[Pair]:
     """The propagated frames around `pairs`: every step from 1 to `max_skip` either way, and those of scene flow.
 
-    propagated_root: what the places of propagated frames are relative to, where it is not `root`. Raises ValueError
-    where the set declares none, FileNotFoundError, saying where was looked, where none are found for a step, or one of
-    them lacks its label file.
+    propagated_root: root of the propagated frames, if it is not `root`. Raises ValueError if the set declares none,
+    FileNotFoundError, naming the places searched, if none are found for a step or one of them has no label file.
     """
     found: list[Pair] = []
     if max_skip:
-        frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video, so no propagated frames.")
+        frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video and so no propagated frames.")
         for step in range(1, max_skip + 1):
             found += _labelled_frames(
                 spec, frames, propagated_root or root, pairs, (-step, step), f"--maxSkip {max_skip}"
             )
     if scene_flow:
-        frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; KITTI has.")
+        frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; only kitti has.")
         steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
         found += _labelled_frames(spec, frames, root, pairs, steps, "--scf")
     return sorted(found)
 
 
 def num_with_frames(spec: DatasetSpec, pairs: Sequence[Pair], propagated: Sequence[Pair], max_skip: int) -> int:
-    """Around how many of `pairs` at least one frame was `propagated`, up to `max_skip` steps away."""
+    """The number of `pairs` around which at least one frame was `propagated`, up to `max_skip` steps away."""
     frames = _declared(spec.propagated, f"{spec.name} has no propagated frames.")
     there, steps = {pair.name for pair in propagated}, [s for s in range(-max_skip, max_skip + 1) if s]
     return sum(any(name in there for step in steps for name in _names(frames, pair.name, step)) for pair in pairs)
@@ -51,13 +50,13 @@ def num_with_frames(spec: DatasetSpec, pairs: Sequence[Pair], propagated: Sequen
 def pair_to_write(spec: DatasetSpec, root: Path, pair: Pair, step: int, propagated_root: Path) -> Pair:
     """The files in which `find_propagated_pairs` looks for the frame `step` after `pair`, which lies below `root`.
 
-    The picture has the labelled one's format. Raises ValueError where the set declares no propagated frames, or
+    The image has the format of the labelled one. Raises ValueError if the set declares no propagated frames, or if
     training never looks for any around `pair`.
     """
-    frames = _declared(spec.propagated, f"{spec.name} has no place for propagated frames.")
+    frames = _declared(spec.propagated, f"{spec.name} declares no propagated frames.")
     folder = next((f for f in _folders(spec) if _lies_in(spec, root, f, pair.image)), None)
     if folder is None:
-        raise ValueError(f"{pair.image}: frames are propagated around those of train and val alone.")
+        raise ValueError(f"{pair.image}: labels are propagated only from images of train and val.")
     layout, name = frames.layouts[0], frames.name_of(pair.name, step)
     assert layout.label_dir is not None, f"{spec.name}: propagated frames have labels"
     lower = pair.image.name.lower()
@@ -69,11 +68,11 @@ def pair_to_write(spec: DatasetSpec, root: Path, pair: Pair, step: int, propagat
 
 
 def frames_around(spec: DatasetSpec, root: Path, pair: Pair, steps: Iterable[int]) -> dict[int, Path]:
-    """The true frames of the video around a labelled one: step -> file, for the steps whose file is there.
+    """The true frames of the video around a labelled one: step -> file, for the steps whose file exists.
 
-    Raises ValueError where the set declares no video.
+    Raises ValueError if the set declares no video.
     """
-    frames = _declared(spec.video, f"{spec.name} has no video around its labelled frames.")
+    frames = _declared(spec.video, f"{spec.name} declares no video around its labelled frames.")
     return {step: found.image for step in steps if (found := _frame(spec, frames, root, pair, step))}
 
 
@@ -91,7 +90,7 @@ def _labelled_frames(
         names = " or ".join(frames.name_of(pairs[0].name, step) for step in (steps[0], steps[-1]))
         folders = " or ".join(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
         raise FileNotFoundError(
-            f"{flag}: no propagated frames like {names} in {folders}, around any image of the split that is trained on "
+            f"{flag}: no propagated frames like {names} in {folders} around any image of the training split "
             "(--train_split)."
         )
     for pair in found:
@@ -101,7 +100,7 @@ def _labelled_frames(
 
 
 def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int) -> Pair | None:
-    """The frame `step` after `pair`, at the first place where its image is; None where it is nowhere."""
+    """The frame `step` after `pair`, at the first place that has its image; None if there is none."""
     for name in _names(frames, pair.name, step):
         for layout, folder in _places(spec, frames):
             for image in _image_candidates(layout, root, folder, name):
@@ -112,7 +111,7 @@ def _frame(spec: DatasetSpec, frames: Frames, root: Path, pair: Pair, step: int)
 
 
 def _names(frames: Frames, labelled: str, step: int) -> list[str]:
-    """What the frame may be called: before 100 comes 099 or 99; but before 0100, 0099."""
+    """Possible names of the frame: before 100 comes 099 or 99; but before 0100, 0099."""
     name = frames.name_of(labelled, step)
     padded = re.search(r"(?<!\d)0\d*$", labelled)
     return [name] if padded else list(dict.fromkeys((name, re.sub(r"(?<!\d)0+(?=\d+$)", "", name))))

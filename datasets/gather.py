@@ -1,4 +1,4 @@
-"""A data set in the form of `datasets/folder.py`, made of a video, or a folder of its frames, and a few label files."""
+"""Make a data set in the form of `datasets/folder.py` from a video, or a folder of frames, and a few label files."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ class Source:
     labels: Path
 
     def label_files(self) -> dict[str, Path]:
-        """Name -> file. Raises FileNotFoundError where there are none."""
+        """Name -> file. Raises FileNotFoundError if there are none."""
         found = sorted(path for path in files_below(self.labels) if path.lower().endswith(LABEL_SUFFIX))
         if not found:
-            raise FileNotFoundError(f"--labels {self.labels}: no label files (*{LABEL_SUFFIX}) there.")
+            raise FileNotFoundError(f"--labels {self.labels}: contains no label files (*{LABEL_SUFFIX}).")
         return {path[: -len(LABEL_SUFFIX)]: self.labels / path for path in found}
 
     def frame_files(self) -> dict[str, Path]:
-        """Of a folder of frames: name -> file. Raises FileNotFoundError where there are none."""
+        """Of a folder of frames: name -> file. Raises FileNotFoundError if there are none."""
         found = sorted(path for path in files_below(self.video) if path.lower().endswith(IMAGE_SUFFIXES))
         if not found:
-            raise FileNotFoundError(f"--video {self.video}: no pictures ({', '.join(IMAGE_SUFFIXES)}) there.")
+            raise FileNotFoundError(f"--video {self.video}: contains no images ({', '.join(IMAGE_SUFFIXES)}).")
         return {str(Path(path).with_suffix("")): self.video / path for path in found}
 
 
 def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> DatasetSpec:
-    """Write into `out` what the labels mean, and return the set that lies there then.
+    """Write to `out` what the labels mean, and return the resulting set.
 
     Raises what `find_classes` raises, before anything is written.
     """
@@ -65,18 +65,18 @@ def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) ->
 
 
 def find_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> dict[str, Any]:
-    """The content of a classes.json that says what the labels mean.
+    """The content of a classes.json that defines what the labels mean.
 
-    classes: a classes.json. dataset: else the data set whose values the labels have. With neither, the classes.json in
-    the labels' folder or beside it. Raises FileNotFoundError where that is missing, ValueError where it is wrong, where
-    nothing in it means "no class", or `out` holds labels of other classes.
+    classes: a classes.json. dataset: else the data set whose values the labels use. With neither, the classes.json in
+    the labels' folder or next to it. Raises FileNotFoundError if that is missing, ValueError if it is wrong, if nothing
+    in it means "no class", or if `out` has labels of other classes.
     """
     table: Path | None = None
     if dataset not in ("", "folder") and not classes:
         check_name(dataset)
         if dataset not in DATASETS:
             raise ValueError(
-                f"--dataset {dataset}: its own folder tells its classes; name a classes.json with --classes."
+                f"--dataset {dataset}: its classes are defined in its folder; give a classes.json with --classes."
             )
         content = class_table(dataset_spec(dataset))
     else:
@@ -84,22 +84,22 @@ def find_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> 
         table = next((path for path in places if path.is_file()), None)
         if table is None:
             raise FileNotFoundError(
-                f"no {' nor '.join(map(str, places))}, which says what the labels mean. "
-                "Name it with --classes, or with --dataset the data set whose values they have."
+                f"no {' nor '.join(map(str, places))}, which defines what the labels mean. "
+                "Give one with --classes, or with --dataset the data set whose values the labels use."
             )
         content = read_table(table, "classes")[0]
         _check_table(table, out)
     path = out / CLASSES_FILE
-    # Where no labels were gathered yet, the classes may still change: a mistake in them may be why.
+    # If no labels were gathered yet, the classes may still change: a mistake in them may be the reason.
     if path.is_file() and any(files_below(out / "labels")) and read_table(path, "classes")[0] != content:
-        raise ValueError(f"--out {out} holds a set with other classes ({CLASSES_FILE}); name a new folder.")
+        raise ValueError(f"--out {out} contains a set with other classes ({CLASSES_FILE}); choose a new folder.")
     return content
 
 
 def plan(source: Source, out: Path) -> tuple[int, list[str]]:
-    """How many label files have a frame, as far as can be told without decoding; which have none, and why.
+    """How many label files have a frame, as far as is known without decoding, and a message for each that has none.
 
-    Raises ValueError where `out` holds frames of another video.
+    Raises ValueError if `out` holds frames of another video.
     """
     labels = source.label_files()
     read_gathered(out, source.video, source.labels)
@@ -115,15 +115,15 @@ def plan(source: Source, out: Path) -> tuple[int, list[str]]:
 def gather(
     source: Source, out: Path, spec: DatasetSpec, *, reach: int, stride: int, resume: bool
 ) -> tuple[list[str], list[str]]:
-    """Put the labelled frames and, from a video file, those around them below `out`.
+    """Write the labelled frames and, from a video file, those around them below `out`.
 
-    spec: of `out`. reach, stride: as in `find_sequences`. resume: leave frames that are there. Returns which label
-    files were left out, and why; and the names of frames whose labels were gathered earlier and are no longer to be
-    used: their image and labels are taken away. Raises FileNotFoundError where no label file can be used.
+    spec: of `out`. reach, stride: as in `find_sequences`. resume: keep frames that exist. Returns a message for each
+    label file that was skipped, and the names of frames whose labels were gathered earlier but are no longer to be
+    used: their image and labels are removed. Raises FileNotFoundError if no label file can be used.
     """
     labels = source.label_files()
     gathered = read_gathered(out, source.video, source.labels)
-    # Before any frame is written, so that those of two videos never lie in one folder, also after an interruption.
+    # Before any frame is written, so that frames of two videos never share a folder, even after an interruption.
     write_gathered(out, gathered)
     if source.video.is_dir():
         frames, left_out = source.frame_files(), _without_frame(labels, source)
@@ -145,7 +145,7 @@ def gather(
         except USER_ERRORS as error:
             left_out.append(one_line(error))
     if not copies:
-        raise FileNotFoundError(f"--labels {source.labels}: no label file belongs to a frame; {left_out[0]}")
+        raise FileNotFoundError(f"--labels {source.labels}: no label file matches a frame: {left_out[0]}")
     return left_out, _put(copies, labels, source.labels, out, gathered)
 
 
@@ -159,7 +159,7 @@ def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
 
 
 def _check_table(table: Path, out: Path) -> None:
-    """Raises ValueError, about the file `table`, where it is wrong or no labels could be written by it."""
+    """Raises ValueError naming the file `table` if it is wrong, or if no labels could be written with it."""
     spec = replace(described(table, out), title=str(table))
     label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
 
@@ -180,7 +180,7 @@ def _beyond(numbers: Mapping[str, int], labels: Mapping[str, Path], source: Sour
 
 
 def _numbers(labels: Mapping[str, Path]) -> tuple[dict[str, int], list[str]]:
-    """The frame number at the end of each label file's name, and what is wrong with those that have none."""
+    """The frame number at the end of each label file's name, and a message for each that has none."""
     found = {name: re.search(r"\d+$", name) for name in labels}
     numberless = [
         f"{labels[name]}: no frame number at the end of the name" for name, digits in found.items() if not digits
@@ -194,8 +194,8 @@ def _frame_file(out: Path, spec: DatasetSpec, name: str, step: int) -> Path:
 
 
 def _take_frames(video: Path, wanted: Mapping[int, Sequence[Path]], *, resume: bool) -> int:
-    """Write the wanted frames of the video; returns how many frames were seen. Raises ValueError for no video."""
-    # Frame after frame, since going to one by its number is not exact in all formats.
+    """Write the wanted frames of the video; returns how many were read. Raises ValueError if it is not a video."""
+    # Read one after another, since seeking by frame number is not exact in all formats.
     number = 0
     with opened_video(str(video)) as opened:
         while number <= max(wanted, default=-1) and (frame := opened.read()) is not None:
@@ -207,30 +207,31 @@ def _take_frames(video: Path, wanted: Mapping[int, Sequence[Path]], *, resume: b
 
 
 def _copies(name: str, image: Path, labels: Path, out: Path, gathered: Gathered) -> dict[str, Path]:
-    """What is to lie below `out` -> the file that it is a copy of; without files that lie in their place already.
+    """File to be written below `out` -> its source; without files that are already in place.
 
-    Raises ValueError where a file lies there that was not gathered.
+    Raises ValueError if there is a file that was not gathered.
     """
     files = {f"images/{name}{image.suffix}": image, f"labels/{name}{LABEL_SUFFIX}": labels}
     wanted = {copy: file for copy, file in files.items() if not (out / copy).exists() or not file.samefile(out / copy)}
     ours = gathered.made[name].files if name in gathered.made else ()
     for copy, file in wanted.items():
         if copy not in ours and (out / copy).exists():
-            raise ValueError(f"{file}: {out / copy} is there and no copy of it; take one of them away.")
+            raise ValueError(f"{file}: {out / copy} already exists with other content; remove one of them.")
     return wanted
 
 
 def _put(
     copies: Mapping[str, Mapping[str, Path]], labels: Iterable[str], folder: Path, out: Path, gathered: Gathered
 ) -> list[str]:
-    """Copy all files to their places, and take away what was made of labels that are no longer to be used.
+    """Copy all files to their places, and remove what was made from labels that are no longer to be used.
 
-    labels: names of all label files in `folder`. Returns the names of those taken away. Labels from elsewhere stay.
+    labels: names of all label files in `folder`. Returns the names of those removed. Labels from elsewhere stay.
     """
     here = str(folder.resolve())
     new = {name: Made(tuple(files), here) for name, files in copies.items()}
     stay = {n: m for n, m in gathered.made.items() if n not in labels and m.labels != here}
-    write_gathered(out, replace(gathered, made={**gathered.made, **new}))  # first, or an interruption leaves strangers
+    # Before copying, or an interruption would leave unknown files.
+    write_gathered(out, replace(gathered, made={**gathered.made, **new}))
     for files in copies.values():
         for copy, file in files.items():
             with atomic_path(out / copy) as temporary:

@@ -1,4 +1,4 @@
-"""Which files a split is made of."""
+"""Which files a split consists of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Pair:
     """An image and its label file.
 
     name: the image's path below its image folder, without the suffix; unique within a split.
-    labels: None where the split has no labels. masks: what the label file holds, see `datasets.spec`.
+    labels: None if there are none. masks: what the label file holds, see `datasets.spec`.
     """
 
     name: str
@@ -28,16 +28,16 @@ class Pair:
 
 
 def load_spec(name: str, dataset_dir: str | None) -> DatasetSpec:
-    """The declaration of data set `name` as the data in its root have it.
+    """The declaration of data set `name`, completed or checked by the data in its root.
 
-    Raises ValueError for an unknown name, FileNotFoundError for a missing root, and what `dataset_spec` raises.
+    Raises ValueError for an unknown name, FileNotFoundError for a missing root, and the errors of `dataset_spec`.
     """
     check_name(name)
     return dataset_spec(name, _root(name, dataset_dir))
 
 
 def dataset_root(spec: DatasetSpec, dataset_dir: str | None) -> Path:
-    """The folder of a data set: `--dataset_dir`, else the environment variable, else what `config.py` says.
+    """The folder of a data set: `--dataset_dir`, else the environment variable, else the default in `config.py`.
 
     Raises FileNotFoundError naming all three.
     """
@@ -47,7 +47,7 @@ def dataset_root(spec: DatasetSpec, dataset_dir: str | None) -> Path:
 def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
     """The pairs of `split`, sorted by name. A fold `cv` redefines train and val among all labelled images.
 
-    Raises ValueError for an unknown split or fold, FileNotFoundError where images or labels are missing.
+    Raises ValueError for an unknown split or fold, FileNotFoundError if images or labels are missing.
     """
     pairs = find_images(spec, root, split, cv)
     if split not in spec.unlabelled:
@@ -59,7 +59,7 @@ def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None)
 
 
 def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
-    """What `find_pairs` gives, but with `labels` None where an image lacks its label file."""
+    """Like `find_pairs`, but with `labels` None if an image has no label file."""
     if cv is None and spec.default_fold is not None and split in ("train", "val"):
         cv = spec.default_fold
     if cv is not None and split in ("train", "val"):
@@ -68,20 +68,20 @@ def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None
         raise ValueError(f"split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
     layout = existing_layout(spec, root, split)
     pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
-    if split in spec.unlabelled:  # files may be there: those of Cityscapes' test hold nothing but "no class"
+    if split in spec.unlabelled:  # files may exist: those of Cityscapes' test split hold nothing but "no class"
         pairs = [replace(pair, labels=None) for pair in pairs]
     return sorted(_with_distinct_names(pairs))
 
 
 def find_coarse_pairs(spec: DatasetSpec, root: Path) -> list[Pair]:
-    """The coarsely labelled pairs, for class-uniform sampling. Raises ValueError where the set has none."""
+    """The coarsely labelled pairs, for class-uniform sampling. Raises ValueError if the set has none."""
     if spec.coarse_split is None:
         raise ValueError(f"--coarse_boost_classes: {spec.name} has no coarse labels.")
     return find_pairs(spec, root, spec.coarse_split)
 
 
 def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
-    """The layout in which the folders of `split` lie. Raises FileNotFoundError naming all folders looked for."""
+    """The layout whose folders of `split` exist. Raises FileNotFoundError naming all folders searched for."""
     missing = []
     for layout in layouts_of(spec, split):
         labelled = split not in spec.unlabelled and layout.label_dir is not None
@@ -96,7 +96,7 @@ def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
         missing += absent
     raise FileNotFoundError(
         f"data set {spec.name}: no folder {' nor '.join(dict.fromkeys(map(str, missing)))}. "
-        "See PREPARE_DATASETS.md for the tree."
+        "See PREPARE_DATASETS.md for the expected folders."
     )
 
 
@@ -106,7 +106,7 @@ def layouts_of(spec: DatasetSpec, split: str) -> tuple[Layout, ...]:
 
 
 def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path | None, str]:
-    """The label file of an image, None where it is missing, and what it holds."""
+    """The label file of an image, None if it is missing, and what it holds."""
     for path, masks in _label_candidates(layout, root, folder, name):
         if path.is_file():
             return path, masks
@@ -114,10 +114,9 @@ def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """The files below `folder`, as paths relative to it, linked folders included; nothing hidden.
+    """The files below `folder`, as paths relative to it, including linked folders; nothing hidden.
 
-    A `folder` that is not there has none. Raises OSError for one that cannot be read: left out, its files would be
-    missing without a word.
+    A missing `folder` has none. Raises OSError for a folder that cannot be read: its files would be missing silently.
     """
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unless_absent):
         folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(parent, name))]
@@ -131,7 +130,7 @@ def _unless_absent(error: OSError) -> None:
 
 
 def _leads_back(folder: Path) -> bool:
-    """Whether this is a link to a folder that it lies in, where a walk would go round and round."""
+    """Whether this is a link to one of its own parents, where a walk would never end."""
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
@@ -141,8 +140,8 @@ def _root(name: str, dataset_dir: str | None) -> Path:
     if root.is_dir():
         return root
     raise FileNotFoundError(
-        f"data set {name}: no folder {root}. Name it with --dataset_dir or the environment variable "
-        f"{env_var(name)}, or put it at {default} (DATASET_ROOTS in config.py says so)."
+        f"data set {name}: no folder {root}. Give it with --dataset_dir or the environment variable "
+        f"{env_var(name)}, or put it at {default} (the default, DATASET_ROOTS in config.py)."
     )
 
 
@@ -158,8 +157,8 @@ def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
         is_val = [pair.name.split("/")[0] in chosen or position in chosen for position, pair in enumerate(pool)]
     pairs = [pair for pair, val in zip(pool, is_val, strict=True) if val == (split == "val")]
     if not pairs:
-        lists = "say in train.txt and val.txt which are which, or " if spec.val_every else ""
-        hint = f" To train on all, {lists}name --train_split trainval, without --cv." if split == "train" else ""
+        lists = "list the images in train.txt and val.txt, or " if spec.val_every else ""
+        hint = f" To train on all, {lists}give --train_split trainval without --cv." if split == "train" else ""
         raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}.{hint}")
     return pairs
 
@@ -181,7 +180,7 @@ def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str)
 
 
 def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: set[str]) -> set[str] | None:
-    """Which of the `names` belong to `folder`; None where all do."""
+    """Which of the `names` belong to `folder`; None if all do."""
     if layout.list_file is not None:
         path = root / layout.list_file.format(folder=folder)
         listed = listed_names(path, layout)
@@ -214,7 +213,7 @@ def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Pair) 
         for folder in folders
         if pair.image.is_relative_to(root / layout.image_dir.format(folder=folder))
         for path, _ in _label_candidates(layout, root, folder, pair.name)
-        if not path.suffix.isupper()  # those are found, but nobody needs to be told of them
+        if not path.suffix.isupper()  # accepted, but not worth mentioning
     ]
     return " and ".join(map(str, dict.fromkeys(candidates)))
 
@@ -223,9 +222,9 @@ def _with_distinct_names(pairs: list[Pair]) -> list[Pair]:
     images: dict[str, Path] = {}
     for pair in pairs:
         if images.get(pair.name) == pair.image:
-            raise ValueError(f"{pair.image} is listed twice in this split; take it out of one of its lists.")
+            raise ValueError(f"{pair.image} is listed twice in this split; remove it from one of its lists.")
         if pair.name in images:
-            raise ValueError(f"{images[pair.name]} and {pair.image} have one name, {pair.name}; rename one.")
+            raise ValueError(f"{images[pair.name]} and {pair.image} share the name {pair.name}; rename one.")
         images[pair.name] = pair.image
     return pairs
 

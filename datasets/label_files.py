@@ -15,7 +15,7 @@ from datasets.index import Pair
 from datasets.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec, written_ids
 from utils.images import Uint8Array, read_colors_or_ids, read_image, read_label_ids
 
-UNKNOWN = 254  # marks values that no class claims; every train id is below it
+UNKNOWN = 254  # marks unknown values; every train id is below it
 
 _READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
     IDS: read_label_ids,
@@ -27,7 +27,7 @@ _READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
 
 @dataclass(frozen=True)
 class Stranger:
-    """A value in a label file that no class claims: an id or a colour, how many pixels have it, and the first one."""
+    """An unknown value in a label file: an id or a colour, how many pixels have it, and the first of them."""
 
     value: int | Color
     pixels: int
@@ -38,13 +38,13 @@ class Stranger:
 def read_mask(pair: Pair) -> NDArray[np.integer]:
     """The label file of `pair` as it is: ids [H, W], or colours [H, W, 3] uint8 RGB.
 
-    Raises FileNotFoundError, or ValueError where the file is damaged or holds colours in place of ids.
+    Raises FileNotFoundError, or ValueError if the file is damaged or holds colours instead of ids.
     """
     return _READERS[pair.masks](pair.labels)
 
 
 def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uint8Array:
-    """Ids [H, W] or colours [H, W, 3] -> train ids [H, W] uint8; `ignore_label` for no class, UNKNOWN for strangers.
+    """Ids [H, W] or colours [H, W, 3] -> train ids [H, W] uint8; `ignore_label` for no class, UNKNOWN for others.
 
     masks: what the file holds, see `datasets.spec`.
     """
@@ -62,9 +62,9 @@ def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uin
 
 
 def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[np.integer]:
-    """What a label file holds that `train_ids` reads as `labels` [H, W]: ids [H, W], for COLORS colours [H, W, 3].
+    """The inverse of `train_ids`: the label file of `labels` [H, W], as ids [H, W] or, for COLORS, colours [H, W, 3].
 
-    Ids are uint8, uint16 where they need it. Raises ValueError where no value of the set means "no class".
+    Ids are uint8, or uint16 if they need it. Raises ValueError if no value of the set means "no class".
     """
     values: list[Any]
     if masks == COLORS:
@@ -75,7 +75,7 @@ def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[n
         nothing = [i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label]
     if not nothing:
         raise ValueError(
-            f'{spec.title}: nothing in its label files means "no class"; add an ignored class to its table.'
+            f'{spec.title}: no value in its label files means "no class"; add an ignored class to its table.'
         )
     table = np.array([*values, *nothing[:1] * (256 - len(values))], np.uint16)
     return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
@@ -95,7 +95,7 @@ def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stra
 
 
 def pack_colors(pixels: NDArray[np.integer]) -> NDArray[np.uint32]:
-    """RGB [H, W, 3] uint8 -> one number a pixel, 0xRRGGBB."""
+    """RGB [H, W, 3] uint8 -> one number per pixel, 0xRRGGBB."""
     codes = pixels[..., 0].astype(np.uint32)
     for channel in (1, 2):
         codes = (codes << np.uint32(8)) | pixels[..., channel].astype(np.uint32)
@@ -116,7 +116,7 @@ def _id_table(entries: tuple[tuple[int, int], ...]) -> Uint8Array:
 
 @lru_cache(maxsize=2)
 def _color_table(entries: tuple[tuple[Color, int], ...]) -> Uint8Array:
-    table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MiB, for one look-up a pixel
+    table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MiB, for one look-up per pixel
     for (red, green, blue), train_id in entries:
         table[(red << 16) | (green << 8) | blue] = train_id
     return table

@@ -1,4 +1,4 @@
-"""Text files that say which images a split is made of, and how files are named. Imports nothing heavy."""
+"""Text files that list the images of a split, and how files are named. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from datasets.spec import Layout
 
 
 def listed_names(path: Path, layout: Layout) -> dict[str, int]:
-    """The names of images that `path` lists, one a line -> number of the line; lines that begin with # are left out.
+    """The names of images that `path` lists, one per line -> line number; lines that begin with # are comments.
 
     A name may be written as a path that begins with the layout's image folder, and with its suffix. Raises ValueError
-    naming file and line where a name stands twice, and the file where it is no text or names nothing.
+    naming file and line if a name is listed twice, and the file if it is not text or lists nothing.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: the list is no text in UTF-8 ({error.reason}).") from error
+        raise ValueError(f"{path}: the list is not UTF-8 text ({error.reason}).") from error
     names: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         text = line.strip()
@@ -24,7 +24,7 @@ def listed_names(path: Path, layout: Layout) -> dict[str, int]:
             continue
         name = without_suffix(text.replace("\\", "/").removeprefix("./").removeprefix(f"{layout.image_dir}/"), layout)
         if name in names:
-            raise ValueError(f"{path}, line {number}: {name} stands in line {names[name]} already.")
+            raise ValueError(f"{path}, line {number}: {name} is already listed in line {names[name]}.")
         names[name] = number
     if not names:
         raise ValueError(f"{path}: the list is empty.")
@@ -39,7 +39,7 @@ def no_such_image(path: Path, line: int, image_dir: Path) -> str:
 
 
 def without_suffix(name: str, layout: Layout) -> str:
-    """`name` without the image suffix that it ends in, in small letters or capitals; as it is where it has none."""
+    """`name` without its image suffix, in lower or upper case; unchanged if it has none."""
     for suffix in layout.image_suffixes:
         if name.lower().endswith(suffix.lower()):
             return name[: -len(suffix)]
@@ -47,6 +47,6 @@ def without_suffix(name: str, layout: Layout) -> str:
 
 
 def in_capitals_too(suffix: str) -> tuple[str, ...]:
-    """`_L.png` -> `_L.png`, `_L.PNG`: what a file that ends so may be called."""
+    """`_L.png` -> `_L.png`, `_L.PNG`: the accepted spellings of a suffix."""
     stem, dot, ending = suffix.rpartition(".")
     return tuple(dict.fromkeys((suffix, f"{stem}{dot}{ending.upper()}")))

@@ -1,4 +1,4 @@
-"""Loaders as a config describes them."""
+"""Build the loaders that a config describes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from utils.flags import parse_numbers
 
 
 class Loader(Protocol):
-    """Gives batches: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
+    """Yields batches: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
 
     def __len__(self) -> int:
-        """How many batches."""
+        """The number of batches."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches."""
@@ -40,7 +40,7 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How samples are loaded. num_workers: None for one per core; processes: who shares the samples."""
+    """How samples are loaded. num_workers: None for one per core; processes: among which the samples are split."""
 
     processes: Processes
     num_workers: int | None = None
@@ -53,8 +53,8 @@ class LoaderOptions:
     def for_loader(self) -> dict[str, Any]:
         """Keyword arguments of `DataLoader`."""
         options: dict[str, Any] = {"num_workers": self.count(), "pin_memory": self.pin_memory}
-        # A loader with processes that stay draws once, one without at each epoch: from the generator of dropout, if it
-        # had none of its own, and a run would depend on the number of processes and on where it was interrupted.
+        # A loader with persistent workers draws a seed once, one without workers at each epoch. From the global
+        # generator, which dropout uses, a run would depend on the number of workers and on interruptions.
         options["generator"] = torch.Generator()
         if self.count():
             options |= {"worker_init_fn": prepare_worker, "persistent_workers": True, "prefetch_factor": 3}
@@ -63,9 +63,9 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class TrainData:
-    """Training loader, and the sampler that wants to be told the epoch.
+    """Training loader, and the sampler, which needs to know the epoch.
 
-    class_pixels: how often each class occurs in the training labels, where that was asked for or known anyway.
+    class_pixels: how often each class occurs in the training labels; None unless requested or known anyway.
     """
 
     loader: Loader
@@ -114,7 +114,7 @@ def train_data(
     me = options.processes
     sampler = EpochSampler(draw, rank=me.rank, num_processes=me.count, batch=data.bs_mult)
     if len(sampler) == 0:
-        raise ValueError(f"{len(pairs)} training images are too few for {me.count} processes.")
+        raise ValueError(f"{len(pairs)} training images are not enough for {me.count} processes.")
     load = _load(data, spec, pairs + propagated + coarse, options)
     samples = TrainingSet(pairs + propagated + coarse, spec, transform, seed, load)
     loader = DataLoader(
@@ -130,7 +130,7 @@ def train_data(
 def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None) -> Loader:
     """Whole validation images, each on exactly one process."""
     pairs: list[Pair] = find_pairs(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
-    load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score is of all images or of none
+    load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score covers all images
     dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 
@@ -188,6 +188,6 @@ def _class_index(
 
 def _stack_whole_images(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if len({image.shape for image, _ in samples}) > 1:
-        raise ValueError("the validation images differ in size; they need --bs_mult_val 1.")
+        raise ValueError("the validation images differ in size; use --bs_mult_val 1.")
     images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels)

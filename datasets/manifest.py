@@ -1,4 +1,4 @@
-"""What is written beside propagated pairs: a line for each in manifest.jsonl, and summary.json for the last run."""
+"""What is written next to propagated pairs: one line for each in manifest.jsonl, and summary.json of the last run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ SUMMARY = "summary.json"
 
 
 def read_manifest(folder: Path) -> list[Record]:
-    """The records in the manifest in `folder`; none where there is none. Raises ValueError where it is not ours."""
+    """The records in the manifest in `folder`; [] if there is none. Raises ValueError if it is not ours."""
     path = folder / MANIFEST
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except ValueError as error:
-        raise ValueError(f"{path}: no manifest of ours ({error}); move it away.") from error
+        raise ValueError(f"{path}: not a manifest of this project ({error}); move it elsewhere.") from error
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict) or not isinstance(record.get("image"), str):
-            raise ValueError(f'{path}: no manifest of ours (line {number} names no "image"); move it away.')
+            raise ValueError(f'{path}: not a manifest of this project (line {number}: no "image"); move it elsewhere.')
     return records
 
 
 def write_manifest(folder: Path, records: Iterable[Record], root: Path) -> None:
-    """Write `records` into the manifest in `folder`; those of earlier runs stay whose image, below `root`, is there."""
+    """Write `records` to the manifest in `folder`; earlier ones stay if their image, below `root`, exists."""
     lines = {record["image"]: record for record in read_manifest(folder) if (root / record["image"]).is_file()}
     lines |= {record["image"]: record for record in records}
     with atomic_path(folder / MANIFEST) as temporary:
@@ -42,14 +42,14 @@ def write_manifest(folder: Path, records: Iterable[Record], root: Path) -> None:
 def write_summary(
     folder: Path, records: Sequence[Record], parameters: Mapping[str, Any], left_out: Sequence[str]
 ) -> None:
-    """Write what a run was asked for, what came of it step by step, and what was left out."""
+    """Write the parameters of a run, its results for each step, and what was skipped."""
     content = {"parameters": parameters, "pairs": len(records), "steps": by_step(records), "left_out": list(left_out)}
     with atomic_path(folder / SUMMARY) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def by_step(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """For each step, smallest first: number of pairs, and the means of shares and difference over them."""
+    """For each step, smallest first: number of pairs, and the means of their shares and difference."""
     groups: defaultdict[int, list[Record]] = defaultdict(list)
     for record in records:
         groups[record["step"]].append(record)

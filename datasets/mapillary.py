@@ -1,8 +1,8 @@
-"""Mapillary Vistas (Neuhold et al., ICCV 2017), pictures of many sizes.
+"""Mapillary Vistas (Neuhold et al., ICCV 2017), images of many sizes.
 
 1.1 and 1.2 have 65 evaluated classes, 2.0 has 123. The classes of 1.x are declared here and compared with the config
-file that lies beside the data. Those of 2.0 are read from that file: this project has no table of its own to declare,
-and a checkpoint keeps the classes that it learnt.
+file that comes with the data. Those of 2.0 are read from that file: this project does not declare them, and a
+checkpoint stores the classes that it was trained on.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ SPEC = DatasetSpec(
 
 
 def read_spec_1(root: Path) -> DatasetSpec:
-    """The declaration of 1.x, once the config file below `root`, if there is one, has been found to agree with it.
+    """The declaration of 1.x, after comparing it with the config file in `root`, if there is one.
 
     Raises ValueError naming the first class that differs.
     """
@@ -119,20 +119,20 @@ def read_spec_1(root: Path) -> DatasetSpec:
             there, here = found.get(label_id, "missing"), declared.get(label_id, "missing")
             if there != here:
                 raise ValueError(
-                    f"{path}: label {label_id} is {there!r} there and {here!r} in Mapillary Vistas 1.x. "
-                    "Is it another release? --dataset mapillary2 is 2.0."
+                    f"{path}: label {label_id} is {there!r} in this file but {here!r} in Mapillary Vistas 1.x. "
+                    "Is this another release? Use --dataset mapillary2 for 2.0."
                 )
     return SPEC
 
 
 def read_spec_2(root: Path) -> DatasetSpec:
-    """The data set 2.0 that lies in `root`, with the classes that its config file evaluates.
+    """The data set 2.0 in `root`, with the classes that its config file marks as evaluated.
 
-    Raises FileNotFoundError where that file is missing, ValueError where it has not as many as 2.0 has.
+    Raises FileNotFoundError if that file is missing, ValueError if their number is not that of 2.0.
     """
     path = root / CONFIG_2
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}, which says what the labels of Mapillary Vistas 2.0 mean. Copy it there.")
+        raise FileNotFoundError(f"no {path}, which defines the labels of Mapillary Vistas 2.0. Copy it there.")
     classes, ignored_ids = _read_config(path)
     if len(classes) != NUM_CLASSES_2:
         raise ValueError(f"{path}: {len(classes)} evaluated classes; Mapillary Vistas 2.0 has {NUM_CLASSES_2}.")
@@ -147,13 +147,13 @@ def read_spec_2(root: Path) -> DatasetSpec:
 
 
 def _read_config(path: Path) -> tuple[tuple[SegClass, ...], tuple[int, ...]]:
-    """The evaluated classes, each with its id, and the ids of the others. An id is the place in the file's list."""
+    """The evaluated classes, each with its id, and the ids of the others. An id is the position in the file's list."""
     _, labels = read_table(path, "labels")
     classes, ignored_ids = [], []
     for label_id, label in enumerate(labels):
         where = f"{path}, label {label_id}"
         if not isinstance(label.get("readable"), str) or not isinstance(label.get("evaluate"), bool):
-            raise ValueError(f'{where}: wants "readable", a name, and "evaluate", true or false.')
+            raise ValueError(f'{where}: needs "readable", a name, and "evaluate", true or false.')
         if label["evaluate"]:
             classes.append(SegClass(label["readable"], color_of(label.get("color"), where), (label_id,)))
         else:

@@ -1,4 +1,4 @@
-"""What a set made of a video remembers of it, in source.json: which video it was, and which files were put there."""
+"""What a set made from a video records of it, in source.json: which video it was, and which files were copied."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAME_FOLDERS = ("images", "video")
 
 @dataclass(frozen=True)
 class Origin:
-    """video: where the file or folder lies. size, mtime_ns: of a file, since another may come to have its name."""
+    """video: path of the file or folder. size, mtime_ns: of a file, which may be replaced under the same name."""
 
     video: str
     size: int | None = None
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Made:
-    """files: image and labels, or which of them were copied. labels: the folder that the labels came from."""
+    """files: those of image and labels that were copied. labels: the folder that the labels came from."""
 
     files: tuple[str, ...]
     labels: str
@@ -34,14 +34,14 @@ class Made:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What came from where. made: the labelled frame's name -> the files made of it, relative to the set's root."""
+    """What came from where. made: name of the labelled frame -> the files copied, relative to the set's root."""
 
     origin: Origin
     made: Mapping[str, Made] = field(default_factory=dict)
 
 
 def origin_of(video: Path) -> Origin:
-    """The origin of what is made of `video`, a file or a folder."""
+    """The origin that identifies `video`, a file or a folder."""
     if video.is_dir():
         return Origin(str(video.resolve()))
     stat = video.stat()
@@ -49,9 +49,9 @@ def origin_of(video: Path) -> Origin:
 
 
 def read_gathered(out: Path, video: Path, labels: Path) -> Gathered:
-    """What `out` remembers, if it may take up more of `video`, labelled by the files in `labels`.
+    """What `out` records, if more of `video`, labelled by the files in `labels`, may be added to it.
 
-    Raises ValueError where it holds frames of another video, or pairs that nothing was remembered of.
+    Raises ValueError if it contains frames of another video, or files of unknown origin.
     """
     path, origin = out / SOURCE_FILE, origin_of(video)
     if not path.is_file():
@@ -61,25 +61,25 @@ def read_gathered(out: Path, video: Path, labels: Path) -> Gathered:
     if known.origin == origin:
         return known
     if not any(file for folder in FRAME_FOLDERS for file in files_below(out / folder)):
-        return Gathered(origin)  # a run that was refused before it took any frame
+        return Gathered(origin)  # a run that failed before it wrote any frame
     if known.origin.video == origin.video:
-        raise ValueError(f"{video} has changed since --out {out} was made of it; name a new folder.")
-    raise ValueError(f"--out {out} was made of {known.origin.video}, not of {video}; name a new folder.")
+        raise ValueError(f"{video} has changed since --out {out} was made from it; choose a new folder.")
+    raise ValueError(f"--out {out} was made from {known.origin.video}, not from {video}; choose a new folder.")
 
 
 def write_gathered(out: Path, gathered: Gathered) -> None:
-    """Remember it in `out`."""
+    """Record it in `out`."""
     with atomic_path(out / SOURCE_FILE) as temporary:
         temporary.write_text(json.dumps(asdict(gathered), indent=1) + "\n", encoding="utf-8")
 
 
 def _check_unused(out: Path, video: Path, labels: Path) -> None:
-    own = {video.resolve(), labels.resolve()}  # of a set that is being made, frames or labels may lie in their places
+    own = {video.resolve(), labels.resolve()}  # frames or labels may already be in their places
     for folder in (out / name for name in (*FRAME_FOLDERS, "labels")):
         if folder.resolve() not in own and any(files_below(folder)):
             raise ValueError(
-                f"{folder} holds files, but no {out / SOURCE_FILE} says that they are of {video}; "
-                "name a new folder with --out."
+                f"{folder} contains files, but no {out / SOURCE_FILE} records that they are from {video}; "
+                "choose a new folder with --out."
             )
 
 
@@ -89,10 +89,10 @@ def _read(path: Path) -> Gathered:
         made = {name: Made(tuple(map(_below, one["files"])), one["labels"]) for name, one in content["made"].items()}
         return Gathered(Origin(**content["origin"]), made)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: does not say what {path.parent} was made of; name a new folder.") from error
+        raise ValueError(f"{path} does not record what {path.parent} was made from; choose a new folder.") from error
 
 
 def _below(file: str) -> str:
-    if Path(file).is_absolute() or ".." in Path(file).parts:  # they may be taken away
+    if Path(file).is_absolute() or ".." in Path(file).parts:  # such a file could be deleted
         raise ValueError(file)
     return file

@@ -17,7 +17,7 @@ from utils.command import WORKER_DIED
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_WORTH_A_PROCESS = 16  # pieces of work, of some milliseconds each, that pay for starting a process
+_WORTH_A_PROCESS = 16  # items of a few milliseconds each for which starting a process pays
 
 
 class _Work(Dataset[Result], Generic[Result]):
@@ -37,7 +37,7 @@ def in_parallel(
 ) -> Iterator[Result]:
     """`work(0)`, …, `work(count - 1)`, in this order; what `work` raises is raised here.
 
-    work: must be picklable where processes are spawned. show: draw a progress bar named `title`.
+    work: must be picklable if processes are spawned. show: draw a progress bar named `title`.
     """
     num_workers = min(num_workers, count // _WORTH_A_PROCESS)
     loader: Any = DataLoader(
@@ -51,10 +51,10 @@ def in_parallel(
 
 
 def as_finished(work: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-    """`work(item)` for each item, in the order in which they end, on `num_workers` processes (0 or 1: in this one).
+    """`work(item)` for each item, in the order of completion, on `num_workers` processes (0 or 1: in this one).
 
-    For pieces of work of seconds each. work: must be picklable; what it raises is raised here. Raises OSError where a
-    process dies.
+    For items of seconds each. work: must be picklable; what it raises is raised here. Raises OSError if a process
+    dies.
     """
     if num_workers <= 1:
         yield from map(work, items)

@@ -1,4 +1,4 @@
-"""Make the pairs of one labelled frame: read its video, carry image and labels along, write, and note how it went."""
+"""Make the pairs of one labelled frame: read its video, propagate image and labels, write, and record the result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from video.flow import SMALLEST, Flow
 from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate
 
-VERSION = 1  # raise it when the same files and method would give other pairs
+VERSION = 1  # increase it when the same files and method would give other pairs
 
 @dataclass(frozen=True)
 class Method:
-    """All that pairs depend on beside the files they are made of. device: where the network of `flow` works."""
+    """All that pairs depend on besides their source files. device: where the network of `flow` runs."""
 
     flow: str
     weights: str | None
@@ -40,7 +40,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Made:
-    """What came of one labelled frame: records of its pairs, and why the rest could not be made; "" if they could."""
+    """The result for one labelled frame: records of its pairs, and why the rest could not be made; "" if all were."""
 
     records: list[Record]
     problem: str = ""
@@ -48,7 +48,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Propagation:
-    """The work on one sequence after another. root: of the labelled frames. out: root of what is written."""
+    """Processes sequences one by one. root: of the labelled frames. out: root of what is written."""
 
     spec: DatasetSpec
     root: Path
@@ -56,7 +56,7 @@ class Propagation:
     method: Method
 
     def make(self, sequence: LabelledSequence) -> Made:
-        """Read, carry and write all pairs of `sequence`; what is wrong with its files is told, not raised."""
+        """Read, propagate and write all pairs of `sequence`; problems with its files are returned, not raised."""
         records: list[Record] = []
         try:
             image, labels = load_pair(sequence.pair, self.spec)
@@ -69,7 +69,7 @@ class Propagation:
         return Made(records)
 
     def there(self, sequence: LabelledSequence) -> list[Record]:
-        """The records of those pairs of `sequence` that are on disk, whole and made by the same method and files."""
+        """The records of the pairs of `sequence` that are complete on disk and made by this method from these files."""
         found = [(self._fingerprint(sequence, step), pair) for step, pair in sequence.made.items()]
         records = [(fingerprint, record_of(pair)) for fingerprint, pair in found]
         return [record for fingerprint, record in records if record and record["made_with"] == fingerprint]
@@ -107,7 +107,7 @@ class Propagation:
             "difference": None if math.isnan(made.residual) else round(made.residual, 2),
             "made_with": self._fingerprint(sequence, made.step),
         }
-        pair.labels.unlink(missing_ok=True)  # or it would stand beside an image that it does not belong to
+        pair.labels.unlink(missing_ok=True)  # or it would be next to an image that it does not belong to
         write_image(pair.image, made.image)
         write_png(pair.labels, label_pixels(made.labels, pair.masks, self.spec), {PAIR_NOTE: json.dumps(record)})
         return record
@@ -123,18 +123,18 @@ class Propagation:
 
 @lru_cache(maxsize=1)
 def _flow(name: str, weights: str | None, device: str) -> Flow:
-    return build_flow(name, weights=weights, device=device)  # once in a process, since it may be a network
+    return build_flow(name, weights=weights, device=device)  # once per process, since it may be a network
 
 
 def _check_sizes(frames: Mapping[int, Uint8Array], sequence: LabelledSequence) -> None:
     height, width = frames[0].shape[:2]
     if min(height, width) < SMALLEST:
-        raise ValueError(f"{sequence.pair.image} has {width}x{height} pixels, too few to find motion in.")
+        raise ValueError(f"{sequence.pair.image} has {width}x{height} pixels, too few to estimate motion.")
     for step, frame in frames.items():
         if frame.shape[:2] != (height, width):
             other = f"{frame.shape[1]}x{frame.shape[0]}"
             raise ValueError(
-                f"{sequence.frames[step]} is {other}, the labelled frame {width}x{height} (width x height)"
+                f"{sequence.frames[step]} is {other}, but the labelled frame is {width}x{height} (width x height)"
             )
 
 

@@ -1,4 +1,4 @@
-"""The record of a propagated pair, which its label file carries as a note, and the place in the video that it tells."""
+"""The record of a propagated pair, a note in its label file, and the video position that it encodes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from inference.writers import read_note
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
 
 Record = dict[str, Any]  # plain values, one line of the manifest
-Place = tuple[str, int]  # of a frame in a video: what its name begins with, and its number
+Place = tuple[str, int]  # of a frame in a video: the beginning of its name, and its number
 
 
 def record_of(pair: Pair) -> Record | None:
-    """The record of a propagated pair on disk; None where it is not there or not whole."""
+    """The record of a propagated pair on disk; None if it is missing or incomplete."""
     note = read_note(pair.labels, PAIR_NOTE) if pair.labels and pair.labels.is_file() else None
     return json.loads(note) if note and pair.image.is_file() else None
 
 
 def without_frames_of(propagated: Iterable[Pair], held_out: Iterable[str]) -> list[Pair]:
-    """Those `propagated` pairs that are not of the same moment of the same video as a labelled frame in `held_out`.
+    """Those `propagated` pairs that do not show the same moment of the same video as a frame in `held_out`.
 
-    Frames with numbers that follow the same text, folder included, are taken for frames of one video.
+    Frames whose names, including the folder, differ only in the number are assumed to be of one video.
     """
     places = {place for name in held_out if (place := _place(name))}
     videos = {start for start, _ in places}
@@ -33,7 +33,7 @@ def without_frames_of(propagated: Iterable[Pair], held_out: Iterable[str]) -> li
 
 
 def _start(pair: Pair) -> str | None:
-    # Read off the name, since most pairs are of other videos and their files need not be opened.
+    # From the name, since most pairs are of other videos and their files need not be opened.
     place = _place(_labelled_and_step(pair.name)[0])
     return place[0] if place else None
 
@@ -46,7 +46,7 @@ def _place_of(pair: Pair) -> Place | None:
 
 
 def _labelled_and_step(name: str) -> tuple[str, int]:
-    """What `Frames` made the name of; where it is the frame's own, by its number, that one and 0."""
+    """The labelled frame and step from which `Frames` made the name; the name and 0 if it is the frame's own number."""
     parts = re.fullmatch(r"(.*)_([+-]\d+)", name, re.DOTALL)
     return (parts[1], int(parts[2])) if parts else (name, 0)
 

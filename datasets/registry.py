@@ -17,7 +17,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "streets": streets.SPEC,
 }
 
-# Data sets that bring a table of their classes: their declaration is read from it, or compared with it.
+# Data sets that come with a table of their classes: their declaration is read from it, or compared with it.
 READERS: dict[str, Callable[[Path], DatasetSpec]] = {
     "folder": folder.read_spec,
     "mapillary": mapillary.read_spec_1,
@@ -28,18 +28,18 @@ NAMES = tuple(sorted({*DATASETS, *READERS}))
 
 
 def dataset_spec(name: str, root: Path | None = None) -> DatasetSpec:
-    """The declaration of data set `name`; with `root`, the folder it lies in, as the data there have it.
+    """The declaration of data set `name`; with its folder `root`, completed or checked by the class table there.
 
-    Raises ValueError, with the known names, for any other; ValueError where the classes are told by the data alone
-    and `root` is None; and what the reading of a class table raises.
+    Raises ValueError, with the known names, for any other; ValueError if only the folder defines the classes and `root`
+    is None; and the errors of reading a class table.
     """
     check_name(name)
     if root is not None and name in READERS:
         return READERS[name](root)
     if name not in DATASETS:
         raise ValueError(
-            f"--dataset {name}: which classes it has is told by its folder; name that with --dataset_dir. "
-            "A checkpoint that was trained on it knows them: leave --dataset out."
+            f"--dataset {name}: its classes are defined in its folder; give that with --dataset_dir. "
+            "A checkpoint that was trained on it stores them: leave --dataset out."
         )
     return DATASETS[name]
 

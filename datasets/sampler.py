@@ -26,7 +26,7 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration visits."""
+        """Set the epoch that the next iteration visits."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Draw]:
@@ -37,8 +37,8 @@ class EpochSampler(Sampler[Draw]):
         return self._usable(len(self.draw(self.epoch))) // self.num_processes
 
     def _usable(self, length: int) -> int:
-        # Every process takes the same number of steps with full batches. A set smaller than that is used as far as
-        # it goes, equally on every process.
+        # Every process takes the same number of steps with full batches. A smaller set is used as far as it is equal
+        # on every process.
         step = self.num_processes * self.batch
         return length - length % step if length >= step else length - length % self.num_processes
 

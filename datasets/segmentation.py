@@ -17,7 +17,7 @@ from datasets.label_files import read_mask, train_ids, unknown_values
 from datasets.spec import DatasetSpec
 from utils.images import Uint8Array, read_image
 
-MOST_NAMED = 8  # values without a class that one error names
+MOST_NAMED = 8  # unknown values that one error lists
 
 # How a pair becomes image [H, W, 3] uint8 RGB and train ids [H, W] uint8.
 Load = Callable[[Pair], tuple[Uint8Array, Uint8Array]]
@@ -30,7 +30,7 @@ Transform = Callable[
 
 @dataclass(frozen=True)
 class Draw:
-    """One training sample to be made: which pair, centred where, in which epoch and place of the epoch."""
+    """One training sample to make: which pair, centred where, in which epoch and position in the epoch."""
 
     epoch: int
     place: int
@@ -41,7 +41,7 @@ class Draw:
 def load_labels(pair: Pair, spec: DatasetSpec) -> Uint8Array:
     """The train ids [H, W] uint8 of `pair`, `ignore_label` where there is no class.
 
-    Raises ValueError naming the file and the values that `spec` does not know.
+    Raises ValueError naming the file and the unknown values.
     """
     assert pair.labels is not None, f"{pair.name} has no labels"
     pixels = read_mask(pair)
@@ -51,25 +51,25 @@ def load_labels(pair: Pair, spec: DatasetSpec) -> Uint8Array:
         values = ", ".join(str(stranger.value) for stranger in strangers[:MOST_NAMED])
         first = min(strangers, key=lambda stranger: (stranger.row, stranger.column))
         raise ValueError(
-            f"{pair.labels}: label values {values} are not among {spec.name}'s "
-            f"(first at row {first.row}, column {first.column})."
+            f"{pair.labels}: label values {values} are not among {spec.name}'s (first at row {first.row}, column "
+            f"{first.column}); check --dataset, or run python -m datasets.verify."
         )
     return labels
 
 
 def load_pair(pair: Pair, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Array]:
-    """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8. Raises ValueError where their sizes differ."""
+    """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8. Raises ValueError if their sizes differ."""
     image, labels = read_image(pair.image), load_labels(pair, spec)
     if image.shape[:2] != labels.shape:
         raise ValueError(
             f"{pair.image} is {image.shape[1]}x{image.shape[0]}, its labels {pair.labels} are "
-            f"{labels.shape[1]}x{labels.shape[0]} pixels (width x height); they must be of the same size."
+            f"{labels.shape[1]}x{labels.shape[0]} pixels (width x height); they must have the same size."
         )
     return image, labels
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops. Indexed by a `Draw`; a sample depends on (seed, epoch, place) alone, not on who makes it.
+    """Augmented crops. Indexed by a `Draw`; a sample depends only on (seed, epoch, place), not on the process.
 
     Samples are (image [3, H, W] uint8, labels [H, W] uint8). load: None to decode the files.
     """

@@ -1,4 +1,4 @@
-"""Labelled frames with the frames of their video around them, and the pairs that propagation makes of them."""
+"""Labelled frames with the frames of their video around them, and the pairs that propagation makes from them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from datasets.index import Pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec
 from utils.command import one_line
 
-MOST_APART = 60  # frame numbers, and
-MOST_TRIED = 50  # labelled frames, when looking for how far the frames of a video are apart
+# When looking for the difference between the frame numbers of a video:
+MOST_APART = 60  # largest difference tried
+MOST_TRIED = 50  # labelled frames tried
 
 
 @dataclass(frozen=True)
 class LabelledSequence:
     """A labelled frame and its video.
 
-    frames: step -> file, the labelled frame itself (step 0) included. made: step -> the pair that propagation writes,
-    nearest steps first; every frame on the way to one is in `frames`.
+    frames: step -> file, including the labelled frame itself (step 0). made: step -> the pair that propagation writes,
+    nearest steps first; `frames` has every frame on the way to it.
     """
 
     pair: Pair
@@ -37,12 +38,12 @@ def find_sequences(
 ) -> tuple[list[LabelledSequence], list[str]]:
     """The video around each of `pairs`, up to `reach` steps of `stride` frame numbers either way, and what is missing.
 
-    A video may begin or end within reach; a frame that is missing between others is told, and what lies beyond it left
-    out. out: root of the pairs to be made. Raises ValueError where the set has no video or cannot have this `stride`,
-    FileNotFoundError where no labelled frame has another one beside it.
+    A video may begin or end within reach; a frame that is missing between others is reported, and those beyond it are
+    skipped. out: root of the pairs to make. Raises ValueError if the set has no video or cannot have this `stride`,
+    FileNotFoundError if no labelled frame has a neighbour.
     """
     if stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
-        raise ValueError(f"--stride {stride}: {spec.name} names propagated frames by their number; leave --stride out.")
+        raise ValueError(f"--stride {stride}: {spec.name} names propagated frames by number; leave --stride out.")
     found, missing = [], []
     for pair in pairs:
         try:
@@ -71,11 +72,11 @@ def _sequence(
         if any(step in frames for step in ahead[there:]):
             gaps.append(spec.video.name_of(pair.name, ahead[there] * stride) if spec.video else "")
     if not steps:
-        return None, f"no frame {stride} before or after it in its video"
+        return None, f"its video has no frame {stride} before or after it"
     made = {step: pair_to_write(spec, root, pair, step, out) for step in sorted(steps, key=lambda s: (abs(s), s))}
     kept = {0: pair.image} | {step: frames[step] for step in sorted(steps)}
-    told = " and ".join(gaps)
-    return LabelledSequence(pair, kept, made), f"its video lacks {told}, so nothing is made beyond" if gaps else ""
+    problem = f"its video lacks {' and '.join(gaps)}, so no pairs are made beyond" if gaps else ""
+    return LabelledSequence(pair, kept, made), problem
 
 
 def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], missing: Sequence[str], stride: int) -> str:
@@ -89,8 +90,8 @@ def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], missing
     apart = next((n for n in range(1, MOST_APART + 1) if _any_apart(spec, root, pairs[:MOST_TRIED], n)), None)
     hint = ""
     if apart and apart != stride:
-        hint = f" Its frames are {apart} numbers apart; --stride {apart} takes them, if they are near enough in time."
-    return f"{spec.name}: the video around the labelled frames is not there ({missing[0]}). Looked in {places}.{hint}"
+        hint = f" Its frame numbers are {apart} apart; use --stride {apart} if the frames are close enough in time."
+    return f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {places}.{hint}"
 
 
 def _any_apart(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], number: int) -> bool:

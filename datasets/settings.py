@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config import DATASET_CHOICES, LARGEST_SIDE, AugmentConfig
+from config import CV, DATASET_CHOICES, DATASET_DIR, LARGEST_SIDE, NUM_WORKERS, AugmentConfig, ErrorConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, option
 
 
@@ -13,29 +13,27 @@ class SetConfig:
     """the data"""
 
     dataset: str = option("", f"data set: {DATASET_CHOICES}", required=True)
-    dataset_dir: str | None = option(
-        None, "its root folder; else the environment variable KERBLINE_<NAME>, else DATASET_ROOTS in config.py"
-    )
-    split: str | None = option(None, "one split; default: all that are there, without video")
-    cv: int | None = option(None, "cross-validation fold; default: the official split, or fold 0 where there is none")
+    dataset_dir: str | None = option(None, DATASET_DIR)
+    split: str | None = option(None, "one split; default: all splits present, except video")
+    cv: int | None = option(None, CV)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOutputConfig:
     """results"""
 
-    json: str | None = option(None, "also write all that was found to this JSON file")
-    plot: str | None = option(None, "also draw the classes' shares of the pixels into this picture")
-    num_workers: int | None = option(None, "processes; default: one per core of this process", must_be=POSITIVE)
-    debug: bool = option(False, "show the traceback of an error")
+    json: str | None = option(None, "also write everything that was found to this JSON file")
+    plot: str | None = option(None, "also plot the classes' shares of the pixels to this image")
+    num_workers: int | None = option(None, NUM_WORKERS, must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """Look at every file of a data set: python -m datasets.verify --dataset NAME. Exit code 0 only if all is well."""
+    """Check every file of a data set: python -m datasets.verify --dataset NAME. Exit code 0 if no problem is found."""
 
     data: SetConfig
     output: VerifyOutputConfig
+    errors: ErrorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,7 @@ class ShowAugmentConfig(AugmentConfig):
 
     crop_size: int = option(
         0,
-        "side of the square crop, in pixels; default: that of training, or the shorter side of smaller pictures",
+        "side of the square crop, in pixels; default: as in training, or the shorter side of smaller images",
         must_be=NOT_NEGATIVE,
         at_most=LARGEST_SIDE,
     )
@@ -61,11 +59,10 @@ class ShowAugmentConfig(AugmentConfig):
 class SheetConfig:
     """the sheet"""
 
-    out: str = option("crops.png", "picture to write")
+    out: str = option("crops.png", "image to write")
     num: int = option(12, "number of crops", must_be=POSITIVE)
-    columns: int = option(3, "crops in a row", must_be=POSITIVE)
-    seed: int = option(0, "another seed, other crops", must_be=NOT_NEGATIVE)
-    debug: bool = option(False, "show the traceback of an error")
+    columns: int = option(3, "crops per row", must_be=POSITIVE)
+    seed: int = option(0, "seed; changes the crops", must_be=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +72,4 @@ class ShowConfig:
     data: ShowDataConfig
     augment: ShowAugmentConfig
     sheet: SheetConfig
+    errors: ErrorConfig

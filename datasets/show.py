@@ -1,4 +1,4 @@
-"""Write a sheet of augmented crops with their labels, for the eye: python -m datasets.show --dataset NAME."""
+"""Write a contact sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from datasets.settings import ShowConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(ShowConfig)  # before PyTorch is imported, so that --help answers at once
+    CONFIG = parse_command_line(ShowConfig)  # before heavy imports, so that --help answers at once
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -34,7 +33,7 @@ GAP = 12  # between crops, in pixels
 
 
 def main(config: ShowConfig) -> int:
-    """Write the sheet: each crop beside its labels, and a legend of the classes that occur."""
+    """Write the sheet: each crop next to its labels, and a legend of the classes that occur."""
     sheet = config.sheet
     writable_file(Path(sheet.out), "--out", (".png", ".jpg", ".jpeg"))
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
@@ -60,7 +59,7 @@ def notice_palette(pair: Pair, spec: DatasetSpec) -> None:
 
 
 def fitted(augment: AugmentConfig, pair: Pair) -> AugmentConfig:
-    """`augment`, with crops no larger than the picture of `pair` where it does not say how large they are."""
+    """`augment`; if it has no crop size, with that of training, but no larger than the image of `pair`."""
     if augment.crop_size:
         return augment
     shorter = augment.pre_size or min(read_image(pair.image).shape[:2])
@@ -76,14 +75,14 @@ def augmented(
 
 
 def on_sheet(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8Array:
-    """The crop, its labels, and both over each other, side by side and small enough for a sheet."""
+    """The crop, its labels, and the overlay of both, side by side and small enough for a sheet."""
     image = shrunk(image, LARGEST_SIDE)
     labels = shrunk(labels, LARGEST_SIDE, cv2.INTER_NEAREST_EXACT)
     return side_by_side([image, colorize(labels, spec.palette), blend(image, labels, spec.palette)], gap=2)
 
 
 def grid(cells: list[Uint8Array], columns: int) -> Uint8Array:
-    """Pictures of one size in rows of `columns`, on white."""
+    """Images of one size in rows of `columns`, on white."""
     height, width = cells[0].shape[:2]
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
@@ -96,4 +95,4 @@ def grid(cells: list[Uint8Array], columns: int) -> Uint8Array:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.sheet.debug)
+    run_command(main, CONFIG)

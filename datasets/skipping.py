@@ -1,4 +1,4 @@
-"""Training, and what prepares it, continue without files that cannot be read: as many as `--skip_bad` allows."""
+"""Training and its preparation skip unreadable files, up to `--skip_bad` of them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from tqdm import tqdm
 from datasets.segmentation import Draw, TrainingSet
 from utils.command import USER_ERRORS, one_line
 
-# An image, its labels, and what was wrong with those that should have stood in their place.
+# An image, its labels, and a message for each unreadable pair that they replace.
 Sample = tuple[Tensor, Tensor, list[str]]
 
 
 class BadFiles:
     """Counts the files that cannot be read and are skipped, and warns of each, once however often it is drawn.
 
-    skip_bad: how many there may be. left_out_of: what they are missing from, for the warning, unless it is training
-    itself. show: warn.
+    skip_bad: how many there may be. when: when they were skipped, for the warning. show: warn.
     """
 
-    def __init__(self, skip_bad: int, left_out_of: str = "", *, show: bool = True) -> None:
+    def __init__(self, skip_bad: int, when: str = "", *, show: bool = True) -> None:
         self.skip_bad = skip_bad
-        self.left_out = f"left out of {left_out_of}" if left_out_of else "left out"
+        self.skipped = f"skipped {when}" if when else "skipped"
         self.show = show
         self._problems: set[str] = set()
 
@@ -37,7 +36,7 @@ class BadFiles:
         """How many there were so far."""
         return len(self._problems)
 
-    def leave_out(self, problem: str) -> None:
+    def skip(self, problem: str) -> None:
         """Continue without the file that `problem` names. Raises ValueError with it where that is one too many."""
         if problem in self._problems:
             return
@@ -45,18 +44,18 @@ class BadFiles:
         if self.count > self.skip_bad:
             raise one_too_many(problem, self.skip_bad)
         if self.show:
-            tqdm.write(f"warning: {self.left_out}, {self.count} of {self.skip_bad}: {problem}", file=sys.stderr)
+            tqdm.write(f"warning: {self.skipped}, {self.count} of at most {self.skip_bad}: {problem}", file=sys.stderr)
 
 
 def one_too_many(problem: str, skip_bad: int) -> ValueError:
     """The error of a file that may no longer be skipped."""
-    return ValueError(f"{problem} (--skip_bad {skip_bad} is used up)" if skip_bad else problem)
+    return ValueError(f"{problem} (--skip_bad {skip_bad} is exhausted)" if skip_bad else problem)
 
 
 class SkippingSet(Dataset[Sample]):
-    """`samples`, with another image in place of one that cannot be read; which, follows from the draw alone.
+    """`samples`, with another image in place of one that cannot be read; which one depends only on the draw.
 
-    num_images: the substitute is one of the first `num_images` pairs. skip_bad: how many files a sample may skip.
+    num_images: the substitute is one of this many first pairs. skip_bad: how many files a sample may skip.
     """
 
     def __init__(self, samples: TrainingSet, num_images: int, skip_bad: int) -> None:
@@ -79,7 +78,7 @@ class SkippingSet(Dataset[Sample]):
 
 
 class TrainLoader:
-    """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8); says what was left out, and counts it."""
+    """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8); reports what was skipped, and counts it."""
 
     def __init__(self, loader: DataLoader[Sample], skip_bad: int) -> None:
         self.loader = loader
@@ -91,7 +90,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels, problems in self.loader:
             for problem in problems:
-                self.bad_files.leave_out(problem)
+                self.bad_files.skip(problem)
             yield images, labels
 
 

@@ -1,4 +1,4 @@
-"""What a data set is: classes, splits and where its files lie. Declarations only; imports nothing heavy."""
+"""What a data set is: classes, splits and where its files are. Declarations only; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Color = tuple[int, int, int]
 
 IGNORE_LABEL = 255  # the train id of pixels without a class, the same for every data set
 
-# What a label file holds. EITHER: its channels tell, one for ids, three for colours.
+# What a label file holds. EITHER: by its number of channels, one for ids, three for colours.
 IDS, TRAIN_IDS, COLORS, EITHER = "ids", "train ids", "colors", "either"
 
 
@@ -18,9 +18,9 @@ IDS, TRAIN_IDS, COLORS, EITHER = "ids", "train ids", "colors", "either"
 class SegClass:
     """One class. Its train id is its position in `DatasetSpec.classes`.
 
-    label_ids: the values that stand for it in label files; () means "its train id".
-    label_colors: the colours that stand for it in label files of colours; () means "its colour". They say how files
-    are read, not what the class is: they do not count when classes are compared, and checkpoints do not keep them.
+    label_ids: the values that represent it in label files; () means "its train id".
+    label_colors: the colours that represent it in colour label files; () means "its colour". They define how files are
+    read, not what the class is: they do not count when classes are compared, and checkpoints do not store them.
     """
 
     name: str
@@ -31,12 +31,12 @@ class SegClass:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and labels lie below the root. `{folder}` is the split's folder, see `DatasetSpec.splits`.
+    """Where images and labels are below the root. `{folder}` is the split's folder, see `DatasetSpec.splits`.
 
-    An image and its label share the path below `image_dir` and `label_dir` up to the suffix, whose ending is found in
-    capitals too. label_dir: None where there are no labels. masks: what the label files hold, IDS, COLORS or EITHER.
-    train_id_suffixes: files that hold train ids, taken where those of `label_suffixes` are missing.
-    list_file: a text file that names the split's images, one a line; without it they are all that lie in `image_dir`.
+    An image and its label share the path below `image_dir` and `label_dir` up to the suffix, whose ending may also be
+    in capitals. label_dir: None if there are no labels. masks: what the label files hold, IDS, COLORS or EITHER.
+    train_id_suffixes: files that hold train ids, used if those of `label_suffixes` are missing.
+    list_file: a text file that lists the split's images, one per line; without it they are all those in `image_dir`.
     """
 
     image_dir: str
@@ -50,10 +50,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of the video around labelled ones: where they lie, and how they are named after the labelled frame.
+    """Frames of the video around labelled ones: where they are, and how they are named after the labelled frame.
 
-    name: made of {name}, the labelled frame's name; {step}, how many frames later (before: negative) this one is;
-    {start} and {frame}, where the name ends in a frame number: what stands before it, and the number plus the step.
+    name: a pattern of {name}, the labelled frame's name; {step}, how many frames later (negative: earlier) this one is;
+    {start} and {frame}, if the name ends in a frame number: the part before it, and the number plus the step.
     """
 
     layouts: tuple[Layout, ...]
@@ -62,34 +62,34 @@ class Frames:
     def name_of(self, labelled: str, step: int) -> str:
         """The name of the frame `step` frames after `labelled`.
 
-        Raises ValueError where `labelled` has no frame number but is named by it.
+        Raises ValueError if the pattern needs a frame number and `labelled` has none.
         """
         start, digits = re.fullmatch(r"(.*?)(\d*)", labelled, re.DOTALL).groups()  # type: ignore[union-attr]
         if not digits and "{frame}" in self.name:
-            raise ValueError(f"{labelled}: no frame number at the end of the name, so its neighbours are not known.")
+            raise ValueError(f"{labelled}: no frame number at the end of the name, so its neighbours are unknown.")
         frame = f"{int(digits) + step:0{len(digits)}d}" if digits else ""
         return self.name.format(name=labelled, step=step, start=start, frame=frame)
 
 
 BY_FRAME_NUMBER = "{start}{frame}"
-PROPAGATED = "propagated"  # the folder, below a set's root, in which every set's propagated frames lie
+PROPAGATED = "propagated"  # the folder of propagated frames below the root of every set
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """One data set, as data. Everything else (palette, lookup tables, class count) is derived from it.
 
-    splits: name -> folders it is made of. unlabelled: splits without public labels; predicted, never scored.
-    layouts: the first whose folders exist is used. split_layouts: splits that lie elsewhere than `layouts` say.
+    splits: name -> its folders. unlabelled: splits without public labels; predicted, never scored.
+    layouts: the first whose folders exist is used. split_layouts: for splits that are elsewhere.
     name_ranges: folder -> first and last names of the runs that belong to it, in layouts where all splits share one
     folder (no `{folder}` and no list file).
     ignored_ids, ignored_colors: values in label files that mean "no class"; any value not listed anywhere is an error.
     val_folds: what fold `--cv k` validates on, picked from all labelled images: first folder below the image folder
     (str), or position in the sorted list (int). val_every: instead, fold k takes the images at k, k + val_every, and so
-    on. default_fold: used where the set has no validation split of its own.
-    coarse_split: the coarsely labelled split that `--coarse_boost_classes` adds to the class-uniform choice.
-    num_images: split -> how many images the whole data set has in it, where that is known.
-    video: true frames, unlabelled. propagated: frames with labels carried along the video, for `--maxSkip`.
+    on. default_fold: used if the set has no validation split of its own.
+    coarse_split: the coarsely labelled split that `--coarse_boost_classes` adds to the class-uniform sampling.
+    num_images: split -> number of images in the complete data set, if known.
+    video: true frames, unlabelled. propagated: frames with propagated labels, for `--maxSkip`.
     scene_flow: the same, for `--scf`.
     """
 
@@ -115,7 +115,7 @@ class DatasetSpec:
 
     @property
     def num_classes(self) -> int:
-        """How many classes are trained and scored."""
+        """Number of classes that are trained and scored."""
         return len(self.classes)
 
     @property
@@ -130,12 +130,12 @@ class DatasetSpec:
 
     @property
     def num_folds(self) -> int:
-        """How many folds `--cv` may name."""
+        """Number of folds that `--cv` may select."""
         return len(self.val_folds) or self.val_every
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """What `--split` may name: the declared splits, and train and val where folds make them."""
+        """The values of `--split`: the declared splits, and train and val if folds define them."""
         return tuple(dict.fromkeys((*self.splits, *(("train", "val") if self.num_folds else ()))))
 
     def train_id_of_label_id(self) -> dict[int, int]:
@@ -166,7 +166,7 @@ def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def env_var(name: str) -> str:
-    """The environment variable that may name the root of data set `name`."""
+    """The environment variable that may contain the root of data set `name`."""
     return f"KERBLINE_{name.upper()}"
 
 
@@ -176,5 +176,5 @@ def palette(classes: Sequence[SegClass]) -> tuple[Color, ...]:
 
 
 def written_ids(classes: Sequence[SegClass]) -> list[int]:
-    """The value that each class is written as in label files, as benchmark servers want it; train id order."""
+    """The value that represents each class in written label files, as benchmark servers expect; train id order."""
     return [c.label_ids[0] if c.label_ids else train_id for train_id, c in enumerate(classes)]

@@ -1,4 +1,4 @@
-"""All that is in a data set, and all that is wrong with it, split by split."""
+"""What a data set contains, and what is wrong with it, split by split."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from datasets.lists import in_capitals_too, without_suffix
 from datasets.spec import DatasetSpec
 from utils.command import one_line
 
-REQUIRED = ("train", "val")  # nothing can be trained without them
-APART = ("train", "val", "test", "train_extra")  # no picture may be in two of these
+REQUIRED = ("train", "val")  # training needs them
+APART = ("train", "val", "test", "train_extra")  # no image may be in two of these
 
 
 @dataclass(frozen=True)
 class SplitSurvey:
-    """One split. sizes: (width, height) -> images of it. class_pixels: per class in train id order, then no class."""
+    """One split. sizes: (width, height) -> number of images. class_pixels: per class in train id order, then none."""
 
     num_images: int
     num_labelled: int
@@ -31,7 +31,7 @@ class SplitSurvey:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found. findings: must be mended; notes: worth knowing."""
+    """What was found. findings: problems to fix; notes: worth knowing."""
 
     splits: Mapping[str, SplitSurvey]
     findings: Sequence[Finding]
@@ -40,7 +40,7 @@ class Survey:
 
 @dataclass
 class _Files:
-    """What is known of the files before any of them is opened."""
+    """What is known before any file is opened."""
 
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -48,7 +48,7 @@ class _Files:
 
 
 def survey(spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, num_workers: int) -> Survey:
-    """Look at every image and label file of `split`, or where it is None of all splits worth it, with a progress bar.
+    """Check every image and label file of `split`, or if it is None of all relevant splits, with a progress bar.
 
     Raises ValueError for an unknown split.
     """
@@ -72,12 +72,12 @@ def survey(spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, 
 
 def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None) -> _Files:
     files = _Files()
-    for name in [split] if split else _worth_it(spec):
+    for name in [split] if split else _relevant_splits(spec):
         try:
             if split is None and name not in REQUIRED:
                 existing_layout(spec, root, name)
         except FileNotFoundError as error:
-            files.notes.append(f"{name} is not there: {error}")
+            files.notes.append(f"{name} is missing: {error}")
             continue
         try:
             pairs = find_images(spec, root, name, cv)
@@ -92,21 +92,21 @@ def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None
             files.findings += _unpaired(spec, root, name, pairs)
         expected = spec.num_images.get(name, len(pairs))
         if len(pairs) != expected and (cv is None or name not in REQUIRED):
-            files.notes.append(f"{name}: {len(pairs)} images; the whole data set has {expected}")
+            files.notes.append(f"{name}: {len(pairs)} images; the complete data set has {expected}")
     files.notes += _unlisted(spec, root, files.pairs)
     return files
 
 
 def _has_one_image(spec: DatasetSpec, root: Path) -> bool:
-    """Whether one of train and val is empty because folds divide a single image."""
+    """Whether train or val is empty because folds divide a single image."""
     try:
         return spec.val_every > 0 and len(find_images(spec, root, "trainval")) == 1
     except (OSError, ValueError):
         return False
 
 
-def _worth_it(spec: DatasetSpec) -> list[str]:
-    """The splits that are trained on, scored or predicted, each image once, so without unions and video."""
+def _relevant_splits(spec: DatasetSpec) -> list[str]:
+    """The splits to train on, score or predict, without unions (to see each image once) and without video."""
     return [name for name in spec.split_names if name != "trainval" and (name == "test" or name not in spec.unlabelled)]
 
 
@@ -133,7 +133,7 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
         for path in label_files:
             suffix = next((suffix for suffix in suffixes if path.endswith(suffix)), None)
             if suffix is not None and (name := path.removesuffix(suffix)) not in images:
-                message = f"{label_dir / path} belongs to no image in {image_dir}"
+                message = f"{label_dir / path} has no image in {image_dir}"
                 if near := images_by_stem.get(_stem(f"{name}{layout.image_suffixes[0]}")):
                     message += f"; there is {image_dir / near}: {_why_not(near, 'images', layout.image_suffixes)}"
                 found.append(Finding("no image", str(label_dir / path), message))
@@ -154,7 +154,7 @@ def _why_not(path: str, what: str, suffixes: Sequence[str]) -> str:
 
 
 def _unlisted(spec: DatasetSpec, root: Path, pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
-    """How many images no list names, where lists make the splits."""
+    """A note of how many images are in no list, if lists define the splits."""
     if not all(split in pairs and layout.list_file for layout in spec.layouts for split in REQUIRED):
         return []
     listed = {pair.image for found in pairs.values() for pair in found}
@@ -172,14 +172,14 @@ def _split_survey(pairs: Sequence[Pair], examined: Mapping[Pair, Examined], num_
 
 
 def _duplicates(pairs: Mapping[str, Sequence[Pair]], examined: Mapping[Pair, Examined]) -> list[Finding]:
-    """Pictures that are in two splits that must be apart, whether as one file or as two with the same pixels."""
+    """Images in two splits that must not overlap, whether as one file or as two with the same pixels."""
     places: defaultdict[str, dict[str, Pair]] = defaultdict(dict)
     for split in (name for name in APART if name in pairs):
         for pair in pairs[split]:
             if examined[pair].digest:
                 places[examined[pair].digest].setdefault(split, pair)
     return [
-        Finding("duplicate", str(list(found.values())[-1].image), "the same picture is in "
+        Finding("duplicate", str(list(found.values())[-1].image), "the same image is in "
                 + " and ".join(f"{split} ({pair.image})" for split, pair in found.items()))
         for found in places.values()
         if len(found) > 1

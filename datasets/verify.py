@@ -1,4 +1,4 @@
-"""Look at every file of a data set: python -m datasets.verify --dataset NAME --dataset_dir DIR."""
+"""Check every file of a data set: python -m datasets.verify --dataset NAME --dataset_dir DIR."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from datasets.settings import SetConfig, VerifyConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(VerifyConfig)  # before anything heavy is imported, so that --help answers at once
+    CONFIG = parse_command_line(VerifyConfig)  # before heavy imports, so that --help answers at once
 
 import json
 import sys
 from collections import Counter
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,12 @@ from utils.cores import available_cores
 from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
 from utils.fonts import drawable, use_fonts
 
-MOST_LINES = 10  # findings of one kind that are printed; --json has all
+MOST_LINES = 10  # findings per kind that are printed; --json has all
 MOST_SIZES = 3  # image sizes that are listed one by one
 
 
 def main(config: VerifyConfig) -> int:
-    """Print what is there and what is wrong, write what `--json` and `--plot` name. 1 where something is wrong."""
+    """Print what is there and what is wrong, and write the files of `--json` and `--plot`. Returns 1 for problems."""
     output = config.output
     if output.json:
         writable_file(Path(output.json), "--json")
@@ -55,7 +54,7 @@ def main(config: VerifyConfig) -> int:
     if output.plot and labelled:
         write_plot(Path(output.plot), found, spec)
     elif output.plot:
-        print(f"note: {output.plot} is not written: without labels there is nothing to draw")
+        print(f"note: {output.plot} is not written: without labels there is nothing to plot")
     return 1 if found.findings else 0
 
 
@@ -68,7 +67,7 @@ def splits_table(found: Survey) -> str:
 
 
 def sizes_text(split: SplitSurvey) -> str:
-    """`480x360`, or how many sizes there are and the smallest and largest."""
+    """`480x360`, or the number of sizes with the smallest and the largest."""
     by_area = sorted(split.sizes, key=lambda size: (size[0] * size[1], size))
     if len(by_area) <= MOST_SIZES:
         return ", ".join(f"{width}x{height}" for width, height in by_area)
@@ -77,7 +76,7 @@ def sizes_text(split: SplitSurvey) -> str:
 
 
 def classes_table(found: Survey, spec: DatasetSpec) -> str:
-    """Each class's share of the labelled pixels that have a class, in percent, split by split; then those of none."""
+    """Each class's share of the pixels that have a class, in percent, per split; then the share without a class."""
     labelled = {name: split for name, split in found.splits.items() if split.num_labelled}
     width = max(len("no class, of all"), *(display_width(name) for name in spec.class_names))
     lines = [f"{'percent':<{width}}" + "".join(f" {name:>13}" for name in labelled)]
@@ -96,7 +95,7 @@ def class_shares(split: SplitSurvey) -> list[float]:
 
 
 def percent_text(share: float) -> str:
-    """A share as percent; one that is not 0 never reads 0.00."""
+    """A share as percent; only 0 is shown as 0."""
     if share == 0:
         return "-"
     return f"{100 * share:.2f}" if share >= 0.0001 else "< 0.01"
@@ -105,7 +104,7 @@ def percent_text(share: float) -> str:
 def print_findings(found: Survey) -> None:
     """The first of each kind, and how many there are."""
     if not found.findings:
-        print("all is well")
+        print("no problems found")
         return
     for kind, count in Counter(finding.kind for finding in found.findings).items():
         print(f"{kind}: {count}")
@@ -113,12 +112,12 @@ def print_findings(found: Survey) -> None:
         most = 1 if kind in ALIKE else MOST_LINES
         print("\n".join(f"    {message}" for message in messages[:most]))
         if count > most:
-            print(f"    and {count - most} more (--json FILE writes all)")
-    print(f"error: things to mend: {len(found.findings)}", file=sys.stderr)
+            print(f"    and {count - most} more (--json FILE lists all)")
+    print(f"error: {len(found.findings)} problems found", file=sys.stderr)
 
 
 def as_json(found: Survey, spec: DatasetSpec, root: Path, asked: SetConfig) -> dict[str, Any]:
-    """All that was found, as plain values."""
+    """Everything that was found, as plain values."""
     return {
         "dataset": spec.name,
         "title": spec.title,
@@ -142,7 +141,7 @@ def as_json(found: Survey, spec: DatasetSpec, root: Path, asked: SetConfig) -> d
 
 
 def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
-    """Each class's share of the pixels, on a logarithmic scale so that rare classes are seen; one mark per split."""
+    """Each class's share of the pixels, on a logarithmic scale to show rare classes; one marker per split."""
     from matplotlib.figure import Figure
 
     labelled = {name: split for name, split in found.splits.items() if split.num_labelled}
@@ -168,7 +167,7 @@ def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
     axes.grid(axis="x", color="#e8eaed")
     axes.set_axisbelow(True)
     axes.set_xlabel("share of the labelled pixels, in percent")
-    title = axes.set_title(drawable(f"{spec.title}: how much of each class", "how much of each class"), loc="left")
+    title = axes.set_title(drawable(f"{spec.title}: share of each class", "share of each class"), loc="left")
     use_fonts([title, *axes.get_yticklabels()])
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,4 +176,4 @@ def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
 
 
 if __name__ == "__main__":
-    run_command(partial(main, CONFIG), debug=CONFIG.output.debug)
+    run_command(main, CONFIG)

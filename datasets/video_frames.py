@@ -1,4 +1,4 @@
-"""The frames of video that join the labelled ones in training: propagated ones and those of scene flow."""
+"""The frames of video that training adds to the labelled ones: propagated ones and those of scene flow."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from datasets.spec import DatasetSpec
 
 
 def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair], *, show: bool) -> list[Pair]:
-    """What `--maxSkip` and `--scf` add, without validation images. show: say how much that is."""
+    """What `--maxSkip` and `--scf` add, without validation images. show: print how many frames that is."""
     if data.propagated_dir and not data.maxSkip:
-        raise ValueError("--propagated_dir is where --maxSkip looks; add --maxSkip, the steps to use, or leave it out.")
+        raise ValueError("--propagated_dir needs --maxSkip, the steps to use; add it, or leave --propagated_dir out.")
     if (data.maxSkip or data.scf) and not (data.class_uniform_pct and data.max_cu_epoch):
-        raise ValueError("--maxSkip and --scf add to the class-uniform choice, which is off (--class_uniform_pct).")
+        raise ValueError(
+            "--maxSkip and --scf add to the class-uniform sampling, which is off (--class_uniform_pct, --max_cu_epoch)."
+        )
     elsewhere = Path(data.propagated_dir) if data.propagated_dir else None
     find = partial(find_propagated_pairs, spec, root, pairs, propagated_root=elsewhere)
     carried = find(max_skip=data.maxSkip, scene_flow=False)
@@ -35,14 +37,14 @@ def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list
     kept = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
     if len(kept) < len(found) and show:
         left_out = len(found) - len(kept)
-        tqdm.write(f"{left_out} propagated frames show validation images and are left out", file=sys.stderr)
+        tqdm.write(f"{left_out} propagated frames show validation images and are skipped", file=sys.stderr)
     return kept
 
 
 def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair]) -> set[str]:
-    """Names of the images that are validated on and not among `pairs`, those trained on."""
+    """Names of the validation images that are not among the training `pairs`."""
     try:
         held_out = find_images(spec, root, "val", data.cv)
-    except FileNotFoundError:  # told, where they are wanted, when they are validated on
+    except FileNotFoundError:  # reported by validation, if it is needed
         return set()
     return {pair.name for pair in held_out} - {pair.name for pair in pairs}

@@ -1,4 +1,4 @@
-"""Processes that load samples: how many, and how each is set up."""
+"""Processes that load samples: their number, and how each is set up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def default_num_workers(processes: Processes) -> int:
 
 def prepare_worker(worker: int) -> None:
     """Set up a loader process, number `worker`."""
-    # One process per core is the parallelism; threads on top of it only get in each other's way.
+    # There is one process per core; threads on top of that would only compete.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from config import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec, SegClass
 from inference.predictor import Predictor
+from inference.settings import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from network.build import MODULE_PREFIX, build_network
 from network.deepv3 import DeepLabV3Plus
 from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in
@@ -25,7 +25,7 @@ from utils.flags import parse_scales
 from utils.precision import has_matrix_tiles, is_hopper
 from video.sdc import RECONSTRUCTION, SDC_MODES, arch_name
 
-# What the published code takes where nothing is said.
+# What the published code assumes by default.
 DEFAULT_ARCH = "DeepWV3Plus"
 DEFAULT_DATASET = "cityscapes"
 
@@ -36,7 +36,7 @@ SMALLEST_TILE = 32  # pixels: two steps of the coarsest grid that a network sees
 class Model:
     """A network with its weights, and what its outputs mean.
 
-    spec: the data set meant; None where this project does not know it.
+    spec: the data set; None if this project does not know it.
     """
 
     net: DeepLabV3Plus
@@ -49,11 +49,11 @@ class Model:
 def load_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
     """Build the network that `--snapshot` holds and load its weights.
 
-    find_spec: name -> declaration; where the data's folder is known, one that looks at what lies there.
-    Raises ValueError where `--arch` or `--dataset` contradict what the checkpoint says of itself, or do not fit it.
+    find_spec: name -> declaration; if the data's folder is known, a function that also reads it.
+    Raises ValueError if `--arch` or `--dataset` contradict the description in the checkpoint, or do not fit it.
     """
     if config.dataset is not None:
-        find_spec(config.dataset)  # a misspelt name is told before a large file is read
+        find_spec(config.dataset)  # a misspelt name fails before a large file is read
     checkpoint = load_checkpoint(config.snapshot)
     arch = _arch(config, checkpoint)
     classes, spec = _classes(config, checkpoint, find_spec)
@@ -87,16 +87,16 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
 
 
 def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
-    """Train ids of the classes that `--classes` lists, whatever the case; None where it lists none.
+    """Train ids of the classes that `--classes` lists, regardless of case; None if it lists none.
 
-    Raises ValueError for a name that is no class.
+    Raises ValueError for an unknown name.
     """
     known = {seg_class.name.lower(): train_id for train_id, seg_class in enumerate(classes)}
     listed = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in listed if name.lower() not in known]
     if unknown:
         choices = ", ".join(seg_class.name for seg_class in classes)
-        raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose among: {choices}.")
+        raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose from: {choices}.")
     return frozenset(known[name.lower()] for name in listed) or None
 
 
@@ -105,8 +105,8 @@ def fast_network(
 ) -> nn.Module:
     """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
 
-    amp: what it will be autocast to; its convolutions are kept in that type, so that it runs in no other. Its logits
-    stay small: the predictor upsamples them.
+    amp: the type that it will be autocast to; its convolutions are stored in that type, so that it runs in no other.
+    Its logits stay small: the predictor upsamples them.
     """
     fold_batch_norms(net.eval())
     fold_reductions(net)
@@ -122,7 +122,7 @@ def fast_network(
 
 
 def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool, **how: Any) -> Predictor:
-    """Every command's way from a model to a predictor."""
+    """The predictor of a model, for every command."""
     amp = torch.bfloat16 if bf16 else None
     net = fast_network(model.net, device, amp=amp, compile=compile)
     mean, std = model.checkpoint.mean, model.checkpoint.std
@@ -130,16 +130,16 @@ def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool,
 
 
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
-    told = config.arch.removeprefix(MODULE_PREFIX) if config.arch else None
+    given = config.arch.removeprefix(MODULE_PREFIX) if config.arch else None
     known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
     if known in [arch_name(mode) for mode in SDC_MODES]:
-        use = "it is for propagate.py --flow sdc" if known == arch_name(RECONSTRUCTION) else "it segments nothing"
+        use = "it works with propagate.py --flow sdc" if known == arch_name(RECONSTRUCTION) else "it segments nothing"
         raise ValueError(f"{config.snapshot} holds {known}, a motion network of video.train; {use}.")
-    if told and known and told != known:
-        raise ValueError(f"--arch {config.arch} contradicts {config.snapshot}, a {known}. Leave --arch out.")
-    if not told and not known:
-        _notice(f"{config.snapshot} does not say its architecture; taken for a {DEFAULT_ARCH} (--arch names another).")
-    return told or known or DEFAULT_ARCH
+    if given and known and given != known:
+        raise ValueError(f"--arch {config.arch} contradicts {config.snapshot}, which is a {known}. Leave --arch out.")
+    if not given and not known:
+        _notice(f"{config.snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch).")
+    return given or known or DEFAULT_ARCH
 
 
 def _classes(
@@ -147,13 +147,13 @@ def _classes(
 ) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
     if checkpoint.classes is None:
         if config.dataset is None:
-            _notice(f"{config.snapshot} does not say its classes; taken to be {DEFAULT_DATASET}'s (or name --dataset).")
+            _notice(f"{config.snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset).")
         spec = find_spec(config.dataset or DEFAULT_DATASET)
         return spec.classes, spec
     if config.dataset is None:
         return checkpoint.classes, DATASETS.get(checkpoint.dataset or "")
     spec = find_spec(config.dataset)
-    # Two data sets with the same classes (cityscapes, kitti) may stand for one another.
+    # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
     if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
         raise ValueError(
             f"--dataset {config.dataset} contradicts {config.snapshot}, which was trained on the "

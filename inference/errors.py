@@ -1,4 +1,4 @@
-"""Errors that are about one picture name it."""
+"""Errors about one image name it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.memory import is_out_of_memory
 
 @contextmanager
 def errors_naming(picture: Path) -> Iterator[None]:
-    """Around the prediction of `picture`: where that takes too much memory, ValueError says of which."""
+    """Around the prediction of `picture`: turns its ValueErrors and out-of-memory errors into ValueErrors naming it."""
     try:
         yield
     except ValueError as error:
@@ -19,4 +19,4 @@ def errors_naming(picture: Path) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError(f"{picture}: too large for the device's memory; cut it into smaller tiles.") from error
+        raise ValueError(f"{picture}: too large for the device's memory; use smaller tiles.") from error

@@ -1,4 +1,4 @@
-"""What is kept of each evaluated image: its counts and a small picture. An interrupted run goes on from there."""
+"""What is kept of each evaluated image: its counts and a small picture. An interrupted run continues from there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JPEG_QUALITY = 80
 
 @dataclass(frozen=True)
 class Kept:
-    """Of one image. counts: [C, C + 7] int64, its confusion matrix beside the counts at borders; 0 without truth.
+    """Of one image. counts: [C, C + 7] int64, its confusion matrix and the counts at borders; 0 without truth.
 
     size: (width, height). photo: small JPEG. labels: small PNG, see `label_channels`.
     """
@@ -47,7 +47,7 @@ def count(truth: Uint8Array | None, labels: Uint8Array, num_classes: int) -> NDA
 
 
 def label_channels(truth: Uint8Array | None, labels: Uint8Array) -> Uint8Array:
-    """Three maps in one picture [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
+    """Three maps in one image [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
     if truth is None:
         truth = np.full_like(labels, IGNORE_LABEL)
     wrong = np.where((truth != labels) & (truth != IGNORE_LABEL), 255, 0).astype(np.uint8)
@@ -66,7 +66,7 @@ def small(image: Uint8Array, channels: Uint8Array) -> tuple[bytes, bytes]:
 
 
 def save_kept(path: Path, kept: Kept, fingerprint: str) -> None:
-    """Write `kept`, and of which settings it is."""
+    """Write `kept` with the fingerprint of its settings."""
     photo, labels = (np.frombuffer(picture, np.uint8) for picture in (kept.photo, kept.labels))
     size, mark = np.array(kept.size), np.array(fingerprint)
     with atomic_path(path) as temporary:
@@ -74,7 +74,7 @@ def save_kept(path: Path, kept: Kept, fingerprint: str) -> None:
 
 
 def load_kept(path: Path, fingerprint: str) -> Kept | None:
-    """What `save_kept` wrote; None where there is nothing, something damaged, or of other settings."""
+    """What `save_kept` wrote; None if the file is missing, damaged, or of other settings."""
     try:
         with np.load(path) as file:
             if str(file["fingerprint"]) != fingerprint:

@@ -1,7 +1,7 @@
-"""How what a network says about a tile is laid onto the image: softmax, mirror, interpolation and sum in one go.
+"""How the logits of a tile are added to the image: softmax, mirror, interpolation and sum in one pass.
 
-On a CPU this happens a few rows at a time, so that nothing but the logits and the sum leaves the cache; whole tiles
-step by step took three times as long.
+On a CPU this is done a few rows at a time, so that only the logits and the sum leave the cache; whole tiles, step by
+step, took three times as long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from inference.tiling import Span
 from utils.copies import to_device
 
 _BAND_BYTES = 5 << 19  # of float32 probabilities on a CPU; measured best among 1, 2.5, 5 and 10 MB
-_BLOCK = 64  # columns that are interpolated by one small matrix, which is faster than gathering single columns
+_BLOCK = 64  # columns interpolated by one small matrix, which is faster than gathering single columns
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Lerp:
 
 @dataclass(frozen=True)
 class Laid:
-    """A tile along one axis: which of its pixels are laid onto n pixels of the image, and what they count for.
+    """A tile along one axis: which of its pixels are added to n pixels of the image, and with what weight.
 
-    source: the tile's pixels that are needed. lerp: counted from the first of them; None where the tile has the
+    source: the tile's pixels that are needed. lerp: counted from the first of them; None if the tile has the
     image's own scale. weights: [n], the tile's share in the average.
     """
 
@@ -56,7 +56,7 @@ class Laid:
 
 
 def laid(span: Span, scaled: int, weights: Tensor, part: slice) -> Laid:
-    """The tile `span` of an axis of `scaled` pixels, laid onto the image's pixels `part`, which it contains.
+    """The tile `span` of an axis of `scaled` pixels, for the image's pixels `part`, which it contains.
 
     weights: of all pixels of the image along this axis.
     """
@@ -72,7 +72,7 @@ def laid(span: Span, scaled: int, weights: Tensor, part: slice) -> Laid:
 
 
 def add_tile(total: Tensor, logits: Tensor, mirrored: Tensor | None, rows: Laid, columns: Laid) -> None:
-    """Add a tile's probabilities, as much as they count, to `total` [C, n, m] float32.
+    """Add a tile's weighted probabilities to `total` [C, n, m] float32.
 
     logits: [C, h, w], any dtype and layout; mirrored: those of the mirrored tile, for the mean of both, or None.
     """
@@ -101,7 +101,7 @@ def _bands(total: Tensor, rows: Laid, columns: Laid) -> list[slice]:
 
 
 def _probabilities(logits: Tensor, mirrored: Tensor | None, rows: slice, columns: slice) -> Tensor:
-    """Part of the probabilities [C, rows, columns], averaged with the mirrored ones where there are some."""
+    """Part of the probabilities [C, rows, columns], averaged with the mirrored ones if there are any."""
     probabilities = logits[:, rows, columns].float().contiguous().softmax(0)
     if mirrored is not None:
         width = mirrored.shape[2]

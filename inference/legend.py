@@ -1,4 +1,4 @@
-"""The legend below a colour mask: which colour is which class, and how much of the image it has."""
+"""The legend of a colour mask: the colour of each class, and its share of the image."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def counted_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[C
 
 
 def class_list(classes: Sequence[SegClass], wanted: frozenset[int]) -> list[ClassShare]:
-    """The wanted classes in train id order, for a legend that says nothing of shares."""
+    """The wanted classes in train id order, for a legend without shares."""
     return [ClassShare(i, c.name, c.color, 0, 0.0) for i, c in enumerate(classes) if i in wanted]
 
 
 def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: bool = True) -> Uint8Array:
-    """`picture` [H, W, 3] uint8 RGB, unchanged in the upper left corner of a sheet, with a legend beside or below it.
+    """`picture` [H, W, 3] uint8 RGB, unchanged in the upper left corner of a sheet, with a legend next to or below it.
 
-    Below a wide picture, beside a tall one. The sheet grows where the legend needs it; the legend covers nothing.
+    Below a wide image, next to a tall one. The sheet grows if the legend needs it; the legend covers nothing.
     """
     height, width = picture.shape[:2]
     layout = _layout(width, height, shares, percents)
@@ -73,7 +73,7 @@ def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in pixels; all follow the font. A column's entries are `line` apart, columns `column_step`."""
+    """Sizes in pixels; all depend on the font. A column's entries are `line` apart, columns `column_step`."""
 
     font: ImageFont.FreeTypeFont
     beside: bool
@@ -113,7 +113,7 @@ def _layout_in_font(size: int, width: int, height: int, shares: Sequence[ClassSh
     fitting = 1 if beside else max(1, (room + gutter) // (entry_width + gutter))
     num_rows = max(1, -(-len(shares) // fitting))
     num_columns = max(1, -(-len(shares) // num_rows))
-    # Columns share the width evenly, up to where an entry would fall apart from its neighbours.
+    # Columns share the width evenly, but are not so far apart that they no longer look like one legend.
     step = min((room - entry_width) // (num_columns - 1), round(1.5 * entry_width)) if num_columns > 1 else 0
     return _Layout(font, beside, margin, line, swatch, entry_width, step, num_rows, num_columns)
 

@@ -1,6 +1,6 @@
 """The most probable class of each pixel, from logits or probabilities that may be coarser than the image.
 
-On a CPU this happens a few rows at a time, so that nothing as large as the image leaves the cache but the labels
+On a CPU this is done a few rows at a time, so that of the arrays of the image's size only the labels leave the cache
 (`benchmarks/inference.py` compares it with `argmax`).
 """
 
@@ -15,11 +15,11 @@ from utils.upsampling import upsample
 
 # How many values are handled together.
 _BAND = 5 << 18
-_WHOLE_GPU, _BAND_GPU = 1 << 28, 1 << 25  # the image's, or those of a part of it where they are more
+_WHOLE_GPU, _BAND_GPU = 1 << 28, 1 << 25  # those of the image, or of a part of it if they are more
 
 
 def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """The class of the largest value, the first where several are: [C, h, w] float -> [h, w] uint8.
+    """The class of the largest value, the first of equal ones: [C, h, w] float -> [h, w] uint8.
 
     size: rows and columns to upsample the values to beforehand, as `utils.upsampling.upsample` does.
     """
@@ -37,12 +37,12 @@ def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor
 def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
     """The labels of `values` [C, h, w] upsampled to `size`: along all rows, and between them where it matters.
 
-    Where the same class is the largest in two rows, one below the other, it is the largest all the way between them:
-    it is ahead of each other class at both ends. Of a street that leaves a tenth of the pixels or less to be computed.
+    If the same class is the largest in two adjacent rows, it is the largest everywhere between them: it is ahead of
+    every other class at both ends. In street scenes that leaves at most a tenth of the pixels to be computed.
     """
     height, width = size
     if values.is_cuda and len(values) * height * width <= _WHOLE_GPU:
-        return _first_largest(upsample(values[None], size)[0])  # without waiting to hear how many pixels are left
+        return _first_largest(upsample(values[None], size)[0])  # no synchronisation to learn how many pixels are left
     labels = torch.empty(height, width, dtype=torch.uint8, device=values.device)
     num_rows, lerp = values.shape[1], _aligned_lerp(values.shape[1], height)
     ends = [0, *torch.bincount(lerp.below, minlength=num_rows).cumsum(0).tolist()]  # of the pixels before each row
@@ -63,7 +63,7 @@ def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
 def _first_largest(values: Tensor) -> Tensor:
     """`values.argmax(0)` of [C, n, m] as uint8, on a CPU from passes that are fast there: two maxima and a comparison.
 
-    Where there is no largest value (NaN), the last class, or on a GPU the first that is none.
+    If there is no largest value (NaN): the last class, on a GPU the first that is NaN.
     """
     if values.is_cuda:
         return values.argmax(0).to(torch.uint8)
@@ -74,7 +74,7 @@ def _first_largest(values: Tensor) -> Tensor:
 
 
 def _bands(values: Tensor, width: int) -> list[slice]:
-    """The rows of `values`, then `width` wide, that are handled together: for a CPU's cache, or a GPU's memory."""
+    """The rows of `values`, then `width` wide, that are handled together, to fit a CPU's cache or a GPU's memory."""
     num_rows = values.shape[1]
     step = max(1, (_BAND_GPU if values.is_cuda else _BAND) // (len(values) * width))
     return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]

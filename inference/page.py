@@ -1,7 +1,7 @@
-"""report.html: one file with the scores and small pictures, to be looked at in any browser without a network.
+"""report.html: one file with the scores and small images, for any browser, without network access.
 
-Layout and style are in `page.html`, behaviour in `page.js`; here they get their data. Full pictures lie in the folders
-beside the page and are loaded when asked for.
+Layout and style are in `page.html`, behaviour in `page.js`; here they get their data. Full images are in the folders
+next to the page and are loaded on demand.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from inference.kept import Kept
 from utils.files import atomic_path
 from utils.metrics import PER_CLASS, Scores
 
-MOST_PICTURES = 1000  # in the page, those of the lowest scores; with more it would be slow to open
+MOST_PICTURES = 1000  # in the page, those with the lowest scores; with more it would open slowly
 
 
 def write_page(path: Path, data: Mapping[str, Any]) -> None:
     """Write the page that shows `data`, see `page_data`."""
     here = Path(__file__).parent
-    # In a script element "<" could end it, whatever a file is called.
+    # "<" could end the script element, for example in a file name.
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     text = (here / "page.html").read_text(encoding="utf-8")
     script = (here / "page.js").read_text(encoding="utf-8")
@@ -43,8 +43,8 @@ def page_data(
 ) -> dict[str, Any]:
     """What the page shows, as plain values.
 
-    kept: the small pictures of the images `names`; None where they are missing. overall, per_image: None and () for a
-    split without labels. pictures: whether full ones lie beside the page.
+    kept: the small images of `names`; None if they are missing. overall, per_image: None and () for a split without
+    labels. pictures: whether full images are next to the page.
     """  # fmt: skip
     by_score = sorted(range(len(names)), key=lambda i: _short(per_image[i].mean_iou) or 0.0 if per_image else 0.0)
     pictured = set(by_score[:MOST_PICTURES])
@@ -54,12 +54,12 @@ def page_data(
                   ("boundary F", overall.mean_boundary_f), ("pixel accuracy", overall.pixel_accuracy))
         tiles = [*((name, "–" if math.isnan(value) else f"{100 * value:.1f}") for name, value in values), *tiles]
     if "speed" in facts:
-        tiles.append(("network at work", f"{100 * facts['speed']['network_share']:.0f} %"))
+        tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
     per_class = overall.as_dict()["classes"] if overall else {}
     blank = dict.fromkeys(PER_CLASS)
     return {
         "title": title,
-        "about": about + (f"; small pictures of {len(pictured)} images" if len(pictured) < len(names) else ""),
+        "about": about + (f"; small versions of {len(pictured)} images" if len(pictured) < len(names) else ""),
         "labelled": overall is not None,
         "pictures": pictures,
         "tiles": tiles,

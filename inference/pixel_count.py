@@ -13,19 +13,19 @@ from inference.shares import percentages
 from inference.writers import KINDS, MASK_SIZE_NOTE, read_note
 from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
 
-# What a pixel counts as: a train id, or where it is of no class, words that say what was found.
+# What a pixel counts as: a train id, or for a pixel without a class, a description of its value.
 Counts = Counter[int | str]
 
-# Files that Cityscapes has of one image, the first that is there is counted. Further ones tell objects apart.
+# Files that Cityscapes has for one image; the first that exists is counted. Others distinguish instances.
 CITYSCAPES_KINDS = ("labelIds", "labelTrainIds", "color")
 
-# Colours of no class that are listed one by one; photos and JPEG masks have thousands.
+# Unknown colours listed one by one; photos and JPEG masks have thousands.
 MOST_STRANGERS = 10
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. train_id: None for what is of no class."""
+    """One line of the table. train_id: None for what has no class."""
 
     name: str
     train_id: int | None
@@ -35,10 +35,10 @@ class Row:
 
 
 def mask_files(path: Path) -> list[Path]:
-    """`path` itself, or the pictures in the folder `path` and its sub-folders, sorted.
+    """`path` itself, or the images in the folder `path` and its subfolders, sorted.
 
-    Of a demo's three results, and of Cityscapes' files of one image, the ids alone are taken: the others show the same
-    image. Raises FileNotFoundError or ValueError where there is nothing.
+    Of the three results of a demo, and of Cityscapes' files of one image, only the ids are taken: the others show the
+    same image. Raises FileNotFoundError or ValueError if there is nothing.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
@@ -49,14 +49,14 @@ def mask_files(path: Path) -> list[Path]:
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
     if not files:
-        raise ValueError(f"{path} has no pictures ({', '.join(IMAGE_SUFFIXES)}).")
+        raise ValueError(f"{path} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     return files
 
 
 def count_file(path: Path, spec: DatasetSpec, ids: str) -> Counts:
     """The pixels of each class in one mask.
 
-    ids: what one channel holds: `label` or `train` ids; `auto`: train ids where the name says so, else label ids.
+    ids: what one channel holds: `label` or `train` ids; `auto`: train ids if the file name says so, else label ids.
     """
     pixels = _without_legend(path, read_colors_or_ids(path))
     if pixels.ndim == 3:
@@ -67,7 +67,7 @@ def count_file(path: Path, spec: DatasetSpec, ids: str) -> Counts:
 
 
 def rows(counts: Counts, spec: DatasetSpec) -> list[Row]:
-    """The table: every class of the data set in train id order, then what is of no class, the largest first."""
+    """The table: every class of the data set in train id order, then what has no class, the largest first."""
     strangers = sorted(((name, n) for name, n in counts.items() if isinstance(name, str)), key=lambda item: -item[1])
     listed, rest = strangers[:MOST_STRANGERS], strangers[MOST_STRANGERS:]
     if rest:
@@ -80,7 +80,7 @@ def rows(counts: Counts, spec: DatasetSpec) -> list[Row]:
 
 
 def _count_colors(pixels: np.ndarray, spec: DatasetSpec, *, labels: bool) -> Counts:
-    """labels: whether it may be a label file, where a class may have other colours than the one it is drawn in."""
+    """labels: whether it may be a label file, in which a class may have other colours than in results."""
     packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     of_labels = {color: i for color, i in spec.train_id_of_color().items() if labels and i != spec.ignore_label}
     of_color = of_labels | {color: i for i, color in enumerate(spec.palette)}

@@ -1,4 +1,4 @@
-"""What a network says about an image: probabilities averaged over scales, mirror images and overlapping tiles."""
+"""Predict an image with a network: probabilities averaged over scales, mirrored images and overlapping tiles."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.defaults import MAX_MEMORY, OVERLAP
 from inference.laying import add_tile, laid
 from inference.most_probable import most_probable
 from inference.resize import resized_part
@@ -24,17 +25,15 @@ from utils.memory import give_back_freed_memory
 from utils.precision import normalise
 from utils.upsampling import upsample
 
-# The trunks halve the image up to five times; below this they would see less than a pixel of it.
+# The trunks halve the image up to five times; below this, less than one pixel would be left.
 MIN_SIDE = 32
-
-DEFAULT_MAX_MEMORY = 4.0  # GiB
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """What the network is shown of one view of the image. pixels: [h, w, 3], values 0..255, uint8 or float32."""
+    """One input of the network, cut from a view of the image. pixels: [h, w, 3], values 0..255, uint8 or float32."""
 
     row: Span
     column: Span
@@ -42,14 +41,14 @@ class Tile:
 
 
 class Predictor:
-    """A network made ready for whole images of any size, in evaluation mode on one device.
+    """Applies a network, in evaluation mode on one device, to whole images of any size.
 
-    net: normalised images [B, 3, H, W] -> logits [B, C, H, W], or coarser ones, which are enlarged here.
+    net: normalised images [B, 3, H, W] -> logits [B, C, H, W], or coarser ones, which are upsampled here.
 
-    scales: the image is shown at these scales, the probabilities are averaged. flip: average with the mirrored image.
-    tile: side of the tiles the scaled image is cut into, in pixels; None: whole. overlap: share of a tile that its
-    neighbour covers too. batch_size: tiles per step. max_memory: GiB that `labels` may take for an image's pixels and
-    probabilities; the network's own memory, which follows from tile and batch size, comes on top. amp: dtype to
+    scales: the image is predicted at these scales, and the probabilities are averaged. flip: average with the mirrored
+    image. tile: side of the tiles that the scaled image is cut into, in pixels; None: whole. overlap: share of a tile
+    that its neighbour also covers. batch_size: tiles per step. max_memory: GiB that `labels` may use for an image's
+    pixels and probabilities; the network's own memory, which depends on tile and batch size, is extra. amp: dtype to
     autocast to; None: float32. mean, std: of each channel, for RGB in 0..1.
     """
 
@@ -62,9 +61,9 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         tile: int | None = None,
-        overlap: float = 1 / 3,
+        overlap: float = OVERLAP,
         batch_size: int = 1,
-        max_memory: float = DEFAULT_MAX_MEMORY,
+        max_memory: float = MAX_MEMORY,
         amp: torch.dtype | None = None,
         mean: Sequence[float],
         std: Sequence[float],
@@ -72,9 +71,9 @@ class Predictor:
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales must be positive, got {tuple(scales)}.")
         if tile is not None and tile < 1:
-            raise ValueError(f"the tile's side must be positive, got {tile}.")
+            raise ValueError(f"the side of a tile must be positive, got {tile}.")
         if not 0 <= overlap < 1:
-            raise ValueError(f"the tiles' overlap must be 0 or more and below 1, got {overlap}.")
+            raise ValueError(f"the overlap of tiles must be at least 0 and below 1, got {overlap}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}.")
         self.device = resolve_device(device) if isinstance(device, str) else device
@@ -122,7 +121,7 @@ class Predictor:
     def _labels(self, image: Uint8Array) -> Tensor:
         pixels, seen = self._shown(image)
         height, width = image.shape[:2]
-        if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit is the most probable
+        if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit decides
             logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
             return most_probable(logits[0], _padded_size(height, width))[:height, :width]
         rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
@@ -134,23 +133,23 @@ class Predictor:
         return labels
 
     def _is_seen_once(self, seen: Sequence[View], size: tuple[int, int]) -> bool:
-        """Whether the network is shown the image as it is, whole, and nothing else."""
+        """Whether the network sees only the unscaled, whole image, once."""
         num_tiles = sum(len(view.rows) * len(view.columns) for view in seen)
         return num_tiles == 1 and seen[0].size == size and not self.flip
 
     def _shown(self, image: Uint8Array) -> tuple[Tensor, list[View]]:
-        """The image [H, W, 3] uint8 on the device, and how it is shown to the network."""
+        """The image [H, W, 3] uint8 on the device, and its views for the network."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(f"an image is [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
+            raise ValueError(f"an image must be [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
         if image.shape != self._size_before:
             give_back_freed_memory()
             self._size_before = image.shape
         return uploaded(image, self.device), views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
 
     def _strip(self, pixels: Tensor, seen: Sequence[View], strip: slice, num_rows: int) -> Iterator[tuple[int, Tensor]]:
-        """Finished probabilities [C, rows, columns of the strip] after their first row, from the top down.
+        """(first row, finished probabilities [C, rows, columns of the strip]), from the top down.
 
-        num_rows: how many are held at a time. Each is valid until the next is asked for.
+        num_rows: how many rows are held at a time. Each array is valid until the next one is requested.
         """
         total = torch.zeros(self.num_classes, num_rows, strip.stop - strip.start, device=self.device)
         parts = slices(seen, pixels.shape[0], num_rows)
@@ -163,7 +162,7 @@ class Predictor:
                 _move_up(total, part.num_done)
 
     def _add(self, total: Tensor, tiles: Sequence[Tile], view: View, top: int, strip: slice) -> None:
-        """Add what the network says about the tiles to `total`, which begins at row `top` and covers a strip."""
+        """Add the prediction of the tiles to `total`, which begins at row `top` and covers a strip."""
         shown = normalise(torch.stack([tile.pixels for tile in tiles]).permute(0, 3, 1, 2), self.mean, self.std)
         logits = self._logits(shown)
         mirrored = self._logits(shown.flip(3)) if self.flip else [None] * len(tiles)
@@ -184,13 +183,13 @@ class Predictor:
         return logits[:, :, :height, :width]
 
     def _network_logits(self, images: Tensor) -> Tensor:
-        """What the network itself gives for normalised images [B, 3, H, W]: logits [B, C, h, w].
+        """The network's own output for normalised images [B, 3, H, W]: logits [B, C, h, w].
 
         They cover the padded images; they may be coarser than those, and of another float type.
         """
         height, width = images.shape[2:]
         rows, columns = _padded_size(height, width)
-        images = F.pad(images, (0, columns - width, 0, rows - height))  # with 0, the mean colour of normalised ones
+        images = F.pad(images, (0, columns - width, 0, rows - height))  # with 0, the mean colour after normalisation
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
         assert logits.shape[1] == self.num_classes, f"{logits.shape[1]} logits for {self.num_classes} classes"
@@ -221,7 +220,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
 
 def _move_up(total: Tensor, num_rows: int) -> None:
     """Drop the first rows of `total` [C, H, W], move the others up, fill with 0."""
-    for plane in total:  # one by one, for what is moved is copied
+    for plane in total:  # plane by plane, to copy less at a time
         kept = plane[num_rows:].clone()
         plane[: len(kept)] = kept
         plane[len(kept) :] = 0

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: scores as JSON and CSV, and pictures."""
+"""The results of an evaluation: scores as JSON and CSV, and images."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from utils.images import Uint8Array, write_image
 from utils.metrics import PER_CLASS, TOTALS, Scores, scores
 from utils.pictures import colorize, dark_grey
 
-RIGHT_LIGHT = 0.45  # how much of the photo's light is left where a prediction is right or cannot be told
-PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of what is written of each image
+RIGHT_LIGHT = 0.45  # brightness of the photo where a prediction is right or unknown
+PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files written for each image
 
 
 def pictures_of(folder: Path, name: str, *, labelled: bool = True, dumped: bool = True) -> list[Path]:
-    """The pictures of an image: all of them where they are `dumped`, else the prediction where it is the result."""
+    """The files written for an image: all if they are `dumped`, else the prediction if there are no labels."""
     kinds = [kind for kind in PICTURES if labelled or kind != "diff"] if dumped else [] if labelled else ["pred"]
     return [folder / kind / f"{name}.png" for kind in kinds]
 
 
 def remove_pictures(folder: Path, name: str) -> None:
-    """Remove what an earlier evaluation wrote of an image: it would stand beside scores that are not its own."""
+    """Remove what an earlier evaluation wrote for an image: it would not belong to the new scores."""
     for path in pictures_of(folder, name):
         path.unlink(missing_ok=True)
 
 
 def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:
-    """Write train ids [H, W] to pred/ as the label ids that benchmark servers want."""
+    """Write train ids [H, W] to pred/ as the label ids that benchmark servers expect."""
     write_image(folder / "pred" / f"{name}.png", label_id_map(labels, classes))
 
 
@@ -41,7 +41,7 @@ def write_pictures(
     folder: Path, name: str, image: Uint8Array, truth: Uint8Array | None, labels: Uint8Array,
     channels: Uint8Array, classes: Sequence[SegClass],
 ) -> None:
-    """Write the photo to rgb/, the prediction laid over it to compose/, and where truth is known the mistakes to diff/.
+    """Write the photo to rgb/, its overlay with the prediction to compose/, and the mistakes, if known, to diff/.
 
     image: [H, W, 3]. truth, labels: [H, W] train ids. channels: both for the page, see `label_channels`, to maps/.
     """
@@ -53,7 +53,7 @@ def write_pictures(
 
 
 def mistakes(image: Uint8Array, truth: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
-    """The predicted class's colour where it is wrong; elsewhere the photo, dark and grey. All [H, W]; result RGB."""
+    """The colour of the predicted class where it is wrong, else the photo, dark and grey. All [H, W]; result RGB."""
     wrong = (labels != truth) & (truth < len(classes))
     return np.where(wrong[..., None], colorize(labels, palette(classes)), dark_grey(image, RIGHT_LIGHT))
 

@@ -1,4 +1,4 @@
-"""Resize a picture, any part of the result alone: what a part shows does not depend on how it was cut out."""
+"""Resize an image, also only a part of the result: a part does not depend on how it was cut out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.copies import to_device
 
 @dataclass(frozen=True)
 class ResizeFilter:
-    """How pixels of a resized axis are mixed from the source's: each from `indices` [n, K] with `weights` [n, K]."""
+    """How pixels of a resized axis are mixed from source pixels: each from `indices` [n, K] with `weights` [n, K]."""
 
     indices: Tensor
     weights: Tensor

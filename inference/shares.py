@@ -10,7 +10,7 @@ from utils.images import Uint8Array
 
 
 def pixels_per_class(labels: Uint8Array, num_classes: int) -> list[int]:
-    """The pixels of each class in train ids [H, W]; those of no class are not counted."""
+    """The pixels of each class in train ids [H, W]; those without a class are not counted."""
     return np.bincount(labels.ravel(), minlength=num_classes)[:num_classes].tolist()
 
 

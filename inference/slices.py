@@ -1,8 +1,8 @@
-"""How much of a large image's probabilities is held at a time: a slice of rows, and if need be a strip of columns.
+"""How much of a large image's probabilities is held at a time: a slice of rows, and if necessary a strip of columns.
 
-A slice begins at the first pixel that is not finished and is as high as memory allows; what several tile rows share
-stays in memory until all of them have been added, so that no tile is computed twice. Only where the tiles of one row
-do not fit side by side is the image cut into strips; tiles that lie across a cut are computed for both.
+A slice begins at the first pixel that is not finished and is as high as memory allows; what several rows of tiles
+share stays in memory until all of them have been added, so that no tile is computed twice. Only if the tiles of one row
+do not fit into memory together is the image cut into strips; tiles across a cut are computed for both.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from inference.tiling import Span, View
 
 GIB = 2**30
 FLOAT, LONG = 4, 8  # bytes
-RESIZING = 3  # arrays of float32 RGB that a resized row of tiles takes while it is made
+RESIZING = 3  # float32 RGB arrays that exist while a row of tiles is resized
 
 
 @dataclass(frozen=True)
 class Slice:
     """The rows of tiles of each view that are added up together.
 
-    bands: [(view, its rows of tiles), ...]. top: first row held. num_done: rows that are finished then.
+    bands: [(view, its rows of tiles), ...]. top: first row held. num_done: rows that are finished afterwards.
     """
 
     top: int
@@ -30,7 +30,7 @@ class Slice:
 
 
 def slices(views: Sequence[View], height: int, num_rows: int) -> list[Slice]:
-    """All rows of tiles, from the top down, in slices of `num_rows`, that of the highest tile at least."""
+    """All rows of tiles, from the top down, in slices of `num_rows` rows, at least those of the highest tile."""
     found: list[Slice] = []
     top = 0
     members: list[tuple[int, Span]] = []
@@ -45,9 +45,9 @@ def slices(views: Sequence[View], height: int, num_rows: int) -> list[Slice]:
 def held_at_a_time(
     views: Sequence[View], size: tuple[int, int], num_classes: int, num_tiles: int, max_memory: float
 ) -> tuple[int, int]:
-    """Rows and columns of an image of `size` whose probabilities fit into `max_memory` GiB beside its pixels.
+    """Rows and columns of an image of `size` whose probabilities fit into `max_memory` GiB besides its pixels.
 
-    num_tiles: tiles per step. What the network itself takes comes on top. Raises ValueError where nothing fits.
+    num_tiles: tiles per step. The network's own memory is extra. Raises ValueError if nothing fits.
     """
     height, width = size
     least_rows, least_columns = (
@@ -65,8 +65,8 @@ def held_at_a_time(
         if columns <= least_columns:
             raise ValueError(
                 f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and {num_classes} classes needs "
-                f"{(pixels + least_rows * per_row) / GIB:.2f} GiB beside the network; allow more, or cut it into "
-                "smaller tiles."
+                f"{(pixels + least_rows * per_row) / GIB:.2f} GiB besides the network; allow more, or use smaller "
+                "tiles."
             )
         num_strips += 1
 
@@ -82,7 +82,7 @@ def _slice(views: Sequence[View], top: int, members: Sequence[tuple[int, Span]],
 
 
 def _resizing(view: View, size: tuple[int, int], columns: int, num_tiles: int) -> int:
-    """Bytes of the resized rows of tiles that are there at a time, for so many of the image's columns."""
+    """Bytes of the resized rows of tiles that exist at a time, for this many columns of the image."""
     if view.size == size:
         return 0
     num_bands = min(len(view.rows), -(-num_tiles // len(view.columns)) + 1)

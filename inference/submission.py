@@ -1,9 +1,15 @@
-"""Check predictions before a benchmark's server does, and zip them: python -m inference.submission RESULTS --zip FILE.
+"""Check predictions before submitting them, and zip them: python -m inference.submission RESULTS --zip FILE.
 
 Checked are names, number, sizes and values, against the data set's own images; every problem is named with its file.
 """
 
 from __future__ import annotations
+
+from inference.settings import SubmissionConfig, SubmissionInputConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(SubmissionConfig)  # before heavy imports, so that --help answers at once
 
 import json
 import sys
@@ -19,26 +25,24 @@ from typing import Any
 import cv2
 import numpy as np
 
-from config import SubmissionConfig, SubmissionInputConfig
 from datasets.index import Pair, dataset_root, find_pairs, load_spec
 from datasets.spec import written_ids
 from utils.command import one_line, run_command
 from utils.files import atomic_path, writable_folder
-from utils.flags import parse_command_line
 from utils.images import opened_by_pillow
 
-MOST_TOLD = 20  # problems that are printed one by one
+MOST_REPORTED = 20  # problems that are printed one by one
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_KIND = slice(24, 26)  # where a PNG file says its bits per channel and what the channels are
-KINDS = {b"\x08\x00": "8 bits a pixel", b"\x10\x00": "16 bits a pixel", b"\x08\x03": "a palette"}
-MEANT = ("dataset", "dataset_dir", "split", "cv_split")  # what says which images are meant
+PNG_KIND = slice(24, 26)  # where a PNG file stores its bits per channel and kind of channels
+KINDS = {b"\x08\x00": "8 bits per pixel", b"\x10\x00": "16 bits per pixel", b"\x08\x03": "a palette"}
+RECORDED = ("dataset", "dataset_dir", "split", "cv_split")  # settings of eval.py that determine the images
 TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
 
 Read = Callable[[], bytes]
 
 
 def main(config: SubmissionConfig) -> int:
-    """Check a result folder of `eval.py`, a folder or a zip. Returns 1, and writes no zip, where something is wrong."""
+    """Check a result folder of `eval.py`, a folder or a zip. Returns 1, and writes no zip, if something is wrong."""
     options = known_options(config.input)
     spec = load_spec(options.dataset or "", options.dataset_dir)
     root = dataset_root(spec, options.dataset_dir)
@@ -50,50 +54,50 @@ def main(config: SubmissionConfig) -> int:
         path = write_zip(path, Path(options.zip))
         wrong = problems(path, pairs, written_ids(spec.classes))
     if wrong:
-        for problem in wrong[:MOST_TOLD]:
+        for problem in wrong[:MOST_REPORTED]:
             print(f"{path}: {problem}", file=sys.stderr)
-        more = f", {len(wrong) - MOST_TOLD} of them not listed" if len(wrong) > MOST_TOLD else ""
-        print(f"error: {len(wrong)} problems{more}; not fit to be submitted.", file=sys.stderr)
+        more = f", {len(wrong) - MOST_REPORTED} of them not listed" if len(wrong) > MOST_REPORTED else ""
+        print(f"error: {len(wrong)} problems{more}; not ready for submission.", file=sys.stderr)
         return 1
     split = options.split or "test"
-    print(f"{path}: {len(pairs)} predictions of {spec.name} {split}; names, sizes and values are right")
+    print(f"{path}: {len(pairs)} predictions of {spec.name} {split}; names, sizes and values are correct")
     return 0
 
 
 def known_options(options: SubmissionInputConfig) -> SubmissionInputConfig:
-    """The options, completed by what `eval.py` wrote into the result folder. Raises ValueError without a data set."""
+    """The options, completed by those that `eval.py` recorded. Raises ValueError if no data set is known."""
     path = Path(options.path or "")
     if not options.path or not path.exists():
-        raise FileNotFoundError(f"no such file or folder: {path}. Name a result folder of eval.py, or a zip.")
-    told = told_by_eval(path / "settings.json")
-    told |= {key: value for key, value in asdict(options).items() if key in MEANT and value is not None}
-    found = {key: told.get(key) for key in MEANT}
+        raise FileNotFoundError(f"no such file or folder: {path}. Give a result folder of eval.py, or a zip.")
+    known = recorded_by_eval(path / "settings.json")
+    known |= {key: value for key, value in asdict(options).items() if key in RECORDED and value is not None}
+    found = {key: known.get(key) for key in RECORDED}
     if not found["dataset"]:
-        raise ValueError(f"{path} holds no settings.json of eval.py: name the data set with --dataset.")
-    return SubmissionInputConfig(path=options.path, zip=options.zip, debug=options.debug, **found)
+        raise ValueError(f"{path} contains no settings.json of eval.py: name the data set with --dataset.")
+    return SubmissionInputConfig(path=options.path, zip=options.zip, **found)
 
 
-def told_by_eval(settings: Path) -> dict[str, Any]:
-    """What `eval.py` wrote of the data into its result folder; nothing where there is no such file, or another's.
+def recorded_by_eval(settings: Path) -> dict[str, Any]:
+    """The data settings that `eval.py` recorded in its result folder; {} if the file is missing or not its own.
 
-    Raises ValueError where it is damaged.
+    Raises ValueError if it is damaged.
     """
     if not settings.is_file():
         return {}
     try:
         content = json.loads(settings.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{settings} is damaged ({error}); take it away and name --dataset.") from error
-    told = content.get("data") if isinstance(content, dict) else None
-    return told if isinstance(told, dict) else {}
+        raise ValueError(f"{settings} is damaged ({error}); remove it and give --dataset.") from error
+    data = content.get("data") if isinstance(content, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 def problems(path: Path, pairs: Sequence[Pair], allowed: Sequence[int]) -> list[str]:
-    """What is wrong with the predictions in a folder or zip, a line each; none where each pair has a right file."""
+    """What is wrong with the predictions in a folder or zip, one line each; [] if every pair has a correct file."""
     with opened(path) as files:
         wanted = {f"{pair.name}.png": pair for pair in pairs}
         missing = [f"{name}: missing" for name in wanted if name not in files]
-        strangers = [f"{name}: no image of the split is called so" for name in files if name not in wanted]
+        strangers = [f"{name}: the split has no image of this name" for name in files if name not in wanted]
         there = [(name, pair) for name, pair in wanted.items() if name in files]
         with ThreadPoolExecutor() as threads:
             found = threads.map(lambda item: problem(files[item[0]], item[1], allowed), there)
@@ -108,16 +112,16 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
     except (OSError, zipfile.BadZipFile) as error:
         return f"cannot be read ({one_line(error)})"
     if not content.startswith(PNG_START):
-        return "is no PNG file"
-    kind, wanted = KINDS.get(content[PNG_KIND], "several channels"), f"{8 if max(allowed) < 256 else 16} bits a pixel"
+        return "is not a PNG file"
+    kind, wanted = KINDS.get(content[PNG_KIND], "several channels"), f"{8 if max(allowed) < 256 else 16} bits per pixel"
     if kind != wanted:
-        return f"has {kind}; the server wants {wanted}, one channel of label ids"
+        return f"has {kind}; the server expects {wanted}, one channel of label ids"
     ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if ids is None or not content.endswith(b"IEND\xaeB`\x82"):
         return "is damaged"
     width, height = image_size(pair.image)
     if ids.shape != (height, width):
-        return f"is {ids.shape[1]}x{ids.shape[0]} pixels, its image {width}x{height}"
+        return f"is {ids.shape[1]}x{ids.shape[0]} pixels, but its image is {width}x{height}"
     strange = ~np.isin(ids, allowed)
     if strange.any():
         row, column = np.argwhere(strange)[0]
@@ -137,7 +141,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Mapping[str, Read]]:
-    """The files in a folder or zip by their path there, each as a function that reads it. Raises ValueError."""
+    """The files in a folder or zip by relative path, each as a function that reads it. Raises ValueError."""
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.is_file()]
         yield {file.relative_to(path).as_posix(): file.read_bytes for file in files}
@@ -153,7 +157,7 @@ def opened(path: Path) -> Iterator[Mapping[str, Read]]:
 def write_zip(folder: Path, path: Path) -> Path:
     """Zip the files of `folder` under their paths in it; PNG files are compressed already."""
     if path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"--zip {path} is or lies in what is zipped, {folder}; choose a place outside.")
+        raise ValueError(f"--zip {path} is inside the folder to be zipped, {folder}; choose a place outside.")
     writable_folder(path.parent, "--zip")
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, opened(folder) as files:
         for name, read in files.items():
@@ -162,5 +166,4 @@ def write_zip(folder: Path, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(SubmissionConfig)
-    run_command(partial(main, CONFIG), debug=CONFIG.input.debug)
+    run_command(main, CONFIG)

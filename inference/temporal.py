@@ -1,7 +1,7 @@
 """Smooth the classes of a video along its motion, so that they flicker less.
 
 Each pixel's probabilities are mixed with those of the same spot in the frame before, found by optical flow. Where the
-frame before does not look alike there (something came into view, or the flow is wrong) nothing is mixed in.
+frame before looks different (something came into view, or the flow is wrong) nothing is mixed in.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from utils.copies import to_device
 from utils.images import Uint8Array
 
-KEPT = 0.7  # share of the past in the mixture where both frames look the same
-ALIKE = 12.0  # difference in brightness, of 255, at which about a third of that share is left
+KEPT = 0.7  # weight of the past where both frames look the same
+ALIKE = 12.0  # difference in brightness, of 255, at which about a third of that weight is left
 FLOW_SCALE = 0.5  # motion is found at this size of the frame: four times as fast, and steadier
 
 Flow = NDArray[np.float32]
 
 
 class Smoother:
-    """Takes the frames of a video in order."""
+    """Call it with the frames of a video in order."""
 
     def __init__(self) -> None:
         self._before: tuple[Uint8Array, Tensor] | None = None
@@ -44,7 +44,7 @@ class Smoother:
 
 
 def flow_to(grey: Uint8Array, other: Uint8Array) -> Flow:
-    """Optical flow [H, W, 2]: how many pixels right and down in `other` [H, W] each pixel of `grey` is found."""
+    """Optical flow [H, W, 2]: how many pixels to the right and down each pixel of `grey` is found in `other` [H, W]."""
     height, width = grey.shape
     size = max(16, round(width * FLOW_SCALE)), max(16, round(height * FLOW_SCALE))
     here, there = (cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (grey, other))
@@ -60,7 +60,7 @@ def alike(grey: Uint8Array, other: Uint8Array, flow: Flow) -> NDArray[np.float32
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     x, y = x + flow[..., 0], y + flow[..., 1]
     warped = cv2.remap(other, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    # A little blur: noise is no reason to distrust the past.
+    # Blurred slightly, so that noise does not count.
     difference = cv2.blur(cv2.absdiff(grey, warped).astype(np.float32), (5, 5))
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return np.where(inside, np.exp(-((difference / ALIKE) ** 2)), 0).astype(np.float32)

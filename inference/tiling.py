@@ -1,7 +1,8 @@
-"""Where overlapping tiles lie, and what each counts for.
+"""Where overlapping tiles are, and which pixels of the image each of them predicts.
 
-The network sees the image at some scale; its answer is wanted on the image's own grid. `inference/laying.py` resamples
-each tile straight onto that grid, so that no array of the scaled image's size with a channel per class is ever made.
+The network sees the image at some scale; its prediction is needed on the image's own grid. `inference/laying.py`
+resamples each tile directly onto that grid, so that there is never an array of the scaled image's size with a channel per
+class.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Span:
 
 @dataclass(frozen=True)
 class View:
-    """The image at one scale: its size there, its rows and columns of tiles, and what a tile counts for.
+    """The image at one scale: its size, its rows and columns of tiles, and their weights.
 
-    row_weights [H], column_weights [W]: their product is the share that each tile has in the average at a pixel.
+    row_weights [H], column_weights [W]: their product is the weight of each tile in the average at a pixel.
     """
 
     size: tuple[int, int]
@@ -51,7 +52,7 @@ class View:
 def views(
     size: tuple[int, int], scales: Sequence[float], tile: int | None, overlap: float, device: torch.device
 ) -> list[View]:
-    """What the network is shown of an image of `size`; without a `tile` the whole image is one."""
+    """The views of an image of `size` at all scales; without `tile` the whole image is one tile."""
     found = []
     for scale in scales:
         scaled = tuple(max(1, math.floor(side * scale + 0.5)) for side in size)
@@ -64,10 +65,10 @@ def views(
 def tile_starts(length: int, tile: int, overlap: float, min_shared: int = 0) -> tuple[int, ...]:
     """First pixels of tiles of `tile` pixels spread evenly over `length`; neighbours share `overlap` of one or more.
 
-    min_shared: pixels they share at least. One tile starting at 0 where `length` is no more than `tile`.
+    min_shared: pixels they share at least. One tile starting at 0 if `length` is at most `tile`.
     """
     if tile < 1 or not 0 <= overlap < 1:
-        raise ValueError(f"tiles want a positive side and an overlap from 0 to below 1, got {tile}, {overlap}.")
+        raise ValueError(f"tiles need a positive side and an overlap of at least 0 and below 1, got {tile}, {overlap}.")
     if length <= tile:
         return (0,)
     stride = max(1, min(int(tile * (1 - overlap)), tile - min_shared))
@@ -78,7 +79,7 @@ def tile_starts(length: int, tile: int, overlap: float, min_shared: int = 0) -> 
 def spans(scaled: int, out: int, tile: int, overlap: float) -> tuple[Span, ...]:
     """The tiles along an axis of `scaled` pixels that shows `out` pixels of the image; they contain them all.
 
-    Where the image is much enlarged, a small tile may contain no pixel's centre: such tiles are left out.
+    If the image is enlarged a lot, a small tile may not contain the centre of any pixel: such tiles are omitted.
     """
     # Between two tiles that share no pixel there would be nothing to interpolate with.
     min_shared = 0 if scaled == out else 1

@@ -1,4 +1,4 @@
-"""Video files and cameras in, MP4 out: H.264 where PyAV is installed, OpenCV's MPEG-4 otherwise."""
+"""Video files and cameras in, MP4 out: H.264 if PyAV is installed, else OpenCV's MPEG-4."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from inference.writers import highlighted, overlay
 from utils.files import atomic_path
 from utils.images import Uint8Array
 
-DEFAULT_RATE = 25.0  # frames per second, where a file or a camera does not say
+DEFAULT_RATE = 25.0  # frames per second, if a file or a camera does not tell
 BT709 = 1  # the number of its colour matrix, primaries and transfer in ITU-T H.273
-QUALITY = "20"  # x264's constant rate factor: hardly to be told from the source
-TICKS = 90_000  # a second, in which H.264 films count time; a multiple of all usual frame rates
-MOST_TICKS = 65_535  # a second, in MPEG-4
+QUALITY = "20"  # x264's constant rate factor: hardly distinguishable from the source
+TICKS = 90_000  # per second, the time unit of H.264 videos; a multiple of all common frame rates
+MOST_TICKS = 65_535  # per second, in MPEG-4
 
 
 class WriteFrame(Protocol):
-    """Writes the next frame, shown from `seconds` on; without them as long after the last as the rate says."""
+    """Writes the next frame, shown from `seconds` on; without `seconds` one frame duration after the last."""
 
     def __call__(self, frame: Uint8Array, seconds: float | None = None) -> None:
         """Write it."""
@@ -38,10 +38,10 @@ class WriteFrame(Protocol):
 
 @dataclass(frozen=True)
 class Video:
-    """An opened file or camera. num_frames: what the file says, 0 if it does not. rate: frames per second.
+    """An opened file or camera. num_frames: as stored in the file, 0 if unknown. rate: frames per second.
 
-    read: the next frame, [H, W, 3] uint8 RGB and upright; None after the last. seconds: when the frame read last is
-    shown, counted from the beginning; frames need not be equally far apart.
+    read: the next frame, [H, W, 3] uint8 RGB and upright; None after the last. seconds: when the last frame read is
+    shown, from the beginning; frames need not be equally spaced.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Video:
 def opened_video(source: str) -> Iterator[Video]:
     """Open a video file, or the camera of that number.
 
-    Raises FileNotFoundError, or ValueError where there is no such camera or the file is no video.
+    Raises FileNotFoundError, or ValueError if there is no such camera or the file is not a video.
     """
     path, is_camera = Path(source), source.isdecimal()
     if not is_camera and not path.exists():
         raise FileNotFoundError(f"no such file: {source}")
     with _quiet():
-        # FFmpeg takes what stands before a colon in a relative name for a protocol, as in 12:30:00.mp4.
+        # FFmpeg takes the part before a colon in a relative name for a protocol, as in 12:30:00.mp4.
         capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path.absolute()))
     try:
         if not capture.isOpened() or path.is_dir():
-            raise ValueError(f"no camera {source} here." if is_camera else f"{source}: not a video, or damaged.")
+            raise ValueError(f"there is no camera {source}." if is_camera else f"{source}: not a video, or damaged.")
         rate = capture.get(cv2.CAP_PROP_FPS)
         rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
         reader = _Reader(capture, rate, is_camera=is_camera)
@@ -86,7 +86,7 @@ def opened_video(source: str) -> Iterator[Video]:
 def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
     """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded.
 
-    rate: frames per second. OpenCV writes them equally far apart, and repeats one that is shown for longer.
+    rate: frames per second. OpenCV writes them equally spaced, and repeats one that is shown for longer.
     """
     assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
     with atomic_path(path) as temporary, (_h264 if has_h264() else _mpeg4)(temporary, rate, size) as write_frame:
@@ -94,7 +94,7 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteF
 
 
 class FramePainter:
-    """Draws the frames of a video of `size` (width, height): the classes laid over it, and a legend that stays.
+    """Draws the frames of a video of `size` (width, height): the classes overlaid, and a constant legend.
 
     wanted: train ids that are shown; None: all.
     """
@@ -112,14 +112,14 @@ class FramePainter:
         return self._sheet.shape[1], self._sheet.shape[0]
 
     def __call__(self, image: Uint8Array, labels: Uint8Array) -> Uint8Array:
-        """The frame [H, W, 3] with train ids [H, W] laid over it, above or beside the legend."""
+        """The frame [H, W, 3] with train ids [H, W] overlaid, above or next to the legend."""
         sheet = self._sheet.copy()
         sheet[: image.shape[0], : image.shape[1]] = overlay(*highlighted(image, labels, self.wanted), self.classes)
         return sheet
 
 
 def has_h264() -> bool:
-    """Whether PyAV is there, with which H.264 is written."""
+    """Whether PyAV, which writes H.264, is installed."""
     try:
         import av
     except ImportError:
@@ -128,7 +128,7 @@ def has_h264() -> bool:
 
 
 def mpeg4_rate(rate: float) -> float:
-    """The nearest frame rate that OpenCV's MPEG-4 can hold: it writes a fraction over a power of ten, of two bytes."""
+    """The nearest frame rate that OpenCV's MPEG-4 can store: a two-byte number over a power of ten."""
     parts = next(parts for parts in (1000, 100, 10, 1) if rate * parts <= MOST_TICKS)
     return max(round(rate * parts), 1) / parts
 
@@ -146,8 +146,8 @@ def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
-    # Without the tags players guess the colours' matrix by the size of the picture, and classes change their colours.
-    # faststart: players can begin before they have the whole file.
+    # Without the tags players guess the colour matrix from the size of the image, and class colours change.
+    # faststart: players can start before they have the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size
@@ -181,7 +181,7 @@ def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFram
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
     try:
         if not writer.isOpened():
-            raise OSError(f"{path.parent}: OpenCV cannot write MP4 here; pip install av.")
+            raise OSError(f"{path.parent}: OpenCV cannot write MP4 on this machine; pip install av.")
 
         last, num_written = np.empty(0, np.uint8), 0
 
@@ -196,14 +196,14 @@ def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFram
 
         yield write
         writer.release()
-        if not _is_film(path):  # OpenCV does not say so
-            raise OSError(errno.ENOSPC, "the film could not be written whole; is the disk full?", str(path.parent))
+        if not _is_film(path):  # OpenCV does not report it
+            raise OSError(errno.ENOSPC, "the video could not be written in full; is the disk full?", str(path.parent))
     finally:
         writer.release()
 
 
 def _is_film(path: Path) -> bool:
-    """Whether a frame can be read of it; MP4 files get their index last."""
+    """Whether a frame can be read from it; MP4 files get their index last."""
     with _quiet():
         capture = cv2.VideoCapture(str(path.absolute()))
     try:
@@ -213,7 +213,7 @@ def _is_film(path: Path) -> bool:
 
 
 class _Reader:
-    """Reads frames, and knows when the last one is shown: of a camera, when it came."""
+    """Reads frames, and knows when the last one is shown; for a camera, when it arrived."""
 
     def __init__(self, capture: cv2.VideoCapture, rate: float, *, is_camera: bool) -> None:
         self.seconds = 0.0
@@ -231,15 +231,15 @@ class _Reader:
         if self._begun is None:
             self._begun = now
         else:
-            told = now - self._begun if self._is_camera else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            # Some formats tell no times, and then always 0.
-            self.seconds = told if self.seconds < told < math.inf else self.seconds + 1 / self._rate
+            stated = now - self._begun if self._is_camera else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            # Some formats have no times, and then it is always 0.
+            self.seconds = stated if self.seconds < stated < math.inf else self.seconds + 1 / self._rate
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # What OpenCV and FFmpeg say of a file or camera that they cannot open helps nobody; our own error follows.
+    # What OpenCV and FFmpeg print about a file that cannot be opened does not help; our own error follows.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

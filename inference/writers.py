@@ -1,4 +1,4 @@
-"""Pictures of a prediction: colour mask with legend, overlay, label ids. One set per input, nothing overwritten."""
+"""Images of a prediction: colour mask with legend, overlay, label ids. One set per input, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from utils.numbering import first_free
 from utils.pictures import blend, colorize, dark_grey
 
 OVERLAY_STRENGTH = 0.5
-LINE_STRENGTH = 0.4  # of the lines between classes: whiter ones hide a detailed photo, as they are around every speck
-UNWANTED_LIGHT = 0.6  # how much of the light is left where no wanted class is
+LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detailed photo, as they surround every speck
+UNWANTED_LIGHT = 0.6  # brightness of the photo outside the wanted classes
 KINDS = ("color", "overlay", "ids")
 
-# Notes inside the PNG files: which input a result is of, by which settings it was made, and how much of it is the mask,
-# the rest being legend.
+# Text notes inside the PNG files: the input of a result, the settings it was made with, and the size of the mask in it;
+# the rest is legend.
 SOURCE_NOTE = "kerbline-source"
 SETTINGS_NOTE = "kerbline-settings"
 MASK_SIZE_NOTE = "kerbline-mask-size"
@@ -37,21 +37,21 @@ MASK_SIZE_NOTE = "kerbline-mask-size"
 
 @dataclass(frozen=True)
 class ResultPaths:
-    """Where the pictures of one input go: colour mask with legend, overlay on the photo, label ids."""
+    """Where the results of one input go: colour mask with legend, overlay on the photo, label ids."""
 
     color: Path
     overlay: Path
     ids: Path
 
     def all(self) -> tuple[Path, Path, Path]:
-        """The three of them."""
+        """All three paths."""
         return self.color, self.overlay, self.ids
 
 
 def result_paths(folder: Path, names: Sequence[str], sources: Sequence[Path]) -> list[ResultPaths]:
     """Paths below `folder` for each of `sources`, called <name>_color.png and so on; `names` are distinct.
 
-    A result of the same input may be replaced; where any other file has such a name, -2, -3, ... is added to it.
+    A result of the same input may be replaced; if any other file has such a name, -2, -3, ... is added to it.
     """
     given = set(names)
 
@@ -66,7 +66,7 @@ def result_paths(folder: Path, names: Sequence[str], sources: Sequence[Path]) ->
 
 
 def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
-    """<name><ending> below `folder` for each ending, with -2, -3, ... behind the name until none of them is there."""
+    """<name><ending> below `folder` for each ending, with -2, -3, ... added to the name until none of them exists."""
 
     def paths(candidate: str) -> list[Path]:
         return [folder / f"{candidate}{ending}" for ending in endings]
@@ -75,7 +75,7 @@ def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
 
 
 def check_names(paths: ResultPaths) -> None:
-    """Raises OSError where the results cannot be called so, as where the names are too long."""
+    """Raises OSError if the results cannot have these names, for example because they are too long."""
     for path in paths.all():
         with suppress(FileNotFoundError):
             path.stat()
@@ -84,10 +84,10 @@ def check_names(paths: ResultPaths) -> None:
 def result_names(images: Sequence[Path], folder: Path) -> list[str]:
     """A distinct name for the results of each of `images`, all below `folder`: the path there without its suffix.
 
-    Where two would share it (a.jpg, a.png), the suffix is kept: a_jpg, a_png.
+    If two would share it (a.jpg, a.png), the suffix is kept: a_jpg, a_png.
     """
     relative = [image.relative_to(folder) for image in images]
-    # Lower case: Windows and macOS hold A.png and a.png to be the same.
+    # Lower case: for Windows and macOS A.png and a.png are the same file.
     plain = [path.with_suffix("").as_posix() for path in relative]
     sharing = Counter(name.lower() for name in plain)
     names: list[str] = []
@@ -104,9 +104,9 @@ def write_results(
     paths: ResultPaths, image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass], source: Path,
     *, wanted: frozenset[int] | None = None, settings: str = "",
 ) -> list[int]:
-    """Write all pictures of one input and return the pixels of each class, in train id order.
+    """Write all results of one input and return the pixels of each class, in train id order.
 
-    image: [H, W, 3] RGB. labels: [H, W] train ids. wanted: train ids that are shown; None: all. settings: a note of
+    image: [H, W, 3] RGB. labels: [H, W] train ids. wanted: train ids that are shown; None: all. settings: a hash of
     what the results depend on, see `is_done`.
     """
     counts = pixels_per_class(labels, len(classes))
@@ -122,7 +122,7 @@ def write_results(
 
 
 def is_done(paths: ResultPaths, settings: str) -> bool:
-    """Whether all pictures of an input are there, made with these settings."""
+    """Whether all results of an input exist and were made with these settings."""
     return all(read_note(path, SETTINGS_NOTE) == settings for path in paths.all())
 
 
@@ -136,7 +136,7 @@ def pixel_counts(ids_path: Path, classes: Sequence[SegClass]) -> list[int]:
 def highlighted(
     image: Uint8Array, labels: Uint8Array, wanted: frozenset[int] | None
 ) -> tuple[Uint8Array, Uint8Array]:
-    """Photo [H, W, 3] and train ids [H, W] to show: where no wanted class is, dark grey and without a class."""
+    """Photo [H, W, 3] and train ids [H, W] to show: outside the wanted classes dark grey and without a class."""
     if wanted is None:
         return image, labels
     rest = ~np.isin(labels, list(wanted))
@@ -145,7 +145,7 @@ def highlighted(
 
 
 def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.integer]:
-    """Train ids [H, W] as the values that the data set's label files hold: uint8, uint16 where they need it."""
+    """Train ids [H, W] as the values that the data set's label files hold: uint8, or uint16 if they need it."""
     ids = written_ids(classes)
     table: NDArray[np.integer] = np.full(256, IGNORE_LABEL, np.uint16 if max(ids) > IGNORE_LABEL else np.uint8)
     table[: len(classes)] = ids
@@ -161,7 +161,7 @@ def overlay(image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) 
 
 
 def class_borders(labels: Uint8Array) -> NDArray[np.bool_]:
-    """[H, W], true where train ids [H, W] change; lines of 1 pixel, thicker in large pictures."""
+    """[H, W], true where train ids [H, W] change; lines of 1 pixel, thicker in large images."""
     borders = np.zeros(labels.shape, np.uint8)
     borders[:-1] |= labels[:-1] != labels[1:]
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -179,9 +179,9 @@ def write_png(path: Path, pixels: NDArray[np.integer], notes: dict[str, str]) ->
 
 
 def read_note(path: Path, key: str) -> str | None:
-    """A text note of a PNG file of ours; None where there is none."""
+    """A text note of a PNG file written by `write_png`; None if there is none."""
     try:
-        # Not Image.open, which refuses very large pictures; nothing is decoded here.
+        # Not Image.open, which refuses very large images; nothing is decoded here.
         with PngImagePlugin.PngImageFile(path) as picture:
             value = picture.info.get(key)
     except (OSError, SyntaxError, ValueError):
@@ -199,11 +199,11 @@ def _paths(folder: Path, name: str) -> ResultPaths:
 
 
 def _may_be_written(paths: ResultPaths, source: Path) -> bool:
-    # Path.exists raises where a name is too long; that is told by `check_names`.
+    # Path.exists raises if a name is too long; `check_names` reports that.
     there = [path for path in paths.all() if os.path.exists(path)]  # noqa: PTH110
     return all(read_note(path, SOURCE_NOTE) == _source_id(source) for path in there)
 
 
 def _source_id(source: Path) -> str:
-    # Tells inputs apart without telling where they lie.
+    # Distinguishes inputs without disclosing their paths.
     return hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]

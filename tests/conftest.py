@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,8 @@ needs_kept_memory = pytest.mark.skipif(find_glibc() is None, reason="memory is k
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
-    import config as settings
+    import inference.settings as settings
+    from config import TrainConfig
     from datasets.settings import ShowConfig, VerifyConfig
     from datasets.synthetic.settings import StreetsConfig
     from utils.command import run_command
@@ -97,7 +97,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "inference.submission": settings.SubmissionConfig,
         "Pixel_percentage": settings.PixelPercentageConfig,
         "propagate": PropagateConfig,
-        "train": settings.TrainConfig,
+        "train": TrainConfig,
         "video.train": VideoTrainConfig,
     }
 
@@ -106,7 +106,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         main = importlib.import_module(module).main
         with pytest.raises(SystemExit) as ending:
             parsed = parse_command_line(classes[module], [str(argument) for argument in arguments])
-            run_command(partial(main, parsed), debug=False)
+            run_command(main, parsed)
         captured = capsys.readouterr()
         return Outcome(int(ending.value.code or 0), captured.out, captured.err)
 

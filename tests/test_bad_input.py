@@ -103,8 +103,8 @@ def test_no_such_folder_and_an_empty_one(refused, light_checkpoint, tmp_path):
     assert "no such folder" in refused("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint)
     folder.mkdir()
     (folder / "notes.txt").write_text("no picture")
-    assert "has no pictures" in refused("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint)
-    assert "has no pictures" in refused("Pixel_percentage", folder)
+    assert "contains no images" in refused("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint)
+    assert "contains no images" in refused("Pixel_percentage", folder)
 
 
 # Checkpoints

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from config import TrainConfig, as_dict
 from datasets.registry import dataset_spec
 from network.build import build_network
+from training.resuming import Start
 from utils.checkpoint import Checkpoint, load_checkpoint, load_matching, load_state, save_checkpoint
+from utils.flags import parse_command_line
 
 
 def light_network(num_classes=11):
@@ -91,7 +94,7 @@ class Dangerous:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Dangerous()}, "bad.pth")
-    with pytest.raises(ValueError, match=r"bad.pth: refused, it carries objects"):
+    with pytest.raises(ValueError, match=r"bad.pth: refused, it contains objects"):
         load_checkpoint("bad.pth")
     Path("worse.pth").write_bytes(pickle.dumps(Dangerous()))
     with pytest.raises(ValueError, match=r"worse.pth"):
@@ -126,3 +129,11 @@ def test_a_truncated_checkpoint_is_named(tmp_path, keep):
     (tmp_path / "cut.pth").write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(ValueError, match=r"cut.pth"):
         load_checkpoint(tmp_path / "cut.pth")
+
+
+def test_flags_without_effect_in_an_earlier_checkpoint_are_no_change_of_settings(tmp_path):
+    now = as_dict(parse_command_line(TrainConfig, ["--resume"]))
+    then = {**now, "model": {**now["model"], "trunk": "x"}, "device": {**now["device"], "debug": True}}
+    then["precision"] = {**now["precision"], "apex": True, "local_rank": 3}
+    start = Start(tmp_path / "last.pth", Checkpoint(state_dict={}, config=then), is_own=True)
+    assert start.changed(now) == []

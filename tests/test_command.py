@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
+from config import ErrorConfig
 from datasets.examine import CHUNK, examine_all
 from datasets.index import Pair
 from datasets.parallel import in_parallel
@@ -69,20 +70,28 @@ def handing_over() -> None:
     raise RuntimeError("unable to write to file </torch_12_34>: No space left on device (28)")
 
 
+@dataclass(frozen=True)
+class Settings:
+    errors: ErrorConfig
+
+
+SETTINGS = Settings(ErrorConfig())
+
+
 @pytest.mark.parametrize("work", [training, indexing, verifying, drawing, handing_over])
 def test_a_process_that_is_killed_ends_the_command_with_one_line(work, capsys):
     with pytest.raises(SystemExit) as ending:
-        run_command(work, debug=False)
+        run_command(lambda _: work(), SETTINGS)
     assert ending.value.code == 1
     told = capsys.readouterr().err
-    assert told.startswith("error: a worker process died, maybe for lack of memory")
-    assert told.endswith("use fewer --num_workers.\n")
+    assert told.startswith("error: a worker process died, possibly out of memory")
+    assert told.endswith("reduce --num_workers.\n")
     assert told.count("\n") == 1
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
-    def fail(text: str) -> None:
-        raise RuntimeError(text)
+    def fail(_: Settings) -> None:
+        raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        run_command(partial(fail, "shape mismatch"), debug=False)
+        run_command(fail, SETTINGS)

@@ -234,7 +234,7 @@ def test_a_config_of_mapillary_1_that_differs_is_an_error_with_the_first_differe
     assert dataset_spec("mapillary", tmp_path) is DATASETS["mapillary"]
     readable[13], readable[14] = readable[14], readable[13]
     vistas_config(tmp_path / name, readable)
-    with pytest.raises(ValueError, match=rf"{name}: label 13 is 'Service Lane' there and 'Road' in"):
+    with pytest.raises(ValueError, match=rf"{name}: label 13 is 'Service Lane' in this file but 'Road' in"):
         dataset_spec("mapillary", tmp_path)
 
 
@@ -250,13 +250,13 @@ def test_the_classes_of_mapillary_2_are_those_of_its_config(tmp_path):
 
 
 def test_a_config_of_mapillary_2_with_too_few_classes_or_none_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config_v2.0.json, which says what the labels of Mapillary"):
+    with pytest.raises(FileNotFoundError, match=r"config_v2.0.json, which defines the labels of Mapillary"):
         dataset_spec("mapillary2", tmp_path)
     vistas_config(tmp_path / "config_v2.0.json", ["c0", "c1", "Unlabeled"])
     with pytest.raises(ValueError, match=r"2 evaluated classes; Mapillary Vistas 2.0 has 123"):
         dataset_spec("mapillary2", tmp_path)
     (tmp_path / "config_v2.0.json").write_text('{"labels": [{"name": "a"}]}')
-    with pytest.raises(ValueError, match=r"label 0: wants \"readable\""):
+    with pytest.raises(ValueError, match=r"label 0: needs \"readable\""):
         dataset_spec("mapillary2", tmp_path)
 
 
@@ -387,5 +387,5 @@ def test_a_missing_label_is_an_error_that_says_where_it_was_looked_for_whatever_
 def test_two_images_of_one_name_are_an_error(tmp_path):
     kitti_tree(tmp_path)
     write_pair(tmp_path / "training/image_2/000002_10.jpg", None)
-    with pytest.raises(ValueError, match=r"000002_10.* and .*000002_10.* have one name"):
+    with pytest.raises(ValueError, match=r"000002_10.* and .*000002_10.* share the name"):
         find_pairs(KITTI, tmp_path, "trainval")

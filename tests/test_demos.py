@@ -91,7 +91,7 @@ def test_demo_folder_mirrors_sub_folders_and_keeps_names_apart(photo, light_chec
     results = sorted(p.relative_to(out).as_posix() for p in out.rglob("*_ids.png"))
     assert results == ["photo_jpg_ids.png", "photo_png_ids.png", "sub/deeper/b_ids.png", "sub/photo_ids.png"]
     assert len([p for p in out.rglob("*") if p.is_file()]) == 13, "three for each, and the table"
-    assert "4 of 4 pictures done" in ended.out
+    assert "4 of 4 images done" in ended.out
 
 
 def test_demo_folder_goes_on_after_an_unreadable_picture_and_tells_in_the_end(
@@ -102,8 +102,8 @@ def test_demo_folder_goes_on_after_an_unreadable_picture_and_tells_in_the_end(
     out = tmp_path / "out"
     ended = command("demo_folder", "--demo-folder", photo.parent, "--snapshot", light_checkpoint, "--save-dir", out)
     assert ended.code == 1
-    assert "1 of 3 pictures done" in ended.out
-    left_out = [line for line in ended.err.splitlines() if line.startswith("left out")]
+    assert "1 of 3 images done" in ended.out
+    left_out = [line for line in ended.err.splitlines() if line.startswith("skipped")]
     assert len(left_out) == 2
     assert "a_broken.jpg" in left_out[0]
     assert sorted(p.name for p in out.glob("*.png")) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
@@ -113,7 +113,7 @@ def test_demo_folder_writing_into_itself_does_not_segment_its_results(photo, lig
     folder = photo.parent
     for _ in range(2):
         ended = command("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint, "--save-dir", folder)
-        assert "1 of 1 pictures done" in ended.out
+        assert "1 of 1 images done" in ended.out
     assert len(list(folder.glob("*.png"))) == 3
 
 
@@ -155,8 +155,8 @@ def test_a_pattern_chooses_pictures_and_results_mirror_the_folder_before_it(
 
 def test_a_quoted_home_folder_is_found(photos, run_folder, monkeypatch):
     monkeypatch.setenv("HOME", str(photos.parent))
-    assert "2 of 2 pictures done" in run_folder(folder="~/photos/*.png").out
-    assert "5 of 5 pictures done" in run_folder(folder="~/photos").out
+    assert "2 of 2 images done" in run_folder(folder="~/photos/*.png").out
+    assert "5 of 5 images done" in run_folder(folder="~/photos").out
 
 
 def test_linked_folders_are_gone_through_and_those_that_lead_back_are_not(photos, run_folder, tmp_path):
@@ -165,7 +165,7 @@ def test_linked_folders_are_gone_through_and_those_that_lead_back_are_not(photos
     for name in ("here", "sub/up", "sub/back", "linked/round"):
         (photos / name).symlink_to(photos)
     for folder in (photos, photos / "**"):
-        assert "6 of 6 pictures done" in run_folder(folder=folder).out
+        assert "6 of 6 images done" in run_folder(folder=folder).out
     assert (tmp_path / "out" / "linked" / "f_ids.png").is_file()
 
 
@@ -205,7 +205,7 @@ def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_
     original = demo_folder.Predictor.labels
     monkeypatch.setattr(demo_folder.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
     ended = run_folder("--resume")
-    assert "5 of 5 pictures done" in ended.out
+    assert "5 of 5 images done" in ended.out
     assert len(calls) == 2
     assert (tmp_path / "out" / "class_shares.csv").read_text().splitlines()[2:] == table.splitlines()[2:]
     run_folder("--resume")
@@ -223,7 +223,7 @@ def test_resume_knows_its_settings_however_they_are_spelt(run_folder, light_chec
     flags = ("--scales", "1.00", "--classes", "Road, car", "--dataset", "camvid", "--arch", "DeepMNV3V3PlusD_m1")
     for snapshot in (light_checkpoint.name, f"../{light_checkpoint.parent.name}/{light_checkpoint.name}"):
         ended = run_folder("--resume", *flags, "--snapshot", snapshot)
-        assert "5 of 5 pictures done" in ended.out
+        assert "5 of 5 images done" in ended.out
 
 
 def test_resume_does_again_what_is_damaged(run_folder, tmp_path):
@@ -231,7 +231,7 @@ def test_resume_does_again_what_is_damaged(run_folder, tmp_path):
     ids = tmp_path / "out" / "b_ids.png"
     before = ids.read_bytes()
     ids.write_bytes(before[:-20])
-    assert "5 of 5 pictures done" in run_folder("--resume").out
+    assert "5 of 5 images done" in run_folder("--resume").out
     assert ids.read_bytes() == before
 
 
@@ -246,9 +246,9 @@ def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_fol
     ]  # fmt: skip
     ended = subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
-    assert ended.stdout.count("5 of 7 pictures done") == 1
-    left_out = [line for line in ended.stderr.splitlines() if line.startswith("left out: ")]
-    assert sorted(left_out) == sorted(line for line in alone.err.splitlines() if line.startswith("left out: "))
+    assert ended.stdout.count("5 of 7 images done") == 1
+    left_out = [line for line in ended.stderr.splitlines() if line.startswith("skipped: ")]
+    assert sorted(left_out) == sorted(line for line in alone.err.splitlines() if line.startswith("skipped: "))
     assert len(left_out) == 2
     files = [{p.relative_to(folder) for p in folder.rglob("*.*")} for folder in (tmp_path / "out", tmp_path / "two")]
     assert files[0] == files[1]
@@ -259,7 +259,7 @@ def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_fol
 def test_a_picture_too_large_for_the_memory_allowed_is_named(run_folder, photos):
     ended = run_folder("--flip", "--max_memory", "1e-6")
     assert ended.code == 1
-    assert f"left out: {photos / 'a.png'}: --max_memory" in ended.err
+    assert f"skipped: {photos / 'a.png'}: --max_memory" in ended.err
 
 
 @pytest.mark.parametrize("too_much", [lambda: torch.empty(2**55), lambda: np.empty(2**55)])
@@ -274,8 +274,8 @@ def test_a_picture_for_which_memory_is_too_small_is_left_out_and_the_others_are_
 
     monkeypatch.setattr(demo_folder.Predictor, "labels", labels)
     ended = run_folder()
-    assert "5 of 6 pictures done" in ended.out
-    assert f"left out: {photos / 'large.png'}: too large for the device's memory" in ended.err
+    assert "5 of 6 images done" in ended.out
+    assert f"skipped: {photos / 'large.png'}: too large for the device's memory" in ended.err
 
 
 def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):
@@ -283,9 +283,9 @@ def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_
     for name in ("no text \udce9.png", f"{longest}.png", f"{longest}ll.jpg"):
         write_image(photos / name, read_image(photos / "a.png"))
     ended = run_folder()
-    assert "7 of 8 pictures done" in ended.out
-    assert [line for line in ended.err.splitlines() if line.startswith("left out")] == [
-        f"left out: {tmp_path / 'out' / longest}ll_overlay.png: File name too long"
+    assert "7 of 8 images done" in ended.out
+    assert [line for line in ended.err.splitlines() if line.startswith("skipped")] == [
+        f"skipped: {tmp_path / 'out' / longest}ll_overlay.png: File name too long"
     ]
     assert (tmp_path / "out" / "no text \udce9_ids.png").is_file()
     assert (tmp_path / "out" / f"{longest}_overlay.png").is_file()
@@ -309,7 +309,7 @@ def test_highlighted_classes_alone_have_color_and_ids_stay_whole(photo, light_ch
 def test_a_class_that_there_is_not_is_told_with_those_there_are(photo, light_checkpoint, command):
     ended = command("demo", "--demo-image", photo, "--snapshot", light_checkpoint, "--classes", "road,moon")
     assert ended.code == 1
-    assert "no class 'moon'. Choose among: Sky, Building" in ended.err
+    assert "no class 'moon'. Choose from: Sky, Building" in ended.err
 
 
 @pytest.mark.parametrize("script", ["demo.py", "demo_folder.py", "eval.py", "Pixel_percentage.py"])

@@ -43,11 +43,13 @@ Path(__file__).with_name(f"{me.rank}.txt").write_text(f"sum {total}, threads lef
 FAILING = """
 import torch
 
+from config import TrainConfig
 from utils.command import run_command
 from utils.distributed import process_group, wait_for_all
+from utils.flags import parse_command_line
 
 
-def main():
+def main(config):
     with process_group(torch.device("cpu")) as me:
         wait_for_all()
         if me.rank == 1:
@@ -55,7 +57,7 @@ def main():
         wait_for_all()
 
 
-run_command(main, debug=False)
+run_command(main, parse_command_line(TrainConfig, []))
 """
 
 

@@ -148,7 +148,7 @@ def test_a_checkpoint_is_scored_on_the_fold_that_it_was_trained_with(tmp_path, c
 def test_a_page_to_look_at_is_written_also_for_a_part_and_after_an_interruption(run, tmp_path):
     folder = tmp_path / "out" / "camvid_val"
     ended = run()
-    assert f"to look at: {folder / 'report.html'}" in ended.out
+    assert f"report: {folder / 'report.html'}" in ended.out
     page = (folder / "report.html").read_text()
     assert page.count("data:image/jpeg") == len(NAMES)
     run("--resume")
@@ -310,7 +310,7 @@ def test_a_result_that_cannot_be_written_ends_the_run(run, tmp_path):
 
 def test_how_much_of_the_time_the_network_worked_is_said(run, tmp_path):
     ended = run("--profile")
-    assert "images/s; the network was at work" in ended.err
+    assert "images/s; network busy" in ended.err
     speed = metrics(tmp_path)["speed"]
     assert 0 < speed["network_share"] <= 1
     assert set(speed["s_per_image"]) == {"read", "network", "score and write"}

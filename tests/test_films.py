@@ -141,7 +141,7 @@ def test_a_film_for_which_the_disk_has_no_room_is_an_error(tmp_path, monkeypatch
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with (
-            pytest.raises(OSError, match="could not be written whole"),
+            pytest.raises(OSError, match="could not be written in full"),
             new_video(tmp_path / "film.mp4", 10.0, (64, 48)) as write_frame,
         ):
             for _ in range(20):
@@ -189,7 +189,7 @@ def test_a_name_may_hold_a_colon(tmp_path, monkeypatch):
 def test_a_video_can_be_smoothed_and_a_picture_not(video, light_checkpoint, tmp_path, command):
     flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--temporal")
     assert "7 frames" in command("demo", "--demo-video", video, *flags).out
-    assert "--temporal is for --demo-video" in command("demo", "--demo-image", "photo.png", *flags).err
+    assert "--temporal works only with --demo-video" in command("demo", "--demo-image", "photo.png", *flags).err
 
 
 def test_a_second_run_leaves_the_video_of_the_first_alone(video, light_checkpoint, tmp_path, command):
@@ -246,8 +246,8 @@ def test_what_is_no_video_and_a_camera_that_is_not_there_are_told(tmp_path, ligh
     assert "not a video" in command("demo", "--demo-video", tmp_path / "fake.mp4", *flags).err
     assert "no such file" in command("demo", "--demo-video", tmp_path / "none.mp4", *flags).err
     assert "no camera 97" in command("demo", "--demo-video", "97", *flags).err
-    assert "one of them" in command("demo", "--demo-video", "97", "--demo-image", "x.jpg", *flags).err
-    assert "one of them" in command("demo", *flags).err
+    assert "give either" in command("demo", "--demo-video", "97", "--demo-image", "x.jpg", *flags).err
+    assert "give either --demo-image or --demo-video" in command("demo", *flags).err
 
 
 def test_the_dash_cam_video_comes_out_playable_with_as_many_frames(shared, light_checkpoint, tmp_path, command):

@@ -7,22 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from config import (
-    DemoConfig,
-    DemoFolderConfig,
-    EvalConfig,
-    PixelPercentageConfig,
-    SubmissionConfig,
-    TrainConfig,
-)
-from datasets.settings import ShowConfig
+from config import TrainConfig, as_dict
+from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
+from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = json.loads((ROOT / "tests/golden/reference_flags.json").read_text())
 CONFIGS = {"train.py": TrainConfig, "eval.py": EvalConfig, "demo.py": DemoConfig, "demo_folder.py": DemoFolderConfig}
+OTHERS = {
+    "Pixel_percentage.py": PixelPercentageConfig,
+    "propagate.py": PropagateConfig,
+    "video/train.py": VideoTrainConfig,
+    "inference/submission.py": SubmissionConfig,
+    "datasets/verify.py": VerifyConfig,
+    "datasets/show.py": ShowConfig,
+    "datasets/synthetic/__main__.py": StreetsConfig,
+}
+IGNORED = {
+    "train.py": {"trunk", "hardnm", "apex", "local_rank"},
+    "eval.py": {"trunk", "mode", "dataset_cls", "fixed_aspp_pool", "dist_bn"},
+    "demo.py": {"num_workers"},
+    "demo_folder.py": {"num_workers"},
+}
 
 # The checkpoint says which architecture and data set it belongs to; always assuming one is a fault of the published
 # code (its demos yield a random classifier for any other checkpoint).
@@ -55,7 +64,7 @@ def test_every_published_flag_is_accepted_with_its_default(command, entry):
         assert action.type.__name__ == entry["type"]
 
 
-@pytest.mark.parametrize("command", [*CONFIGS, "Pixel_percentage.py", "propagate.py", "video/train.py"])
+@pytest.mark.parametrize("command", [*CONFIGS, *OTHERS])
 def test_help_is_answered_without_loading_torch(command):
     script = (
         "import runpy, sys\n"
@@ -76,9 +85,7 @@ def test_a_module_is_called_as_it_was_started():
     assert "(python -m video.train --help explains the flags)" in told.stderr
 
 
-@pytest.mark.parametrize(
-    "config", [*CONFIGS.values(), PixelPercentageConfig, PropagateConfig, VideoTrainConfig, StreetsConfig]
-)
+@pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS.values()])
 def test_every_flag_has_a_help_text_in_a_named_group(config):
     parser = make_parser(config)
     for action in parser._actions:
@@ -110,7 +117,7 @@ def test_what_a_command_cannot_do_without_is_told_also_where_it_has_no_flag(caps
 
 @pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1"])
 def test_the_rank_is_accepted_as_every_launcher_of_pytorch_spells_it(spelling):
-    assert parse_command_line(TrainConfig, [spelling]).precision.local_rank == 1
+    assert parse_command_line(TrainConfig, [spelling]).ignored.local_rank == 1
 
 
 @pytest.mark.parametrize("flag", ["--crop_size", "--bs_mult", "--max_epoch", "--scale_min", "--lr", "--accumulate"])
@@ -139,7 +146,7 @@ def test_a_number_that_nothing_can_be_made_of_is_told(words, told, capsys):
 
 @pytest.mark.parametrize("scales", ["inf", "1,nan", "0.5,-1", ""])
 def test_scales_are_positive_and_finite(scales):
-    with pytest.raises(ValueError, match="--scales wants positive numbers"):
+    with pytest.raises(ValueError, match="--scales expects comma-separated positive numbers"):
         parse_scales(scales)
 
 
@@ -153,12 +160,37 @@ def test_a_training_that_would_end_before_it_begins_is_told(config, capsys):
     assert parse_command_line(config, [*words, "--resume"]).run.resume  # the checkpoint decides
 
 
-def test_a_flag_that_has_no_use_in_a_command_is_left_out_or_said_to_be_ignored(capsys):
+@pytest.mark.parametrize("command", IGNORED)
+def test_flags_without_effect_have_a_help_section_of_their_own(command):
+    groups = {group.title: group._group_actions for group in make_parser(CONFIGS[command])._action_groups}
+    ignored = groups["accepted for old command lines, without effect"]
+    assert {action.dest for action in ignored} == IGNORED[command]
+
+
+def test_flags_that_change_no_result_are_not_among_the_settings_that_are_kept():
+    plain = parse_command_line(TrainConfig, [])
+    other = parse_command_line(TrainConfig, ["--trunk", "x", "--hardnm", "1", "--apex", "--local_rank", "3", "--debug"])
+    assert other.ignored.hardnm == 1 and other.errors.debug
+    assert as_dict(other) == as_dict(plain)
+    assert {"run", "device"} <= set(as_dict(plain))
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS.values()])
+def test_every_command_can_show_the_traceback_of_an_error(config):
+    sections = {group.title: group._group_actions for group in make_parser(config)._action_groups}
+    assert [action.dest for action in sections["errors"]] == ["debug"]
+
+
+def test_a_flag_that_has_no_use_in_a_command_is_left_out():
     assert "--dump_augmentation_images" in make_parser(TrainConfig).format_help()
     assert "--dump_augmentation_images" not in make_parser(ShowConfig).format_help()
-    for config in (DemoConfig, DemoFolderConfig):
-        (action,) = [a for a in make_parser(config)._actions if a.dest == "num_workers"]
-        assert action.help.startswith("accepted and ignored")
+
+
+def test_two_number_formats_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(TrainConfig, ["--fp16", "--bf16"])
+    assert "error: --fp16 and --bf16 exclude each other" in capsys.readouterr().err
+    assert parse_command_line(TrainConfig, ["--fp16", "--no-bf16"]).precision.fp16
 
 
 def test_settings_cannot_be_changed_after_parsing():

@@ -66,8 +66,8 @@ def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
     ("classes", "further", "told"),
     [
         ([], {}, "a list of classes"),
-        ([{"color": [1, 2, 3]}], {}, 'class 1: wants a "name"'),
-        ([{"name": "road"}], {}, r'class 1 \(road\): wants a "color"'),
+        ([{"color": [1, 2, 3]}], {}, 'class 1: needs a "name"'),
+        ([{"name": "road"}], {}, r'class 1 \(road\): needs a "color"'),
         ([ROAD | {"color": [1, 2]}], {}, r"from 0 to 255, or .#rrggbb.; got \[1, 2\]"),
         ([ROAD | {"color": "#12345x"}], {}, "got '#12345x'"),
         ([ROAD | {"color": [1, 2, 256]}], {}, r"got \[1, 2, 256\]"),
@@ -76,11 +76,11 @@ def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
         ([ROAD | {"id": 1}, CAR], {}, "the id 1 belongs to two classes"),
         ([ROAD, ROAD | {"color": [9, 9, 9]}], {}, "the name 'road' belongs to two classes"),
         ([ROAD, CAR | {"color": ROAD["color"]}], {}, r"colour.* \(64, 32, 32\) belongs to two classes"),
-        ([ROAD, CAR], {"masks": "rgb"}, 'is "ids" or "colors", got \'rgb\''),
-        ([ROAD, CAR], {"ignore_label": 1}, '"ignore_label" 1 is an id of class car too'),
+        ([ROAD, CAR], {"masks": "rgb"}, 'must be "ids" or "colors", got \'rgb\''),
+        ([ROAD, CAR], {"ignore_label": 1}, '"ignore_label" 1 is also an id of class car'),
         ([ROAD | {"ignored": True}], {}, "0 classes"),
-        ([ROAD | {"ignored": 1}], {}, r'class 1 \(road\): "ignored" is true or false, got 1'),
-        ([ROAD | {"ignored": "true"}], {}, "is true or false, got 'true'"),
+        ([ROAD | {"ignored": 1}], {}, r'class 1 \(road\): "ignored" must be true or false, got 1'),
+        ([ROAD | {"ignored": "true"}], {}, "must be true or false, got 'true'"),
         ([ROAD, CAR | {"label_colors": ["#402020"]}], {}, r"colour in masks \(64, 32, 32\) belongs to two classes"),
         ([ROAD, VOID | {"color": ROAD["color"]}], {}, r"colour in masks \(64, 32, 32\) belongs to two classes"),
     ],
@@ -112,9 +112,9 @@ def test_a_classes_file_of_another_form_is_told(tmp_path, content):
 
 
 def test_a_missing_classes_file_and_a_missing_folder_are_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"classes.json, which says what the labels mean"):
+    with pytest.raises(FileNotFoundError, match=r"classes.json, which defines what the labels mean"):
         load_spec("folder", str(tmp_path))
-    with pytest.raises(ValueError, match="--dataset folder: which classes it has is told by its folder"):
+    with pytest.raises(ValueError, match="--dataset folder: its classes are defined in its folder"):
         dataset_spec("folder")
 
 
@@ -158,9 +158,9 @@ def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled,
 @pytest.mark.parametrize(
     ("lists", "told"),
     [
-        ({"train": "00"}, r"train.txt is there, but no .*val.txt"),
+        ({"train": "00"}, r"train.txt exists, but not .*val.txt"),
         ({"train": "00\n77\n", "val": "01"}, r"train.txt, line 2: no image 77 in .*images"),
-        ({"train": "00\n01\n00", "val": "02"}, r"train.txt, line 3: 00 stands in line 1 already"),
+        ({"train": "00\n01\n00", "val": "02"}, r"train.txt, line 3: 00 is already listed in line 1"),
         ({"train": "00", "val": "# none\n"}, r"val.txt: the list is empty"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_color_of_no_class_is_an_error_with_file_color_and_place(tmp_path):
 def test_masks_said_to_be_ids_refuse_colors(tmp_path):
     folder_tree(tmp_path, 5, masks="ids")
     write_image(tmp_path / "labels/01.png", np.zeros((6, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"01.png: a label file has one channel of ids"):
+    with pytest.raises(ValueError, match=r"01.png: a label file must have one channel of ids"):
         labels_of(tmp_path, "01")
 
 
@@ -272,7 +272,7 @@ def test_an_image_that_two_lists_of_a_split_name_is_told_as_that(tmp_path):
 
 def test_a_fold_that_leaves_nothing_to_train_on_says_what_does(tmp_path):
     folder_tree(tmp_path, 1)
-    told = "fold 0 has no train images below .* say in train.txt and val.txt which are which, or name --train_split"
+    told = "fold 0 has no train images below .* list the images in train.txt and val.txt, or give --train_split"
     with pytest.raises(FileNotFoundError, match=told):
         find_pairs(read_spec(tmp_path), tmp_path, "train")
 
@@ -375,7 +375,7 @@ def test_a_folder_is_trained_evaluated_and_demonstrated_without_a_line_of_code(t
     write_classes(root, ROAD, {"name": "lorry", "color": [1, 1, 1]})
     other = command("eval", "--snapshot", checkpoint, "--dataset_dir", root, *fast)
     assert other.code == 1
-    assert "its classes are not those that data has today" in other.err
+    assert "was trained on other classes than data has now" in other.err
     assert "class 2 was 'car', is 'lorry'" in other.err
 
 

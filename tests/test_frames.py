@@ -121,7 +121,7 @@ def test_a_propagated_image_without_its_label_is_an_error(tmp_path):
 def test_sets_without_video_refuse_the_flags():
     with pytest.raises(ValueError, match="--maxSkip: mapillary has no video"):
         find_propagated_pairs(dataset_spec("mapillary"), Path(), [], max_skip=1, scene_flow=False)
-    with pytest.raises(ValueError, match="--scf: cityscapes has no scene-flow frames; KITTI has"):
+    with pytest.raises(ValueError, match="--scf: cityscapes has no scene-flow frames; only kitti has"):
         find_propagated_pairs(CITYSCAPES, Path(), [], max_skip=0, scene_flow=True)
 
 
@@ -152,7 +152,7 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
     assert plain == {"aachen/aachen_000000_000019", "zurich/zurich_000000_000019"}
     assert {"aachen/aachen_000000_000018", "zurich/zurich_000000_000020"} <= uniform
     assert {center[1] for name, center in draws if name.startswith("augsburg")} == {0}
-    with pytest.raises(ValueError, match="--maxSkip and --scf add to the class-uniform choice, which is off"):
+    with pytest.raises(ValueError, match="--maxSkip and --scf add to the class-uniform sampling, which is off"):
         drawn(class_uniform_pct=0.0)
 
 
@@ -178,10 +178,10 @@ def test_propagated_frames_that_are_validation_images_are_not_trained_on(tmp_pat
     labelled_frames_10_and_12(tmp_path)
     trained, told = trained_and_left_out(tmp_path, capsys)
     assert sorted(trained) == ["a_012", "a_012_+1", "a_012_+2", "a_012_+3", "a_012_-1", "a_012_-3"]
-    assert "1 propagated frames show validation images and are left out" in told
+    assert "1 propagated frames show validation images and are skipped" in told
     trained, told = trained_and_left_out(tmp_path, capsys, train_split="trainval")
     assert {"a_010", "a_012_-2"} <= set(trained), "who trains on all labelled frames holds none out"
-    assert "left out" not in told
+    assert "skipped" not in told
 
 
 def test_where_a_propagated_frame_stands_follows_from_its_stride(tmp_path, capsys):
@@ -211,7 +211,7 @@ def test_training_says_around_how_many_images_there_are_propagated_frames(tmp_pa
         return capsys.readouterr().err
 
     assert "--maxSkip 1: 2 propagated frames around 1 of 2 training images" in prepare(maxSkip=1)
-    with pytest.raises(ValueError, match="--propagated_dir is where --maxSkip looks; add --maxSkip"):
+    with pytest.raises(ValueError, match="--propagated_dir needs --maxSkip, the steps to use; add it"):
         prepare(propagated_dir=str(tmp_path))
 
 

@@ -66,7 +66,7 @@ def test_a_video_and_a_few_labels_become_a_data_set_to_train_on(propagate, comma
 
 def trained_as_told(command, told: str, tmp_path: Path) -> Outcome:
     """How the command ended that propagate.py printed, run for two small steps."""
-    words = shlex.split(told.partition("train on them, say: python ")[2].splitlines()[0])
+    words = shlex.split(told.partition("to train on them: python ")[2].splitlines()[0])
     assert words[0] == "train.py"
     return command(
         "train", *words[1:], "--crop_size", 32, "--test_mode", "--num_workers", 0, "--index_dir", tmp_path / "index",
@@ -100,9 +100,9 @@ def test_the_command_that_is_told_names_the_fold_and_no_more_steps_than_its_fram
         ended = propagate(*flags, "--resume")
         assert ended.code == 0, ended.err
         if told is None:
-            assert "train on them" not in ended.out
+            assert "to train on them" not in ended.out
         else:
-            assert next(line for line in ended.out.splitlines() if "train on them" in line).endswith(told)
+            assert next(line for line in ended.out.splitlines() if "to train on them" in line).endswith(told)
 
 
 def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_path):
@@ -113,7 +113,7 @@ def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_pa
     flags = ("--frames", tmp_path / "frames", "--labels", tmp_path / "few", "--out", out, "--propagate", 1)
     refused = propagate(*flags)
     assert refused.code == 1
-    assert "classes.json, which says what the labels mean. Name it with --classes, or with --dataset" in refused.err
+    assert "classes.json, which defines what the labels mean. Give one with --classes, or with --dataset" in refused.err
     assert propagate(*flags, "--dataset", "cityscapes").code == 0
     spec = dataset_spec("folder", out)
     assert [(c.name, c.color, c.label_ids) for c in spec.classes] == [
@@ -125,7 +125,7 @@ def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_pa
     ]  # fmt: skip
     assert not (out / "video").exists()  # its frames stay where they are
     other = propagate(*flags, "--dataset", "camvid")
-    assert "holds a set with other classes" in other.err
+    assert "contains a set with other classes" in other.err
 
 
 def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_written(
@@ -137,18 +137,18 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
     write_image(tmp_path / "others/labels/000500.png", ids(0, 0, 1))
     before, out = files_of(tmp_path), tmp_path / "own"
     for flags, told in (
-        (("--video", video), "--video wants --labels"),
+        (("--video", video), "--video needs --labels"),
         (("--video", tmp_path / "none.mp4", "--labels", few_labels, "--out", out), "--video: no such file or folder"),
         (("--video", tmp_path / "text.mp4", "--labels", few_labels, "--out", out), "text.mp4: not a video, or damaged"),
-        (("--video", video, "--labels", tmp_path / "empty", "--out", out), "no label files (*.png) there"),
-        (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no pictures"),
+        (("--video", video, "--labels", tmp_path / "empty", "--out", out), "contains no label files (*.png)"),
+        (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "contains no images"),
         (("--video", video, "--labels", few_labels, "--out", tmp_path / "file"), "--out"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir belongs to"),
-        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact knows drawn"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--dataset_dir", out), "--dataset_dir cannot be"),
+        (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact works only"),
         (("--video", video, "--labels", few_labels, "--out", out, "--split", "test"), "--split 'test': labels are"),
         (
             ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),
-            "its own folder tells its classes; name a classes.json",
+            "its classes are defined in its folder; give a classes.json",
         ),
     ):
         ended = propagate(*flags)
@@ -158,11 +158,11 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         assert files_of(tmp_path) == before
     write_classes(tmp_path / "wrong", ROAD | {"color": "red"})
     flags = ("--video", video, "--labels", few_labels, "--out", out, "--classes", tmp_path / "wrong/classes.json")
-    assert "wrong/classes.json, class 1 (road): a colour is" in propagate(*flags).err
+    assert "wrong/classes.json, class 1 (road): a colour must be" in propagate(*flags).err
     assert not (out / "classes.json").exists()
     labels = tmp_path / "others/labels"
     ended = propagate("--video", video, "--labels", labels, "--out", out, "--classes", tmp_path / "classes.json")
-    assert "no label file belongs to a frame" in ended.err
+    assert "no label file matches a frame" in ended.err
     assert "drive.avi has frames 0 to 11" in ended.err
 
 
@@ -175,7 +175,7 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
     ended = propagate("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
     assert ended.code == 1
     assert "4 pairs of 2 labelled frames" in ended.out
-    told = sorted(line for line in ended.err.splitlines() if line.startswith("left out"))
+    told = sorted(line for line in ended.err.splitlines() if line.startswith("skipped"))
     for line, parts in zip(
         told,
         (
@@ -183,7 +183,7 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
             ("000005.png", "label values 7"),
             ("000040.png", "has frames 0 to 11"),
             ("street.png", "no frame number"),
-            ("000006", "must be of the same size"),
+            ("000006", "must have the same size"),
         ),
         strict=True,
     ):
@@ -201,7 +201,7 @@ def test_classes_that_cannot_be_propagated_are_told_before_a_frame_is_decoded_an
     for more in ((), ("--dry_run",)):
         ended = propagate(*flags, *more)
         assert ended.code == 1
-        assert f'{tmp_path / "classes.json"}: nothing in its label files means "no class"' in ended.err
+        assert f'{tmp_path / "classes.json"}: no value in its label files means "no class"' in ended.err
         assert not out.exists()
     write_classes(tmp_path, ROAD, CAR)
     assert propagate(*flags).code == 0
@@ -210,18 +210,18 @@ def test_classes_that_cannot_be_propagated_are_told_before_a_frame_is_decoded_an
 def test_classes_may_change_until_there_are_labels_of_them(propagate, video, few_labels, tmp_path):
     flags = ("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--propagate", 1)
     write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
-    assert "no label file belongs to a frame" in propagate(*flags).err
+    assert "no label file matches a frame" in propagate(*flags).err
     write_classes(tmp_path, ROAD, CAR)
     assert propagate(*flags).code == 0
     write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
-    assert "holds a set with other classes" in propagate(*flags).err
+    assert "contains a set with other classes" in propagate(*flags).err
 
 
 def test_a_dry_run_of_a_video_wants_to_know_the_classes_too(propagate, video, few_labels, tmp_path):
     (tmp_path / "classes.json").unlink()
     ended = propagate("--video", video, "--labels", few_labels, "--out", tmp_path / "own", "--dry_run")
     assert ended.code == 1
-    assert "classes.json, which says what the labels mean" in ended.err
+    assert "classes.json, which defines what the labels mean" in ended.err
 
 
 def videos_of_one_name(tmp_path: Path, kind: str) -> list[Path]:
@@ -250,7 +250,7 @@ def test_two_videos_never_lie_in_one_folder(propagate, few_labels, tmp_path, kin
     for more in ((), ("--resume",), ("--dry_run",)):
         ended = propagate("--video", second, *flags, *more)
         assert ended.code == 1
-        assert f"--out {out} was made of {first}, not of {second}; name a new folder." in ended.err
+        assert f"--out {out} was made from {first}, not from {second}; choose a new folder." in ended.err
         assert len(ended.err.strip().splitlines()) == 1
         assert files_of(out) == before
     write_image(few_labels / "000006.png", ids(6, 0, 1))
@@ -263,7 +263,7 @@ def test_a_video_file_that_has_changed_is_another_one(propagate, few_labels, tmp
     flags = ("--video", first, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
     assert propagate(*flags).code == 0
     second.replace(first)
-    assert f"{first} has changed since --out {tmp_path / 'own'} was made of it" in propagate(*flags, "--resume").err
+    assert f"{first} has changed since --out {tmp_path / 'own'} was made from it" in propagate(*flags, "--resume").err
 
 
 def test_a_set_that_was_made_otherwise_is_no_place_for_a_video(propagate, video, few_labels, tmp_path):
@@ -272,7 +272,8 @@ def test_a_set_that_was_made_otherwise_is_no_place_for_a_video(propagate, video,
     write_image(out / "labels/000003.png", ids(0, 0, 1))
     before = files_of(out)
     ended = propagate("--video", video, "--labels", few_labels, "--out", out)
-    assert f"{out / 'images'} holds files, but no {out / 'source.json'} says that they are of {video}" in ended.err
+    told = f"{out / 'images'} contains files, but no {out / 'source.json'} records that they are from {video}"
+    assert told in ended.err
     assert files_of(out) == before
 
 
@@ -295,11 +296,11 @@ def test_labels_that_were_withdrawn_are_no_longer_trained_on(propagate, few_labe
     else:
         write_image(few_labels / "000003.png", ids(3, 0, 7))
     ended = propagate(*flags, "--resume")
-    assert f"taken out of {out}, since {few_labels} no longer has usable labels for them: 000003" in ended.err
+    assert f"removed from {out}, since {few_labels} no longer has usable labels for them: 000003" in ended.err
     pairs = find_pairs(dataset_spec("folder", out), out, "trainval")
     assert [pair.name for pair in pairs] == ["000009", "mine"], "what gather did not put there stays"
     write_image(few_labels / "000003.png", ids(3, 0, 1))
-    assert "taken out" not in propagate(*flags, "--resume").err
+    assert "removed from" not in propagate(*flags, "--resume").err
     assert "000003" in {pair.name for pair in find_pairs(dataset_spec("folder", out), out, "trainval")}
 
 
@@ -323,7 +324,7 @@ def test_labels_never_overwrite_those_that_were_not_copied_there(propagate, vide
     write_image(few_labels / "000006.png", ids(6, 0, 1))
     ended = propagate(*flags)
     assert ended.code == 1
-    assert "000006.png is there and no copy of it; take one of them away" in ended.err
+    assert "000006.png already exists with other content; remove one of them" in ended.err
     assert (out / "labels/000006.png").read_bytes() == own
 
 
@@ -331,7 +332,7 @@ def test_a_dry_run_names_all_that_is_left_out_since_it_writes_no_summary(propaga
     for number in range(100, 130):
         write_image(few_labels / f"{number:06d}.png", ids(0, 0, 1))
     flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
-    assert propagate(*flags, "--dry_run").err.count("left out: ") == 30
+    assert propagate(*flags, "--dry_run").err.count("skipped: ") == 30
     ended = propagate(*flags)
-    assert ended.err.count("left out: ") == 21
-    assert "left out: 10 more; summary.json names them all" in ended.err
+    assert ended.err.count("skipped: ") == 21
+    assert "skipped: 10 more; summary.json lists them all" in ended.err

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from config import SnapshotConfig
 from datasets.registry import dataset_spec
 from datasets.spec import SegClass
 from inference.build import load_model
 from inference.legend import class_shares, with_legend
 from inference.predictor import Predictor
+from inference.settings import SnapshotConfig
 from inference.shares import percentages
 from inference.tiling import cover_counts, spans, tile_starts
 from inference.writers import (
@@ -258,7 +258,7 @@ def test_a_checkpoint_without_description_is_taken_for_cityscapes_with_a_notice(
     config = SnapshotConfig(snapshot=str(tmp_path / "plain.pth"), arch="DeepMNV3V3PlusD_m1")
     with pytest.raises(ValueError, match="another number of classes"):  # 19 of Cityscapes, the file has 11
         load_model(config)
-    assert "taken to be cityscapes's" in capsys.readouterr().err
+    assert "assuming cityscapes" in capsys.readouterr().err
     assert len(load_model(replace(config, dataset="camvid")).classes) == 11
 
 

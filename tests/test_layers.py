@@ -30,14 +30,21 @@ BUILDERS = (
     "video/build.py",
     "video/clips.py",
     "video/settings.py",
+    "inference/settings.py",
 )
 ENTRY_POINTS = (
     "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "propagate.py",
     "inference/submission.py", "video/train.py", "datasets/verify.py", "datasets/show.py",
     "datasets/synthetic/__main__.py",
 )  # fmt: skip
-# Read by config.py, so that --help can list the networks without torch.
-LIGHT = ("network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py")
+# Read by settings, so that --help can list the networks without torch.
+LIGHT = (
+    "network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py", "inference/defaults.py",
+    "inference/__init__.py", "video/__init__.py", "datasets/synthetic/__init__.py",
+)  # fmt: skip
+SETTINGS = (
+    "config.py", "datasets/settings.py", "datasets/synthetic/settings.py", "inference/settings.py", "video/settings.py",
+)  # fmt: skip
 PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "training", "utils", "video")
 TRAINING_COMMANDS = ("train.py", "video/train.py")
 HEAVY = {"torch", "numpy", "cv2", "scipy", "matplotlib", "PIL"}
@@ -95,7 +102,7 @@ def test_a_file_imports_only_from_below(path):
     assert [p for p in problems if p] == []
 
 
-@pytest.mark.parametrize("path", [*DECLARATIONS, *LIGHT, "config.py"])
+@pytest.mark.parametrize("path", [*DECLARATIONS, *LIGHT, *SETTINGS])
 def test_declarations_and_flags_import_nothing_heavy(path):
     assert {module.split(".")[0] for module in imported_modules(path)} & HEAVY == set()
 

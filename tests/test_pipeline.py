@@ -286,14 +286,14 @@ def test_skip_bad_puts_another_image_in_its_place_and_warns(root, num_workers, c
         assert len(shown) == 12
         assert set(shown) == set(range(12)) - {3}
     told = capsys.readouterr().err
-    assert f"warning: left out, 1 of 2: {root / 'train' / '03.png'}" in told
+    assert f"warning: skipped, 1 of at most 2: {root / 'train' / '03.png'}" in told
     assert told.count("warning") == 1  # one file, though every epoch drew it
 
 
 def test_skip_bad_stops_at_one_file_too_many(root):
     spoil(root, 3, 5, 7)
     data = training_data(root, class_uniform_pct=0.0, skip_bad=2)
-    with pytest.raises(ValueError, match=r"0[357]\.png.*\(--skip_bad 2 is used up\)"):
+    with pytest.raises(ValueError, match=r"0[357]\.png.*\(--skip_bad 2 is exhausted\)"):
         list(data.epoch(0))
 
 
@@ -329,8 +329,8 @@ def test_a_bad_file_that_the_cache_left_out_is_left_out_in_training(root, capsys
     found = batches(root, epochs=1, cache_dir=str(root / "cache"), skip_bad=2, class_uniform_pct=0.0)
     assert sum(len(images) for images, _ in found) == 12
     told = capsys.readouterr().err
-    assert "left out of the decoded pictures" in told
-    assert "left out, 1 of 2" in told
+    assert "skipped while decoding images" in told
+    assert "skipped, 1 of at most 2" in told
 
 
 # The command

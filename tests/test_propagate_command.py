@@ -16,7 +16,7 @@ from datasets.label_files import label_pixels, train_ids
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels, load_pair
 from datasets.spec import COLORS, IDS, PROPAGATED
-from datasets.synthetic import write_streets
+from datasets.synthetic.write import write_streets
 from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import files_of
@@ -71,7 +71,7 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
 ):
     ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 2)
     assert ended.code == 0, ended.err
-    assert f"8 pairs of 2 labelled frames are in {cityscapes / PROPAGATED}" in ended.out
+    assert f"8 pairs of 2 labelled frames: {cityscapes / PROPAGATED}" in ended.out
     pairs = find_pairs(CITYSCAPES, cityscapes, "train")
     found = find_propagated_pairs(CITYSCAPES, cityscapes, pairs, max_skip=2, scene_flow=False)
     assert [pair.name[-6:] for pair in found] == ["000003", "000004", "000006", "000007"] * 2
@@ -202,7 +202,7 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_would(propagate, cityscape
     ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 3, "--dry_run")
     assert ended.code == 1
     assert f"would write 9 pairs of 2 labelled frames to {cityscapes / PROPAGATED}" in ended.out
-    assert "are free" in ended.out
+    assert "MB free" in ended.out
     assert "its video lacks zurich/zurich_000000_000006" in ended.err
     assert files_of(cityscapes) == before
 
@@ -215,7 +215,7 @@ def test_a_dry_run_goes_on_in_a_write_protected_set_and_says_that_a_run_wants_ou
         cityscapes.chmod(0o755)
     assert ended.code == 1
     assert "would write 4 pairs" in ended.out
-    assert ended.err.strip() == f"but {cityscapes} is write-protected; name a folder of your own with --out."
+    assert ended.err.strip() == f"but {cityscapes} is write-protected; choose a writable folder with --out."
 
 
 def test_masks_of_colours_are_written_in_colours(propagate, tmp_path):
@@ -238,7 +238,7 @@ def test_written_label_values_are_read_as_the_same_train_ids(name, masks):
     spec = dataset_spec(name)
     labels = np.array([[*range(spec.num_classes), spec.ignore_label]], np.uint8)
     if masks == COLORS and not spec.ignored_colors:
-        with pytest.raises(ValueError, match='nothing in its label files means "no class"'):
+        with pytest.raises(ValueError, match='no value in its label files means "no class"'):
             label_pixels(labels, masks, spec)
     else:
         assert (train_ids(label_pixels(labels, masks, spec), masks, spec) == labels).all()
@@ -264,7 +264,7 @@ def test_frames_that_are_no_neighbours_are_taken_only_when_told_how_far_they_are
     flags = ("--dataset", "camvid", "--dataset_dir", tmp_path, "--propagate", 1)
     refused = propagate(*flags)
     assert refused.code == 1
-    assert "Its frames are 30 numbers apart; --stride 30 takes them, if they are near enough in time." in refused.err
+    assert "Its frame numbers are 30 apart; use --stride 30 if the frames are close enough in time." in refused.err
     assert not (tmp_path / PROPAGATED).exists()
     assert propagate(*flags, "--stride", 30).code == 0
     names = sorted(path.name for path in (tmp_path / "propagated/train").iterdir())
@@ -300,7 +300,7 @@ def test_a_manifest_that_is_not_ours_is_told_before_anything_is_made(propagate, 
     for more in ((), ("--dry_run",)):
         ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1, *more)
         assert ended.code == 1
-        assert "manifest.jsonl: no manifest of ours" in ended.err
+        assert "manifest.jsonl: not a manifest of this project" in ended.err
         assert len(ended.err.strip().splitlines()) == 1
         assert files_of(cityscapes) == before
 
@@ -311,23 +311,23 @@ def spoil(root: Path, what: str) -> str:
     labels = root / "gtFine/train/aachen/aachen_000000_000005_gtFine_labelIds.png"
     if what == "frame missing":
         near.unlink()
-        return "its video lacks aachen/aachen_000000_000006, so nothing is made beyond"
+        return "its video lacks aachen/aachen_000000_000006, so no pairs are made beyond"
     if what == "no video":
         shutil.rmtree(near.parent)
-        return "no frame 1 before or after it in its video"
+        return "its video has no frame 1 before or after it"
     if what == "frame unreadable":
         near.write_bytes(near.read_bytes()[:300])
         return f"{near}: the image is truncated"
     if what == "frame of another size":
         write_image(near, frame(6)[:40])
-        return f"{near} is 64x40, the labelled frame 64x48"
+        return f"{near} is 64x40, but the labelled frame is 64x48"
     if what == "tiny":
         for path in root.rglob("aachen_*.png"):
             write_image(path, np.zeros((12, 40) if "gtFine" in path.parts else (12, 40, 3), np.uint8))
-        return "has 40x12 pixels, too few to find motion in"
+        return "has 40x12 pixels, too few to estimate motion"
     if what == "labels of another size":
         write_image(labels, ids(5, 7, 26)[:40])
-        return "must be of the same size"
+        return "must have the same size"
     assert what == "label value"
     write_image(labels, ids(5, 7, 77))
     return f"{labels}: label values 77 are not among cityscapes's"
@@ -349,28 +349,28 @@ def test_what_is_wrong_is_named_with_its_sequence_and_the_rest_is_made(propagate
     told = spoil(cityscapes, what)
     ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 2)
     assert ended.code == 1
-    (line,) = [line for line in ended.err.splitlines() if line.startswith("left out")]
-    assert line.startswith("left out: aachen/aachen_000000_000005: ")
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("skipped")]
+    assert line.startswith("skipped: aachen/aachen_000000_000005: ")
     assert told in line
     assert f"{num_pairs} pairs of" in ended.out
     assert len(list((cityscapes / "propagated/leftImg8bit").rglob("*.png"))) == num_pairs
     assert len(list((cityscapes / "propagated/gtFine").rglob("*.png"))) == num_pairs
     summary = json.loads((cityscapes / PROPAGATED / "summary.json").read_text())
-    assert summary["left_out"] == [line.removeprefix("left out: ")]
+    assert summary["left_out"] == [line.removeprefix("skipped: ")]
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ((), "name a data set with --dataset, or a video of yours with --video and --labels"),
+        ((), "name a data set with --dataset, or your own video with --video and --labels"),
         (("--dataset", "cityscape"), "--dataset 'cityscape' is unknown"),
         (("--dataset", "cityscapes", "--split", "test"), "--split 'test': labels are propagated for training"),
         (("--dataset", "cityscapes", "--keep", "seen"), "--keep 'seen' is unknown. Choose from: outside, hidden"),
         (("--dataset", "cityscapes", "--flow", "sdc"), "--flow sdc needs a checkpoint: name its file with"),
         (("--dataset", "cityscapes", "--flow", "raft", "--flow_weights", "none.pth"), "none.pth"),
         (("--dataset", "cityscapes", "--flow", "exact"), "--flow exact knows drawn streets alone"),
-        (("--dataset", "cityscapes", "--stride", "2"), "names propagated frames by their number; leave --stride out"),
-        (("--dataset", "cityscapes", "--labels", "x"), "--labels and --classes belong to --video"),
+        (("--dataset", "cityscapes", "--stride", "2"), "names propagated frames by number; leave --stride out"),
+        (("--dataset", "cityscapes", "--labels", "x"), "--labels and --classes are only for --video"),
     ],
 )
 def test_flags_that_cannot_be_done_are_one_line_and_nothing_is_written(propagate, cityscapes, flags, told):
@@ -394,7 +394,7 @@ def test_a_write_protected_set_is_left_alone_and_out_is_named(propagate, citysca
     cityscapes.chmod(0o555)
     try:
         ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes)
-        assert "is write-protected; name a folder of your own with --out" in ended.err
+        assert "is write-protected; choose a writable folder with --out" in ended.err
         assert not (cityscapes / PROPAGATED).exists()
         flags = ("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1)
         assert propagate(*flags, "--out", tmp_path / "out").code == 0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from datasets.index import find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
-from datasets.synthetic import write_streets
 from datasets.synthetic.exact import StreetMotion
+from datasets.synthetic.write import write_streets
 from utils.images import read_image, read_label_ids
 from video.doubt import doubt, hidden, trust, wrong
 from video.flow import DisFlow

@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from config import (
-    DemoConfig,
-    DemoFolderConfig,
-    EvalConfig,
-    PixelPercentageConfig,
-    SubmissionConfig,
-    TrainConfig,
-)
+from config import TrainConfig
 from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
+from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from network.names import ARCHITECTURES
 from utils.flags import parse_command_line
 from video.settings import PropagateConfig, VideoTrainConfig

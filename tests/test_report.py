@@ -143,7 +143,7 @@ def test_of_very_many_images_the_worst_alone_have_their_picture_in_the_page(tmp_
     text = write_report(tmp_path, pictures=False).read_text(encoding="utf-8")
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert [image["name"] for image in data["images"] if image["photo"]] == list(NAMES)[-2:]
-    assert "small pictures of 2 images" in data["about"]
+    assert "small versions of 2 images" in data["about"]
 
 
 def test_it_opens_with_scores_classes_and_confusions(report, open_page):

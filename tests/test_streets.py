@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.synthetic import build_scene, render_frame, write_streets
 from datasets.synthetic.camera import CameraPath, Lens, Pose
 from datasets.synthetic.ground import Ground, Junction, kerb_distance
 from datasets.synthetic.light import Footprint
 from datasets.synthetic.materials import CAR, HOLE, POLE, ROAD, SKY, TREE, make_texture
+from datasets.synthetic.motion import render_frame
 from datasets.synthetic.render import draw
+from datasets.synthetic.scene import build_scene
+from datasets.synthetic.write import write_streets
 from tests.conftest import ROOT
 
 SIZE = (96, 128)
@@ -365,7 +367,7 @@ def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
              "--num_val", 0, "--num_test", 0, "--num_workers", 1)  # fmt: skip
     assert "written" in command(*flags).out
     found = command(*flags)
-    assert found.code == 0 and "there already" in found.out
+    assert found.code == 0 and "already there" in found.out
 
 
 def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_started():

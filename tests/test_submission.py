@@ -47,7 +47,7 @@ def check(command, root, pred, tmp_path):
 def test_right_predictions_are_zipped_and_the_zip_is_checked_too(check, pred, tmp_path):
     ended = check()
     assert ended.code == 0
-    assert ended.out == f"{tmp_path / 'out.zip'}: 3 predictions of kitti test; names, sizes and values are right\n"
+    assert ended.out == f"{tmp_path / 'out.zip'}: 3 predictions of kitti test; names, sizes and values are correct\n"
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert sorted(archive.namelist()) == [f"{name}.png" for name in NAMES]
         assert archive.read("000000_10.png") == (pred / "000000_10.png").read_bytes()
@@ -90,13 +90,13 @@ def damage(kind: str, pred: Path) -> None:
     ("kind", "told"),
     [
         ("missing", "000000_10.png: missing"),
-        ("stranger", "notes.txt: no image of the split is called so"),
-        ("size", "000000_10.png: is 29x10 pixels, its image 30x10"),
+        ("stranger", "notes.txt: the split has no image of this name"),
+        ("size", "000000_10.png: is 29x10 pixels, but its image is 30x10"),
         ("value", "000000_10.png: value 0 at row 4, column 5 (1 such pixels) is not the label id of a class: 7, 8, 11"),
         ("colours", "000000_10.png: has several channels"),
-        ("16 bits", "000000_10.png: has 16 bits a pixel"),
+        ("16 bits", "000000_10.png: has 16 bits per pixel"),
         ("palette", "000000_10.png: has a palette"),
-        ("jpeg", "000000_10.png: is no PNG file"),
+        ("jpeg", "000000_10.png: is not a PNG file"),
         ("cut off", "000000_10.png: is damaged"),
     ],
 )
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told_with_its_file_and_nothing_is_zipped(check, pred, 
     assert ended.code == 1
     first, last = ended.err.splitlines()
     assert told in first
-    assert last == "error: 1 problems; not fit to be submitted."
+    assert last == "error: 1 problems; not ready for submission."
     assert not (tmp_path / "out.zip").exists()
 
 

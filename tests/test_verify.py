@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.synthetic import write_streets
+from datasets.synthetic.write import write_streets
 from tests.conftest import ROOT, Outcome
 from tests.trees import CAR, ROAD, cityscapes_tree, folder_tree, write_classes, write_pair
 from utils.images import read_image, write_image
@@ -56,7 +56,7 @@ def test_a_clean_data_set_ends_with_code_0_and_its_class_shares(verify):
         "class_pixels": {"road": 96, "car": 96},
         "no_class_pixels": 0,
     }
-    assert "all is well" in ended.out
+    assert "no problems found" in ended.out
     assert [line.split() for line in ended.out.splitlines() if line.startswith("car")] == [["car", "50.00", "50.00"]]
 
 
@@ -68,7 +68,7 @@ def test_an_image_without_labels_and_labels_without_an_image(verify, root):
     (root / "images/03.jpg").unlink()
     (root / "images/04.jpg").unlink()
     ended, found = verify()
-    assert messages(found, "no image") == [f"{root / 'labels/04.png'} belongs to no image in {root / 'images'}"]
+    assert messages(found, "no image") == [f"{root / 'labels/04.png'} has no image in {root / 'images'}"]
 
 
 def test_labels_whose_ending_is_in_capitals_are_found_like_images(verify, root):
@@ -79,7 +79,7 @@ def test_labels_whose_ending_is_in_capitals_are_found_like_images(verify, root):
     told = {finding["message"] for finding in found["findings"]}
     assert told == {
         f"{root / 'images/04.jpg'} has no label file",
-        f"{root / 'labels/lonely.PNG'} belongs to no image in {root / 'images'}",
+        f"{root / 'labels/lonely.PNG'} has no image in {root / 'images'}",
     }
 
 
@@ -88,7 +88,7 @@ def test_labels_of_another_size(verify, root):
     ended, found = verify()
     assert ended.code == 1
     assert messages(found, "size") == [
-        f"{root / 'labels/03.png'} is 5x6, its image {root / 'images/03.jpg'} is 4x6 (width x height)"
+        f"{root / 'labels/03.png'} is 5x6, but its image {root / 'images/03.jpg'} is 4x6 (width x height)"
     ]
 
 
@@ -100,10 +100,10 @@ def test_a_value_of_no_class_with_file_value_and_place(verify, root):
     ended, found = verify()
     assert ended.code == 1
     assert messages(found, "label value") == [
-        f"{root / 'labels/03.png'}: value 9 is no class of data (pixels: 1, the first at row 5, column 0)",
-        f"{root / 'labels/03.png'}: value 77 is no class of data (pixels: 2, the first at row 2, column 1)",
+        f"{root / 'labels/03.png'}: value 9 is not a class of data (pixels: 1, the first at row 5, column 0)",
+        f"{root / 'labels/03.png'}: value 77 is not a class of data (pixels: 2, the first at row 2, column 1)",
     ]
-    assert "error: things to mend: 2" in ended.err
+    assert "error: 2 problems found" in ended.err
 
 
 @pytest.mark.parametrize("file", ["images/03.jpg", "labels/03.png"])
@@ -124,7 +124,7 @@ def test_the_same_picture_in_two_splits_even_as_another_file(verify, root):
     assert ended.code == 1
     (message,) = messages(found, "duplicate")
     assert message == (
-        f"the same picture is in train ({root / 'images/07.png'}) and val ({root / 'images/00.jpg'})"
+        f"the same image is in train ({root / 'images/07.png'}) and val ({root / 'images/00.jpg'})"
     )
 
 
@@ -134,7 +134,7 @@ def test_a_picture_in_two_lists(verify, root):
     ended, found = verify()
     assert ended.code == 1
     assert messages(found, "duplicate") == [
-        f"the same picture is in train ({root / 'images/02.jpg'}) and val ({root / 'images/02.jpg'})"
+        f"the same image is in train ({root / 'images/02.jpg'}) and val ({root / 'images/02.jpg'})"
     ]
     assert found["notes"] == ["6 images are in no list"]
 
@@ -201,8 +201,8 @@ def test_cityscapes_is_verified_as_far_as_it_is_there(tmp_path, command):
     cityscapes_tree(tmp_path)
     ended = command("datasets.verify", "--dataset", "cityscapes", "--dataset_dir", tmp_path, "--num_workers", 1)
     assert ended.code == 0, ended.out
-    for line in ("note: test is not there: data set", "note: train_coarse is not there: data set",
-                 "note: train: 3 images; the whole data set has 2975"):  # fmt: skip
+    for line in ("note: test is missing: data set", "note: train_coarse is missing: data set",
+                 "note: train: 3 images; the complete data set has 2975"):  # fmt: skip
         assert line in ended.out
     assert "sequence" not in ended.out
     shutil.rmtree(tmp_path / "gtFine/val")
@@ -218,7 +218,7 @@ def test_a_split_without_labels_is_looked_at_all_the_same(tmp_path, command):
     ended = command("datasets.verify", *flags, "--plot", tmp_path / "x.png")
     assert ended.code == 0, ended.out
     assert "percent" not in ended.out
-    assert f"note: {tmp_path / 'x.png'} is not written: without labels there is nothing to draw" in ended.out
+    assert f"note: {tmp_path / 'x.png'} is not written: without labels there is nothing to plot" in ended.out
     (tmp_path / "testing/image_2/000000_10.png").write_bytes(b"no picture")
     assert command("datasets.verify", *flags).code == 1
 
@@ -229,7 +229,7 @@ def test_streets_drawn_without_test_images_are_well(tmp_path, command):
     flags = ("--dataset", "streets", "--dataset_dir", tmp_path / "set", "--num_workers", 1)
     ended = command("datasets.verify", *flags)
     assert ended.code == 0, ended.out
-    assert "note: test is not there" in ended.out
+    assert "note: test is missing" in ended.out
 
 
 def test_wrong_flags_end_with_one_line(command, root, tmp_path):

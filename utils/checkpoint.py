@@ -32,9 +32,9 @@ _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 class Checkpoint:
     """A network's weights and everything needed to use them.
 
-    A published checkpoint holds weights alone; then `arch`, `dataset` and `classes` are None.
-    training: what else is needed to go on with a run: optimizer, loss scaler, best score, minutes spent, with --ema the
-    weights that are averaged; {} where it was not kept. Learning rate and random numbers follow from flags and epoch.
+    A published checkpoint holds only weights; then `arch`, `dataset` and `classes` are None.
+    training: what else is needed to resume a run: optimizer, loss scaler, best score, minutes spent, and with --ema the
+    weights that are averaged; {} if not saved. Learning rate and random numbers follow from flags and epoch.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -68,14 +68,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     with atomic_path(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # what PyTorch makes of a full disk
-            raise OSError(f"{path} cannot be written whole. Is the disk full?") from error
+        except RuntimeError as error:  # raised by PyTorch on a full disk
+            raise OSError(f"{path} could not be written completely. Is the disk full?") from error
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint of ours or a published one; never runs code that a file carries.
+    """Read a checkpoint of this project or a published one; never runs code from the file.
 
-    Raises FileNotFoundError, or ValueError where the file is truncated, unsafe or no checkpoint.
+    Raises FileNotFoundError, or ValueError if the file is truncated, unsafe or not a checkpoint.
     """
     path = Path(path)
     content = load_tensors(path)
@@ -86,7 +86,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if content.get("format") is None:
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
-        raise ValueError(f"{path}: checkpoint format {content['format']} is not known here; update this project.")
+        raise ValueError(f"{path}: unknown checkpoint format {content['format']}; update this project.")
     try:
         classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
         return Checkpoint(
@@ -110,18 +110,18 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; a checkpoint file is wanted.")
+        raise ValueError(f"{path} is a folder; expected a checkpoint file.")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
-            warnings.simplefilter("ignore")  # torch warns of a file that it then refuses
+            warnings.simplefilter("ignore")  # torch warns about a file that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (PermissionError, MemoryError):
         raise
     except pickle.UnpicklingError as error:
         if "unsupported" in str(error).lower() and _is_checkpoint_file(path):
             raise ValueError(
-                f"{path}: refused, it carries objects other than tensors and plain values, which could run code. "
-                "Convert it where you trust it: torch.save({'state_dict': net.state_dict()}, file)."
+                f"{path}: refused, it contains objects other than tensors and plain values, which could run code. "
+                "If you trust it, convert it: torch.save({'state_dict': net.state_dict()}, file)."
             ) from error
         raise ValueError(f"{path}: not a checkpoint, or damaged.") from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
@@ -132,7 +132,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def _numpy_numbers() -> list[Any]:
-    """What torch must know to read a NumPy number (a score, in published files): plain values, no code."""
+    """What torch needs to read a NumPy number (a score, in published files): plain values, no code."""
     number = np.float64(0).__reduce__()[0]
     names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
     kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "?")]
@@ -140,7 +140,7 @@ def _numpy_numbers() -> list[Any]:
 
 
 def _is_checkpoint_file(path: Path) -> bool:
-    """Whether it begins as what `torch.save` writes does, a zip archive, formerly a pickle."""
+    """Whether it begins like a file of `torch.save`: a zip archive, formerly a pickle."""
     with path.open("rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02")
 
@@ -151,19 +151,19 @@ def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None
     if report.wrong_shape and not report.missing and not report.unexpected:
         key, want, have = report.wrong_shape[-1]
         raise ValueError(
-            f"{path}: the checkpoint does not fit: {key} has shape {have}, the network wants {want}; "
-            "it was trained on another number of classes (--dataset) or is of another architecture (--arch)."
+            f"{path}: the checkpoint does not fit: {key} has shape {have}, the network expects {want}; "
+            "it was trained with another number of classes (--dataset) or has another architecture (--arch)."
         )
     if not report.complete:
-        raise ValueError(f"{path}: the checkpoint is of another architecture (--arch): {report.summary()}.")
+        raise ValueError(f"{path}: the checkpoint has another architecture (--arch): {report.summary()}.")
     net.load_state_dict({key: checkpoint.state_dict[key] for key in report.matched}, strict=False)
 
 
 def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
-    """Copy the weights that fit, so that a network can start from one of another number of classes.
+    """Copy the weights that fit, so that a network can start from one with another number of classes.
 
-    Raises ValueError where less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
-    deeper network of the same kind holds all that a shallower one has, and more.
+    Raises ValueError if less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
+    deeper network of the same kind has all tensors of a shallower one, and more.
     """
     report = compare_state(net.state_dict(), checkpoint.state_dict)
     others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
@@ -191,14 +191,14 @@ class LoadReport:
         """One line: counts, and the first key of each kind."""
         parts = [f"{len(self.matched)} tensors match"]
         shapes = [key for key, *_ in self.wrong_shape]
-        for title, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("of wrong shape", shapes)):
+        for title, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("with wrong shape", shapes)):
             if keys:
                 parts.append(f"{len(keys)} {title} ({keys[0]}{', …' if len(keys) > 1 else ''})")
         return ", ".join(parts)
 
 
 def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> LoadReport:
-    """Compare a network's own state dict with another's. Old files lack `num_batches_tracked`: no difference."""
+    """Compare a network's own state dict with another's. Only `num_batches_tracked` may be missing."""
     matched = tuple(k for k, v in own.items() if k in other and other[k].shape == v.shape)
     wrong_shape = tuple(
         (k, tuple(v.shape), tuple(other[k].shape)) for k, v in own.items() if k in other and other[k].shape != v.shape
@@ -219,7 +219,7 @@ def bare_key(key: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` with NumPy numbers and odd containers made plain Python, so that a safe load accepts the file."""
+    """`value` with NumPy numbers and unusual containers made plain Python, so that a safe load accepts the file."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

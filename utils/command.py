@@ -1,4 +1,4 @@
-"""Run a command: its process set up, and a user's mistake told in one clear line instead of a traceback."""
+"""Run a command: set up its process, and report a user's mistake in one clear line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,28 +7,46 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from utils.memory import is_out_of_memory, keep_freed_memory
 
-# What a user can mend. Anything else is a mistake of ours and keeps its traceback.
+# What a user can fix. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
-WORKER_DIED = "a worker process died, maybe for lack of memory or of room in /dev/shm; use fewer --num_workers."
+WORKER_DIED = "a worker process died, possibly out of memory or of space in /dev/shm; reduce --num_workers."
 EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
 
 
-def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
-    """Run `command` and leave the process with its exit code; a user's mistake is one line on standard error.
+class Errors(Protocol):
+    """How errors are shown: with their traceback if `debug`."""
 
-    debug: show the traceback instead.
+    @property
+    def debug(self) -> bool: ...  # noqa: D102
+
+
+class Settings(Protocol):
+    """The settings of a command, as far as they are needed here."""
+
+    @property
+    def errors(self) -> Errors: ...  # noqa: D102
+
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def run_command(main: Callable[[Config], int | None], config: Config) -> None:
+    """Run `main(config)` and end the process with the exit code that it returns.
+
+    A user's mistake is one line on standard error and exit code 1; with `--debug` the traceback is shown instead.
     """
     keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: a file's name may be no text
-    if debug:
-        sys.exit(command())
+        sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be valid text
+    if config.errors.debug:
+        sys.exit(main(config))
     try:
-        sys.exit(command())
+        sys.exit(main(config))
     except USER_ERRORS as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(EXIT_MISTAKE)
@@ -50,7 +68,7 @@ def run_command(command: Callable[[], int | None], *, debug: bool) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's message on one line, with the file it is about."""
+    """The error's message on one line, with the file that it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     text = str(error).strip()
@@ -60,12 +78,12 @@ def one_line(error: BaseException) -> str:
 
 
 def _is_dead_worker(error: BaseException) -> bool:
-    """Whether a process that loads, reads or draws was killed, or found no room for what it hands over.
+    """Whether a worker process was killed, or had no shared memory left for its result.
 
-    PyTorch notices a dead loader process in a signal handler, so the error may arise at any line of the main process:
-    it can only be told here.
+    PyTorch notices a dead loader process in a signal handler, so the error may occur at any line of the main process:
+    only here can it be recognised.
     """
-    told = r"DataLoader worker \(pid|unable to \w+ .*(</torch_|shared memory)"
+    known = r"DataLoader worker \(pid|unable to \w+ .*(</torch_|shared memory)"
     return type(error).__name__ == "BrokenProcessPool" or (
-        isinstance(error, RuntimeError) and re.search(told, str(error)) is not None
+        isinstance(error, RuntimeError) and re.search(known, str(error)) is not None
     )

@@ -1,4 +1,4 @@
-"""Processes: who am I, how many are there, and what they tell each other. One process works without any set-up."""
+"""Processes: rank, count and communication. A single process needs no set-up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-# Its functions have the process group of the moment of this import as a default argument. Imported in a process group,
-# as DistributedDataParallel does, they would keep that one when it has ended.
+# Its functions take the current process group at import as a default argument. If it were imported inside a process
+# group, as DistributedDataParallel does, they would keep that group after its end.
 import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -38,7 +38,7 @@ class Processes:
 
 
 def processes() -> Processes:
-    """What `torchrun` says in the environment. The global rank is RANK, never LOCAL_RANK."""
+    """This process as `torchrun` describes it in the environment. The global rank is RANK, never LOCAL_RANK."""
     return Processes(
         rank=int(os.environ.get("RANK", 0)),
         count=int(os.environ.get("WORLD_SIZE", 1)),
@@ -51,8 +51,8 @@ def processes() -> Processes:
 def process_group(device: torch.device) -> Iterator[Processes]:
     """Join the other processes for the block, if there are any; a GPU with a number becomes the current one.
 
-    A `DistributedDataParallel` made in the block must be gone when it ends (leave it to a function): it keeps the
-    group, whose threads would live until the interpreter ends and then, now and then, abort the process.
+    A `DistributedDataParallel` made in the block must be gone when it ends (make it in a function): it keeps the
+    group, whose threads would live until the interpreter exits and then sometimes abort the process.
     """
     me = processes()
     if device.type == "cuda" and device.index is not None:
@@ -60,7 +60,7 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     if me.count == 1:
         yield me
         return
-    # Evaluation hands out whole images, so processes may wait long for each other at the end.
+    # Evaluation distributes whole images, so processes may wait for each other for a long time at the end.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     has_failed = True
     try:
@@ -72,27 +72,27 @@ def process_group(device: torch.device) -> Iterator[Processes]:
             raise OSError(f"another process failed (see its message), or the connection did: {cause}") from error
         raise
     finally:
-        gc.collect()  # that network is part of cycles
-        # NCCL's group ends only when all processes end it. After an error in one the others are still waiting for
-        # its gradients; the interpreter's end cuts the connection without asking them.
+        gc.collect()  # the network is part of reference cycles
+        # NCCL's group ends only when all processes end it. After an error in one, the others are still waiting for its
+        # gradients; when the interpreter exits, the connection is cut without asking them.
         if device.type == "cpu" or not has_failed:
             dist.destroy_process_group()
 
 
 def _is_of_the_connection(error: RuntimeError) -> bool:
-    """Whether the connection between the processes failed, as it does where one of them ends with an error."""
+    """Whether the connection between the processes failed, as it does if one of them ends with an error."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in the tensor's own (integer) type; `tensor` itself where there is one process."""
+    """The sum over all processes, in the tensor's own (integer) type; `tensor` itself if there is one process."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def lists_of_all(items: list[Item]) -> list[Item]:
-    """The lists of all processes behind each other, in every process."""
+    """The concatenated lists of all processes, in every process."""
     if not dist.is_initialized():
         return items
     found: list[list[Item]] = [[]] * dist.get_world_size()
@@ -101,7 +101,7 @@ def lists_of_all(items: list[Item]) -> list[Item]:
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean over all processes of a floating point tensor; `tensor` itself where there is one process."""
+    """The mean over all processes of a floating point tensor; `tensor` itself if there is one process."""
     if not dist.is_initialized():
         return tensor
     total = tensor.clone()
@@ -110,19 +110,19 @@ def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gradients_summed_later(model: nn.Module, later: bool) -> AbstractContextManager[None]:
-    """For a forward and backward pass: processes exchange its gradients with those of a later pass, if `later`."""
+    """For a forward and backward pass: if `later`, its gradients are exchanged with those of a later pass."""
     return model.no_sync() if later and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def share_buffers(net: nn.Module) -> None:
-    """Give every process the buffers (statistics) that `net` has in the main one, in place."""
+    """Copy the buffers (statistics) of `net` in the main process to all processes, in place."""
     if dist.is_initialized():
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this."""
     if dist.is_initialized():
         on_gpu = dist.get_backend() == "nccl"
         dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)

@@ -1,4 +1,4 @@
-"""Write files so that nobody ever sees a half-written one."""
+"""Write files so that no half-written one is ever visible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what a plot may be written as
+PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats of a plot
 
 
 def _read_umask() -> int:
@@ -21,15 +21,15 @@ def _read_umask() -> int:
     return umask
 
 
-UMASK = _read_umask()  # once, before there are threads: it is 0 meanwhile, and what others write then is for everyone
+UMASK = _read_umask()  # read once, before there are threads: meanwhile it is 0, and files written then are for everyone
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; synced and renamed to `path` if the block succeeds.
+    """A temporary path next to `path` to write to; synced and renamed to `path` if the block succeeds.
 
-    The temporary name keeps the suffix, for writers that choose the format by it; it is short, for `path` may have the
-    longest name that there can be. An OSError of the block that names no file names `path`.
+    The temporary name keeps the suffix, since some writers choose the format by it; it is short, since `path` may have
+    the longest name possible. An OSError of the block that names no file gets `path` as its file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix, dir=path.parent)
@@ -39,11 +39,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes files private; a result is for everyone the umask allows.
+        # mkstemp creates private files; a result is for everyone whom the umask allows.
         temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
-        # What fails in writing, as on a full disk, does not know the file; nobody knows the temporary one.
+        # A failed write, as on a full disk, does not name the file; the temporary name would not help.
         if error.errno is not None and error.filename in (None, name):
             error.filename = str(path)
         raise
@@ -74,16 +74,16 @@ def writable_folder(folder: Path, flag: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise OSError(f"{flag} {folder} cannot be written: {error.strerror}. Name a folder of your own.") from error
+        raise OSError(f"{flag} {folder} cannot be written: {error.strerror}. Choose a writable folder.") from error
 
 
 def writable_file(file: Path, flag: str, suffixes: Sequence[str] = ()) -> None:
-    """Check, before any work is done, that `file` can be written: make its folder, and see that it is none itself.
+    """Check, before any work is done, that `file` can be written: make its folder, and check that it is not a folder.
 
-    suffixes: what it may end in; () for anything. Raises OSError or ValueError naming `flag` if not.
+    suffixes: allowed endings; () for any. Raises OSError or ValueError naming `flag` if not.
     """
     writable_folder(file.parent, flag)
     if file.is_dir():
-        raise ValueError(f"{flag} {file} is a folder; name a file.")
+        raise ValueError(f"{flag} {file} is a folder; give a file name.")
     if suffixes and file.suffix.lower() not in suffixes:
         raise ValueError(f"{flag} {file}: the name must end in one of {', '.join(suffixes)}.")

@@ -1,4 +1,4 @@
-"""From a dataclass of settings to a command line: flags, help and checks are read off its fields."""
+"""From a dataclass of settings to a command line: flags, help texts and checks are derived from its fields."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def option(
     """A setting that is also a flag.
 
     flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
-    must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing, and that numbers
+    must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing; so is that numbers
     are finite.
     """
     checks = {"must_be": must_be, "at_most": at_most}
@@ -48,7 +48,7 @@ def option(
 
 
 def parse_command_line(config_class: type[Config], arguments: Sequence[str] | None = None) -> Config:
-    """Read the flags of `config_class`, a dataclass of groups. Wrong flags end the process with exit code 2."""
+    """Read the flags of `config_class`, a dataclass of groups. Wrong flags exit with code 2."""
     parser = make_parser(config_class)
     namespace = vars(parser.parse_args(arguments))
     groups = {}
@@ -56,7 +56,7 @@ def parse_command_line(config_class: type[Config], arguments: Sequence[str] | No
         names = [f.name for f in dataclasses.fields(group_class)]
         try:
             groups[group_field] = group_class(**{name: namespace[name] for name in names})
-        except ValueError as error:  # flags that do not go together
+        except ValueError as error:  # flags that exclude each other
             parser.error(str(error))
         message = _first_bad_value(groups[group_field])
         if message:
@@ -82,26 +82,26 @@ def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, .
     try:
         return tuple(kind(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"{flag} wants numbers separated by commas, got {text!r}.") from None
+        raise ValueError(f"{flag} expects comma-separated numbers, got {text!r}.") from None
 
 
 def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
     """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive and finite."""
     scales = parse_numbers(text, flag, float)
     if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"{flag} wants positive numbers separated by commas, got {text!r}.")
+        raise ValueError(f"{flag} expects comma-separated positive numbers, got {text!r}.")
     return scales
 
 
 def _program() -> str | None:
-    """How a module was started, `python -m video.train`, which argparse would call train.py; None for a script."""
+    """How a module was started (`python -m video.train`; argparse would say train.py); None for a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but an unknown flag is told before a required one that is missing: it may be that one."""
+        """As argparse does, but an unknown flag is reported first: it may be a missing required one, misspelt."""
         words = sys.argv[1:] if args is None else list(args)
         before = words[: words.index("--")] if "--" in words else words
         flags = [word.partition("=")[0] for word in before if re.match(r"--\w", word)]
@@ -111,11 +111,11 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> typing.NoReturn:
-        """End with one line; argparse would put all flags above it."""
+        """Exit with one line; argparse would print all flags above it."""
         self.exit(2, f"error: {message}{self._near(message)} ({self.prog} --help explains the flags)\n")
 
     def _near(self, message: str) -> str:
-        """The flag that an unknown one may have been meant to be."""
+        """A suggestion: the known flag that an unknown one resembles; "" if none does."""
         unknown = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0].strip("-")
         known = [flag.removeprefix("--") for flag in self._option_string_actions if flag.startswith("--")]
         if not message.startswith("unrecognized arguments") or not unknown:

@@ -1,4 +1,4 @@
-"""Read and write pictures and label maps: OpenCV underneath, RGB outside, damaged files are errors."""
+"""Read and write images and label maps: OpenCV inside, RGB outside; damaged files are errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGEST_OF_12_BITS = 4095 >> 8  # what `read_image` makes of it in a file of 16
 
 Uint8Array = NDArray[np.uint8]
 
-# OpenCV decodes what there is of a cut-off file and fills the rest with grey; a missing end marker tells.
+# OpenCV decodes the beginning of a truncated file and fills the rest with grey; a missing end marker reveals it.
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
 
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # of a file that it does not know, or that is damaged
@@ -36,7 +36,7 @@ _PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # of a file that it does no
 def read_image(path: Path | str) -> Uint8Array:
     """An image file as [H, W, 3] uint8 RGB, turned upright by its EXIF orientation; grey and alpha are converted.
 
-    Raises FileNotFoundError, or ValueError where the file is not an image or is cut off.
+    Raises FileNotFoundError, or ValueError if the file is not an image or is truncated.
     """
     return _decode(Path(path), cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
@@ -51,12 +51,12 @@ def dark_notice(path: Path, image: Uint8Array) -> str | None:
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:
     """A one-channel label file as [H, W] integers (uint8 or uint16), values as stored.
 
-    Raises FileNotFoundError, or ValueError where the file is damaged or has colours instead of ids.
+    Raises FileNotFoundError, or ValueError if the file is damaged or has colours instead of ids.
     """
     path = Path(path)
     ids = _as_stored(path)
     if ids.ndim != 2:
-        raise ValueError(f"{path}: a label file has one channel of ids, this one has {ids.shape[2]} channels.")
+        raise ValueError(f"{path}: a label file must have one channel of ids, not {ids.shape[2]} channels.")
     return ids
 
 
@@ -67,7 +67,7 @@ def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
     if pixels.ndim == 2:
         return pixels
     if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: a colour mask has 8 bits a channel, this one is {pixels.dtype}.")
+        raise ValueError(f"{path}: a colour mask must have 8 bits per channel, but this one is {pixels.dtype}.")
     return np.ascontiguousarray(pixels[:, :, 2::-1])
 
 
@@ -96,9 +96,9 @@ def exif_orientation(path: Path | str) -> int:
 
 
 def write_image(path: Path, image: NDArray[np.integer]) -> None:
-    """Write [H, W, 3] RGB uint8 or [H, W] uint8 or uint16 atomically, in the format that the suffix names.
+    """Write [H, W, 3] RGB uint8 or [H, W] uint8 or uint16 atomically, in the format of the suffix.
 
-    Raises OSError where that cannot be done.
+    Raises OSError if that is not possible.
     """
     pixels = image if image.ndim == 2 else image[:, :, ::-1]
     success, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
@@ -109,15 +109,15 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
 
 
 def opened_by_pillow(path: Path) -> Image.Image:
-    """The picture with its size and notes, not yet decoded, however large it is."""
+    """The image with its size and notes, not yet decoded, however large it is."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # it takes pictures of more than 179 megapixels for an attack; ours may be larger
+    Image.MAX_IMAGE_PIXELS = None  # by default, images of more than 179 megapixels are refused as an attack
     return Image.open(path)
 
 
 def _as_stored(path: Path) -> NDArray[np.integer]:
-    """The numbers in the file, [H, W] or [H, W, channels] BGR: palette indices, not colours, and no grey stretched."""
+    """The numbers in the file, [H, W] or [H, W, channels] BGR: palette indices, not colours; grey not stretched."""
     encoded = _read_bytes(path)
     if encoded[:2] != b"\x89P":
         return _decode(path, cv2.IMREAD_UNCHANGED, encoded)
@@ -126,7 +126,7 @@ def _as_stored(path: Path) -> NDArray[np.integer]:
         return _palette_indices(path)
     pixels = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
     if color_type == b"\x00" and bits in (b"\x01", b"\x02", b"\x04"):
-        return pixels // (255 // (2 ** bits[0] - 1))  # OpenCV stretches grey of few bits to 0 … 255
+        return pixels // (255 // (2 ** bits[0] - 1))  # OpenCV stretches grey levels of few bits to 0 … 255
     return pixels
 
 
@@ -141,7 +141,7 @@ def _palette_indices(path: Path) -> Uint8Array:
 
 
 def _check_complete(path: Path) -> None:
-    # Cameras and editors may append notes behind the end marker, so its absence there alone proves nothing.
+    # Cameras and editors may append data after the end marker, so a different ending alone proves nothing.
     from PIL import UnidentifiedImageError
 
     try:
@@ -153,7 +153,7 @@ def _check_complete(path: Path) -> None:
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; an image file is wanted.")
+        raise ValueError(f"{path} is a folder; expected an image file.")
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -10,10 +10,9 @@ from utils.copies import to_device
 def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> torch.dtype | None:
     """The autocast type, or None for float32 throughout.
 
-    bf16: True, False, or None for "where the device has it in hardware". fp16 wins over that default.
+    bf16: True, False, or None for "if the device has it in hardware". fp16 wins over that default. Raises
+    ValueError for fp16 on a CPU.
     """
-    if fp16 and bf16:
-        raise ValueError("--fp16 and --bf16 exclude each other; give one of them.")
     if fp16:
         if device.type == "cpu":
             raise ValueError("--fp16 needs a CUDA device; use --bf16 on a CPU.")

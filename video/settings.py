@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config import DATASET_CHOICES, DeviceConfig, RunConfig
+from config import AUTOCAST, DATASET_CHOICES, DeviceConfig, ErrorConfig, RunConfig, WorkersConfig
 from datasets.settings import SetConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
@@ -14,14 +14,14 @@ class FramesConfig:
     """the frames"""
 
     frames: str = option(
-        "", "folder of frames, its sub-folders included, or a video file; no labels are read", required=True
+        "", "folder of frames, including subfolders, or a video file; no labels are read", required=True
     )
-    val_share: float = option(0.1, "share of each sequence, its end, that is held out to score on", must_be=SHARE)
-    num_val: int = option(32, "score at most so many places, spread over what is held out", must_be=POSITIVE)
-    crop_size: int = option(256, "side of the square training crop, in pixels; smaller frames are taken whole",
+    val_share: float = option(0.1, "share of each sequence, at its end, that is held out for scoring", must_be=SHARE)
+    num_val: int = option(32, "score at most this many clips, spread over the held-out part", must_be=POSITIVE)
+    crop_size: int = option(256, "side of the square training crop, in pixels; smaller frames are used whole",
                             must_be=POSITIVE)  # fmt: skip
-    batch: int = option(8, "crops a step", must_be=POSITIVE)
-    repeat: int = option(1, "visit each place this many times an epoch; for short videos", must_be=POSITIVE)
+    batch: int = option(8, "crops per step", must_be=POSITIVE)
+    repeat: int = option(1, "visit each clip this many times per epoch; for short videos", must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +30,18 @@ class NetConfig:
 
     mode: str = option(
         "reconstruction",
-        "reconstruction: motion between two known frames, which --flow sdc wants; prediction: to the frame after them",
+        "reconstruction: motion between two known frames, as --flow sdc needs it; prediction: to the frame after them",
         choices=("reconstruction", "prediction"),
     )
-    width: int = option(32, "channels of the first layer, a multiple of 4; the others follow", must_be=POSITIVE)
-    snapshot: str | None = option(None, "checkpoint to start from; it says the width")
+    width: int = option(32, "channels of the first layer, a multiple of 4; the others follow from it", must_be=POSITIVE)
+    snapshot: str | None = option(None, "checkpoint to start from; it determines the width")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
     """the optimizer, Adam"""
 
-    lr: float = option(1e-4, "learning rate; it falls to a tenth over the training", must_be=POSITIVE)
+    lr: float = option(1e-4, "initial learning rate; it falls to a tenth during training", must_be=POSITIVE)
     weight_decay: float = option(0.0, "weight decay", must_be=NOT_NEGATIVE)
 
 
@@ -55,7 +55,7 @@ class VideoRunConfig(RunConfig):
     max_epoch: int = option(100, "number of epochs", must_be=POSITIVE)
     max_minutes: float = option(
         0.0,
-        "plan the learning rate for this many minutes, then score and end, at the latest after --max_epoch; "
+        "fit the learning rate to this many minutes, then score and stop, at the latest after --max_epoch; "
         "0: train --max_epoch epochs",
         must_be=NOT_NEGATIVE,
     )
@@ -66,35 +66,36 @@ class VideoDeviceConfig(DeviceConfig):
     """the machine"""
 
     num_workers: int | None = option(
-        None, "loader processes; default: one per core beside a GPU, else none", must_be=NOT_NEGATIVE
+        None, "worker processes; default: one per core if there is a GPU, else none", must_be=NOT_NEGATIVE
     )
-    bf16: bool | None = option(None, "bfloat16 autocast; default: where the device has it")
+    bf16: bool | None = option(None, AUTOCAST)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTrainConfig:
-    """Train an SDC-Net on frames without labels: python -m video.train --frames DIR."""
+    """Train an SDC-Net on unlabelled frames: python -m video.train --frames DIR."""
 
     run: VideoRunConfig
     net: NetConfig
     frames: FramesConfig
     optim: AdamConfig
     device: VideoDeviceConfig
+    errors: ErrorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagateDataConfig(SetConfig):
     """the data"""
 
-    dataset: str = option("", f"data set, or of --video whose classes the labels have: {DATASET_CHOICES}")
-    split: str | None = option(None, "train, val or trainval; default: train, and all that is labelled of --video")
+    dataset: str = option("", f"data set; with --video, the one whose classes the labels use: {DATASET_CHOICES}")
+    split: str | None = option(None, "train, val or trainval; default: train; with --video, all labelled frames")
     video: str = option("", "instead of a data set: a video file, or a folder of its numbered frames", "--frames")
     labels: str = option(
         "",
-        "label files for --video, PNG, named like the frames; for a file by their numbers counted from 0: 000120.png",
+        "folder of label files for --video, PNG, named like the frames; for a video file, by frame number: 000120.png",
     )
     classes: str | None = option(
-        None, "what they mean (PREPARE_DATASETS.md); default: classes.json in or beside their folder, or --dataset"
+        None, "what the labels mean (PREPARE_DATASETS.md); default: classes.json in or next to --labels, or --dataset"
     )
 
 
@@ -102,18 +103,20 @@ class PropagateDataConfig(SetConfig):
 class PropagationConfig:
     """the propagation"""
 
-    propagate: int = option(3, "frames made before and after each labelled one", must_be=POSITIVE)
+    propagate: int = option(3, "frames to make before and after each labelled one", must_be=POSITIVE)
     stride: int = option(
-        1, "frame numbers from one frame to the next, where the video is thinned out", must_be=POSITIVE
+        1, "difference of frame numbers between neighbours, if the video was subsampled", must_be=POSITIVE
     )
     flow: str = option(
         "dis",
-        "motion: dis needs no weights; raft needs torchvision; sdc refines dis; exact knows drawn streets",
+        "motion: dis needs no weights; raft needs torchvision; sdc refines dis; exact works for drawn streets",
         choices=("dis", "raft", "sdc", "exact"),
     )
     flow_weights: str | None = option(None, "weights of raft or sdc")
     mode: str = option(
-        "joint", "joint: image and labels are moved; label: beside the true image", choices=("joint", "label")
+        "joint",
+        "joint: image and labels are moved; label: labels are moved, the true image is kept",
+        choices=("joint", "label"),
     )
     keep: str = option("", "void tests to switch off, comma-separated: hidden, outside, residual")
 
@@ -123,17 +126,18 @@ class PropagateOutputConfig:
     """results"""
 
     out: str | None = option(
-        None, "root of the results, for train.py --propagated_dir; default: the data set's own. For --video a new set's"
+        None, "root of the results, for train.py --propagated_dir; default: the data set's; with --video, a new set's"
     )
-    resume: bool = option(False, "leave out pairs that are there, made with the same settings")
-    dry_run: bool = option(False, "say what would be written and what is missing; write nothing")
+    resume: bool = option(False, "skip pairs that already exist and were made with the same settings")
+    dry_run: bool = option(False, "report what would be written and what is missing; write nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagateConfig:
-    """Carry labels along video to the frames around the labelled ones, for train.py --maxSkip."""
+    """Propagate labels along video to the frames around the labelled ones, for train.py --maxSkip."""
 
     data: PropagateDataConfig
     propagation: PropagationConfig
     output: PropagateOutputConfig
-    device: DeviceConfig
+    device: WorkersConfig
+    errors: ErrorConfig

@@ -6,7 +6,7 @@ from utils.flags import parse_command_line
 from video.settings import VideoTrainConfig
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(VideoTrainConfig)  # before torch is loaded: --help and a wrong flag answer at once
+    CONFIG = parse_command_line(VideoTrainConfig)  # before heavy imports, so that --help answers at once
 
 import math
 from collections.abc import Sequence
@@ -247,4 +247,4 @@ def save(training: Training, state: State, name: str) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datasets.synthetic.settings import StreetsConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(StreetsConfig)  # before heavy imports, so that --help answers at once
+
 import time
-from functools import partial
 from pathlib import Path
 
-from datasets.synthetic.settings import StreetsConfig
 from datasets.synthetic.write import write_streets
 from utils.command import run_command
-from utils.flags import parse_command_line
 
 
 def main(config: StreetsConfig) -> int:
-    """Write the set, or say that it is there."""
+    """Write the set, or report that it exists."""
     data, start = config.data, time.perf_counter()
     height, width = parse_size(data.size)
     written = write_streets(
@@ -28,7 +31,7 @@ def main(config: StreetsConfig) -> int:
         with_flow=data.with_flow,
         num_workers=config.device.num_workers,
     )
-    took = f"written in {time.perf_counter() - start:.0f} s" if written else "there already, with the same parameters"
+    took = f"written in {time.perf_counter() - start:.0f} s" if written else "already there, with the same parameters"
     print(f"streets at {data.root}: {took}.")
     return 0
 
@@ -42,5 +45,4 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    CONFIG = parse_command_line(StreetsConfig)
-    run_command(partial(main, CONFIG), debug=CONFIG.device.debug)
+    run_command(main, CONFIG)

@@ -1,9 +1,10 @@
-"""The settings of `python -m datasets.synthetic`; see config.py. What a value may be, write.py checks."""
+"""The settings of `python -m datasets.synthetic`; see config.py. Their values are checked in write.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from config import NUM_WORKERS, ErrorConfig
 from utils.flags import option
 
 
@@ -11,13 +12,13 @@ from utils.flags import option
 class StreetsSetConfig:
     """the set"""
 
-    root: str = option("", "folder to write; drawn streets there are replaced, anything else stays", required=True)
+    root: str = option("", "folder to write to; drawn streets in it are replaced, anything else stays", required=True)
     size: str = option("240x320", "image size, HEIGHTxWIDTH")
     num_train: int = option(240, "training images")
     num_val: int = option(39, "validation images")
     num_test: int = option(39, "test images")
     frames_per_sequence: int = option(3, "frames per street")
-    seed: int = option(0, "another seed, other streets")
+    seed: int = option(0, "seed; changes the streets")
     with_flow: bool = option(False, "also write optical flow and visibility")
 
 
@@ -25,8 +26,7 @@ class StreetsSetConfig:
 class StreetsDeviceConfig:
     """the machine"""
 
-    num_workers: int | None = option(None, "processes; default: one per core of this process")
-    debug: bool = option(False, "show the traceback of an error")
+    num_workers: int | None = option(None, NUM_WORKERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +35,4 @@ class StreetsConfig:
 
     data: StreetsSetConfig
     device: StreetsDeviceConfig
+    errors: ErrorConfig

@@ -1,0 +1,4 @@
+"""Defaults of inference that flags and `Predictor` share. Imports nothing heavy."""
+
+MAX_MEMORY = 4.0  # GiB for an image's pixels and probabilities
+OVERLAP = 1 / 3  # share of a tile that its neighbour also covers

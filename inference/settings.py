@@ -1,0 +1,239 @@
+"""The settings of eval.py, demo.py, demo_folder.py, Pixel_percentage.py and `inference.submission`; see config.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from config import DATASET_CHOICES, DATASET_DIR, DeviceConfig, ErrorConfig, IgnoredConfig
+from inference.defaults import MAX_MEMORY, OVERLAP
+from network.names import ARCHITECTURES
+from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
+
+MEMORY = "GiB for an image's pixels and probabilities; the network's own memory, which depends on the tile, is extra"
+BF16 = "compute in bfloat16: faster if the device supports it; about one label in 500 changes"
+COMPILE = "torch.compile the network: faster, after up to a minute for the first image and for some new sizes"
+SCALES = "scales to average over, comma-separated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotConfig:
+    """the checkpoint"""
+
+    snapshot: str = option("", "checkpoint file", required=True)
+    arch: str | None = option(
+        None, "its architecture; default: as stored in the checkpoint. Names: " + ", ".join(ARCHITECTURES)
+    )
+    dataset: str | None = option(
+        None, f"the data set it was trained on; default: as stored in the checkpoint. One of: {DATASET_CHOICES}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSnapshotConfig(SnapshotConfig):
+    """the checkpoint"""
+
+    snapshot: str = option("./pretrained_models/cityscapes_best.pth", "checkpoint file", required=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDataConfig:
+    """the data"""
+
+    dataset_dir: str | None = option(None, DATASET_DIR)
+    split: str = option("val", "split to evaluate; a split without labels is predicted, not scored")
+    cv_split: int | None = option(
+        None, "cross-validation fold that --split refers to; default: the one the checkpoint was trained with", "--cv"
+    )
+    split_index: int = option(0, "index of the part to evaluate, counted from 0", must_be=NOT_NEGATIVE)
+    split_count: int = option(1, "number of parts to split the images into", must_be=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalInferenceConfig:
+    """inference"""
+
+    inference_mode: str = option(
+        "sliding", "sliding: overlapping tiles; pooling: the whole image at once", "-im", choices=("sliding", "pooling")
+    )
+    crop_size: int = option(1024, "side of a tile, in pixels", must_be=POSITIVE)
+    sliding_overlap: float = option(OVERLAP, "share of a tile that its neighbour also covers, below 1", must_be=SHARE)
+    scales: str = option("0.5,1.0,2.0", SCALES)
+    single_scale: bool = option(False, "scale 1 only")
+    no_flip: bool = option(False, "do not average with the mirrored image")
+    batch_size: int = option(1, "tiles per step", must_be=POSITIVE)
+    max_memory: float = option(MAX_MEMORY, MEMORY, must_be=POSITIVE)
+    bf16: bool = option(False, BF16)
+    compile: bool = option(False, COMPILE)
+    profile: bool = option(False, "print how long each step took")
+    test_mode: bool = option(False, "evaluate two images only, to check that everything works")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOutputConfig:
+    """results"""
+
+    ckpt_path: str | None = option(None, "folder of the results; default: eval, next to the checkpoint")
+    exp_name: str | None = option(
+        None, "name of the results' subfolder; default: <data set>_<split>, and the fold if any"
+    )
+    dump_images: bool = option(False, "write images to rgb/, pred/ (label ids), compose/ and diff/")
+    resume: bool = option(False, "continue an interrupted run: keep results made with the same settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDeviceConfig(DeviceConfig):
+    """the machine"""
+
+    num_workers: int | None = option(4, "threads that score and write while the network runs", must_be=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalIgnoredConfig(IgnoredConfig):
+    """accepted for old command lines, without effect"""
+
+    mode: str = option("fine", "fine labels are always used", choices=("fine",))
+    dataset_cls: str | None = option(None, "--dataset determines the classes")
+    fixed_aspp_pool: bool = option(False, "image pooling always covers the network's input")
+    dist_bn: bool = option(False, "evaluation takes no batch statistics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Score a checkpoint on a split, or predict a split without labels."""
+
+    model: SnapshotConfig
+    data: EvalDataConfig
+    inference: EvalInferenceConfig
+    output: EvalOutputConfig
+    device: EvalDeviceConfig
+    errors: ErrorConfig
+    ignored: EvalIgnoredConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoInputConfig:
+    """the image or video"""
+
+    demo_image: str = option("", "image to segment", "--demo-image")
+    demo_video: str = option("", "video file to segment instead, or a camera's number", "--demo-video")
+    temporal: bool = option(
+        False, "smooth a video's classes along its motion, so that they flicker less; needs more memory"
+    )
+    max_frames: int | None = option(
+        None, "stop a video after this many frames; a camera also stops on Ctrl-C", must_be=POSITIVE
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFolderInputConfig:
+    """the images"""
+
+    demo_folder: str = option(
+        "",
+        "folder of images, including subfolders, or a quoted pattern like 'photos/**/*.jpg'; ignores other files",
+        "--demo-folder",
+        required=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOutputConfig:
+    """inference and results"""
+
+    save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
+    classes: str = option(
+        "", "classes to show, by name, comma-separated; everything else is grey (black in _color.png)"
+    )
+    scales: str = option("1.0", SCALES)
+    flip: bool = option(False, "average with the mirrored image")
+    tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)
+    max_memory: float = option(MAX_MEMORY, MEMORY, must_be=POSITIVE)
+    bf16: bool = option(False, BF16)
+    compile: bool = option(False, COMPILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFolderOutputConfig(DemoOutputConfig):
+    """inference and results"""
+
+    resume: bool = option(False, "skip images that already have results made with the same settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoIgnoredConfig:
+    """accepted for old command lines, without effect"""
+
+    num_workers: int | None = option(None, "threads read and write while the network runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Segment one image or video."""
+
+    input: DemoInputConfig
+    model: DemoSnapshotConfig
+    output: DemoOutputConfig
+    device: DeviceConfig
+    errors: ErrorConfig
+    ignored: DemoIgnoredConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoFolderConfig:
+    """Segment a folder of images."""
+
+    input: DemoFolderInputConfig
+    model: DemoSnapshotConfig
+    output: DemoFolderOutputConfig
+    device: DeviceConfig
+    errors: ErrorConfig
+    ignored: DemoIgnoredConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PercentageConfig:
+    """what to count"""
+
+    path: str | None = option(
+        None,
+        "colour mask, id map, or a folder of them; default: ./save (DEFAULT_PATH in Pixel_percentage.py)",
+        "path",
+    )
+    dataset: str = option("cityscapes", f"data set that defines the classes: {DATASET_CHOICES}")
+    dataset_dir: str | None = option(None, "root folder of a data set that defines its own classes, such as folder")
+    ids: str = option(
+        "auto",
+        "what one-channel files contain: label ids as in the data set's files, or train ids",
+        choices=("auto", "label", "train"),
+    )
+    csv: str | None = option(None, "also write the table to this CSV file")
+    json: str | None = option(None, "also write the table to this JSON file")
+    plot: str | None = option(None, "also plot the shares to this image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelPercentageConfig:
+    """Count the pixels of each class."""
+
+    input: PercentageConfig
+    errors: ErrorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionInputConfig:
+    """what to check"""
+
+    path: str | None = option(None, "result folder of eval.py, or a folder or zip of label ids", "path", required=True)
+    dataset: str | None = option(None, f"data set; default: as recorded there by eval.py. One of: {DATASET_CHOICES}")
+    dataset_dir: str | None = option(None, "its root folder; default: as recorded there by eval.py")
+    split: str | None = option(None, "its split; default: as recorded there by eval.py, or test")
+    cv_split: int | None = option(None, "its cross-validation fold; default: as recorded there by eval.py")
+    zip: str | None = option(None, "write the files, if they pass, to this zip, and check it too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionConfig:
+    """Check predictions before submitting them to a benchmark server, and zip them."""
+
+    input: SubmissionInputConfig
+    errors: ErrorConfig
