@@ -71,7 +71,7 @@ def index_of_classes(
         return kept
     if write:
         writable_folder(folder, "--index_dir")
-    bad_files = BadFiles(skip_bad, "the index of classes", show=show)
+    bad_files = BadFiles(skip_bad, "while indexing classes", show=show)
     scans: list[Scan] = []
     nothing = Scan(np.empty((0, 3), np.int32), np.zeros(plan.spec.num_classes, np.int64))
     for scan in in_parallel(plan.scan, len(plan.pairs), num_workers=num_workers, title="index classes", show=show):

@@ -1,8 +1,8 @@
 """Where overlapping tiles are, and which pixels of the image each of them predicts.
 
 The network sees the image at some scale; its prediction is needed on the image's own grid. `inference/laying.py`
-resamples each tile directly onto that grid, so that there is never an array of the scaled image's size with a channel per
-class.
+resamples each tile directly onto that grid, so that there is never an array of the scaled image's size with a channel
+per class.
 """
 
 from __future__ import annotations

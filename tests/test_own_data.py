@@ -145,7 +145,7 @@ def test_a_mask_of_another_ending_or_in_other_capitals_is_named(verify, root):
         f"{images}/03.jpg has no label file: looked for {labels}/03.png; there is {labels}/03.jpg: labels must be PNG",
         f"{images}/A4.JPG has no label file: looked for {labels}/A4.png; there is {labels}/a4.png: "
         "names must be the same, capitals too",
-        f"{labels}/a4.png belongs to no image in {images}; there is {images}/A4.JPG: "
+        f"{labels}/a4.png has no image in {images}; there is {images}/A4.JPG: "
         "names must be the same, capitals too",
     }
 
@@ -155,7 +155,7 @@ def test_a_photo_that_no_reader_takes_is_named_beside_its_mask(verify, root):
     (message,) = messages(verify()[1])
     images = root / "images"
     assert message == (
-        f"{root}/labels/03.png belongs to no image in {images}; there is {images}/03.heic: "
+        f"{root}/labels/03.png has no image in {images}; there is {images}/03.heic: "
         "images must be JPG, JPEG, PNG, BMP, TIF, TIFF or WEBP"
     )
 
@@ -257,7 +257,7 @@ def test_demo_folder_says_which_files_it_leaves_out(light_checkpoint, tmp_path, 
     for _ in range(2):  # results of the first time, which lie there too, are not left out but none of its pictures
         ended = command("demo_folder", *flags)
         assert ended.code == 0
-        assert "2 of 2 pictures done" in ended.out
+        assert "2 of 2 images done" in ended.out
         assert ended.out.splitlines()[-1] == "skipped 3 files with other extensions: .heic, none"
 
 
