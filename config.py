@@ -182,7 +182,9 @@ class OptimConfig:
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)
     repoly: float = option(1.5, "scl-poly: exponent after the restart", must_be=POSITIVE)
     warmup_epochs: float = option(
-        0.0, "rise linearly to --lr over this many epochs; with --max_minutes, their share of it", must_be=NOT_NEGATIVE
+        0.0,
+        "raise the learning rate linearly over this many epochs; with --max_minutes, over their share of the time",
+        must_be=NOT_NEGATIVE,
     )
     sgd: bool = option(True, "SGD with momentum, unless --adam is given")
     adam: bool = option(False, "AdamW (Adam with decoupled weight decay) instead of SGD, whatever --sgd says")

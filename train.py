@@ -43,7 +43,7 @@ def main(config: TrainConfig) -> int:
 
 
 def _train_as(me: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
-    """Train as one of the processes; what is made here is gone before they part."""
+    """Train as one of the processes; what is built here is freed before the process group ends."""
     training, state = set_up(config, spec, device, me)
     with training.log:
         train(training, state)
@@ -56,7 +56,7 @@ def train(training: Training, state: State) -> None:
         state = score(training, state)
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
     for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
-        torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # so that a resumed run draws the same
+        torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # a resumed run draws the same numbers
         train_one_epoch(training, epoch, clock)
         check_weights(training.net, training.dtype)
         ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
@@ -65,14 +65,14 @@ def train(training: Training, state: State) -> None:
         save(training, state, LAST)
         if is_due:
             state = score(training, state)
-        if ends:  # not asked again: time that runs out after this moment pays for a last, validated epoch
+        if ends:  # not asked again: if time runs out after this moment, one more epoch is trained and validated
             break
     if (best := log.folder / BEST).is_file():
         log.say(f"best mIoU {100 * state.best:.2f}: {best}")
 
 
 def score(training: Training, state: State) -> State:
-    """The state with the scores of the network as it is; `best.pth` where they are the best, and `last.pth`."""
+    """The state with the network's scores; writes `last.pth` and, if they are the best, `best.pth`."""
     result = validate(training, state.epoch)
     training.log.say(f"epoch {state.epoch}\n{result.table()}")
     training.log.scalars("val", state.epoch, {"epoch": state.epoch, **_main_scores(result)})
@@ -130,7 +130,7 @@ def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: 
 
 
 def optimizer_step(training: Training) -> None:
-    """Apply the gradient and forget it."""
+    """Apply the gradient and clear it."""
     if training.config.optim.clip_norm:
         training.scaler.unscale_(training.optimizer)
         nn.utils.clip_grad_norm_(training.net.parameters(), training.config.optim.clip_norm)
@@ -143,12 +143,12 @@ def optimizer_step(training: Training) -> None:
 
 @torch.inference_mode()
 def validate(training: Training, epoch: int) -> Scores:
-    """Score the whole images of the validation split, and write pictures of the first few."""
+    """Score the whole images of the validation split, and write samples of the first few."""
     net = training.scored_net.eval()
-    share_buffers(net)  # each process has statistics of its own crops; all score the network that is saved
+    share_buffers(net)  # each process has statistics of its own crops, but all must score the network that is saved
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
-    give_back_freed_memory()  # whole images need other sizes than crops
+    give_back_freed_memory()  # whole images and crops differ in size
     for images, labels in tqdm(
         training.val, desc="validate", disable=None if training.me.is_main else True, leave=False, dynamic_ncols=True
     ):

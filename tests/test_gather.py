@@ -82,7 +82,7 @@ def test_the_command_that_is_told_trains_on_the_pairs_of_one_labelled_frame_too(
     assert "--maxSkip 2 --train_split trainval" in ended.out
     trained = trained_as_told(command, ended.out, tmp_path)
     assert trained.code == 0, trained.err
-    assert "holds validation images" in trained.out + trained.err
+    assert "includes validation images" in trained.out + trained.err
 
 
 def test_the_command_that_is_told_names_the_fold_and_no_more_steps_than_its_frames_have(

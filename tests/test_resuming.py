@@ -1,11 +1,13 @@
-"""Runs that go on, and what they do with what is there already."""
+"""Resumed runs, and what they do with what is already there."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 import train as train_command
 from tests.tiny import metrics, run, weights
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize("flags", [(), ("--ema", "0.9")], ids=" ".join)
@@ -48,7 +50,7 @@ def test_a_run_that_died_is_logged_once_when_it_goes_on(tiny_set, tmp_path, monk
     with (tmp_path / "ckpt/default/metrics.jsonl").open("a") as file:
         file.write('{"kind": "tra')  # as a full disk leaves it
     run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
-    assert "has no last.pth to go on from" in capsys.readouterr().out
+    assert "has no last.pth to resume from" in capsys.readouterr().out
     run(tiny_set, tmp_path, "--max_epoch", "3", "--resume")
     steps = [row["step"] for row in metrics(tmp_path, "train")]
     assert steps == sorted(set(steps))
@@ -67,9 +69,27 @@ def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_
         with pytest.raises(ValueError, match=told):
             run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", *flags)
     (tiny_set / "streets.json").write_text("{}")
-    with pytest.raises(ValueError, match="is of a run on the 11 classes of camvid"):
+    with pytest.raises(ValueError, match="its run was on camvid, not on streets"):
         run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--dataset", "streets")
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_classes_that_changed_since_are_named(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    path = tmp_path / "ckpt/default/last.pth"
+    kept = load_checkpoint(path)
+    first, *others = kept.classes
+    save_checkpoint(path, replace(kept, classes=(replace(first, name="Heaven"), *others)))
+    with pytest.raises(ValueError, match="class 1 was 'Heaven', is 'Sky'"):
+        run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
+
+
+def test_a_finished_run_says_how_to_continue_it(tiny_set, tmp_path, capsys):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--resume")
+    assert "all of its 1 epochs are done; raise --max_epoch to continue" in capsys.readouterr().out
+    run(tiny_set, tmp_path, "--max_epoch", "9", "--max_minutes", "1e-6", "--resume")
+    assert "its 1e-06 minutes are used up; raise --max_minutes to continue" in capsys.readouterr().out
 
 
 def test_changed_settings_are_told_and_hold_from_then_on(tiny_set, tmp_path, capsys):
@@ -82,7 +102,7 @@ def test_changed_settings_are_told_and_hold_from_then_on(tiny_set, tmp_path, cap
 
 def test_weights_that_became_nan_do_not_replace_those_of_the_epoch_before(tiny_set, tmp_path):
     run(tiny_set, tmp_path, "--max_epoch", "1")
-    with pytest.raises(ValueError, match=r"not numbers any more|not a number any more"):
+    with pytest.raises(ValueError, match="became NaN or infinite"):
         run(tiny_set, tmp_path, "--max_epoch", "4", "--resume", "--lr", "1e30")
     assert all(torch.isfinite(values).all() for values in weights(tmp_path).values())
 
@@ -90,7 +110,7 @@ def test_weights_that_became_nan_do_not_replace_those_of_the_epoch_before(tiny_s
 def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--max_epoch", "1")
     run(tiny_set, tmp_path, "--max_epoch", "1")
-    assert "--exp default-2 --resume goes on" in capsys.readouterr().out
+    assert "resume: --exp default-2 --resume" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default-2"}
     assert {path.name for path in (tmp_path / "tb").iterdir()} == {"default", "default-2"}
 
@@ -108,6 +128,6 @@ def test_the_optimizer_is_restored_from_the_snapshot_also_where_resume_finds_no_
         run(
             tiny_set, tmp_path, "--max_epoch", "2", "--exp", exp, "--snapshot", first, "--restore_optimizer", *flags
         )  # fmt: skip
-        assert f"going on after epoch 1 of {first}" in capsys.readouterr().out
+        assert f"continuing after epoch 1 of {first}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--restore_optimizer needs --snapshot"):
         run(tiny_set, tmp_path, "--restore_optimizer")

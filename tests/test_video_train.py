@@ -232,7 +232,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tmp_path):
     assert train(*flags, "--max_epoch", 3, "--exp", "whole").code == 0
     assert train(*flags, "--max_epoch", 1, "--exp", "cut").code == 0
     resumed = train(*flags, "--max_epoch", 3, "--exp", "cut", "--resume")
-    assert "going on after epoch 1" in resumed.out
+    assert "continuing after epoch 1" in resumed.out
     whole, cut = (load_checkpoint(tmp_path / f"ckpt/{exp}/last.pth") for exp in ("whole", "cut"))
     assert whole.epoch == cut.epoch == 3
     assert all(torch.equal(value, cut.state_dict[key]) for key, value in whole.state_dict.items())
@@ -273,8 +273,8 @@ def test_going_on_reads_the_checkpoint_once_and_tells_what_is_asked_for_that_was
         monkeypatch.setattr(f"{module}.load_checkpoint", counted)
     last = tmp_path / "ckpt/sdc/last.pth"
     resumed = train(*flags, "--max_epoch", 2, "--weight_decay", 0.5, "--width", 8, "--resume")
-    assert f"going on after epoch 1 of {last}" in resumed.out
-    assert "with other settings than there: --max_epoch 2 (was 1), --weight_decay 0.5 (was 0.0)\n" in resumed.out
+    assert f"continuing after epoch 1 of {last}" in resumed.out
+    assert "settings changed since: --max_epoch 2 (was 1), --weight_decay 0.5 (was 0.0)\n" in resumed.out
     assert read == [last]
     (group,) = load_checkpoint(last).training["optimizer"]["param_groups"]
     assert group["weight_decay"] == 0.5
@@ -283,8 +283,8 @@ def test_going_on_reads_the_checkpoint_once_and_tells_what_is_asked_for_that_was
 def test_a_run_tells_that_its_folder_is_taken_or_holds_nothing_to_go_on_from(train, tmp_path):
     flags = ("--frames", write_frames(tmp_path / "frames", 6), "--test_mode")
     folder = tmp_path / "ckpt/sdc_test_mode"
-    assert f"{folder} has no last.pth to go on from: the run starts from the beginning" in train(*flags, "--resume").out
-    assert f"{folder} holds a run: this one goes to {folder}-2" in train(*flags).out
+    assert f"{folder} has no last.pth to resume from; starting from the beginning" in train(*flags, "--resume").out
+    assert f"{folder} already holds a run; writing to {folder}-2" in train(*flags).out
 
 
 def test_what_cannot_be_gone_on_with_is_refused_and_changes_nothing(train, tmp_path):
@@ -296,7 +296,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_changes_nothing(train, tmp_p
     assert "last.pth holds SDCNet_reconstruction; SDCNet_prediction is wanted" in other.err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     (folder / "last.pth").write_bytes(before["best.pth"])
-    assert "last.pth: holds no optimizer state; leave out --resume" in train(*flags, "--resume").err
+    assert "last.pth contains no optimizer state; leave out --resume" in train(*flags, "--resume").err
     (folder / "last.pth").write_bytes(before["last.pth"][:1000])
     assert "last.pth: " in train(*flags, "--resume").err
     assert (folder / "config.json").read_bytes() == before["config.json"]
@@ -319,14 +319,14 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         video.train.main(config)
     last = tmp_path / "ckpt/sdc/last.pth"
-    assert f"stopped; {last} is kept, and --resume goes on from it." in capsys.readouterr().out
+    assert f"stopped; {last} is saved; continue with --resume." in capsys.readouterr().out
 
 
 def test_a_network_that_has_become_nan_is_told_and_not_kept(train, tmp_path):
     frames = write_frames(tmp_path / "frames", 8)
     done = train("--frames", frames, "--lr", 1e9, "--max_epoch", 4)
     assert done.code == 1
-    assert "not a number" in done.err or "not numbers" in done.err
+    assert "NaN or infinite" in done.err
     assert load_checkpoint(tmp_path / "ckpt/sdc/best.pth").epoch == 0
     last = load_checkpoint(tmp_path / "ckpt/sdc/last.pth")
     assert all(torch.isfinite(values).all() for values in last.state_dict.values())

@@ -16,15 +16,15 @@ from utils.files import atomic_path, writable_folder
 from utils.numbering import first_free
 
 METRICS = "metrics.jsonl"
-LAST, BEST = "last.pth", "best.pth"  # the checkpoint to go on from, and that of the best score
+LAST, BEST = "last.pth", "best.pth"  # the checkpoint to resume from, and the one with the best score
 LINK = "tensorboard"  # to the run's events
 
 
 class RunLog:
-    """The run folder and its logs. On processes other than the main one everything is silently left out.
+    """The run folder and its logs. On processes other than the main one nothing is written or printed.
 
     Files: config.json, metrics.jsonl (one object per line), curves.png, samples/, augmentation/, and a link to the
-    TensorBoard events. In a `with` statement it is closed at the end, and says after Ctrl-C what is kept.
+    TensorBoard events. In a `with` statement it is closed at the end, and after Ctrl-C it says what is saved.
     """
 
     def __init__(self, folder: Path, tb_folder: Path, *, active: bool) -> None:
@@ -48,7 +48,7 @@ class RunLog:
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
             last = self.folder / LAST
-            kept = f"{last} is kept, and --resume goes on from it" if last.is_file() else "no epoch was done"
+            kept = f"{last} is saved; continue with --resume" if last.is_file() else "no epoch was finished"
             self.say(f"stopped; {kept}.")
         self.close()
 
@@ -58,9 +58,9 @@ class RunLog:
             print(text, flush=True)
 
     def rewind(self, epoch: int, *, is_due: bool) -> None:
-        """Forget what was logged after so many whole epochs, where it `is_due` also their score.
+        """Forget what was logged after `epoch` whole epochs, and if it `is_due` also their score.
 
-        A run that goes on from there logs it again.
+        A run that continues from there logs it again.
         """
         if not self.active:
             return
@@ -101,18 +101,18 @@ class RunLog:
 
 
 def run_folder(run: RunConfig) -> Path:
-    """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; what `--test_mode` tries out goes into a folder of its own."""
+    """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; with `--test_mode` a folder of its own."""
     parts = (run.exp, run.tb_tag, "test_mode" if run.test_mode else "")
     return Path(run.ckpt) / "_".join(part for part in parts if part)
 
 
 def free_run_folder(folder: Path) -> Path:
-    """`folder` itself, or `folder-2`, `-3`, … where it already holds a run: a run never overwrites another."""
+    """`folder` itself, or `folder-2`, `-3`, … if it already holds a run: a run never overwrites another."""
     return Path(first_free(str(folder), lambda name: (Path(name) / METRICS).exists()))
 
 
 def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
-    """<tb_path>/<name of the run>; numbered where that is another run's, the same again where a run is resumed."""
+    """<tb_path>/<name of the run>; numbered if that belongs to another run, the same as before if a run is resumed."""
     linked = run / LINK
     if is_resumed and linked.is_symlink():
         return linked.resolve()
@@ -120,7 +120,7 @@ def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All objects of a run's metrics.jsonl; without a line that a crash or a full disk cut short."""
+    """All objects of a run's metrics.jsonl, except a line that a crash or a full disk cut short."""
     rows = []
     for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -156,13 +156,13 @@ def draw_curves(folder: Path) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     if val:
-        axes[2].set_ylim(bottom=0)
         best = max(val, key=lambda row: row["mean_iou"])
+        axes[2].set_ylim(0, max(1.15 * best["mean_iou"], 0.01))  # room for the number above the curve
         axes[2].annotate(
             f"{best['mean_iou']:.3f}",
             (best["epoch"], best["mean_iou"]),
             textcoords="offset points",
-            xytext=(0, -14),
+            xytext=(0, 6),
             ha="center",
         )
     with atomic_path(folder / "curves.png") as path:

@@ -13,10 +13,10 @@ from config import OptimConfig
 def build_optimizer(config: OptimConfig, net: nn.Module) -> Optimizer:
     """SGD, or AdamW with --adam. Biases and batch norm are not decayed under AdamW, as is usual there.
 
-    Raises ValueError where SGD is switched off and nothing is named in its place.
+    Raises ValueError if SGD is switched off and no other optimizer is named.
     """
     if not config.sgd and not config.adam:
-        raise ValueError("--no-sgd leaves no optimizer; name the other one, --adam.")
+        raise ValueError("--no-sgd leaves no optimizer; choose the other one with --adam.")
     trained = [p for p in net.parameters() if p.requires_grad]
     if config.adam:
         return AdamW(_decay_groups(trained, config.weight_decay), lr=config.lr, amsgrad=config.amsgrad)
@@ -27,8 +27,8 @@ def build_schedule(config: OptimConfig, *, max_epoch: int, rlx_off_epoch: int) -
     """The learning rate as a function of the epoch, fractions included: `lr(0.0)` is the first step's.
 
     `scl-poly` follows poly over all epochs until `rlx_off_epoch`, then restarts at lr * rescale with exponent repoly
-    over the epochs that are left; the relaxation ends with that very step. Raises ValueError where that epoch is
-    missing or outside the training.
+    over the remaining epochs; the relaxation ends with the same step. Warm-up scales either, from almost 0 to 1. Raises
+    ValueError if that epoch is missing or outside the training.
     """
     if config.lr_schedule == "scl-poly" and not 0 < rlx_off_epoch < max_epoch:
         raise ValueError(
@@ -37,12 +37,11 @@ def build_schedule(config: OptimConfig, *, max_epoch: int, rlx_off_epoch: int) -
         )
 
     def lr_at(epoch: float) -> float:
-        if epoch < config.warmup_epochs:
-            return config.lr * (epoch + 1e-2) / (config.warmup_epochs + 1e-2)
+        warmed_up = min((epoch + 1e-2) / (config.warmup_epochs + 1e-2), 1.0)
         if config.lr_schedule == "scl-poly" and epoch >= rlx_off_epoch:
             left = 1 - (epoch - rlx_off_epoch) / (max_epoch - rlx_off_epoch)
-            return config.lr * config.rescale * max(left, 0.0) ** config.repoly
-        return config.lr * max(1 - epoch / max_epoch, 0.0) ** config.poly_exp
+            return warmed_up * config.lr * config.rescale * max(left, 0.0) ** config.repoly
+        return warmed_up * config.lr * max(1 - epoch / max_epoch, 0.0) ** config.poly_exp
 
     return lr_at
 
@@ -54,7 +53,7 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 def freeze(modules: Iterable[nn.Module]) -> None:
-    """Stop training these modules; their batch norms keep their statistics if they are put in evaluation mode."""
+    """Stop training these modules. Put them in evaluation mode as well, so that batch norms keep their statistics."""
     for module in modules:
         module.requires_grad_(False)
 

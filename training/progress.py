@@ -1,4 +1,4 @@
-"""How far a training is, how fast, and what is told and written down of its steps."""
+"""How far a training has come, how fast it is, and the progress bar and log of its steps."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tqdm import tqdm
 from training.log import RunLog
 from utils.distributed import mean_over_processes, processes
 
-LOG_STEPS = 20  # how often the loss is read from the device, and written down
+LOG_STEPS = 20  # how often the loss is read from the device and logged
 TEST_STEPS = 2  # --test_mode
 
 BatchT = TypeVar("BatchT", covariant=True)
 
 
 class Batches(Sized, Iterable[BatchT], Protocol[BatchT]):
-    """A loader: it can be counted, and gives batches."""
+    """A loader: it has a length and yields batches."""
 
 
 class Clock:
-    """How far the training is, in epochs and minutes; with --max_minutes time drives the schedule."""
+    """How far the training has come, in epochs and minutes; with --max_minutes, time drives the schedule."""
 
     def __init__(self, max_minutes: float, max_epoch: int, spent: float) -> None:
         self.max_minutes = max_minutes
@@ -37,7 +37,7 @@ class Clock:
         self._first_epoch: float | None = None
 
     def minutes(self) -> float:
-        """Minutes of training so far, those of the run that this one resumes included."""
+        """Minutes of training so far, including those of the run that this one resumes."""
         return (time.monotonic() - self._start) / 60
 
     def is_up(self) -> bool:
@@ -45,13 +45,13 @@ class Clock:
         return bool(self.max_minutes) and self.minutes() >= self.max_minutes
 
     def epoch(self, counted: float) -> float:
-        """Where the schedule stands: the counted epoch, or further where the time is running out faster."""
+        """Where the schedule stands: the counted epoch, or further on if the time is running out faster."""
         if not self.max_minutes:
             return counted
         return min(max(counted, self.max_epoch * self.minutes() / self.max_minutes), float(self.max_epoch))
 
     def left(self, now: float) -> str:
-        """Time left, as text, extrapolated from the epochs done since this process began."""
+        """Time left, as text, extrapolated from the epochs done since this process started."""
         if self._first_epoch is None:
             self._first_epoch = now
         done = now - self._first_epoch
@@ -63,9 +63,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a batch stands in its epoch. Several may share an optimizer step, which the last of them ends.
+    """Where a batch stands in its epoch. Several batches may share an optimizer step; the last of them ends it.
 
-    now: where the schedule stands, in epochs, fractions included.
+    now: where the schedule stands, in epochs, with fractions.
     """
 
     batch: int
@@ -75,10 +75,10 @@ class Place:
 
 
 class StepLog(Generic[BatchT]):
-    """The steps of one epoch: their batches, a progress bar, and what is written down of every LOG_STEPS-th.
+    """The steps of one epoch: their batches, a progress bar, and a log entry every LOG_STEPS steps.
 
-    Iterate over it, in a `with` statement, and tell it of each batch that is done. Batches end with the last whole step
-    of `accumulate` batches, where the time is up, or soon in `test_mode`. dtype: that of autocast, None for none.
+    Iterate over it in a `with` statement, and call `worked` after each batch. Iteration ends with the last whole step
+    of `accumulate` batches, when the time is up, or early in `test_mode`. dtype: that of autocast, None for none.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class StepLog(Generic[BatchT]):
             disable=not log.active,
             dynamic_ncols=True,
             leave=False,
-            mininterval=0.5 if sys.stderr.isatty() else 60.0,  # rarely where it fills a file, not a terminal's line
+            mininterval=0.5 if sys.stderr.isatty() else 60.0,  # seldom if it fills a file instead of a line
         )
 
     def __enter__(self) -> StepLog[BatchT]:
@@ -124,10 +124,9 @@ class StepLog(Generic[BatchT]):
             yield Place(number, step, part + 1 == self.accumulate, now), batch
 
     def worked(self, place: Place, lr: float, loss: Tensor, num_images: int, **parts: Tensor) -> None:
-        """The batch there is done. loss, parts: numbers on the device; num_images: of this process.
+        """Record a finished batch. loss, parts: scalars on the device; num_images: of this process.
 
-        parts: what the loss is made of, to be written down beside it. Raises ValueError where the loss is no finite
-        number any more.
+        parts: terms of the loss, logged with it. Raises ValueError if the loss is NaN or infinite.
         """
         self._meter.worked(loss, num_images * processes().count)
         if not place.ends_step:
@@ -147,7 +146,7 @@ class StepLog(Generic[BatchT]):
 
 
 class Meter:
-    """Loss, speed and share of time spent waiting for data since it was last read."""
+    """Loss, speed and share of time spent waiting for data since the last reading."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
         self._dtype = dtype
@@ -157,7 +156,7 @@ class Meter:
         self._waiting = 0.0
 
     def waited(self) -> None:
-        """A batch has come."""
+        """A batch has arrived."""
         self._waiting += time.monotonic() - self._mark
 
     def worked(self, loss: Tensor, num_images: int) -> None:
@@ -168,13 +167,13 @@ class Meter:
         self._mark = time.monotonic()
 
     def read(self) -> dict[str, float]:
-        """The means since the last reading, the loss's over all processes: all must read at the same step.
+        """The means since the last reading; the loss is averaged over all processes, which must read at the same step.
 
-        Raises ValueError, in all of them, where the loss is no finite number any more.
+        Raises ValueError, in all of them, if the loss is NaN or infinite.
         """
         loss = float(mean_over_processes(self._loss)) / self._num_steps
         if not math.isfinite(loss):
-            raise ValueError(f"the loss is not a number any more. {remedy(self._dtype)}")
+            raise ValueError(f"the loss became NaN or infinite. {remedy(self._dtype)}")
         seconds = max(time.monotonic() - self._since, 1e-9)
         values = {"loss": loss, "images_per_s": self._num_images / seconds, "waiting": self._waiting / seconds}
         self._loss.zero_()
@@ -185,6 +184,6 @@ class Meter:
 
 
 def remedy(dtype: torch.dtype | None) -> str:
-    """What to try where loss or weights became infinite or NaN under this autocast type, None for float32."""
+    """What to try if loss or weights became NaN or infinite with this autocast type, None for float32."""
     other_numbers = {torch.bfloat16: ", or --no-bf16", torch.float16: ", or leave out --fp16"}
     return f"Use a smaller --lr{other_numbers[dtype] if dtype else ''}."

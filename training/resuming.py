@@ -1,4 +1,4 @@
-"""Going on with a training: what is kept of it, where it goes on from, and what is asked for that was not before."""
+"""Resuming a training: what is saved of it, where it continues from, and which flags have changed since."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from config import RunConfig
-from datasets.spec import DatasetSpec
+from datasets.spec import DatasetSpec, first_difference
 from training.averaging import WeightAverage
 from training.log import LAST, RunLog, free_run_folder, run_folder, tensorboard_folder
 from training.progress import remedy
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from utils.distributed import lists_of_all, wait_for_all
 
-# Flags, by their group, that the state of an optimizer depends on.
+# Flags, with their group, that the optimizer's state depends on.
 SAME_AS_BEFORE = (("optim", "adam"), ("optim", "amsgrad"), ("model", "freeze_trunk"))
-# Flags of one who goes on with a run, and the one of video/train.py that the checkpoint decides.
-GOING_ON = ("resume", "restore_optimizer", "snapshot", "start_epoch", "width")
+# Flags that may differ when a run is resumed, and the one of video/train.py that the checkpoint decides.
+MAY_DIFFER = ("resume", "restore_optimizer", "snapshot", "start_epoch", "width")
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a training is: the next epoch, minutes spent, its best score and the newest ones.
+    """How far a training has come: the next epoch, minutes spent, the best score and the latest ones.
 
-    is_due: whether the network as it is, after the epoch before, is still to be scored.
+    is_due: whether the network, as the previous epoch left it, is still to be scored.
     """
 
     epoch: int
@@ -41,24 +41,24 @@ class State:
 
 @dataclass(frozen=True)
 class Start:
-    """What a training goes on from. is_own: the run's own `last.pth`, not another one's with --restore_optimizer."""
+    """What a training continues from. is_own: the run's own `last.pth`, not another's with --restore_optimizer."""
 
     path: Path
     checkpoint: Checkpoint
     is_own: bool
 
     def changed(self, settings: Mapping[str, Any]) -> list[str]:
-        """The flags that say something else than there, with what they said."""
+        """The flags that differ from the checkpoint's, with their earlier values."""
         before = self.checkpoint.config
         return [
             f"--{name} {value} (was {before[group][name]})"
             for group, values in settings.items()
             for name, value in values.items()
-            if name in before.get(group, {}) and before[group][name] != value and name not in GOING_ON
+            if name in before.get(group, {}) and before[group][name] != value and name not in MAY_DIFFER
         ]
 
     def state(self) -> State:
-        """Where it goes on. Time and best score are a run's own, so --restore_optimizer begins them anew."""
+        """Where it continues. Time and best score belong to a run, so --restore_optimizer starts them afresh."""
         checkpoint, kept = self.checkpoint, self.checkpoint.training
         if not self.is_own:
             return State(checkpoint.epoch)
@@ -67,30 +67,30 @@ class Start:
 
 
 def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
-    """With --resume the run's own `last.pth`, else the `snapshot` whose optimizer is wanted; None for neither.
+    """With --resume the run's own `last.pth`, else the `snapshot` whose optimizer is restored; None for neither.
 
-    Raises ValueError where it cannot be gone on with, or the processes find different ones.
+    Raises ValueError if it cannot be continued from, or if the processes find different ones.
     """
     start = _own(run_folder(run)) if run.resume else None
     if not start and snapshot:
         start = Start(Path(snapshot), load_checkpoint(snapshot), is_own=False)
         if start.checkpoint.epoch >= run.max_epoch:
-            raise ValueError(f"{snapshot} has had {start.checkpoint.epoch} epochs; --max_epoch must be more.")
+            raise ValueError(f"{snapshot} was already trained for {start.checkpoint.epoch} epochs; raise --max_epoch.")
     if start and not start.checkpoint.training:
         flag = "--resume" if start.is_own else "--restore_optimizer"
-        raise ValueError(f"{start.path}: holds no optimizer state; leave out {flag}.")
+        raise ValueError(f"{start.path} contains no optimizer state; leave out {flag}.")
     return start
 
 
 def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError where it is of other classes than `spec`, or another kind of optimizer. settings: all flags."""
+    """Raise ValueError if it is of other classes than `spec`, or of another kind of optimizer. settings: all flags."""
     path, checkpoint = start.path, start.checkpoint
-    kept_names = [seg_class.name for seg_class in checkpoint.classes or ()]
-    if checkpoint.dataset != spec.name or kept_names != list(spec.class_names):
-        raise ValueError(
-            f"{path} is of a run on the {len(kept_names)} classes of {checkpoint.dataset}, not on the "
-            f"{spec.num_classes} of {spec.name}; name another --exp."
-        )
+    if checkpoint.dataset != spec.name:
+        raise ValueError(f"{path}: its run was on {checkpoint.dataset}, not on {spec.name}; name another --exp.")
+    trained = [seg_class.name for seg_class in checkpoint.classes or ()]
+    if trained != list(spec.class_names):
+        changed = first_difference(trained, spec.class_names)
+        raise ValueError(f"{path}: its run had other classes than {spec.title} has now: {changed}; name another --exp.")
     for group, name in SAME_AS_BEFORE:
         before, now = checkpoint.config[group][name], settings[group][name]
         if before != now:
@@ -105,7 +105,7 @@ def restore(
     scaler: torch.amp.GradScaler | None = None,
     average: WeightAverage | None = None,
 ) -> None:
-    """Give them the state that they had then; learning rate, momentum and decay stay what the flags say."""
+    """Restore the saved state; learning rate, momentum and decay stay as the flags say."""
     checkpoint, kept = start.checkpoint, start.checkpoint.training
     load_state(net, replace(checkpoint, state_dict=kept.get("weights", checkpoint.state_dict)), start.path)
     if average:
@@ -128,25 +128,29 @@ def open_run(
     *,
     is_main: bool = True,
 ) -> tuple[RunLog, State]:
-    """Make the run folder, and say how the run begins and what it is `about`. All that can fail comes before this.
+    """Create the run folder, and print how the run starts and what it is `about`. Whatever can fail comes before this.
 
-    fresh: where it begins without a start; settings: all flags. Returns the run's log, and where it begins.
+    fresh: the state to begin with if there is no start; settings: all flags. Returns the run's log and the first state.
     """
     folder = run_folder(run)
     notices = _describe_start(start, settings) if start else []
     if not run.resume:
         folder, taken = free_run_folder(folder), folder
         if folder != taken:
-            notices.append(f"{taken} holds a run: this one goes to {folder} (--exp {folder.name} --resume goes on).")
+            notices.append(f"{taken} already holds a run; writing to {folder} (resume: --exp {folder.name} --resume).")
     elif not start:
-        notices.append(f"{folder} has no {LAST} to go on from: the run starts from the beginning.")
+        notices.append(f"{folder} has no {LAST} to resume from; starting from the beginning.")
     events = tensorboard_folder(run.tb_path, folder, is_resumed=run.resume)
-    wait_for_all()  # every process has looked before one makes the folders
+    wait_for_all()  # every process has looked before one creates the folders
     log = RunLog(folder, events, active=is_main)
     for text in (*notices, *about, f"run folder: {folder}"):
         log.say(text)
     log.config(settings)
     state = start.state() if start else fresh
+    if start and state.epoch >= run.max_epoch:
+        log.say(f"all of its {run.max_epoch} epochs are done; raise --max_epoch to continue.")
+    elif start and run.max_minutes and state.minutes >= run.max_minutes:
+        log.say(f"its {run.max_minutes:g} minutes are used up; raise --max_minutes to continue.")
     if run.resume:
         log.rewind(state.epoch, is_due=state.is_due)
     return log, state
@@ -163,9 +167,9 @@ def save(
     scaler: torch.amp.GradScaler | None = None,
     average: WeightAverage | None = None,
 ) -> None:
-    """Write `checkpoint` with `state` into the run folder; only the main process does. `last.pth` can be gone on with.
+    """Write `checkpoint` with `state` to the run folder, in the main process only. `last.pth` can be resumed from.
 
-    net: the one that learns; the checkpoint's weights are the average's, where there is one.
+    net: the one that learns; the checkpoint's weights are those of the average, if there is one.
     """
     if not log.active:
         return
@@ -183,25 +187,25 @@ def save(
 
 
 def check_weights(net: nn.Module, dtype: torch.dtype | None) -> None:
-    """Raise ValueError where a weight is no finite number, so that nothing sound is overwritten with it.
+    """Raise ValueError if a weight is NaN or infinite, so that no sound checkpoint is overwritten.
 
     dtype: what the network was trained in, None for float32.
     """
     if not all(torch.isfinite(values).all() for values in net.parameters()):
-        raise ValueError(f"the weights are not numbers any more. {remedy(dtype)}")
+        raise ValueError(f"the weights became NaN or infinite. {remedy(dtype)}")
 
 
 def _own(folder: Path) -> Start | None:
     path = folder / LAST
     start = Start(path, load_checkpoint(path), is_own=True) if path.is_file() else None
     if len(set(lists_of_all([start.checkpoint.epoch if start else None]))) > 1:
-        raise ValueError(f"{path} is not the same for all processes: --ckpt must be a folder that all machines share.")
+        raise ValueError(f"{path} differs between processes: --ckpt must be a folder that all machines share.")
     return start
 
 
 def _describe_start(start: Start, settings: Mapping[str, Any]) -> list[str]:
     changed = start.changed(settings)
     return [
-        f"going on after epoch {start.checkpoint.epoch} of {start.path}",
-        *([f"with other settings than there: {', '.join(changed)}"] if changed else []),
+        f"continuing after epoch {start.checkpoint.epoch} of {start.path}",
+        *([f"settings changed since: {', '.join(changed)}"] if changed else []),
     ]

@@ -1,4 +1,4 @@
-"""Pictures that show what a network is given and what it makes of it, in the run folder and TensorBoard."""
+"""Images of what a network is given and what it predicts, in the run folder and in TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from training.log import RunLog
 from utils.images import Uint8Array, write_image
 from utils.pictures import colorize, shrunk, side_by_side
 
-NUM_SAMPLES = 4  # pictures at each scoring
-LARGEST_SAMPLE = 1536  # side of those with labels, in pixels; of 12 megapixels, a long training's would fill a disk
+NUM_SAMPLES = 4  # images per scoring
+LARGEST_SAMPLE = 1536  # side of those with labels, in pixels: at 12 megapixels, a long training's would fill a disk
 
 
 def write_sample(log: RunLog, epoch: int, number: int, picture: Uint8Array) -> None:
-    """Keep picture [H, W, 3] as number so-and-so of those that show what the network does after `epoch` epochs."""
+    """Write picture [H, W, 3] as sample `number` of what the network does after `epoch` epochs."""
     write_image(log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
     log.image(f"sample{number}", epoch, picture)
 
 
 def labelled_sample(spec: DatasetSpec, image: Tensor, labels: Tensor, guess: Tensor) -> Uint8Array:
-    """Picture, truth and prediction side by side. image [3, H, W] uint8; labels, guess [H, W] train ids."""
+    """Image, truth and prediction side by side. image [3, H, W] uint8; labels, guess [H, W] train ids."""
     return shrunk(_beside_labels(spec, image, labels, guess), LARGEST_SAMPLE)
 
 
 def write_augmentation(log: RunLog, spec: DatasetSpec, images: Tensor, labels: Tensor) -> None:
-    """Write crops [B, 3, H, W] uint8 beside their labels [B, H, W]; the main process does."""
+    """Write crops [B, 3, H, W] uint8 next to their labels [B, H, W], in the main process only."""
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         if log.active:
             write_image(log.folder / "augmentation" / f"{number}.png", _beside_labels(spec, image, label))

@@ -1,4 +1,4 @@
-"""What train.py needs before its first step: all that flags alone decide, then the data, then the run folder."""
+"""What train.py needs before its first step: everything that flags alone decide, then the data, then the run folder."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class Training:
 
 
 def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> tuple[Training, State]:
-    """Build everything, and load what is gone on from. Raises ValueError or OSError for whatever does not fit.
+    """Build everything, and load the checkpoint to continue from. Raises ValueError or OSError for what does not fit.
 
-    Flags that are wrong are told before data are prepared, which may take an hour; the run folder is not touched before
+    Wrong flags are reported before the data are prepared, which may take an hour; the run folder is not touched before
     all of it has succeeded.
     """
     model_flags, run, settings = config.model, config.run, as_dict(config)
     if model_flags.restore_optimizer and not model_flags.snapshot:
-        raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to take it from.")
+        raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
     if run.max_minutes and me.count > 1:
-        raise ValueError("--max_minutes is for one process: clocks of several would disagree. Use --max_epoch.")
+        raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
@@ -88,7 +88,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     if me.count > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     if _trains_on_val(config.data, spec):
-        about.append(f"--train_split {config.data.train_split} holds validation images: their score says little.")
+        split = config.data.train_split
+        about.append(f"--train_split {split} includes validation images, so the validation score is optimistic.")
     about += [*about_model, _describe(config, spec, device, dtype, net, me)]
     log, state = open_run(run, start, State(run.start_epoch), settings, about, is_main=me.is_main)
     training = Training(
@@ -99,7 +100,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
 
 
 def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
-    """Load what --trunk_weights and --snapshot name. Returns what is to be told of it."""
+    """Load what --trunk_weights and --snapshot name. Returns what to print about it."""
     notices = []
     if flags.trunk_weights:
         notices.append(f"trunk weights: {load_trunk_weights(net, flags.trunk_weights).summary()}")
@@ -112,14 +113,14 @@ def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
 def _model(
     net: DeepLabV3Plus, flags: PrecisionConfig, device: torch.device, me: Processes
 ) -> tuple[nn.Module, list[str]]:
-    """`net` as it is trained, but for several processes, and what is to be told of it."""
+    """`net` as it is trained, apart from several processes, and what to print about it."""
     model: nn.Module = net
     notices = []
     if flags.syncbn:
         if me.count > 1 and device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         else:
-            notices.append("--syncbn: plain batch norm, since there is only one process or no GPU.")
+            notices.append("--syncbn: using plain batch norm, because there is only one process or no GPU.")
     return compiled(model, device) if flags.compile else model, notices
 
 

@@ -56,9 +56,9 @@ from video.sdc_loss import WHITE, SDCLoss, sdc_loss
 
 CLIP_LENGTHS = {"reconstruction": 2, PREDICTION: 3}
 SMALLEST_CROP = 32  # pixels; DIS finds nothing in less
-# Of the network, of the motion that it starts from, and of the frame before as it is; PSNR in dB.
+# Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
 SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying", "loss", "loss_of_flow")
-BRIGHTER = 4  # how much the picture of the differences is amplified
+BRIGHTER = 4  # how much differences are amplified in the sample images
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def main(config: VideoTrainConfig) -> int:
 
 
 def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
-    """Find the frames, build network and optimizer. Nothing is written before all of it has succeeded."""
+    """Find the frames, build network and optimizer. Nothing is written before all of this has succeeded."""
     if processes().count > 1:
         raise ValueError("python -m video.train works in one process; start it without torchrun.")
     if config.frames.crop_size < SMALLEST_CROP:
@@ -109,9 +109,9 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
     about = (
         f"SDC-Net for {config.net.mode}, width {net.width} ({millions:.1f} M parameters) on {device}, "
         f"{str(dtype or torch.float32).removeprefix('torch.')}",
-        f"{len(sequences)} sequence(s): {len(clips)} places to train on, {len(val)} held out",
+        f"{len(sequences)} sequence(s): {len(clips)} clips to train on, {len(val)} held out",
     )
-    fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # what it begins with is scored too
+    fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # the initial network is scored too
     log, state = open_run(config.run, start, fresh, as_dict(config), about)
     scored = evenly(val, config.frames.num_val)
     return Training(config, device, dtype, net, optimizer, log, clips, scored), state
@@ -132,13 +132,13 @@ def train(training: Training, state: State) -> None:
         save(training, state, LAST)
         if is_due:
             state = score(training, state)
-        if ends:  # not asked again: time that runs out after this moment pays for a last, scored epoch
+        if ends:  # not asked again: if time runs out after this moment, one more epoch is trained and scored
             break
     log.say(f"best PSNR {state.best:.2f} dB: {log.folder / BEST}")
 
 
 def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
-    """One visit of every place to train on, one optimizer step a batch."""
+    """One pass over the training clips, one optimizer step per batch."""
     config = training.config
     training.net.train()
     loader = training_loader(training, draw_clips(config.run.seed, epoch, len(training.train), config.frames.repeat))
@@ -173,7 +173,7 @@ def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[Cli
 
 
 def optimizer_step(training: Training, frames: Tensor, flow: Tensor) -> SDCLoss:
-    """Learn from one batch. frames [B, length, 3, S, S] uint8, flow [B, 2, S, S]. Returns the loss, detached."""
+    """Train on one batch. frames [B, length, 3, S, S] uint8, flow [B, 2, S, S]. Returns the loss, detached."""
     frames, flow = (values.to(training.device, non_blocking=True) for values in (frames, flow))
     prediction, motion = predict(training, frames, flow)
     loss = sdc_loss(prediction, frames[:, -1].float(), motion)
@@ -184,7 +184,7 @@ def optimizer_step(training: Training, frames: Tensor, flow: Tensor) -> SDCLoss:
 
 
 def predict(training: Training, frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """The last frame, made of the one before it: [B, 3, H, W] float32, 0 to 255, and the motion [B, 2, H, W]."""
+    """The last frame, predicted from the previous one: [B, 3, H, W] float32, 0 to 255, and the motion [B, 2, H, W]."""
     with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
         motion = training.net(frames[:, 0], frames[:, 1], flow)
     return displaced(frames[:, -2].float(), motion), motion
@@ -192,7 +192,7 @@ def predict(training: Training, frames: Tensor, flow: Tensor) -> tuple[Tensor, T
 
 @torch.inference_mode()
 def score(training: Training, state: State) -> State:
-    """The state with the PSNR of the held-out frames, whole; writes pictures, `last.pth` and, if it is, `best.pth`."""
+    """The state with the PSNR on the whole held-out frames; writes samples, `last.pth` and, if best, `best.pth`."""
     training.net.eval()
     flow_of = build_flow("dis")
     rows = []
@@ -208,8 +208,8 @@ def score(training: Training, state: State) -> State:
     scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
     if not math.isfinite(scores["psnr"]):
         raise ValueError(
-            "the network's frames are not numbers any more. Begin another run (--exp), with a smaller --lr or from "
-            "another --snapshot."
+            "the predicted frames became NaN or infinite. Start a new run (--exp) with a smaller --lr, or from another "
+            "--snapshot."
         )
     training.log.say(
         f"epoch {state.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
@@ -225,13 +225,13 @@ def score(training: Training, state: State) -> State:
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of values 0 to 255; at most 100, for equal ones. NaN where one is NaN."""
+    """Peak signal-to-noise ratio in dB of values 0 to 255; at most 100, for equal images. NaN if either has NaN."""
     error = (picture - truth).square().mean().item()
     return min(10 * math.log10(WHITE**2 / max(error, 1e-12)), 100.0) if math.isfinite(error) else math.nan
 
 
 def sample(before: Tensor, prediction: Tensor, truth: Tensor) -> Uint8Array:
-    """The frame before, the prediction, the truth, and how they differ, side by side. [3, H, W], values 0 to 255."""
+    """Previous frame, prediction, truth and their difference, side by side. [3, H, W], values 0 to 255."""
     difference = (WHITE - BRIGHTER * (prediction - truth).abs()).clamp(min=0)  # white: none
     return side_by_side([as_picture(values.round().byte()) for values in (before, prediction, truth, difference)])
 
