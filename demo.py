@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 
 from inference.build import Model, demo_predictor, load_model, wanted_classes
+from inference.frame_painter import FramePainter
 from inference.legend import counted_shares, shares_table
 from inference.predictor import Predictor
 from inference.shares import percentages, pixels_per_class
 from inference.temporal import Smoother
-from inference.video import FramePainter, Video, new_video, opened_video
 from inference.writers import check_names, result_paths, unused_paths, write_results
 from utils.background import WriteBehind, read_ahead
 from utils.command import run_command
@@ -31,6 +31,7 @@ from utils.device import resolve_device
 from utils.device_queue import DeviceQueue
 from utils.distributed import processes
 from utils.files import writable_folder, write_csv
+from utils.films import Video, new_video, opened_video
 from utils.images import Uint8Array, dark_notice, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")

@@ -28,12 +28,10 @@ from datasets.index import dataset_root, find_pairs, load_spec
 from datasets.label_files import label_pixels
 from datasets.manifest import SUMMARY, read_manifest, steps_table, write_manifest, write_summary
 from datasets.parallel import as_finished
-from datasets.propagating import Method, Propagation
 from datasets.records import Record
 from datasets.segmentation import load_pair
 from datasets.sequences import LabelledSequence, find_sequences
 from datasets.spec import PROPAGATED, DatasetSpec
-from datasets.synthetic.exact import StreetMotion
 from datasets.workers import default_num_workers
 from inference.legend import ClassShare, class_list, with_legend
 from utils.background import Stopwatch
@@ -43,6 +41,8 @@ from utils.distributed import Processes, lists_of_all, process_group, wait_for_a
 from utils.files import writable_folder
 from utils.images import write_image
 from video.build import build_flow
+from video.exact import StreetMotion
+from video.pairs import Method, Propagation
 from video.propagation import VOID_TESTS
 from video.sheet import VOID_COLOR, Cell, sheet
 

@@ -17,7 +17,7 @@ from inference.build import load_model
 from inference.predictor import Predictor
 from inference.settings import SnapshotConfig
 from inference.temporal import Smoother, flicker
-from inference.video import opened_video
+from utils.films import opened_video
 
 
 def main(path: str, snapshot: str, scale: float) -> None:

@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from datasets.index import Pair, find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
-from datasets.synthetic.exact import StreetMotion
 from datasets.synthetic.write import write_streets
 from datasets.workers import prepare_worker
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from video.build import build_flow
 from video.doubt import doubt, unlike
+from video.exact import StreetMotion
 from video.motion import Displacement, EstimatedMotion
 from video.propagation import VOID_TESTS, propagate
 from video.warping import compose, inside, warp_image, warp_labels

@@ -21,9 +21,9 @@ from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
 from datasets.tables import read_table
-from inference.video import opened_video
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
+from utils.films import opened_video
 from utils.images import write_image
 
 LABEL_SUFFIX = ".png"

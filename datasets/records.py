@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from datasets.index import Pair
-from inference.writers import read_note
+from utils.noted_png import read_note
 
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
 

@@ -23,7 +23,7 @@ from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
 from utils.flags import parse_scales
 from utils.precision import has_matrix_tiles, is_hopper
-from video.sdc import RECONSTRUCTION, SDC_MODES, arch_name
+from video.names import RECONSTRUCTION, SDC_MODES, arch_name
 
 # What the published code assumes by default.
 DEFAULT_ARCH = "DeepWV3Plus"

@@ -10,8 +10,9 @@ import numpy as np
 
 from datasets.spec import Color, DatasetSpec
 from inference.shares import percentages
-from inference.writers import KINDS, MASK_SIZE_NOTE, read_note
+from inference.writers import KINDS, MASK_SIZE_NOTE
 from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
+from utils.noted_png import read_note
 
 # What a pixel counts as: a train id, or for a pixel without a class, a description of its value.
 Counts = Counter[int | str]

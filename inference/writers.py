@@ -13,13 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
 from datasets.spec import IGNORE_LABEL, SegClass, palette, written_ids
 from inference.legend import counted_shares, with_legend
 from inference.shares import pixels_per_class
-from utils.files import atomic_path
 from utils.images import Uint8Array, read_label_ids
+from utils.noted_png import read_note, write_png
 from utils.numbering import first_free
 from utils.pictures import blend, colorize, dark_grey
 
@@ -167,26 +166,6 @@ def class_borders(labels: Uint8Array) -> NDArray[np.bool_]:
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     thickness = max(1, round((borders.size**0.5) / 1400))
     return cv2.dilate(borders, np.ones((thickness, thickness), np.uint8)).astype(bool)
-
-
-def write_png(path: Path, pixels: NDArray[np.integer], notes: dict[str, str]) -> None:
-    """Write [H, W, 3] RGB or [H, W] as PNG, atomically, with text notes inside."""
-    info = PngImagePlugin.PngInfo()
-    for key, text in notes.items():
-        info.add_text(key, text)
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info, compress_level=4)
-
-
-def read_note(path: Path, key: str) -> str | None:
-    """A text note of a PNG file written by `write_png`; None if there is none."""
-    try:
-        # Not Image.open, which refuses very large images; nothing is decoded here.
-        with PngImagePlugin.PngImageFile(path) as picture:
-            value = picture.info.get(key)
-    except (OSError, SyntaxError, ValueError):
-        return None
-    return value if isinstance(value, str) else None
 
 
 def is_result(path: Path) -> bool:

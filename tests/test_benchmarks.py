@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from inference.video import new_video
 from tests.conftest import ROOT
+from utils.films import new_video
 from utils.images import write_image
 
 

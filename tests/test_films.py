@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from datasets.registry import dataset_spec
-from inference.video import Video, _Reader, new_video, opened_video
 from tests.moving import frames_of
+from utils.films import Video, _Reader, new_video, opened_video
 
 CAMVID = dataset_spec("camvid")
 VIDEO_SIZE = (33, 25)  # odd, which H.264 has no room for
@@ -43,7 +43,7 @@ def test_a_video_comes_out_with_all_its_frames_its_speed_and_a_legend(
     if with_av:
         pytest.importorskip("av", reason="H.264 needs PyAV")
     else:
-        monkeypatch.setattr("inference.video.has_h264", lambda: False)
+        monkeypatch.setattr("utils.films.has_h264", lambda: False)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert ended.code == 0
     assert "7 frames" in ended.out
@@ -120,13 +120,13 @@ def test_frames_of_a_camera_have_the_times_at_which_they_came(monkeypatch):
             return True, np.zeros((2, 2, 3), np.uint8)
 
     came = iter([100.0, 100.7, 101.0])
-    monkeypatch.setattr("inference.video.time.monotonic", lambda: next(came))
+    monkeypatch.setattr("utils.films.time.monotonic", lambda: next(came))
     reader = _Reader(Camera(), 30.0, is_camera=True)
     assert [(reader.read(), reader.seconds)[1] for _ in range(3)] == pytest.approx([0, 0.7, 1.0])
 
 
 def test_opencv_repeats_a_frame_that_is_shown_for_longer(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    monkeypatch.setattr("utils.films.has_h264", lambda: False)
     with new_video(tmp_path / "film.mp4", 10.0, (64, 48)) as write_frame:
         for value, seconds in ((0, 0.0), (120, 0.1), (240, 0.5)):
             write_frame(np.full((48, 64, 3), value, np.uint8), seconds)
@@ -135,7 +135,7 @@ def test_opencv_repeats_a_frame_that_is_shown_for_longer(tmp_path, monkeypatch):
 
 
 def test_a_film_for_which_the_disk_has_no_room_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    monkeypatch.setattr("utils.films.has_h264", lambda: False)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -169,7 +169,7 @@ def test_a_film_says_which_colour_matrix_it_has_and_shows_the_colours_of_the_pic
 
 @pytest.mark.parametrize("rate", [119.9273, 29.97002997, 1000, 0.4])
 def test_opencv_writes_films_of_every_rate(tmp_path, monkeypatch, rate):
-    monkeypatch.setattr("inference.video.has_h264", lambda: False)
+    monkeypatch.setattr("utils.films.has_h264", lambda: False)
     with new_video(tmp_path / "film.mp4", rate, (64, 48)) as write_frame:
         for _ in range(3):
             write_frame(np.zeros((48, 64, 3), np.uint8))
@@ -203,7 +203,7 @@ def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, t
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.video.FramePainter.__call__", fail)
+    monkeypatch.setattr("inference.frame_painter.FramePainter.__call__", fail)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
     assert not list((tmp_path / "out").iterdir())

@@ -17,10 +17,10 @@ from datasets.records import PAIR_NOTE, without_frames_of
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
 from datasets.spec import BY_FRAME_NUMBER, Frames
-from inference.writers import write_png
 from tests.trees import cityscapes_tree, folder_tree, kitti_tree, write_pair
 from utils.distributed import Processes
 from utils.images import read_label_ids
+from utils.noted_png import write_png
 
 CITYSCAPES = dataset_spec("cityscapes")
 KITTI = dataset_spec("kitti")

@@ -215,7 +215,7 @@ def test_a_folder_is_segmented(light_checkpoint, command, tmp_path):
 
 @pytest.mark.parametrize("temporal", [(), ("--temporal",)])
 def test_a_film_keeps_its_frames(temporal, light_checkpoint, command, tmp_path):
-    from inference.video import new_video
+    from utils.films import new_video
 
     with new_video(tmp_path / "drive.mp4", 10, (128, 96)) as write_frame:
         for seed in range(7):

@@ -28,6 +28,8 @@ BUILDERS = (
     "training/",
     "inference/build.py",
     "video/build.py",
+    "video/pairs.py",
+    "video/exact.py",
     "video/clips.py",
     "video/settings.py",
     "inference/settings.py",
@@ -47,6 +49,8 @@ SETTINGS = (
 )  # fmt: skip
 PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "training", "utils", "video")
 TRAINING_COMMANDS = ("train.py", "video/train.py")
+# Packages with builders build on each other in one direction only; commands may use any.
+UNKNOWN_TO = {"datasets": ("inference", "video"), "video": ("inference",)}
 HEAVY = {"torch", "numpy", "cv2", "scipy", "matplotlib", "PIL"}
 
 
@@ -88,6 +92,8 @@ def forbidden(importer: str, imported: str) -> str | None:
     leaf, other = importer.split("/")[0], imported.split("/")[0]
     if other == "training" and leaf != "training" and importer not in TRAINING_COMMANDS:
         return f"{importer} imports {imported}: that is for the training commands alone"
+    if layer(importer) < 3 and other in UNKNOWN_TO.get(leaf, ()):
+        return f"{importer} imports {imported}: {leaf}/ does not know {other}/"
     packages_differ = leaf in PACKAGES and other in PACKAGES and leaf != other
     if layer(importer) == layer(imported) == 1 and packages_differ and other != "utils":
         return f"{importer} imports {imported}: packages of layer 1 do not know each other"
@@ -112,9 +118,11 @@ def test_the_check_itself_notices_a_wrong_import():
     assert forbidden("network/blocks.py", "loss/relaxation.py")
     assert forbidden("transforms/joint.py", "config.py")
     assert forbidden("datasets/spec.py", "config.py")
+    assert forbidden("datasets/gather.py", "video/flow.py")
     assert forbidden("eval.py", "training/log.py")
     assert forbidden("datasets/loaders.py", "training/progress.py")
     assert forbidden("transforms/joint.py", "utils/images.py") is None
     assert forbidden("train.py", "datasets/loaders.py") is None
+    assert forbidden("datasets/show.py", "inference/legend.py") is None  # a command
     assert forbidden("video/train.py", "training/resuming.py") is None
     assert forbidden("training/setup.py", "training/resuming.py") is None

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from datasets.index import find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
-from datasets.synthetic.exact import StreetMotion
 from datasets.synthetic.write import write_streets
 from utils.images import read_image, read_label_ids
 from video.doubt import doubt, hidden, trust, wrong
+from video.exact import StreetMotion
 from video.flow import DisFlow
 from video.motion import Displacement, EstimatedMotion
 from video.propagation import VOID_TESTS, propagate

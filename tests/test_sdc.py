@@ -11,7 +11,8 @@ from torch import nn
 from utils.checkpoint import Checkpoint, save_checkpoint
 from video.build import build_flow
 from video.displaced import displaced
-from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, load_sdc, sdc_motion
+from video.names import PREDICTION, RECONSTRUCTION, arch_name
+from video.sdc import SDCNet, load_sdc, sdc_motion
 from video.sdc_loss import sdc_loss
 
 # FlowNetS's encoder and decoder, one level finer: (layer, output channels, input channels, kernel) at width 64.

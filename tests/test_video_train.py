@@ -31,7 +31,8 @@ from video.clips import (
     split_sequences,
 )
 from video.displaced import displaced
-from video.sdc import SDCNet, arch_name, load_sdc
+from video.names import arch_name
+from video.sdc import SDCNet, load_sdc
 from video.sdc_loss import sdc_loss
 from video.settings import VideoTrainConfig
 from video.train import psnr

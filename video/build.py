@@ -8,7 +8,7 @@ from video.flow import DisFlow, Flow
 from video.raft import load_raft
 from video.sdc import SdcFlow, load_sdc
 
-ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: datasets/synthetic/exact.py
+ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: video/exact.py
 
 
 def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> Flow:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from inference.video import opened_video
+from utils.films import opened_video
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from video.flow import Flow
 

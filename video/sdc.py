@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from utils.checkpoint import Checkpoint, compare_state, load_checkpoint
 from utils.images import Uint8Array
 from video.flow import Flow
+from video.names import RECONSTRUCTION, arch_name
 from video.warping import FlowArray
-
-PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
-SDC_MODES = (RECONSTRUCTION, PREDICTION)
 
 WIDTH = 32  # channels of conv1
 WHITE = 255.0
@@ -159,11 +157,6 @@ def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
         raise ValueError(f"{path}: not the weights of an SDC-Net: {report.summary()}.")
     net.load_state_dict(found)
     return net
-
-
-def arch_name(mode: str) -> str:
-    """What a checkpoint calls a network for this mode, one of SDC_MODES."""
-    return f"SDCNet_{mode}"
 
 
 @torch.inference_mode()

@@ -51,7 +51,8 @@ from video.clips import (
     split_sequences,
 )
 from video.displaced import displaced
-from video.sdc import PREDICTION, SDCNet, arch_name, load_sdc, sdc_of
+from video.names import PREDICTION, arch_name
+from video.sdc import SDCNet, load_sdc, sdc_of
 from video.sdc_loss import WHITE, SDCLoss, sdc_loss
 
 CLIP_LENGTHS = {"reconstruction": 2, PREDICTION: 3}

@@ -15,11 +15,11 @@ from datasets.records import PAIR_NOTE, Record, record_of
 from datasets.segmentation import load_pair
 from datasets.sequences import LabelledSequence
 from datasets.spec import DatasetSpec
-from datasets.synthetic.exact import StreetMotion
-from inference.writers import write_png
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image, write_image
+from utils.noted_png import write_png
 from video.build import build_flow
+from video.exact import StreetMotion
 from video.flow import SMALLEST, Flow
 from video.motion import Displacement, EstimatedMotion, Motion
 from video.propagation import Propagated, propagate

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,9 +16,6 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from datasets.spec import SegClass
-from inference.legend import PAPER, class_list, with_legend
-from inference.writers import highlighted, overlay
 from utils.files import atomic_path
 from utils.images import Uint8Array
 
@@ -93,31 +90,6 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteF
         yield write_frame
 
 
-class FramePainter:
-    """Draws the frames of a video of `size` (width, height): the classes overlaid, and a constant legend.
-
-    wanted: train ids that are shown; None: all.
-    """
-
-    def __init__(self, size: tuple[int, int], classes: Sequence[SegClass], wanted: frozenset[int] | None) -> None:
-        self.classes = classes
-        self.wanted = wanted
-        blank = np.zeros((size[1], size[0], 3), np.uint8)
-        listed = class_list(classes, frozenset(range(len(classes))) if wanted is None else wanted)
-        self._sheet = even(with_legend(blank, listed, percents=False), PAPER)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of a drawn frame, both even."""
-        return self._sheet.shape[1], self._sheet.shape[0]
-
-    def __call__(self, image: Uint8Array, labels: Uint8Array) -> Uint8Array:
-        """The frame [H, W, 3] with train ids [H, W] overlaid, above or next to the legend."""
-        sheet = self._sheet.copy()
-        sheet[: image.shape[0], : image.shape[1]] = overlay(*highlighted(image, labels, self.wanted), self.classes)
-        return sheet
-
-
 def has_h264() -> bool:
     """Whether PyAV, which writes H.264, is installed."""
     try:
@@ -131,14 +103,6 @@ def mpeg4_rate(rate: float) -> float:
     """The nearest frame rate that OpenCV's MPEG-4 can store: a two-byte number over a power of ten."""
     parts = next(parts for parts in (1000, 100, 10, 1) if rate * parts <= MOST_TICKS)
     return max(round(rate * parts), 1) / parts
-
-
-def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
-    """`picture` [H, W, 3], one row or column of `color` larger where its height or width is odd."""
-    height, width = picture.shape[:2]
-    sheet = np.full((height + height % 2, width + width % 2, 3), color, np.uint8)
-    sheet[:height, :width] = picture
-    return sheet
 
 
 @contextmanager
