@@ -250,9 +250,7 @@ def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> i
         return 0
     for skip in range(reach, 0, -1):
         with suppress(FileNotFoundError):
-            find_propagated_pairs(
-                work.spec, work.root, pairs, max_skip=skip, scene_flow=False, propagated_root=work.out
-            )
+            find_propagated_pairs(work.spec, work.root, pairs, skip, work.out)
             return skip
     return 0
 

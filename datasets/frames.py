@@ -13,31 +13,25 @@ SCENE_FLOW_REACH = 10  # frames on either side of a labelled one in KITTI's mult
 
 
 def find_propagated_pairs(
-    spec: DatasetSpec,
-    root: Path,
-    pairs: Sequence[Pair],
-    *,
-    max_skip: int,
-    scene_flow: bool,
-    propagated_root: Path | None = None,
+    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], max_skip: int, propagated_root: Path | None = None
 ) -> list[Pair]:
-    """The propagated frames around `pairs`: every step from 1 to `max_skip` either way, and those of scene flow.
+    """The propagated frames around `pairs`, every step from 1 to `max_skip` either way, sorted.
 
     propagated_root: root of the propagated frames, if it is not `root`. Raises ValueError if the set declares none,
     FileNotFoundError, naming the places searched, if none are found for a step or one of them has no label file.
     """
+    frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video and so no propagated frames.")
     found: list[Pair] = []
-    if max_skip:
-        frames = _declared(spec.propagated, f"--maxSkip: {spec.name} has no video and so no propagated frames.")
-        for step in range(1, max_skip + 1):
-            found += _labelled_frames(
-                spec, frames, propagated_root or root, pairs, (-step, step), f"--maxSkip {max_skip}"
-            )
-    if scene_flow:
-        frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; only kitti has.")
-        steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
-        found += _labelled_frames(spec, frames, root, pairs, steps, "--scf")
+    for step in range(1, max_skip + 1):
+        found += _labelled_frames(spec, frames, propagated_root or root, pairs, (-step, step), f"--maxSkip {max_skip}")
     return sorted(found)
+
+
+def find_scene_flow_pairs(spec: DatasetSpec, root: Path, pairs: Sequence[Pair]) -> list[Pair]:
+    """The labelled frames of scene flow around `pairs`, sorted. Raises what `find_propagated_pairs` raises."""
+    frames = _declared(spec.scene_flow, f"--scf: {spec.name} has no scene-flow frames; only kitti has.")
+    steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
+    return sorted(_labelled_frames(spec, frames, root, pairs, steps, "--scf"))
 
 
 def num_with_frames(spec: DatasetSpec, pairs: Sequence[Pair], propagated: Sequence[Pair], max_skip: int) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from config import DataConfig
-from datasets.frames import find_propagated_pairs, num_with_frames
+from datasets.frames import find_propagated_pairs, find_scene_flow_pairs, num_with_frames
 from datasets.index import Pair, find_images
 from datasets.records import without_frames_of
 from datasets.spec import DatasetSpec
@@ -24,16 +23,15 @@ def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list
             "--maxSkip and --scf add to the class-uniform sampling, which is off (--class_uniform_pct, --max_cu_epoch)."
         )
     elsewhere = Path(data.propagated_dir) if data.propagated_dir else None
-    find = partial(find_propagated_pairs, spec, root, pairs, propagated_root=elsewhere)
-    carried = find(max_skip=data.maxSkip, scene_flow=False)
-    if carried and show:
-        reached = num_with_frames(spec, pairs, carried, data.maxSkip)
+    propagated = find_propagated_pairs(spec, root, pairs, data.maxSkip, elsewhere) if data.maxSkip else []
+    if propagated and show:
+        reached = num_with_frames(spec, pairs, propagated, data.maxSkip)
         tqdm.write(
-            f"--maxSkip {data.maxSkip}: {len(carried)} propagated frames around {reached} of {len(pairs)} training "
+            f"--maxSkip {data.maxSkip}: {len(propagated)} propagated frames around {reached} of {len(pairs)} training "
             "images",
             file=sys.stderr,
         )
-    found = sorted(carried + find(max_skip=0, scene_flow=data.scf))
+    found = sorted(propagated + (find_scene_flow_pairs(spec, root, pairs) if data.scf else []))
     kept = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
     if len(kept) < len(found) and show:
         left_out = len(found) - len(kept)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from config import AugmentConfig, DataConfig
-from datasets.frames import find_propagated_pairs, frames_around, num_with_frames
+from datasets.frames import find_propagated_pairs, find_scene_flow_pairs, frames_around, num_with_frames
 from datasets.index import Pair, find_pairs
 from datasets.loaders import LoaderOptions, train_data
 from datasets.records import PAIR_NOTE, without_frames_of
@@ -45,7 +45,7 @@ def test_propagated_frames_of_a_folder_of_ones_own(tmp_path):
     write_pair(tmp_path / "propagated/images/02_+1.png", tmp_path / "propagated/labels/02_+1.png", [[0, 1]])
     spec = dataset_spec("folder", tmp_path)
     pairs = find_pairs(spec, tmp_path, "train")
-    (found,) = find_propagated_pairs(spec, tmp_path, pairs, max_skip=1, scene_flow=False)
+    (found,) = find_propagated_pairs(spec, tmp_path, pairs, max_skip=1)
     assert (found.name, load_labels(found, spec).tolist()) == ("02_+1", [[0, 1]])
 
 
@@ -84,7 +84,7 @@ def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
     propagate(tmp_path, -3, -2, -1, 1, 2, 3)
     pairs = find_pairs(CITYSCAPES, tmp_path, "train")
     for skip, frames in ((1, [18, 20]), (2, [17, 18, 20, 21]), (3, [16, 17, 18, 20, 21, 22])):
-        found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=skip, scene_flow=False)
+        found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=skip)
         wanted = [f"{city}/{city}_000000_{frame:06d}" for city in ("aachen", "zurich") for frame in frames]
         assert names(found) == wanted
         assert (load_labels(found[0], CITYSCAPES) == 11).all()  # person
@@ -94,7 +94,7 @@ def test_propagated_frames_are_those_of_the_training_images_alone(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen", "darmstadt"))
     propagate(tmp_path, 1, cities=("aachen", "darmstadt"))
     pairs = find_pairs(CITYSCAPES, tmp_path, "train", 1)  # fold 1 holds darmstadt out, and trains on the official val
-    found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1, scene_flow=False)
+    found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1)
     assert names(found) == ["aachen/aachen_000000_000020"]
 
 
@@ -103,7 +103,7 @@ def test_finding_no_propagated_frames_for_a_step_says_where_it_looked(tmp_path):
     propagate(tmp_path, 1, cities=("aachen",))
     pairs = find_pairs(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError) as told:
-        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=2, scene_flow=False)
+        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=2)
     for part in ("--maxSkip 2: no propagated frames", "aachen_000000_000017 or aachen/aachen_000000_000021",
                  str(tmp_path / "propagated/leftImg8bit/train")):  # fmt: skip
         assert part in str(told.value)
@@ -115,14 +115,14 @@ def test_a_propagated_image_without_its_label_is_an_error(tmp_path):
     next(tmp_path.glob("propagated/gtFine/train/aachen/*")).unlink()
     pairs = find_pairs(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError, match=r"aachen_000000_000020_leftImg8bit.png is a propagated frame without"):
-        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1, scene_flow=False)
+        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1)
 
 
 def test_sets_without_video_refuse_the_flags():
     with pytest.raises(ValueError, match="--maxSkip: mapillary has no video"):
-        find_propagated_pairs(dataset_spec("mapillary"), Path(), [], max_skip=1, scene_flow=False)
+        find_propagated_pairs(dataset_spec("mapillary"), Path(), [], max_skip=1)
     with pytest.raises(ValueError, match="--scf: cityscapes has no scene-flow frames; only kitti has"):
-        find_propagated_pairs(CITYSCAPES, Path(), [], max_skip=0, scene_flow=True)
+        find_scene_flow_pairs(CITYSCAPES, Path(), [])
 
 
 def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_plain_one(tmp_path):
@@ -225,11 +225,11 @@ def test_scene_flow_frames_join_kitti_on_request(tmp_path):
     kitti_tree(tmp_path)
     pairs = find_pairs(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
     with pytest.raises(FileNotFoundError, match=r"--scf: no propagated frames like 000001_00 or 000001_20 in "):
-        find_propagated_pairs(KITTI, tmp_path, pairs, max_skip=0, scene_flow=True)
+        find_scene_flow_pairs(KITTI, tmp_path, pairs)
     for name in ("000000_11", "000002_11", "000002_09", "000003_00"):
         folder = tmp_path / "scene_flow/training"
         write_pair(folder / f"image_2/{name}.png", folder / f"semantic/{name}.png", 26)
-    found = find_propagated_pairs(KITTI, tmp_path, pairs, max_skip=0, scene_flow=True)
+    found = find_scene_flow_pairs(KITTI, tmp_path, pairs)
     assert names(found) == ["000002_09", "000002_11", "000003_00"]
     assert (load_labels(found[0], KITTI) == 13).all()
 

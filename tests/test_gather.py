@@ -120,7 +120,7 @@ def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_pa
         (c.name, c.color, c.label_ids) for c in dataset_spec("cityscapes").classes
     ]
     pairs = find_pairs(spec, out, "trainval")
-    assert [pair.name for pair in find_propagated_pairs(spec, out, pairs, max_skip=1, scene_flow=False)] == [
+    assert [pair.name for pair in find_propagated_pairs(spec, out, pairs, max_skip=1)] == [
         "night/a002_+1", "night/a002_-1"
     ]  # fmt: skip
     assert not (out / "video").exists()  # its frames stay where they are

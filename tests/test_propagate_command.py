@@ -73,7 +73,7 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
     assert ended.code == 0, ended.err
     assert f"8 pairs of 2 labelled frames: {cityscapes / PROPAGATED}" in ended.out
     pairs = find_pairs(CITYSCAPES, cityscapes, "train")
-    found = find_propagated_pairs(CITYSCAPES, cityscapes, pairs, max_skip=2, scene_flow=False)
+    found = find_propagated_pairs(CITYSCAPES, cityscapes, pairs, max_skip=2)
     assert [pair.name[-6:] for pair in found] == ["000003", "000004", "000006", "000007"] * 2
     for pair in found:
         number = int(pair.name[-6:])
