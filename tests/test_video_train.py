@@ -150,7 +150,7 @@ def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_ti
 def test_frames_of_different_sizes_name_both_files(tmp_path):
     write_image(tmp_path / "0.png", texture(64))
     write_image(tmp_path / "1.png", texture(48))
-    with pytest.raises(ValueError, match=r"1.png is 48x48 pixels, .*0.png before it 64x64"):
+    with pytest.raises(ValueError, match=r"1.png has 48x48 pixels, .*0.png before it 64x64"):
         load_clip((tmp_path / "0.png", tmp_path / "1.png"))
 
 
@@ -351,9 +351,9 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
     (damaged / "002.png").write_bytes(b"\x89PNG")
     for frames, told in (
         (tmp_path / "none", f"no such file or folder: {tmp_path / 'none'}"),
-        (tmp_path / "empty", f"no images in {tmp_path / 'empty'} or below"),
+        (tmp_path / "empty", f"no images in {tmp_path / 'empty'} or its subfolders"),
         (tmp_path / "film.mp4", "film.mp4: not a video, or damaged"),
-        (two, "4 frames behind each other are needed at least"),
+        (two, "at least 4 consecutive frames are needed"),
         (damaged, "002.png"),
     ):
         ended = train("--frames", frames)
