@@ -368,7 +368,7 @@ def test_what_is_wrong_is_named_with_its_sequence_and_the_rest_is_made(propagate
         (("--dataset", "cityscapes", "--keep", "seen"), "--keep 'seen' is unknown. Choose from: outside, hidden"),
         (("--dataset", "cityscapes", "--flow", "sdc"), "--flow sdc needs a checkpoint: give its file with"),
         (("--dataset", "cityscapes", "--flow", "raft", "--flow_weights", "none.pth"), "none.pth"),
-        (("--dataset", "cityscapes", "--flow", "exact"), "--flow exact knows drawn streets alone"),
+        (("--dataset", "cityscapes", "--flow", "exact"), "--flow exact only works for drawn streets"),
         (("--dataset", "cityscapes", "--stride", "2"), "names propagated frames by number; leave --stride out"),
         (("--dataset", "cityscapes", "--labels", "x"), "--labels and --classes are only for --video"),
     ],

@@ -293,7 +293,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_changes_nothing(train, tmp_p
     folder = tmp_path / "ckpt/sdc"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     other = train(*flags, "--resume", "--mode", "prediction")
-    assert "last.pth holds SDCNet_reconstruction; SDCNet_prediction is wanted" in other.err
+    assert "last.pth holds SDCNet_reconstruction; expected SDCNet_prediction" in other.err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     (folder / "last.pth").write_bytes(before["best.pth"])
     assert "last.pth: holds no optimizer state; leave out --resume" in train(*flags, "--resume").err
@@ -340,7 +340,7 @@ def test_a_run_may_start_from_another_ones_weights_and_takes_their_width(train, 
     assert "width 4 " in again.out
     other = train("--frames", frames, "--mode", "prediction", "--snapshot", snapshot)
     assert other.code == 1
-    assert "best.pth holds SDCNet_reconstruction; SDCNet_prediction is wanted" in other.err
+    assert "best.pth holds SDCNet_reconstruction; expected SDCNet_prediction" in other.err
 
 
 def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, monkeypatch):
