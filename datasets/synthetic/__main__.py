@@ -31,7 +31,7 @@ def main(config: StreetsConfig) -> int:
         with_flow=data.with_flow,
         num_workers=config.device.num_workers,
     )
-    took = f"written in {time.perf_counter() - start:.0f} s" if written else "already exist, with the same parameters"
+    took = f"written in {time.perf_counter() - start:.0f} s" if written else "already there, with the same parameters"
     print(f"streets at {data.root}: {took}.")
     return 0
 

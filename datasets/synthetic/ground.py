@@ -181,7 +181,7 @@ def bilinear(image: NDArray[np.uint8], columns: FloatArray, rows: FloatArray, wr
 
 
 def fine_grain(tile: Tile, u: FloatArray, v: FloatArray, footprint: FloatArray) -> FloatArray:
-    """Brightness [n], around 1, of grain finer than the textures, so that nearby surfaces in large images are not blank.
+    """Brightness [n], around 1, of grain finer than the textures, so that near surfaces in large images are not blank.
 
     u, v: places on the surface in metres. The grain fades out where a sample is larger than half a grain.
     """
