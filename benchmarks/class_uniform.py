@@ -3,8 +3,8 @@
 python benchmarks/class_uniform.py     # streets at 2048x1024, drawn first (a minute)
 python benchmarks/class_uniform.py --dataset cityscapes --dataset_dir data/cityscapes
 
-Prints a table in Markdown: median, tenth and ninetieth percentile, and the median of the time that the core really
-worked. Files come from the page cache of the system: each is read once before anything is timed.
+Prints a Markdown table: median, 10th and 90th percentile, and median core time. Files come from the system's page
+cache: each is read once before timing starts.
 """
 
 from __future__ import annotations

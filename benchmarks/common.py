@@ -1,4 +1,4 @@
-"""What the benchmarks of the data pipeline share: pictures to measure on, a clock, rows of tables."""
+"""Shared by the benchmarks: images to measure on, a stopwatch, table rows, a description of the machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the project itself, for whoever imports this
+sys.path.insert(0, str(Path(__file__).parent.parent))  # makes the project importable
 
 from datasets.synthetic.write import write_streets
 from utils.images import read_image, write_image
 
-Lap = tuple[float, float]  # milliseconds on the clock, and of work by the core
+Lap = tuple[float, float]  # milliseconds of wall time and of core time
 TABLE_HEAD = "| ms | median | 10 % | 90 % | core time |\n|---|---|---|---|---|"
 
 

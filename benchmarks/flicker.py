@@ -1,6 +1,6 @@
 """How much the classes of a video flicker, with and without --temporal: python benchmarks/flicker.py VIDEO CHECKPOINT.
 
-Flicker: share of the pixels seen in two frames behind each other whose class changed, along the optical flow.
+Flicker: share of the pixels visible in two consecutive frames whose class changes along the optical flow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
                 found.append((flicker(plain, before[0], grey, before[2]), flicker(smooth, before[1], grey, before[2])))
             before = (plain, smooth, grey)
     if not found:
-        sys.exit(f"{path}: {len(changed)} frame(s) could be read; classes flicker between two.")
+        sys.exit(f"{path}: {len(changed)} frame(s) could be read; flicker needs two.")
     plain, smooth = np.array(found).T
     print(f"{len(found) + 1} frames; flicker in percent: median (5th to 95th percentile)")
     for name, values in (("each frame alone", plain), ("--temporal", smooth)):

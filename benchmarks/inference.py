@@ -1,15 +1,15 @@
-"""What inference costs beside the network, and what each way to make a network faster brings.
+"""What inference costs apart from the network, and what each way to speed up a network gains.
 
     python benchmarks/inference.py
     python benchmarks/inference.py --arch DeepSRNX50V3PlusD_m1 DeepWV3Plus
-    python benchmarks/inference.py --arch DeepWV3Plus --size 1024 2048                         # where there is a GPU
+    python benchmarks/inference.py --arch DeepWV3Plus --size 1024 2048                         # on a GPU
     python benchmarks/inference.py --snapshot best.pth --image street.jpg      # and how many labels bfloat16 changes
 
-Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating rounds
-with the smallest and largest. How memory is kept holds for a whole process, so the plain call has one to itself, and
-each way to prepare the network another; the third ratio is to a plain call that keeps its memory too, on a GPU to one
-without TF32. With --together all share one process, which gives its memory back. Labels are made from the picture's
-bytes, by the predictor; on a GPU they stay there.
+Ratios are to the plain eager float32 call of the same module, contiguous, in the same run: median of alternating
+rounds, with the smallest and largest. How freed memory is handled is a setting of the whole process, so the plain call
+has a process of its own, and so has each way to prepare the network; the third ratio is to a plain call that also keeps
+its memory, on a GPU to one without TF32. With --together all share one process, which returns its memory. The predictor
+computes labels from the image's bytes; on a GPU they stay there.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from utils.memory import keep_freed_memory
 from utils.upsampling import upsample
 
 NUM_CLASSES = 19
-IN_A_ROW = {"cpu": 1, "cuda": 8}  # calls of a network: a GPU is given the next picture while it works
+IN_A_ROW = {"cpu": 1, "cuda": 8}  # calls of a network: a GPU receives the next image while it works
 SCALES = (0.5, 1.0, 2.0)
 
 
 class Instant(nn.Module):
-    """Logits at no cost: random ones, kept by shape."""
+    """Logits at no cost: random ones, cached by shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Instant(nn.Module):
 
 
 def seconds(work: Callable[[], object], device: torch.device, in_a_row: int = 1) -> float:
-    """On the clock, of one of so many calls in a row, after which the device is waited for."""
+    """Wall time per call, over `in_a_row` calls followed by a wait for the device."""
     start = time.perf_counter()
     for _ in range(in_a_row):
         work()
@@ -81,7 +81,7 @@ def spread(values: list[float]) -> str:
 
 
 def beside_the_network(device: torch.device, rounds: int) -> None:
-    """Resize, tile, softmax, average, argmax and write a picture of 2048x1024, with a network that costs nothing."""
+    """Resize, tile, softmax, average, argmax and write an image of 2048x1024, with a network that costs nothing."""
     image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), np.uint8)
     print(f"\n2048x1024, {NUM_CLASSES} classes, scales {SCALES}, flip; the network costs nothing\n")
     print("| tiles | labels, s | write ids, colours and overlay, s |\n|---|---|---|")
@@ -92,7 +92,7 @@ def beside_the_network(device: torch.device, rounds: int) -> None:
 
 
 def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds: int) -> tuple[Tensor, list[float]]:
-    """Labels of the image, and seconds that they took."""
+    """Labels of the image, and the seconds that they take."""
     predictor = Predictor(
         Instant(), NUM_CLASSES, device=device, scales=SCALES, flip=True, tile=tile, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
@@ -101,7 +101,7 @@ def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds:
 
 
 def written(image: Uint8Array, labels: Tensor, device: torch.device, rounds: int) -> list[float]:
-    """Seconds that the pictures of one result take; its classes in squares, for noise costs a PNG more than streets."""
+    """Seconds to write one result; classes form squares, since noise costs a PNG more than streets do."""
     squares = np.kron(labels[:32, :64].cpu().numpy(), np.ones((32, 32), np.uint8))
     classes, source = dataset_spec("cityscapes").classes, Path("picture.png")
     with tempfile.TemporaryDirectory() as folder:
@@ -110,11 +110,11 @@ def written(image: Uint8Array, labels: Tensor, device: torch.device, rounds: int
 
 
 def traffic(device: torch.device) -> float:
-    """Seconds to read every logit once and to read and write the sum once a scale, at the speed of a copy."""
+    """Seconds to read every logit once and to read and write the sum once per scale, at the speed of a copy."""
     num_values = NUM_CLASSES * 2048 * 1024
     values, other = torch.zeros(2, num_values, device=device)
     copying = statistics.median(seconds(lambda: other.copy_(values), device) for _ in range(9))
-    logits = sum(2 * scale**2 for scale in SCALES)  # twice, for the mirrored ones
+    logits = sum(2 * scale**2 for scale in SCALES)  # twice because of the mirrored ones
     return copying / 2 * (logits + 2 * len(SCALES))
 
 
@@ -122,7 +122,7 @@ Size = tuple[int, int]  # rows and columns
 
 
 class Way(NamedTuple):
-    """A way to call a network. fast: as the commands do it. keep: freed memory, on a CPU."""
+    """A way to call a network. fast: as the commands do. keep: keep freed memory, on a CPU."""
 
     name: str
     fast: bool = False
@@ -141,7 +141,7 @@ WAYS = (Way("and channels last"), Way("and layers folded", fast=True), Way("and 
 
 
 def calls(way: Way, arch: str, size: Size, device: torch.device) -> dict[str, Callable[[], Tensor]]:
-    """What is timed of a way: the call to logits of the picture's size, and to labels."""
+    """The calls that are timed: to logits of the image's size, and to labels."""
     images = torch.randn(1, 3, *size, device=device).contiguous(memory_format=way.layout)
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
@@ -169,7 +169,7 @@ def run(timed: dict[str, Callable[[], Tensor]], device: torch.device) -> dict[st
 
 
 def serve(way: Way, arch: str, size: Size, device: torch.device, talk: Connection) -> None:
-    """The process of one way: run all its calls whenever asked, and tell the seconds of each."""
+    """The process of one way: on request, run all its calls and send the seconds of each."""
     if way.keep:
         keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = way.tf32
@@ -179,7 +179,7 @@ def serve(way: Way, arch: str, size: Size, device: torch.device, talk: Connectio
 
 
 def networks(arch: str, size: Size, device: torch.device, rounds: int, *, compile: bool, together: bool) -> None:
-    """A row per way to run `arch`, and of each whether it ends with logits of the picture's size or with labels."""
+    """Print rows for each way to run `arch`: one with logits of the image's size, one with labels."""
     beside = PLAIN if together else BESIDE[device.type]
     ways = [way for way in dict.fromkeys((PLAIN, beside, *WAYS)) if compile or not way.compile]
     times: dict[str, list[float]] = {}
@@ -196,9 +196,9 @@ def networks(arch: str, size: Size, device: torch.device, rounds: int, *, compil
     num_flops, peak = flops(arch, size), matrix_peak(device)
     print(f"\n{arch}, {size[1]}x{size[0]}, {num_flops / 1e9:.0f} GFLOP")
     if peak:
-        print(f"A product of matrices in bfloat16 reaches {peak / 1e12:.0f} TFLOP/s, the peak below.")
+        print(f"A bfloat16 matrix product reaches {peak / 1e12:.0f} TFLOP/s, the peak below.")
     references = [times[PLAIN.name], times[f"{PLAIN.name}: argmax"], times[beside.name]]
-    print("\n| | s | images/s | of the peak | times as fast as the first | as the second | as the third |")
+    print("\n| | s | images/s | of the peak | speed-up over the first | over the second | over the third |")
     print("|---|---|---|---|---|---|---|")
     for name, own in times.items():
         ratios = [[before / after for before, after in zip(reference, own, strict=True)] for reference in references]
@@ -221,13 +221,13 @@ def upsampling(net: nn.Module, images: Tensor, amp: torch.dtype | None) -> Calla
 def predicting(
     net: nn.Module, picture: Uint8Array, device: torch.device, amp: torch.dtype | None
 ) -> Callable[[], Tensor]:
-    """From a picture to its labels, as the commands do it: pixels normalised, network, most probable class."""
+    """From an image to its labels, as the commands do: normalised pixels, network, most probable class."""
     predictor = Predictor(net, NUM_CLASSES, device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return lambda: predictor.labels(picture)
 
 
 def ask(talk: Connection) -> dict[str, float]:
-    """The seconds of each call of the process behind `talk`, which runs them now."""
+    """Have the process behind `talk` run its calls now; the seconds of each."""
     talk.send(True)
     seconds_of: dict[str, float] = talk.recv()
     return seconds_of
@@ -235,7 +235,7 @@ def ask(talk: Connection) -> dict[str, float]:
 
 @contextmanager
 def process_of(way: Way, arch: str, size: Size, device: torch.device) -> Iterator[Connection]:
-    """The process that serves a way, and how to talk to it."""
+    """The connection to a process that serves `way`."""
     talk, other = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=serve, args=(way, arch, size, device, other), daemon=True)
@@ -246,7 +246,7 @@ def process_of(way: Way, arch: str, size: Size, device: torch.device) -> Iterato
         talk.send(False)
         process.join()
     except (EOFError, ConnectionError):
-        raise SystemExit("a process ended early, for the reason above") from None
+        raise SystemExit("a process ended early; see the error above") from None
     finally:
         process.terminate()
 
@@ -259,7 +259,7 @@ def flops(arch: str, size: Size) -> float:
 
 
 def matrix_peak(device: torch.device) -> float | None:
-    """Additions and multiplications per second in a large product of matrices in bfloat16; None on a CPU."""
+    """Additions and multiplications per second in a large bfloat16 matrix product; None on a CPU."""
     if device.type != "cuda":
         return None
     side = 8192
@@ -269,7 +269,7 @@ def matrix_peak(device: torch.device) -> float | None:
 
 
 def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> None:
-    """How many pixels of a picture get another class in bfloat16."""
+    """How many pixels of an image get another class in bfloat16."""
     torch.backends.cudnn.allow_tf32 = False  # the reference is float32 throughout
     model = load_model(SnapshotConfig(snapshot=str(snapshot)))
     labels = []
@@ -283,21 +283,21 @@ def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="*", default=["DeepMNV3V3PlusD_m1"], help="networks to run; none: leave it out")
-    parser.add_argument("--snapshot", type=Path, nargs="*", default=[], help="trained networks, to compare labels of")
-    parser.add_argument("--image", type=Path, help="the picture to compare them on")
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="rows and columns of the picture")
+    parser.add_argument("--arch", nargs="*", default=["DeepMNV3V3PlusD_m1"], help="networks to run; none: skip")
+    parser.add_argument("--snapshot", type=Path, nargs="*", default=[], help="trained networks whose labels to compare")
+    parser.add_argument("--image", type=Path, help="the image to compare them on")
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), help="rows and columns of the image")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--together", action="store_true", help="all ways in one process, which keeps no freed memory")
-    parser.add_argument("--network_only", action="store_true", help="leave out what surrounds it")
+    parser.add_argument("--network_only", action="store_true", help="skip everything around the network")
     arguments = parser.parse_args()
     if arguments.snapshot and not arguments.image:
-        parser.error("--snapshot needs --image, the picture to compare labels on")
+        parser.error("--snapshot needs --image, the image to compare labels on")
     device = torch.device(arguments.device)
     if arguments.together and device.type != "cpu":
-        parser.error("--together is for a CPU: TF32 is a process's setting as well")
+        parser.error("--together is for a CPU: TF32 too is a setting of the whole process")
     if not arguments.together:
         keep_freed_memory()  # as the commands do
     name = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""

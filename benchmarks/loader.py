@@ -2,11 +2,10 @@
 
 python benchmarks/loader.py            # streets at 2048x1024, drawn first (a minute) and written as PNG
 python benchmarks/loader.py --dataset cityscapes --dataset_dir data/cityscapes
-python benchmarks/loader.py --batches 2000    # also watch the memory of the processes over so many batches
+python benchmarks/loader.py --batches 2000    # also watch the memory of the processes over 2000 batches
 
-Prints tables in Markdown: median and the tenth and ninetieth percentile over the samples, and the median of the time
-that the core really worked, which other processes on the machine touch less. Pictures come from the page cache of the
-system: each file is read once before anything is timed.
+Prints Markdown tables: median, 10th and 90th percentile over the samples, and median core time, which other processes
+on the machine affect less. Images come from the system's page cache: each file is read once before timing starts.
 """
 
 from __future__ import annotations
@@ -66,12 +65,12 @@ def parse_flags() -> argparse.Namespace:
     p.add_argument("--images", type=int, default=16, help="streets to draw (default: %(default)s)")
     p.add_argument("--samples", type=int, default=100, help="samples per table (default: %(default)s)")
     p.add_argument("--seconds", type=float, default=20, help="time per number of workers (default: %(default)s)")
-    p.add_argument("--batches", type=int, default=0, help="watch memory over so many batches (default: do not)")
+    p.add_argument("--batches", type=int, default=0, help="watch memory over this many batches (default: do not)")
     return p.parse_args()
 
 
 def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
-    """Both tables of one sample's steps, on one core, set up as a loader process is."""
+    """Both tables of one sample's steps, on one core, set up like a loader process."""
     prepare_worker(0)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
@@ -92,7 +91,7 @@ def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
 def time_samples(
     spec: DatasetSpec, pairs: list[Pair], load: Load | None, count: int
 ) -> tuple[list[Lap], list[list[Lap]], list[Lap]]:
-    """Bare decoding, each step, and whole samples; taken in turns, sample by sample."""
+    """Bare decoding, each step, and whole samples, alternating sample by sample."""
     transform = train_transform(AUGMENT, spec.ignore_label)
     dataset = TrainingSet(pairs, spec, transform, 0, load)
     load = load or (lambda pair: load_pair(pair, spec))
@@ -118,7 +117,7 @@ def time_samples(
         laps.append(clock.lap())
         into_shared_memory(dataset[Draw(0, place % (1 << 20), place % len(pairs))])
         whole_time = clock.lap()
-        if place >= 0:  # before that: every file once, to fill the page cache
+        if place >= 0:  # before that, every file is read once to fill the page cache
             bare.append(bare_time)
             steps.append(laps)
             whole.append(whole_time)
@@ -126,7 +125,7 @@ def time_samples(
 
 
 def into_shared_memory(sample: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """As the loader process does it for each batch: fresh shared memory, written once."""
+    """As a loader process does for each batch: new shared memory, written once."""
     for tensor in sample:
         torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(tensor.numel())).copy_(tensor.ravel())
 
@@ -134,7 +133,7 @@ def into_shared_memory(sample: tuple[torch.Tensor, torch.Tensor]) -> None:
 def loader(
     spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, num_workers: int
 ) -> Callable[[], Iterator]:
-    """Endless batches of class-uniform and plain samples, as `train.py` gets them."""
+    """Endless batches of class-uniform and plain samples, as in `train.py`."""
     data = DataConfig(
         dataset=spec.name, dataset_dir=str(root), index_dir=str(folder / "index"), cache_dir=cache_dir,
         bs_mult=BATCH, repeat=8,
@@ -144,13 +143,13 @@ def loader(
 
 
 def workers(spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, seconds: float) -> None:
-    """Images per second of one and two loader processes, in turns."""
+    """Images per second of one and two loader processes, alternating."""
     print(f"\n## Loader, batches of {BATCH}, {source(cache_dir)}\n")
     print("| workers | images/s, median of 3 | all |\n|---|---|---|")
     speeds: dict[int, list[float]] = {1: [], 2: []}
     for _, count in itertools.product(range(3), speeds):
         batches = loader(spec, root, cache_dir, folder, count)()
-        for _ in range(4 * count):  # processes have started, and their first batches are gone
+        for _ in range(4 * count):  # until processes have started and their first batches are consumed
             next(batches)
         begun, number = time.perf_counter(), 0
         while time.perf_counter() - begun < seconds / 3:
@@ -167,7 +166,7 @@ def source(cache_dir: str | None) -> str:
 
 
 def memory(spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, num_batches: int) -> None:
-    """Proportional memory of this process and its two workers, shared pages counted once, while batches go by."""
+    """Proportional memory of this process and its two workers, shared pages counted once, while batches are loaded."""
     print(f"\n## Memory over {num_batches} batches of {BATCH}, two workers, {source(cache_dir)}\n")
     print("| batch | MB, all processes |\n|---|---|")
     for number, (images, _) in enumerate(loader(spec, root, cache_dir, folder, 2)(), start=1):
@@ -179,7 +178,7 @@ def memory(spec: DatasetSpec, root: Path, cache_dir: str | None, folder: Path, n
 
 
 def used_memory() -> float:
-    """Megabytes of private memory of this process and its children, files mapped from the cache left out."""
+    """Megabytes of memory of this process and its children, without files mapped from the cache."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     total = 0
     for process in ("self", *children):

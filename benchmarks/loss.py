@@ -1,11 +1,11 @@
-"""Time and memory of label relaxation, as ratios to plain cross entropy on the same logits in the same run.
+"""Time and memory of label relaxation, relative to plain cross entropy on the same logits in the same run.
 
     python -m benchmarks.loss                        # on a GPU if there is one, else on the CPU
     python -m benchmarks.loss --labels data/camvid/trainannot --ignore_id 11
 
-Forward and backward, median of alternating pairs with the smallest and largest ratio. "multi-hot" is the published
-formulation: a target of C + 1 planes, the logarithm of probabilities, and border weights. Extra memory is the largest
-sum of tensors alive at once beyond logits and labels.
+Forward and backward, median of alternating pairs, with the smallest and largest ratio. "multi-hot" is the published
+formulation: a target of C + 1 planes, the logarithm of probabilities, and border weights. Extra memory is the peak
+size of live tensors besides logits and labels.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """What everything is compared with; it wants int64 labels."""
+    """The reference for all comparisons; it needs int64 labels."""
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORE)
 
 
 class MultiHot(nn.Module):
-    """The published formulation from its description: probabilities, a target of C + 1 planes, class weights."""
+    """The published formulation as described in the paper: probabilities, a target of C + 1 planes, class weights."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class MultiHot(nn.Module):
 
 
 def real_labels(folder: Path, ignore_id: int, count: int) -> Tensor:
-    """`count` label maps [count, SIDE, SIDE] uint8 from PNG files, enlarged without mixing."""
+    """`count` label maps [count, SIDE, SIDE] uint8 from PNG files, enlarged without blending."""
     files = sorted(folder.glob("*.png"))
     maps = []
     for path in files[:: max(1, len(files) // count)][:count]:
@@ -72,17 +72,17 @@ def real_labels(folder: Path, ignore_id: int, count: int) -> Tensor:
         large = cv2.resize(ids, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)[:SIDE, :SIDE]
         maps.append(np.where(large == ignore_id, IGNORE, large))
     if len(maps) < count:
-        raise SystemExit(f"error: --labels {folder}: wanted are {count} PNG files, found {len(maps)}.")
+        raise SystemExit(f"error: --labels {folder}: {count} PNG files are needed, found {len(maps)}.")
     return torch.from_numpy(np.stack(maps).astype(np.uint8))
 
 
 def random_labels(num_classes: int, count: int) -> Tensor:
-    """Noise: every pixel is a boundary. The worst case, which no picture comes near."""
+    """Noise: every pixel is on a boundary. The worst case; no real image comes close."""
     return torch.randint(0, num_classes, (count, SIDE, SIDE), generator=torch.Generator().manual_seed(1)).byte()
 
 
 def seconds(loss: Loss, logits: Tensor, labels: Tensor) -> float:
-    """Of one forward and backward pass."""
+    """Seconds of one forward and backward pass."""
     logits.grad = None
     wait(logits.device)
     start = time.perf_counter()
@@ -92,13 +92,13 @@ def seconds(loss: Loss, logits: Tensor, labels: Tensor) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def ratios(loss: Loss, reference: Loss, logits: Tensor, labels: Tensor, pairs: int) -> tuple[list[float], float]:
-    """Time of `loss` over that of `reference`, in alternating pairs, and the median seconds of `loss`."""
+    """Time of `loss` divided by that of `reference`, in alternating pairs, and the median seconds of `loss`."""
     found, own = [], []
     for turn in range(pairs + 1):
         times = [seconds(which, logits, labels) for which in (reference, loss)[:: 1 if turn % 2 else -1]]
@@ -110,7 +110,7 @@ def ratios(loss: Loss, reference: Loss, logits: Tensor, labels: Tensor, pairs: i
 
 
 def extra_bytes(loss: Loss, logits: Tensor, labels: Tensor) -> int:
-    """Largest sum of what forward and backward have allocated at once; the gradient is part of it."""
+    """Peak memory that forward and backward allocate, including the gradient."""
     logits.grad = None
     gc.collect()
     if logits.device.type == "cuda":
@@ -120,7 +120,7 @@ def extra_bytes(loss: Loss, logits: Tensor, labels: Tensor) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         loss(logits, labels).backward()
-    # `recorded.events()` adds allocations up by operator; only the raw ones show which were alive at once.
+    # `recorded.events()` sums allocations per operator; only the raw events show which were alive at once.
     raw = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
     steps = sorted((event.start_ns(), event.nbytes()) for event in raw if event.name() == "[memory]")
     return max(itertools.accumulate((size for _, size in steps), initial=0))
@@ -140,7 +140,7 @@ def copy_floor(logits: Tensor) -> float:
 
 
 def table(device: torch.device, folder: Path | None, ignore_id: int, pairs: int) -> None:
-    """Measure and print, a row per case and loss."""
+    """Measure and print a row per case and loss."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, PyTorch {torch.__version__}, float32, {SIDE}x{SIDE}, median of {pairs} pairs\n")
     print("| logits | labels | loss | time / cross entropy (smallest-largest) | ms | memory / cross entropy |")
@@ -177,7 +177,7 @@ def measure_case(logits: Tensor, labels: Tensor, kind: str, pairs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=Path, help="folder of label maps (PNG, one channel) for the real case")
-    parser.add_argument("--ignore_id", type=int, default=IGNORE, help="their value for void")
+    parser.add_argument("--ignore_id", type=int, default=IGNORE, help="the value of void in them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pairs", type=int, default=9)
     arguments = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Does label relaxation help where labels are wrong at the borders? Streets, whose truth is exact, tell.
+"""Does label relaxation help if labels are wrong at borders? Measured on streets, whose true labels are exact.
 
     python -m benchmarks.noisy_borders --root data/noisy_borders
 
-Draws the streets, and a copy whose training labels are displaced smoothly by a few pixels, as careless outlines are;
+Draws the streets, and a copy whose training labels are smoothly displaced by a few pixels, like careless outlines;
 trains the same short schedule with cross entropy and with relaxation for several seeds; scores each on the test
-streets with their exact labels. What is done is kept, so an interrupted run goes on.
+streets with their exact labels. Finished parts are kept, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.trials import Trial
 
-SMOOTHNESS = 4.0  # pixels; how far along a border its displacement stays alike
+SMOOTHNESS = 4.0  # pixels; distance along a border over which its displacement stays similar
 THIN = "2,6,9,10"  # Pole, SignSymbol, Pedestrian, Bicyclist: not relaxed, as thin classes are not in the paper
 LOSSES: dict[str, list[str | Path]] = {
     "cross entropy": [],
@@ -31,7 +31,7 @@ LOSSES: dict[str, list[str | Path]] = {
 
 
 def displaced(labels: NDArray[np.uint8], pixels: float, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """`labels` [H, W], each read `pixels` (standard deviation, in each direction) away from where it is."""
+    """`labels` [H, W], displaced by `pixels` (standard deviation in each direction)."""
     height, width = labels.shape
     noise = generator.standard_normal((2, height, width)).astype(np.float32)
     shift = [cv2.GaussianBlur(plane, (0, 0), SMOOTHNESS) for plane in noise]
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
     parser.add_argument("--pixels", type=float, default=2.0, help="standard deviation of the displacement")
-    parser.add_argument("--seeds", type=int, default=3, help="how many trainings per loss")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs per loss")
     parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args()
     data = make_data(arguments.root, arguments.pixels)

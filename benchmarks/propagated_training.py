@@ -1,12 +1,12 @@
-"""Do propagated pairs pay? A few labelled frames, with and without the frames around them.
+"""Do propagated pairs help? Training on a few labelled frames, with and without the frames around them.
 
     python -m benchmarks.propagated_training --root data/few_streets
     python -m benchmarks.propagated_training --root data/few_camvid --camvid data/camvid
 
 Streets: the middle frame of each street keeps its labels, the others become video. CamVid: the same with every tenth
-frame of its val sequence, the only one whose frames follow each other closely; scored on the test images. The same
-short schedule is trained on the labelled frames alone, with jointly propagated pairs, and with propagated labels
-beside the true frames, for several seeds. What is done is kept, so an interrupted run goes on.
+frame of its val sequence, the only one with closely spaced frames; scored on the test images. The same short
+schedule is trained on the labelled frames alone, with jointly propagated pairs, and with propagated labels for the
+true frames, for several seeds. Finished parts are kept, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CAMVID_EVERY = 10
 
 
 def make_streets(root: Path) -> Path:
-    """Streets below `root`, labelled in their middle frames alone."""
+    """Streets below `root`, of which only the middle frames are labelled."""
     folder = root / "streets"
     if not folder.is_dir():
         unfinished = root / "unfinished"
@@ -43,7 +43,7 @@ def make_streets(root: Path) -> Path:
 
 
 def make_camvid(source: Path, root: Path) -> Path:
-    """CamVid below `root`: every tenth frame of val to train on, the others as video; its test images."""
+    """CamVid below `root`: every tenth frame of val for training, the others as video; and its test images."""
     folder = root / "camvid"
     if not folder.is_dir():
         unfinished = root / "unfinished"
@@ -53,7 +53,7 @@ def make_camvid(source: Path, root: Path) -> Path:
             shutil.copytree(source / f"{own}annot", unfinished / f"{split}annot")
         frames = sorted((unfinished / "train").iterdir())
         labelled = set(frames[CAMVID_EVERY // 2 :: CAMVID_EVERY])
-        for kind in ("", "annot"):  # training wants some images to validate on, which decide nothing here
+        for kind in ("", "annot"):  # training needs validation images, which have no effect here
             (unfinished / f"val{kind}").mkdir()
             some = sorted((unfinished / f"train{kind}").iterdir())[:4]
             for path in some:
@@ -64,7 +64,7 @@ def make_camvid(source: Path, root: Path) -> Path:
 
 
 def make_video(root: Path, frames: list[Path]) -> None:
-    """Take the labels of training frames away."""
+    """Turn training frames into video: remove their labels."""
     (root / "video" / "train").mkdir(parents=True)
     for frame in frames:
         (root / "trainannot" / f"{frame.stem}.png").unlink()
@@ -73,7 +73,7 @@ def make_video(root: Path, frames: list[Path]) -> None:
 
 
 def propagate(dataset: str, data: Path, out: Path, steps: int, stride: int, mode: str) -> Path:
-    """Propagated pairs of `data` in `out`."""
+    """Write propagated pairs of `data` to `out`."""
     subprocess.run(
         [sys.executable, "propagate.py", "--dataset", dataset, "--dataset_dir", data, "--propagate", str(steps),
          "--stride", str(stride), "--mode", mode, "--out", out, "--resume"],
@@ -85,9 +85,9 @@ def propagate(dataset: str, data: Path, out: Path, steps: int, stride: int, mode
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
-    parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use it instead of streets")
-    parser.add_argument("--steps", type=int, default=3, help="frames propagated to, on either side")
-    parser.add_argument("--seeds", type=int, default=3, help="how many trainings per way")
+    parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use CamVid instead of streets")
+    parser.add_argument("--steps", type=int, default=3, help="frames to propagate to on each side")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs per variant")
     parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training")
     arguments = parser.parse_args()
     root, steps = arguments.root, arguments.steps

@@ -1,13 +1,13 @@
-"""How right propagated labels are on a densely labelled video, and how long a pair takes.
+"""How accurate propagated labels are on a densely labelled video, and how long a pair takes.
 
 python benchmarks/propagation.py data/camvid                       # CamVid val: 101 frames, each with its own label
-python benchmarks/propagation.py data/camvid --curve curve.png     # and mIoU over coverage as a picture
-python benchmarks/propagation.py data/camvid --video drive.mp4     # the time at 2048x1024, on its frames enlarged
+python benchmarks/propagation.py data/camvid --curve curve.png     # also plot mIoU over coverage
+python benchmarks/propagation.py data/camvid --video drive.mp4     # the time at 2048x1024, on its enlarged frames
 python benchmarks/propagation.py --streets                         # on drawn streets, whose motion is known
 
-Each frame's labels are carried to the frames 1, 2, 3 and 5 steps later (`--back`: earlier) and compared with the labels
-that people made of those. `plain DIS`: OpenCV's, medium preset, straight from the later frame to the labelled one;
-its doubt is how far going there and back misses. Coverage: share of the labelled pixels that is compared.
+Each frame's labels are propagated to the frames 1, 2, 3 and 5 steps later (`--back`: earlier) and compared with the
+human labels of those. `plain DIS`: OpenCV's, medium preset, directly from the later frame to the labelled one; its
+doubt is the forward-backward error. Coverage: share of the labelled pixels that are compared.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ Tallies = dict[tuple[str, int], Tally]
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("root", type=Path, nargs="?", help="CamVid, 11 classes")
-    p.add_argument("--every", type=int, default=1, help="start from each n-th frame only (default: %(default)s)")
-    p.add_argument("--back", action="store_true", help="carry labels to earlier frames instead of later ones")
-    p.add_argument("--curve", type=Path, help="draw mIoU over coverage into this PNG file")
-    p.add_argument("--video", help="time pairs of 2048x1024 made of the frames of this video, instead")
-    p.add_argument("--streets", action="store_true", help="compare with the truth of drawn streets, instead")
+    p.add_argument("--every", type=int, default=1, help="start only from every n-th frame (default: %(default)s)")
+    p.add_argument("--back", action="store_true", help="propagate labels to earlier frames instead of later ones")
+    p.add_argument("--curve", type=Path, help="plot mIoU over coverage to this PNG file")
+    p.add_argument("--video", help="instead, time pairs of 2048x1024 from the frames of this video")
+    p.add_argument("--streets", action="store_true", help="instead, compare with the exact labels of drawn streets")
     flags = p.parse_args()
     cv2.setNumThreads(1)
     print(describe_machine())
@@ -93,7 +93,7 @@ def main() -> None:
         measure_on_streets()
         return
     if flags.root is None:
-        p.error("name the folder of CamVid, or --streets")
+        p.error("give the folder of CamVid, or --streets")
     pairs = find_pairs(SPEC, flags.root, "val")
     if flags.video:
         measure_time(flags.video, load_pair(pairs[0], SPEC)[1])
@@ -107,7 +107,7 @@ def main() -> None:
 def carry_all(
     video: Sequence[tuple[Uint8Array, Uint8Array]], every: int, sign: int
 ) -> tuple[Tallies, dict[int, tuple[float, float]]]:
-    """Tallies of all methods, and of ours by default per step: coverage, and mIoU of what is not void."""
+    """Tallies of all methods, and for ours with default settings, per step: coverage, and mIoU where not void."""
     tallies = {(method, step): Tally() for method in METHODS for step in STEPS}
     default = {step: Tally() for step in STEPS}
     for start in range(0, len(video), every):
@@ -146,7 +146,7 @@ def plain_dis(image: Uint8Array, labelled: Uint8Array, labels: Uint8Array) -> tu
 
 def print_tables(tallies: Tallies, kept: dict[int, tuple[float, float]]) -> None:
     head = "| " + " | ".join(["", *(f"{step} steps" for step in STEPS)]) + " |\n" + "|---" * (len(STEPS) + 1) + "|"
-    print(f"\n## mIoU, no pixel left out\n\n{head}")
+    print(f"\n## mIoU over all pixels\n\n{head}")
     for method in METHODS:
         print(table_row(method, [f"{tallies[method, step].miou_at(1.0):.3f}" for step in STEPS]))
     print(f"\n## mIoU at equal coverage\n\n{head}")
@@ -181,7 +181,7 @@ def draw_curves(tallies: Tallies, kept: dict[int, tuple[float, float]], path: Pa
     figure.savefig(path)
 
 
-# Streets: the middle one of eleven frames, of four streets.
+# Streets: the middle one of eleven frames of each of four streets.
 STREETS, NUM_FRAMES, STREET_STEPS = 4, 11, (1, 2, 5)
 
 
@@ -200,7 +200,7 @@ def measure_on_streets() -> None:
 
 
 def street_counts(pairs: Sequence[Pair], root: Path, flow: str) -> NDArray[np.int64]:
-    """[steps, 3, 2]: how many visible pixels are right, kept ones right, hidden ones void; each beside of how many."""
+    """[steps, 3, 2]: how many visible pixels are right, kept ones right, hidden ones void; each with its total."""
     middle = NUM_FRAMES // 2
     video = {number - middle: load_pair(pair, SPEC) for number, pair in enumerate(pairs)}
     frames = {k: image for k, (image, _) in video.items()}
@@ -233,16 +233,16 @@ def measure_time(video: str, labels: Uint8Array) -> None:
 
 
 def time_jobs(folder: Path, num_processes: int) -> float:
-    """Pairs a second."""
+    """Pairs per second."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, initializer=prepare_worker, initargs=(0,)) as pool:
-        list(pool.map(nothing, range(2 * num_processes)))  # processes start and import before the clock does
+        list(pool.map(nothing, range(2 * num_processes)))  # let processes start and import before timing starts
         begun = time.perf_counter()
         clock, core = np.array(list(pool.map(one_job, [folder] * JOBS, range(JOBS)))).T
         rate = 2 * REACH * JOBS / (time.perf_counter() - begun)
-    spread = f"{np.median(clock):.2f} ({clock.min():.2f} to {clock.max():.2f}) s on the clock"
+    spread = f"{np.median(clock):.2f} ({clock.min():.2f} to {clock.max():.2f}) s wall time"
     print(
-        f"- {num_processes} processes: median {spread}, {np.median(core):.2f} s of work by a core; {rate:.2f} pairs/s"
+        f"- {num_processes} processes: median {spread}, {np.median(core):.2f} s core time; {rate:.2f} pairs/s"
     )
     return rate
 
@@ -261,7 +261,7 @@ def nothing(_: int) -> None:
 
 
 def one_job(folder: Path, number: int) -> tuple[float, float]:
-    """Seconds per pair: on the clock, and of work by the core."""
+    """Seconds per pair: wall time and core time."""
     begun = time.perf_counter(), time.process_time()
     frames = {k: read_image(folder / f"{REACH + k:02d}.png") for k in range(-REACH, REACH + 1)}
     labels = read_label_ids(folder / "labels.png").astype(np.uint8)

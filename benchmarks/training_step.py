@@ -1,9 +1,9 @@
-"""What makes a training step of the light network fast on a CPU, as ratios in one run.
+"""What makes a training step of the light network fast on a CPU, as ratios within one run.
 
     python benchmarks/training_step.py
 
-Forward, cross entropy and backward of 8 crops of 240x320 in bfloat16, without data loading and optimizer: median of
-alternating rounds with the smallest and largest.
+Forward pass, cross entropy and backward pass for 8 crops of 240x320 in bfloat16, without data loading and optimizer:
+median of alternating rounds, with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NUM_CLASSES = 11
 
 
 class OverBoth(nn.Module):
-    """The decoder's first convolution as it is usually done: over its two inputs, put one behind the other."""
+    """The decoder's first convolution as usual: over the concatenation of its two inputs."""
 
     def __init__(self, joining: JoiningConv2d) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class OverBoth(nn.Module):
 
 
 def with_pytorchs_gradients(net: nn.Module) -> nn.Module:
-    """A copy whose depthwise convolutions are PyTorch's own in the backward pass too."""
+    """A copy whose depthwise convolutions use PyTorch's own backward pass."""
     net = copy.deepcopy(net)
     for name, conv in list(net.named_modules()):
         if isinstance(conv, DepthwiseConv2d):
@@ -58,7 +58,7 @@ def with_pytorchs_gradients(net: nn.Module) -> nn.Module:
 
 
 def with_whole_joining(net: nn.Module) -> nn.Module:
-    """A copy whose decoder's first convolution is one over both inputs."""
+    """A copy whose first decoder convolution runs over both inputs at once."""
     net = copy.deepcopy(net)
     net.set_submodule("final.0", OverBoth(net.get_submodule("final.0")))  # type: ignore[arg-type]
     return net
@@ -75,7 +75,7 @@ def step(net: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype | No
 
 
 def measure(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, in alternating rounds after two to warm up."""
+    """Seconds of each variant, in alternating rounds after two warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 2):
         for name, run in ways.items():
@@ -98,8 +98,8 @@ def main() -> None:
     print(f"{describe_machine()}, {torch.get_num_threads()} threads, {rounds} rounds, {ARCH}, {dtype}\n")
 
     ways = {"the step": net}
-    returned = measure({"the step, memory given back": step(net, images, labels, dtype)}, rounds)
-    keep_freed_memory()  # for good, hence the order
+    returned = measure({"the step, memory returned": step(net, images, labels, dtype)}, rounds)
+    keep_freed_memory()  # irreversible, hence the order
     ways |= {
         "depthwise gradients as PyTorch's": with_pytorchs_gradients(net),
         "one convolution over both inputs of the decoder": with_whole_joining(net),

@@ -1,4 +1,4 @@
-"""Short trainings that are compared: each trained and scored by the project's own commands, and kept."""
+"""Compare short training runs; each is trained and scored by the project's own commands, and kept."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ QUIET = {"check": True, "stdout": subprocess.DEVNULL}
 
 @dataclass(frozen=True)
 class Trial:
-    """A data set, and how the light network is trained on it, apart from what is compared."""
+    """A data set, and how the light network is trained on it, apart from the settings that are compared."""
 
-    root: Path  # of runs and results
+    root: Path  # for runs and results
     dataset: str
     data: Path
     flags: tuple[str, ...]
@@ -28,7 +28,7 @@ class Trial:
     def score(self, name: str, seed: int, flags: Sequence[str | Path]) -> dict[str, float]:
         """Train with `flags` added, score the last weights on the test split, and return the metrics."""
         described = " ".join(map(str, (self.dataset, self.data.resolve(), *self.flags, *flags)))
-        mark = hashlib.sha256(described.encode()).hexdigest()[:8]  # what was kept of other flags is another trial's
+        mark = hashlib.sha256(described.encode()).hexdigest()[:8]  # results of other flags belong to another trial
         exp = f"{name.replace(', ', '_').replace(' ', '_')}_{seed}_{mark}"
         result = self.root / "results" / exp / f"{self.dataset}_test" / "metrics.json"
         if not result.is_file():
@@ -50,7 +50,7 @@ class Trial:
         return json.loads(result.read_text(encoding="utf-8"))
 
     def compare(self, ways: Mapping[str, Sequence[str | Path]], num_seeds: int, scores: Sequence[str]) -> None:
-        """Print a row per way: `scores` (names in metrics.json) of each seed, and their distance from the first way."""
+        """Print a row per variant: `scores` (names in metrics.json) per seed, and the differences from the first."""
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for seed in range(num_seeds):
             for name, flags in ways.items():
@@ -59,7 +59,7 @@ class Trial:
                 print(f"seed {seed}, {name}: {told}", flush=True)
         first = next(iter(ways))
         for score in scores:
-            print(f"\n| {score} | of each seed | mean | less {first}, seed by seed |\n|---|---|---|---|")
+            print(f"\n| {score} | per seed | mean | minus {first}, per seed |\n|---|---|---|---|")
             for name, metrics in found.items():
                 values = [100 * metric[score] for metric in metrics]
                 apart = [value - 100 * base[score] for value, base in zip(values, found[first], strict=True)]

@@ -1,6 +1,6 @@
 "use strict";
-// The report's behaviour. The maps of train ids are coloured by SVG filters, not by reading pixels: a page opened from
-// a file may show the pictures beside it but not read them.
+// The report's behaviour. SVG filters colour the maps of train ids, since the page cannot read pixels: opened from a
+// file, it may show the images next to it but not read them.
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (selector) => document.querySelector(selector);
 const LAYERS = data.labelled ? ["picture", "prediction", "truth", "difference"] : ["picture", "prediction"];
@@ -19,7 +19,7 @@ function swatch(oneClass) {
   return box;
 }
 
-// One button of `names` is pressed; `chosen` hears which.
+// A group of buttons, one per name, of which one is pressed; `chosen` is called with its name.
 function choice(box, names, start, chosen) {
   const buttons = names.map((name) =>
     make("button", { textContent: name, onclick: () => press(name) }));
@@ -32,7 +32,7 @@ function choice(box, names, start, chosen) {
   press(start);
 }
 
-// Filters: train id (red or green of the map) -> colour of the class; transparent where no class or one turned off.
+// Filters: train id (red or green of the map) -> colour of the class; transparent for no class or a hidden one.
 
 function table(entry) {
   return Array.from({ length: 256 }, (_, id) => (id < data.classes.length ? entry(data.classes[id], id) : 0)).join(" ");
@@ -40,7 +40,7 @@ function table(entry) {
 
 function drawFilters() {
   const on = table((_, id) => (shown[id] ? 1 : 0));
-  // A little more than the value: browsers cut it off to one of 255 steps, or round it.
+  // Slightly more than the value: browsers truncate or round it to one of 255 steps.
   const color = [0, 1, 2].map((k) => table((oneClass) => Math.min(1, (oneClass.color[k] + 0.25) / 255)));
   const pick = (channel) => [0, 1, 2].map((k) => (k === channel ? 1 : 0)).join(" ");
   const filter = (name, channel, wrongOnly) => `
@@ -72,7 +72,7 @@ const COLUMNS = [["class", "class"], ["iou", ""], ["iou", "IoU"], ["boundary_iou
   ["boundary_f", "boundary F"], ["precision", "precision"], ["recall", "recall"], ["f1", "F1"], ["share", "share"]];
 const WIDE = ["precision", "recall", "f1", "share"];
 
-// What has no number comes last, whatever the order.
+// Entries without a number come last in either order.
 function byNumber(x, y, sign) {
   return x === null || y === null ? (x === null) - (y === null) : sign * (x - y);
 }
@@ -148,7 +148,7 @@ const cards = data.images.map((image, i) => {
     make("span", { className: "score", textContent: image.iou === null ? "" : `mIoU ${percent(image.iou)}` }));
 });
 
-// Pictures are decoded when their card comes near the window.
+// Images are decoded when their card comes near the viewport.
 const watcher = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     const image = data.images[cards.indexOf(target)];
@@ -193,7 +193,7 @@ const view = {
     find("#stage").style.setProperty("--full", `${image.size[0] / devicePixelRatio}px`);
     this.show(".photo", image.photo ?? "");
     this.show(".map", image.map ?? "");
-    find("#state").textContent = data.pictures ? "" : "small pictures only: --dump_images keeps full ones";
+    find("#state").textContent = data.pictures ? "" : "thumbnails only; --dump_images keeps full images";
     if (data.pictures) {
       const path = image.name.split("/").map(encodeURIComponent).join("/");
       this.load(i, ".photo", `rgb/${path}.png`);
@@ -210,7 +210,7 @@ const view = {
   load(i, layer, source) {
     const full = new Image();
     full.onload = () => { if (this.current === i) this.show(layer, source); };
-    full.onerror = () => { if (this.current === i) find("#state").textContent = `not there: ${source}`; };
+    full.onerror = () => { if (this.current === i) find("#state").textContent = `file not found: ${source}`; };
     full.src = source;
   },
   step(by) {

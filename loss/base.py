@@ -1,4 +1,4 @@
-"""How every loss is called, and what those have in common that are sums over pixels."""
+"""The interface of every loss, and the common part of those that are sums over pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loss.set_loss import SetTarget, set_loss
 class Loss(nn.Module, ABC):
     """A loss of logits against integer labels.
 
-    num_classes: C; ignore_label: train id that is no class.
+    num_classes: C; ignore_label: train id of pixels to ignore.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
@@ -26,8 +26,8 @@ class Loss(nn.Module, ABC):
         """Return the scalar loss.
 
         logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids.
-        relax: whether labels are relaxed; False for the last epochs of training. Losses without relaxation take it too,
-        so that all are called alike, and it changes nothing.
+        relax: whether labels are relaxed; False for the last epochs of training. Losses without relaxation accept and
+        ignore it, so that all losses are called alike.
         ValueError: wrong shapes, or (on the CPU) a label that is neither a class nor the ignore label.
         """
         check_inputs(logits, labels, self.num_classes)
@@ -35,7 +35,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
-        """The loss of logits and labels whose shapes and types are right, a scalar."""
+        """The loss, a scalar, of logits and labels whose shapes and types have been checked."""
 
 
 class SetLoss(Loss):
@@ -47,4 +47,4 @@ class SetLoss(Loss):
 
     @abstractmethod
     def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """What logits of `dtype` are compared with. labels: [B, H, W] integer train ids."""
+        """The target that logits of `dtype` are compared with. labels: [B, H, W] integer train ids."""

@@ -15,9 +15,9 @@ from utils.flags import parse_numbers
 
 
 def build_loss(config: LossConfig, spec: DatasetSpec, class_pixels: Sequence[int] | None) -> Loss:
-    """A module called with (logits [B, C, H, W], labels [B, H, W], relax=True). Raises ValueError for odd flags.
+    """A module called with (logits [B, C, H, W], labels [B, H, W], relax=True). Raises ValueError for invalid flags.
 
-    class_pixels: how often each class occurs in the training labels; needed by --class_balance.
+    class_pixels: how often each class occurs in the training labels; needed for --class_balance.
     """
     if config.class_balance and (config.jointwtborder or config.img_wt_loss):
         raise ValueError("--class_balance is for plain cross entropy; leave out --jointwtborder and --img_wt_loss.")
@@ -25,7 +25,7 @@ def build_loss(config: LossConfig, spec: DatasetSpec, class_pixels: Sequence[int
         raise ValueError("--jointwtborder and --img_wt_loss exclude each other; give one of them.")
     strict_classes = parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls")
     if strict_classes and not config.jointwtborder:
-        raise ValueError("--strict_bdr_cls excepts classes from label relaxation, which --jointwtborder turns on.")
+        raise ValueError("--strict_bdr_cls excludes classes from label relaxation, which needs --jointwtborder.")
     if any(not 0 <= c < spec.num_classes for c in strict_classes):
         raise ValueError(
             f"--strict_bdr_cls {config.strict_bdr_cls}: {spec.name} has train ids 0 to {spec.num_classes - 1}."

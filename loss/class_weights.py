@@ -1,4 +1,4 @@
-"""Class weights from how often each class is seen: rarer classes count more."""
+"""Class weights from how often each class occurs: rarer classes count more."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def count_classes(classes: Tensor, num_classes: int) -> Tensor:
 def balanced_weights(pixels: Sequence[int], power: float) -> list[float]:
     """Weight of each class over a whole data set: (median share / share) ** power, 1 for a class without pixels.
 
-    power 1 is median frequency balancing (Eigen and Fergus, ICCV 2015, section 6.3.2); 0.5 goes half the way.
-    pixels: how often each class occurs.
+    Power 1 is the median of the classes' shares / share, over the whole set (Eigen and Fergus, ICCV 2015, count only
+    images that show the class); 0.5 goes half the way. pixels: how often each class occurs.
     """
     median = statistics.median([count for count in pixels if count] or [1])
     return [(median / count) ** power if count else 1.0 for count in pixels]
@@ -33,10 +33,10 @@ def balanced_weights(pixels: Sequence[int], power: float) -> list[float]:
 def class_weights(
     counts: Tensor, total: Tensor, upper_bound: float, batch_weighting: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Weight of each class: `1 + upper_bound * (1 - share)`. That of an absent class is never used.
+    """Weight of each class: `1 + upper_bound * (1 - share)`. The weight of an absent class is never used.
 
-    counts: [B, C] how often each class occurs in each image; total: [B] what the shares are taken of.
-    batch_weighting: take the shares over the whole batch, so that all images have the same weights.
+    counts: [B, C] how often each class occurs in each image; total: [B] the denominators of the shares.
+    batch_weighting: compute shares over the whole batch, so that all images have the same weights.
     Returns [B, C] of `dtype`.
     """
     if batch_weighting:

@@ -1,4 +1,4 @@
-"""Cross entropy, plain and weighted per image by how rare each class is."""
+"""Cross entropy, plain or weighted per image by how rare each class is."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from loss.sets import no_sets
 
 
 def own_class_target(classes: Tensor, weights: Tensor, num_classes: int) -> SetTarget:
-    """Only the own class is right. classes: [B, H, W] int64, `num_classes` where ignored; weights: [B, H, W]."""
+    """Only the own class is correct. classes: [B, H, W] int64, `num_classes` where ignored; weights: [B, H, W]."""
     return SetTarget(classes.masked_fill(classes == num_classes, 0), weights, no_sets(classes))
 
 
 class CrossEntropy(SetLoss):
-    """Mean of `-log softmax` over the pixels of the batch that are not ignored; 0 where there is none.
+    """Mean of `-log softmax` over the labelled pixels of the batch; 0 if there are none.
 
-    class_weights: one per class, for a weighted mean instead; None: all count alike.
+    class_weights: one per class, for a weighted mean instead; None: all classes count equally.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255, class_weights: Sequence[float] | None = None) -> None:
@@ -47,12 +47,12 @@ class CrossEntropy(SetLoss):
 class ImageWeightedCrossEntropy(SetLoss):
     """Cross entropy in which the rarer classes of an image count more.
 
-    Each image's loss is the weighted mean of `-log softmax` over its labelled pixels, with the weights of
+    An image's loss is the weighted mean of `-log softmax` over its labelled pixels, with the weights from
     `loss.class_weights`. The batch's loss is the mean over the images that have a labelled pixel, so the batch
-    size does not change its scale. `published=True` sums over the images instead, as the published code did.
+    size does not change its scale. `published=True` sums over the images instead, as the published code does.
 
-    num_classes: C; ignore_label: train id that is no class; upper_bound: how much more the rarest class counts,
-    0 for equal weights; batch_weighting: take the classes' shares over the batch, not image by image.
+    num_classes: C; ignore_label: train id of pixels to ignore; upper_bound: how much more the rarest class counts,
+    0 for equal weights; batch_weighting: compute the classes' shares over the batch, not per image.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ImageWeightedCrossEntropy(SetLoss):
         table = class_weights(counts, counts.sum(1), self.upper_bound, self.batch_weighting, at_least_float32(dtype))
         weights = F.pad(table, (0, 1)).gather(1, classes.flatten(1))
         used = weights.sum(1, keepdim=True)
-        weights /= torch.where(used > 0, used, 1.0)  # an image without a labelled pixel has weights of 0 / 1
+        weights /= torch.where(used > 0, used, 1.0)  # an image without labelled pixels gets weights 0 / 1
         if not self.published:
             weights /= (used > 0).sum().clamp(min=1)
         return own_class_target(classes, weights.view_as(classes), self.num_classes)

@@ -1,4 +1,4 @@
-"""What losses ask of the tensors and options they are given."""
+"""Checks and conversions of the tensors and options passed to losses."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def check_inputs(logits: Tensor, labels: Tensor, num_classes: int) -> None:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integer train ids, got {labels.dtype}.")
     if labels.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(f"labels must be [B, H, W] of the logits {list(logits.shape)}, got {list(labels.shape)}.")
+        raise ValueError(f"labels must match [B, H, W] of the logits {list(logits.shape)}, got {list(labels.shape)}.")
 
 
 def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
     """Return labels as int64 with `num_classes` in place of `ignore_label`.
 
     labels: [B, H, W] integer train ids. On the CPU a value that is neither a class nor `ignore_label` raises
-    ValueError. On other devices that look would stall the device, so it is skipped: the data loader has checked.
+    ValueError. On other devices the check would stall the device, so it is skipped: the data loader has checked.
     """
     classes = labels.long()
     ignored = classes == ignore_label
@@ -34,7 +34,7 @@ def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
             values = classes[wrong].unique().tolist()
             shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
             raise ValueError(
-                f"labels hold {shown}: neither a train id (0 to {num_classes - 1}) nor ignore_label {ignore_label}. "
+                f"labels contain {shown}: neither a train id (0 to {num_classes - 1}) nor ignore_label {ignore_label}. "
                 "Map the label ids to train ids first."
             )
     return classes.masked_fill(ignored, num_classes)
@@ -43,15 +43,15 @@ def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
 def checked_relaxation(
     border: int, strict_classes: Collection[int], num_classes: int
 ) -> tuple[int, tuple[int, ...]]:
-    """`border` and `strict_classes`, each once and in order. ValueError: a border below 1, or no train ids."""
+    """`border`, and `strict_classes` sorted without duplicates. ValueError: border below 1, or unknown train ids."""
     unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
     if unknown:
-        raise ValueError(f"strict_classes {unknown} are no train ids. Choose from 0 to {num_classes - 1}.")
+        raise ValueError(f"strict_classes {unknown} are not train ids. Choose from 0 to {num_classes - 1}.")
     if border < 1:
         raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
     return border, tuple(sorted(set(strict_classes)))
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute a loss in: half precision is widened, float64 is kept."""
+    """The dtype to compute a loss in: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32

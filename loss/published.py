@@ -1,7 +1,7 @@
 """Label relaxation as the published code computes it, errors included, to use its learning rates and compare runs.
 
 Its errors: the images of a batch share their border weights, so the loss grows with the square of the batch size; an
-ignored pixel beside a labelled one is trained as its neighbour; ignored pixels count in the classes' shares; once the
+ignored pixel next to a labelled one is trained as its neighbour; ignored pixels count in the classes' shares; once
 relaxation is off, pixels on a boundary count twice.
 """
 
@@ -19,7 +19,7 @@ from loss.inputs import at_least_float32, checked_relaxation, to_classes
 
 
 class PublishedRelaxedCrossEntropy(Loss):
-    """Label relaxation with the errors above. Options as those of `loss.relaxation.RelaxedCrossEntropy`."""
+    """Label relaxation with the errors above. Same options as `loss.relaxation.RelaxedCrossEntropy`."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class PublishedRelaxedCrossEntropy(Loss):
 
 
 def published_target(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int]) -> Tensor:
-    """Multi-hot target of the published code: [B, C + 1, H, W] float32, the last channel for ignored and outside.
+    """Multi-hot target of the published code: [B, C + 1, H, W] float32; the last channel is for ignored and outside.
 
-    border: 0 once the relaxation is off; the target is then one-hot, and twice that on a boundary (the published
-    code meant to weight boundary pixels once).
+    border: 0 once relaxation is off; the target is then one-hot, and twice that on a boundary (the published
+    code was meant to weight boundary pixels once).
     """
     one_hot = F.one_hot(classes, num_classes + 1).permute(0, 3, 1, 2).float()
     if border == 0:
@@ -68,7 +68,7 @@ def published_target(classes: Tensor, num_classes: int, border: int, strict_clas
 def published_loss(logits: Tensor, target: Tensor, upper_bound: float, batch_weighting: bool) -> Tensor:
     """The published relaxed loss, a scalar.
 
-    logits: [B, C, H, W]; target: [B, C + 1, H, W] of `published_target`.
+    logits: [B, C, H, W]; target: [B, C + 1, H, W] from `published_target`.
     """
     allowed = target[:, :-1] > 0
     dtype = at_least_float32(logits.dtype)
@@ -77,7 +77,7 @@ def published_loss(logits: Tensor, target: Tensor, upper_bound: float, batch_wei
     weights = class_weights(counts, channel_counts.sum(1), upper_bound, batch_weighting, dtype)
     log_p = F.log_softmax(logits, 1, dtype=dtype)
     used = allowed.any(1)
-    # Where nothing is allowed, allowing everything keeps the value and its gradient finite; it is left out below.
+    # Where nothing is allowed, allowing everything keeps the value and its gradient finite; it is masked out below.
     log_p_set = log_p.masked_fill(~allowed & used.unsqueeze(1), -torch.inf).logsumexp(1)
     weight = (target[:, :-1] * weights[:, :, None, None]).sum(1)
     shared = (1 / allowed.sum(1).clamp(min=1)).sum(0, keepdim=True)

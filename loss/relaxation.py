@@ -1,7 +1,7 @@
-"""Label relaxation: near a boundary, any class found nearby counts as right (CVPR 2019, section 3.3).
+"""Label relaxation: near a boundary, any class found nearby counts as correct (CVPR 2019, section 3.3).
 
-With S(p) the classes found within `border` pixels of a pixel p, the likelihood that training raises is that of the
-union of S(p): the loss is `w(S) * (lse_all - lse_S)`, the difference of the log-sum-exps over all classes and over
+Let S(p) be the classes found within `border` pixels of a pixel p. Training maximises the likelihood of the union of
+S(p): the loss is `w(S) * (lse_all - lse_S)`, the difference between the log-sum-exps over all classes and over
 S(p). On a GPU the kernels of `loss.relaxation_triton` compute it, elsewhere `loss.set_loss`.
 """
 
@@ -25,15 +25,15 @@ from utils.kernels import why_no_triton
 class RelaxedCrossEntropy(SetLoss):
     """Cross entropy with relaxed labels at class boundaries.
 
-    The loss is the mean over the batch's labelled pixels of `w(S) * (lse_all - lse_S)`, 0 where there is none.
-    w(S) is the mean over S(p) of the class weights of `loss.class_weights`, whose shares are those of the classes
+    The loss is the mean of `w(S) * (lse_all - lse_S)` over the batch's labelled pixels, 0 if there are none.
+    w(S) is the mean over S(p) of the class weights from `loss.class_weights`, whose shares are those of the classes
     in the relaxed sets of the image.
 
-    num_classes: C; ignore_label: train id that is no class.
+    num_classes: C; ignore_label: train id of pixels to ignore.
     border: a class is allowed within this many pixels of its region, in a square window.
-    strict_classes: train ids whose own pixels are not relaxed.
+    strict_classes: train ids whose pixels are not relaxed.
     upper_bound: how much more the rarest class counts, 0 for equal weights.
-    batch_weighting: take the classes' shares over the batch, not image by image.
+    batch_weighting: compute the classes' shares over the batch, not per image.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class RelaxedCrossEntropy(SetLoss):
         """w(S) for each pixel, 0 where ignored: [B, H, W]."""
         num_classes, columns = self.num_classes, self.num_classes + 1
         batch, plane = classes.shape[0], classes[0].numel()
-        # A member's cell in a table [B, C + 1]. The own classes are counted everywhere, the others' on top.
+        # A member's cell in a table [B, C + 1]. Own classes are counted at every pixel, other members added.
         cell = sets.members + sets.pixels // plane * columns
         counts = count_classes(classes, num_classes).flatten() + torch.bincount(
             cell[1:].flatten(), minlength=batch * columns
         )
-        present = counts.view(batch, columns)[:, :-1]  # the last column counts the ignored, and the empty places
+        present = counts.view(batch, columns)[:, :-1]  # the last column counts ignored pixels and empty places
         table = class_weights(present, present.sum(1), self.upper_bound, self.batch_weighting, dtype)
         table = F.pad(table, (0, 1))
         weights = table.gather(1, classes.flatten(1)).flatten()
@@ -106,7 +106,7 @@ class RelaxedCrossEntropy(SetLoss):
 
 
 def _has_kernels(logits: Tensor) -> bool:
-    """Whether `loss.relaxation_triton` computes the loss of these logits; float64 is for tests and stays here."""
+    """Whether `loss.relaxation_triton` can compute the loss; not for float64, which only tests use."""
     if not logits.is_cuda or logits.dtype == torch.float64:
         return False
     if problem := why_no_triton():

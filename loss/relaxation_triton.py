@@ -1,9 +1,9 @@
 """Label relaxation on a GPU in three Triton kernels; `loss.relaxation` is the same function in plain PyTorch.
 
 The set of classes allowed at a pixel is a bit mask of as many 32-bit words as the classes need. One kernel makes the
-masks and counts the classes, from the labels alone; one reads the logits once and sums the loss up; one reads them
-once more and writes the gradient once. Both of these compute what they need of a pixel from its logits anew, so
-nothing of the logits' size is kept between them.
+masks and counts the classes from the labels alone; one reads the logits once and sums the loss; one reads them
+again and writes the gradient once. The last two both compute what they need from the logits, so nothing of the
+logits' size is kept between them.
 
 With the environment variable TRITON_INTERPRET=1, set before this file is imported, the kernels run on the CPU, slowly.
 """
@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _BITS = 32
-_SETS_BLOCK = 512  # pixels of a program that reads labels only
-_TILE = 4096  # logits of a program that reads logits: classes, rounded up to a power of 2, times pixels
+_SETS_BLOCK = 512  # pixels per program that reads only labels
+_TILE = 4096  # logits per program that reads logits: classes, rounded up to a power of 2, times pixels
 
 
 class ClassSets(NamedTuple):
-    """What the labels say.
+    """The classes allowed at each pixel according to the labels.
 
     words: [N, B, H, W] int32, N = ceil(C / 32): class c is bit c % 32 of word c // 32. All 0 where ignored.
-    counts: [B, 32 N] int32, how often a class occurs in the sets of an image; with `batch_weighting` all in row 0.
+    counts: [B, 32 N] int32, how often a class occurs in an image's sets; with `batch_weighting`, all in row 0.
     num_labelled: scalar int32, pixels that are not ignored.
     """
 
@@ -60,7 +60,7 @@ def fused_loss_sum(
 def class_sets(
     labels: Tensor, is_strict: Tensor, ignore_label: int, border: int, batch_weighting: bool
 ) -> ClassSets:
-    """The classes allowed at each pixel of labels [B, H, W], and how often each is. is_strict: [C] bool."""
+    """The classes allowed at each pixel of labels [B, H, W], and how often each is allowed. is_strict: [C] bool."""
     labels = labels.contiguous()
     batch, height, width = labels.shape
     num_words = triton.cdiv(len(is_strict), _BITS)
@@ -86,7 +86,7 @@ class _FusedSetLoss(torch.autograd.Function):
         ctx.save_for_backward(logits, sets.words, sets.counts)
         ctx.options = (upper_bound, batch_weighting)
         grid, sizes = _launch(logits)
-        # One sum per program, added up by PyTorch: the same bits every time, unlike with atomics.
+        # One sum per program, added up by PyTorch: bitwise reproducible, unlike atomics.
         partial = logits.new_zeros(grid, dtype=torch.float32)
         if logits.numel():
             _loss_kernel[grid](logits, sets.words, sets.counts, partial, *_strides(logits), upper_bound,
@@ -107,15 +107,15 @@ class _FusedSetLoss(torch.autograd.Function):
 
 
 def _layout(logits: Tensor) -> torch.memory_format:
-    """The layout in which logits are taken as they are; others are copied to the plain one."""
+    """The layout for the kernels: the logits' own if contiguous or channels last; others are copied to contiguous."""
     plain = logits.is_contiguous() or not logits.is_contiguous(memory_format=torch.channels_last)
     return torch.contiguous_format if plain else torch.channels_last
 
 
 def _strides(logits: Tensor) -> tuple[int, ...]:
-    """Classes, pixels of an image and of all, and the steps in memory to the next image, class and pixel.
+    """Number of classes, pixels per image and in total, and the memory steps to the next image, class and pixel.
 
-    The steps follow from the shape: PyTorch leaves the stride of a side of length 1 open.
+    The steps are derived from the shape: PyTorch does not define the stride of a dimension of size 1.
     """
     batch, num_classes, height, width = logits.shape
     plane = height * width
@@ -132,7 +132,7 @@ def _launch(logits: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
     return (triton.cdiv(height * width, block), batch), {"WORDS": words, "CLASSES": classes, "BLOCK": block}
 
 
-# In the kernels `plane` is H * W and `total` B * H * W; offsets that may pass 2^31 are int64.
+# In the kernels `plane` is H * W and `total` B * H * W; offsets that may exceed 2^31 are int64.
 
 
 @triton.jit

@@ -1,8 +1,8 @@
-"""The sum that all losses here are: over pixels, a weight times how unlikely the pixel's allowed classes are.
+"""The sum that all losses here share: over pixels, a weight times how unlikely the pixel's allowed classes are.
 
-A pixel's loss is `weight * (lse_all - lse_S)`, the difference of the log-sum-exps of its logits over all classes and
-over its allowed ones, and its gradient `weight * (softmax_all - softmax_S)`. With the own class alone allowed that is
-cross entropy, so only pixels with larger sets are gathered and given more work.
+A pixel's loss is `weight * (lse_all - lse_S)`, the difference between the log-sum-exps of its logits over all classes
+and over its allowed ones; its gradient is `weight * (softmax_all - softmax_S)`. If only the pixel's own class is
+allowed, that is cross entropy, so only pixels with larger sets are gathered and need more work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loss.sets import RelaxedSets
 
 
 class SetTarget(NamedTuple):
-    """What the logits of a batch are compared with.
+    """The target that the logits of a batch are compared with.
 
     own: [B, H, W] int64 in 0 ... C-1, the pixel's class; any class where ignored.
     weights: [B, H, W] float32 or float64, 0 where ignored.
@@ -31,7 +31,7 @@ class SetTarget(NamedTuple):
 
 
 def set_loss(logits: Tensor, target: SetTarget) -> Tensor:
-    """Sum over pixels, a scalar of the weights' dtype. logits: [B, C, H, W], any dtype, layout and device."""
+    """The sum over pixels, a scalar of the weights' dtype. logits: [B, C, H, W], any dtype, layout and device."""
     total: Tensor = _SetLoss.apply(logits, *target)
     return total
 
@@ -56,7 +56,7 @@ class _SetLoss(torch.autograd.Function):
 def _compare(log_p: Tensor, target: SetTarget) -> tuple[Tensor, Tensor]:
     """The summed loss, and `weight * softmax_S` [K, N] of the sets' members.
 
-    log_p: [B, C, H, W] contiguous, logarithms of probabilities.
+    log_p: [B, C, H, W] contiguous, log probabilities.
     """
     own, weights, sets = target
     loss = -log_p.gather(1, own.unsqueeze(1)).squeeze(1)
@@ -75,7 +75,7 @@ def _gradient(probabilities: Tensor, target: SetTarget, softmax_set: Tensor) -> 
     result = probabilities.mul_(weights)
     alone = weights.clone(memory_format=torch.contiguous_format)  # pixels with their own class only
     alone.view(-1)[sets.pixels] = 0
-    # No position is written twice in either line, so both are deterministic without accumulation.
+    # Neither line writes a position twice, so both are deterministic without accumulation.
     result.scatter_(1, own, result.gather(1, own) - alone)
     used = (sets.members != result.shape[1]).nonzero(as_tuple=True)
     result.view(-1)[_positions(sets, result.shape)[used]] -= softmax_set[used]
@@ -83,7 +83,7 @@ def _gradient(probabilities: Tensor, target: SetTarget, softmax_set: Tensor) -> 
 
 
 def _positions(sets: RelaxedSets, shape: torch.Size) -> Tensor:
-    """Where the logits of the sets' members are in flattened [B, C, H, W]: [K, N]; anywhere for empty places."""
+    """Positions of the sets' members in the flattened logits [B, C, H, W]: [K, N]; arbitrary for empty places."""
     num_classes, plane = shape[1], shape[2] * shape[3]
     first = sets.pixels // plane * (num_classes * plane) + sets.pixels % plane
     return first + sets.members.clamp(max=num_classes - 1) * plane

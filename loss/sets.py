@@ -13,9 +13,9 @@ from torch import Tensor
 class RelaxedSets(NamedTuple):
     """The sets S(p) of the N pixels where S(p) has more than the pixel's own class.
 
-    pixels: [N] int64, ascending, index into the flattened [B, H, W].
+    pixels: [N] int64, ascending, indices into the flattened [B, H, W].
     members: [K, N] int64, K the size of the largest set. A column holds a pixel's own class, then the other
-        members of its set, each once, then C where its set is smaller.
+        members of its set, each once, then C if its set is smaller.
     """
 
     pixels: Tensor
@@ -23,7 +23,7 @@ class RelaxedSets(NamedTuple):
 
 
 def no_sets(classes: Tensor) -> RelaxedSets:
-    """Sets for no pixel at all: every pixel keeps its own class."""
+    """Empty sets: every pixel keeps its own class."""
     empty = classes.new_zeros(0)
     return RelaxedSets(empty, empty.view(1, 0))
 
@@ -31,8 +31,8 @@ def no_sets(classes: Tensor) -> RelaxedSets:
 def relaxed_sets(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int] = ()) -> RelaxedSets:
     """Find the pixels near a boundary and the classes allowed there.
 
-    classes: [B, H, W] int64, `num_classes` where ignored. Ignored pixels have no set, and neither they nor the
-    outside of the image add to another's. Pixels of `strict_classes` keep their own class alone.
+    classes: [B, H, W] int64, `num_classes` where ignored. Ignored pixels have no set; neither they nor places outside
+    the image add to the sets of others. Pixels of `strict_classes` keep only their own class.
     """
     near_another = _window_has_several(classes, num_classes, border) & (classes != num_classes)
     for strict in strict_classes:
@@ -76,9 +76,9 @@ def _window_offsets(border: int, row_stride: int, device: torch.device) -> Tenso
 
 
 def _distinct(window: Tensor, num_classes: int) -> Tensor:
-    """Keep the first occurrence of each class in each column, without the ignored, moved to the top.
+    """Move the first occurrence of each class in each column to the top and drop repeated and ignored ones.
 
-    window: [positions, N] int64, `num_classes` where ignored. Returns [K, N], filled up with `num_classes`.
+    window: [positions, N] int64, `num_classes` where ignored. Returns [K, N], padded with `num_classes`.
     """
     is_new = _first_occurrence(window, num_classes)
     rank = is_new.cumsum(0, dtype=torch.int32)
@@ -90,7 +90,7 @@ def _distinct(window: Tensor, num_classes: int) -> Tensor:
 
 
 def _first_occurrence(window: Tensor, num_classes: int) -> Tensor:
-    """[positions, N] bool: is the class at this position at no earlier one of its column? Never true for ignored."""
+    """[positions, N] bool: does the class occur here for the first time in its column? Never true for ignored."""
     is_new = window != num_classes
     bits_per_word = 62
     for first in range(0, num_classes, bits_per_word):

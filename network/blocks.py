@@ -18,7 +18,7 @@ from utils.upsampling import upsample
 def init_weights(net: nn.Module) -> None:
     """He initialisation (arXiv:1502.01852) for every convolution; batch norms start as the identity, biases at 0.
 
-    Fan-in, not fan-out: it counts the connections of grouped and depthwise convolutions rightly.
+    Fan-in, not fan-out: it counts the connections of grouped and depthwise convolutions correctly.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -33,8 +33,8 @@ def init_weights(net: nn.Module) -> None:
 class PooledBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that also works in training mode on a single value per channel.
 
-    One image pooled to 1x1 has no batch statistics: (x - mean) / std is 0 / 0, and PyTorch refuses it. There the
-    running statistics are used, as in evaluation, and not updated. Same keys as `nn.BatchNorm2d`.
+    One image pooled to 1x1 has no batch statistics: (x - mean) / std is 0 / 0, and PyTorch rejects it. In that case
+    the running statistics are used, as in evaluation, and not updated. Same keys as `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,10 +47,10 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 def conv_layers(
     in_channels: int, out_channels: int, kernel: int, dilation: int = 1, separable: bool = False
 ) -> list[nn.Module]:
-    """A bias-free convolution that keeps H and W, as a list of one layer, or of two where it is separable.
+    """A bias-free convolution that keeps H and W, as a list of one layer, or of two if separable.
 
-    Separable: across channels first, then within each (blueprint separable, CVPR 2020, arXiv:2003.13549). In a head
-    the channels become fewer, so this order filters fewer of them: a training step takes 8 % less CPU time in float32
+    Separable: across channels first, then within each (blueprint separable, CVPR 2020, arXiv:2003.13549). A head
+    reduces the channels, so this order filters fewer of them: a training step takes 8 % less CPU time in float32
     and 16 % less in bfloat16 than with the usual order.
     """
     padding = dilation * (kernel // 2)
@@ -74,16 +74,16 @@ def conv_bn_relu(
 
 
 def concatenated(inputs: tuple[Tensor, Tensor]) -> Tensor:
-    """Fine input [B, F, H, W] and context [B, C, h, w], enlarged to it: [B, F + C, H, W]."""
+    """Fine input [B, F, H, W] and context [B, C, h, w], upsampled to its size: [B, F + C, H, W]."""
     fine, context = inputs
     return torch.cat([fine, upsample(context, (fine.shape[2], fine.shape[3]))], dim=1)
 
 
 class JoiningConv2d(nn.Conv2d):
-    """The decoder's first convolution, over its fine input and the context enlarged to it; bias-free, keeps H and W.
+    """The decoder's first convolution, over its fine input and the upsampled context; bias-free, keeps H and W.
 
-    Keys as those of one convolution over both, put one behind the other. Across channels only (kernel 1), it commutes
-    with the enlarging: each input is then convolved by itself, the context while it is small.
+    Same keys as one convolution over the concatenation of both. With kernel 1 it commutes with upsampling: each input
+    is then convolved separately, the context while it is small.
     """
 
     def __init__(self, fine_channels: int, context_channels: int, out_channels: int, kernel: int) -> None:
@@ -102,7 +102,7 @@ class JoiningConv2d(nn.Conv2d):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (DeepLabV3, arXiv:1706.05587, section 3.3).
 
-    Returns [B, width * (2 + len(rates)), H, W]: the image's mean, a 1x1 convolution, and one 3x3 convolution per rate.
+    Returns [B, width * (2 + len(rates)), H, W]: the image mean, a 1x1 convolution, and one 3x3 convolution per rate.
     """
 
     def __init__(self, in_channels: int, width: int, rates: tuple[int, ...], separable: bool = False) -> None:
@@ -119,13 +119,13 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
         branches = [branch(x) for branch in self.features]
-        # Written out in the layout of the others: an expanded view has none, and what it is put beside would lose it.
+        # Written out in the layout of the others: an expanded view has none, and the concatenation would lose theirs.
         pooled = torch.empty_like(branches[0]).copy_(self.img_conv(x.mean((2, 3), keepdim=True)))
         return torch.cat([pooled, *branches], dim=1)
 
 
 class Trunk(NamedTuple):
-    """A feature extractor as DeepLabV3+ takes it over: its modules become attributes of the network.
+    """A feature extractor for DeepLabV3+, whose modules become attributes of the network.
 
     A published checkpoint names the trunk's stages at the top level, without a common prefix, hence the plain mapping.
     """
@@ -133,7 +133,7 @@ class Trunk(NamedTuple):
     modules: dict[str, nn.Module]
     """name in the checkpoint -> module"""
     stages: tuple[str, ...]
-    """dotted names of what is run, in order"""
+    """dotted names of the modules to run, in order"""
     fine_stage: str
     """the stage whose output is the decoder's fine input"""
     fine_channels: int

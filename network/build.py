@@ -1,4 +1,4 @@
-"""From a name to a network, and from a file of ImageNet weights to its trunk."""
+"""Build a network by name, and load ImageNet weights from a file into its trunk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from network.deepv3 import DeepLabV3Plus
 from network.names import ARCHITECTURES
 from utils.checkpoint import LoadReport, compare_state, load_checkpoint
 
-MODULE_PREFIX = "network.deepv3."  # recipes of the published code give the full name
+MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name
 CONSTRUCTORS: dict[str, Callable[[int], DeepLabV3Plus]] = {
     "DeepWV3Plus": deepv3.DeepWV3Plus,
     "DeepSRNX50V3PlusD_m1": deepv3.DeepSRNX50V3PlusD_m1,
@@ -22,7 +22,7 @@ CONSTRUCTORS: dict[str, Callable[[int], DeepLabV3Plus]] = {
     "DeepR101V3PlusD_m1": deepv3.DeepR101V3PlusD_m1,
     "DeepMNV3V3PlusD_m1": deepv3.DeepMNV3V3PlusD_m1,
 }
-# An ImageNet file's layers behind the trunk: of ResNet, SE-ResNeXt, MobileNetV3, and WideResNet38.
+# Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, and WideResNet38.
 IMAGENET_HEADS = ("fc.", "last_linear.", "classifier.", "bn_out.")
 TRUNK_SHARE = 0.9
 
@@ -41,10 +41,10 @@ def build_network(arch: str, num_classes: int) -> DeepLabV3Plus:
 def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
     """Copy ImageNet weights, or the trunk of another checkpoint, from a local file into the trunk of `net`.
 
-    Accepted are the keys of torchvision's ResNet and MobileNetV3, of the published SE-ResNeXt and WideResNet38 files,
-    and this project's own, bare or with `module.`, plain or under `state_dict`. The file's head is left out.
-    Raises FileNotFoundError, or ValueError where the file is damaged, unsafe or of another trunk: where less than
-    `TRUNK_SHARE` of the tensors of both trunks agree (a ResNet-101 file holds all of ResNet-50's keys, and more).
+    Accepts the keys of torchvision's ResNet and MobileNetV3, of the published SE-ResNeXt and WideResNet38 files,
+    and of this project, bare or with `module.`, plain or under `state_dict`. The file's head is ignored.
+    Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
+    `TRUNK_SHARE` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
     """
     content = load_checkpoint(path).state_dict
     found = {net.trunk_key(key): value for key, value in content.items() if not key.startswith(IMAGENET_HEADS)}
@@ -55,7 +55,7 @@ def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
     if len(report.matched) < TRUNK_SHARE * num_tensors:
         raise ValueError(
             f"{path}: not the weights of this trunk (--arch): {len(report.matched)} of {num_tensors} tensors match. "
-            f"The file has {_examples(content)}; wanted are {_examples(own)}."
+            f"The file has {_examples(content)}; expected {_examples(own)}."
         )
     net.load_state_dict({key: found[key] for key in report.matched}, strict=False)
     return report

@@ -1,8 +1,8 @@
 """DeepLabV3+ ("Encoder-Decoder with Atrous Separable Convolution", arXiv:1802.02611) on several trunks.
 
 The named networks are those of "Improving Semantic Segmentation via Video Propagation and Label Relaxation"
-(CVPR 2019, arXiv:1812.01593) and lighter relatives. In a name, D says that the trunk is dilated, and m1 that the
-decoder's fine input comes from the first stage (stride 4). Networks know no loss: images in, logits out.
+(CVPR 2019, arXiv:1812.01593) and lighter relatives. In a name, D means that the trunk is dilated, and m1 that the
+decoder's fine input comes from the first stage (stride 4). Networks contain no loss: images in, logits out.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from network.seresnext import seresnext50, seresnext101
 from network.wider_resnet import wider_resnet38
 from utils.upsampling import upsample
 
-RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice those for stride 16
+RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice the rates for stride 16
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
 
 
 class DeepLabV3Plus(nn.Module):
     """A trunk, atrous spatial pyramid pooling, and a decoder with one fine input.
 
-    `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in training as in
-    evaluation. Any H and W will do, as long as the deepest map has more than one pixel while training.
-    upsamples: whether it does; set to False, logits are left as small as the decoder's fine input, for who upsamples
-    them himself (`utils.upsampling.upsample`).
+    `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in both training and
+    evaluation. Any H and W work, as long as the deepest map has more than one pixel during training.
+    upsamples: whether logits are upsampled to the image size; if False, they keep the size of the decoder's fine
+    input, for callers that upsample them themselves (`utils.upsampling.upsample`).
     """
 
     upsamples = True
@@ -60,11 +60,11 @@ class DeepLabV3Plus(nn.Module):
             classifier,
         )
         init_weights(self)
-        # Small, so that a fresh network finds all classes about equally likely, and no large first step is wasted.
+        # Small, so that a new network finds all classes about equally likely, and no large first step is wasted.
         nn.init.normal_(classifier.weight, std=0.01)
 
     def trunk_modules(self) -> list[nn.Module]:
-        """The feature extractor's modules: what ImageNet weights fill, and `--freeze_trunk` freezes."""
+        """The feature extractor's modules, which ImageNet weights initialise and `--freeze_trunk` freezes."""
         return [self.get_submodule(name) for name in self.trunk_names]
 
     def is_trunk_key(self, key: str) -> bool:
@@ -92,11 +92,11 @@ class DeepLabV3Plus(nn.Module):
         fine, deep = self.run_trunk(images)
         logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(deep))))
         if self.training:
-            logits = logits.float().contiguous()  # as the loss wants them, while they are small
+            logits = logits.float().contiguous()  # as the loss needs them, while they are small
         return upsample(logits, (images.shape[2], images.shape[3])) if self.upsamples else logits
 
 
-# The names below are those that recipes and checkpoints of the published code give.
+# Recipes and checkpoints of the published code use the names below.
 # ruff: noqa: N802
 
 
@@ -131,8 +131,8 @@ def DeepR18V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
 
 
 def DeepMNV3V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
-    """MobileNetV3-Large at output stride 16 with a separable head of half the width: trains on a CPU.
+    """MobileNetV3-Large at output stride 16 with a separable head of half the width; can be trained on a CPU.
 
-    Rates are half of those for stride 16, since the maps of the small images it is meant for are small.
+    The rates are half of those for stride 16, since it is meant for small images, whose maps are small.
     """
     return DeepLabV3Plus(mobilenetv3_large(), num_classes, rates=(3, 6, 9), width=128, separable=True)

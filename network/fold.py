@@ -1,4 +1,4 @@
-"""Layers folded into their neighbours, for a network that is only run."""
+"""Fold layers into their neighbours, for inference."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from network.deepv3 import DeepLabV3Plus
 
 
 class ConvTracer(fx.Tracer):
-    """Sees convolutions and batch norms as they are, whatever class of ours they have."""
+    """Treats convolutions and batch norms as leaves, including this project's subclasses."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether the tracer does not look into `m`."""
+        """Whether the tracer treats `m` as a single operation."""
         return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold_batch_norms(net: nn.Module) -> int:
-    """Fold, in place, every batch norm whose only input is a convolution that feeds nothing else; their number.
+    """Fold, in place, every batch norm whose input is a convolution that feeds nothing else; return their number.
 
-    In evaluation a batch norm is a factor and an offset per channel, which the convolution's weights can take over:
-    the same function in fewer passes over memory. Batch norms behind a sum (pre-activation blocks) stay. The network
-    must be in evaluation mode and can be trained no more.
+    In evaluation a batch norm is a factor and an offset per channel, which the convolution's weights can absorb:
+    the same function in fewer passes over memory. Batch norms after a sum (pre-activation blocks) stay. The network
+    must be in evaluation mode and can no longer be trained.
     """
-    assert not net.training, "a batch norm that is trained depends on its batch"
+    assert not net.training, "in training, a batch norm depends on its batch"
     modules = dict(net.named_modules())
     num_folded = 0
     for node in ConvTracer().trace(net).nodes:
@@ -42,9 +42,9 @@ def fold_batch_norms(net: nn.Module) -> int:
 
 @torch.no_grad()
 def fold_reductions(net: DeepLabV3Plus) -> None:
-    """Fold, in place, the two 1x1 convolutions before the decoder into its first one, where that is 1x1 as well.
+    """Fold, in place, the two 1x1 convolutions before the decoder into its first one, if that is 1x1 as well.
 
-    Nothing lies between them, so that their product is the same function. The network can be trained no more.
+    Nothing lies between them, so their product is the same function. The network can no longer be trained.
     """
     joining = net.final[0]
     if not (isinstance(joining, JoiningConv2d) and joining.kernel_size == (1, 1)):
@@ -60,7 +60,7 @@ def fold_reductions(net: DeepLabV3Plus) -> None:
 
 
 def store_convolutions_in(net: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of all convolutions in the type that autocast would cast them to at every image, in place."""
+    """Store the weights of all convolutions in `dtype`, in place: autocast need not cast them per image."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype)

@@ -1,7 +1,7 @@
 """The trunk MobileNetV3-Large ("Searching for MobileNetV3", arXiv:1905.02244, table 1) at output stride 16.
 
-Keys equal those of torchvision's `mobilenet_v3_large` (`features.0.0.weight` ... `features.16.1.bias`), so that its
-ImageNet weights load. The layers behind the last 960 channels (pooling, 1280, classes) are left out.
+The keys equal those of torchvision's `mobilenet_v3_large` (`features.0.0.weight` ... `features.16.1.bias`), so its
+ImageNet weights load. The layers after the last 960 channels (pooling, 1280, classes) are omitted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class BlockSpec(NamedTuple):
     dilation: int = 1
 
 
-# The last three rows keep stride 16 and see as far as at stride 32 by dilation 2 (DeepLabV3, arXiv:1706.05587).
+# The last three rows keep stride 16; dilation 2 gives them the field of view of stride 32 (DeepLabV3,
+# arXiv:1706.05587).
 BLOCKS = (
     BlockSpec(3, 16, 16, False, False, 1),
     BlockSpec(3, 64, 24, False, False, 2),
@@ -47,7 +48,7 @@ BLOCKS = (
 )
 STEM_CHANNELS = 16
 LAST_CHANNELS = 960
-BN_EPS = 1e-3  # as the published weights were trained
+BN_EPS = 1e-3  # the value that the published weights were trained with
 
 
 def conv_bn(
@@ -59,7 +60,7 @@ def conv_bn(
     dilation: int = 1,
     depthwise: bool = False,
 ) -> nn.Sequential:
-    """Convolution, batch norm and, where given, an activation. Only a depthwise one may be dilated."""
+    """Convolution, batch norm and, if given, an activation. Only a depthwise convolution may be dilated."""
     conv = (
         DepthwiseConv2d(out_channels, kernel, stride, dilation)
         if depthwise
@@ -85,13 +86,13 @@ class SqueezeExcitation(nn.Module):
 
 
 def nearest_multiple_of_8(value: float) -> int:
-    """Round to a multiple of 8, up where rounding down would lose more than a tenth (the family's rule)."""
+    """Round to a multiple of 8; up if rounding down would lose more than a tenth (the rule of the MobileNet family)."""
     rounded = max(8, int(value + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * value else rounded
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, gate, project; with a shortcut where the shape is kept."""
+    """Expand, filter each channel, gate, project; with a shortcut if the shape is kept."""
 
     def __init__(self, in_channels: int, spec: BlockSpec) -> None:
         super().__init__()

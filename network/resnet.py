@@ -16,7 +16,7 @@ STAGE_DILATIONS = (1, 1, 2, 4)
 
 
 def shortcut_projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """What brings a block's input to the shape of its output, or None where it has that shape."""
+    """The projection of a block's input to the shape of its output, or None if it has that shape."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(
@@ -25,7 +25,7 @@ def shortcut_projection(in_channels: int, out_channels: int, stride: int) -> nn.
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     expansion = 1
 
@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one carries the stride."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the 3x3 one has the stride."""
 
     expansion = 4
 
@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
 
 
 def resnet_trunk(block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> Trunk:
-    """Four stages of `depths` blocks each behind the stem; the fine input is the first stage's, at stride 4."""
+    """The stem and four stages of `depths` blocks; the fine input is the first stage's output, at stride 4."""
     modules: dict[str, nn.Module] = {
         "layer0": nn.Sequential(
             nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),

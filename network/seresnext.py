@@ -31,7 +31,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class SEResNeXtBottleneck(nn.Module):
-    """1x1, grouped 3x3 and 1x1 convolutions, gated, beside a shortcut."""
+    """1x1, grouped 3x3 and 1x1 convolutions, gated, with a shortcut."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dilation: int) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class Stem(nn.Sequential):
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu1 = nn.ReLU(inplace=True)
-        # Rounds up, and pads only right and below: unlike ResNet's pooling, and the published weights expect it.
+        # Unlike ResNet's pooling, it rounds up and pads only right and below: the published weights expect it.
         self.pool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
 
 def seresnext_trunk(depths: tuple[int, int, int, int]) -> Trunk:
-    """Four stages of `depths` blocks each behind the stem; the fine input is the first stage's, at stride 4."""
+    """The stem and four stages of `depths` blocks; the fine input is the first stage's output, at stride 4."""
     modules: dict[str, nn.Module] = {"layer0": Stem()}
     in_channels = 64
     for index in range(4):

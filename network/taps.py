@@ -1,4 +1,4 @@
-"""Atrous convolutions summed tap by tap, which in bfloat16 suits CPUs with matrix tiles (AMX) and Hopper GPUs."""
+"""Atrous convolutions summed tap by tap: faster in bfloat16 on CPUs with matrix tiles (AMX) and on Hopper GPUs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from utils.kernels import why_no_triton
 class TapwiseConv2d(nn.Module):
     """A convolution in bfloat16 that keeps H and W, as one 1x1 convolution for all taps and a sum of its shifted parts.
 
-    oneDNN's kernels for AMX lose most of their speed beside padding, which is as wide as the dilation: 2048 channels to
-    256 at 64x128, dilation 36, take 540 ms there and 48 ms this way. In float32 and without AMX, oneDNN's way is the
-    faster one. cuDNN 9 lacks Hopper kernels for large dilations: 4096 channels to 256 at 128x256 take an H200 1.5 ms,
-    this way 0.84. What the taps give is rounded to bfloat16, and summed in float32.
+    oneDNN's kernels for AMX lose most of their speed near padding, which is as wide as the dilation: 2048 channels to
+    256 at 64x128, dilation 36, take 540 ms that way and 48 ms this way. In float32 or without AMX, oneDNN's kernels
+    are faster. cuDNN 9 lacks Hopper kernels for large dilations: 4096 channels to 256 at 128x256 take 1.5 ms on an
+    H200, and 0.84 ms this way. The taps' outputs are rounded to bfloat16 and summed in float32.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over `conv`: stride 1, one group, and a padding that keeps H and W."""
+        """Replace `conv`, which must have stride 1, one group, and padding that keeps H and W."""
         super().__init__()
-        assert type(conv) is nn.Conv2d, "it does nothing else than convolve"
+        assert type(conv) is nn.Conv2d, "a subclass may do more than convolve"
         assert keeps_size(conv) and conv.groups == 1
         self.kernel_size, self.dilation = list(conv.kernel_size), list(conv.dilation)
         of_taps = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
@@ -38,16 +38,16 @@ class TapwiseConv2d(nn.Module):
 
 
 def keeps_size(conv: nn.Conv2d) -> bool:
-    """Whether it gives maps of the size that it is given, with zeros around them."""
+    """Whether its output has the size of its input, with zero padding."""
     padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     odd = all(k % 2 for k in conv.kernel_size)
     return odd and conv.stride == (1, 1) and conv.padding == padding and conv.padding_mode == "zeros"
 
 
-# Opaque to torch.compile, which would make its code anew for each size of the map: by which shifted parts lie in it.
+# Opaque to torch.compile, which would recompile for each map size, since that decides which shifted parts lie inside.
 @torch.library.custom_op("segmentation::sum_of_taps", mutates_args=())
 def sum_of_taps(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
-    """What each tap gives, [B, taps * C, H, W] of any float type, shifted, summed in float32: [B, C, H, W] likewise.
+    """Shift the taps' outputs [B, taps * C, H, W], any float type, and sum in float32: [B, C, H, W] of that type.
 
     bias: [C], added to the sum.
     """
@@ -87,12 +87,12 @@ def _like_one_tap(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dil
 
 
 def _overlap(shift: int, side: int) -> tuple[slice, slice]:
-    """Where a map lies that is `shift` ahead: the places it reaches, and what of it reaches them."""
+    """For a map shifted back by `shift`: the target positions that it covers, and the source positions for them."""
     return slice(max(0, -shift), min(side, side - shift)), slice(max(0, shift), min(side, side + shift))
 
 
 def sum_pyramid_by_taps(net: DeepLabV3Plus) -> None:
-    """Have the atrous convolutions of the pyramid summed tap by tap, in place. The network can be trained no more."""
+    """Have the pyramid's atrous convolutions summed tap by tap, in place. The network can no longer be trained."""
     for branch in net.aspp.features:
         conv = branch.get_submodule("0")
         if isinstance(conv, nn.Conv2d) and conv.groups == 1 and max(conv.dilation) > 1:

@@ -1,4 +1,4 @@
-"""The sum of shifted taps in one pass over them on a GPU; `network.taps` is the same function in plain PyTorch.
+"""The sum of shifted taps in one pass on a GPU; `network.taps` is the same function in plain PyTorch.
 
 With the environment variable TRITON_INTERPRET=1, set before this file is imported, it runs on the CPU, slowly.
 """
@@ -10,15 +10,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PIXELS, _CHANNELS = 16, 128  # of a program, at most
+_PIXELS, _CHANNELS = 16, 128  # per program, at most
 
 
 def sum_in_one_pass(
     taps: Tensor, bias: Tensor | None, out: Tensor, kernel_size: list[int], dilation: list[int]
 ) -> Tensor:
-    """Write into `out` [B, C, H, W] the shifted parts of `taps` [B, taps * C, H, W], summed in float32, and `bias` [C].
+    """Sum the shifted parts of `taps` [B, taps * C, H, W] and `bias` [C] in float32 into `out` [B, C, H, W].
 
-    `out` is channels last, and returned.
+    `out` is channels last, and is returned.
     """
     batch, channels, height, width = out.shape
     taps = taps.contiguous(memory_format=torch.channels_last)
@@ -31,7 +31,7 @@ def sum_in_one_pass(
     return out
 
 
-@triton.jit(do_not_specialize=["num_pixels", "height", "width"])  # built once, whatever the picture's size
+@triton.jit(do_not_specialize=["num_pixels", "height", "width"])  # built once for all image sizes
 def _sum_kernel(
     taps, bias, out, num_pixels, height, width, channels, row_step, column_step, HAS_BIAS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,

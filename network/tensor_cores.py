@@ -1,4 +1,4 @@
-"""Convolutions of a network for evaluation, in the forms that cuDNN has its fast kernels for."""
+"""Rewrite the convolutions of a network for evaluation into forms that cuDNN has fast kernels for."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from network.depthwise import DepthwiseConv2d
 from network.fold import ConvTracer
 from network.taps import keeps_size, sum_pyramid_by_taps
 
-CHANNELS = 8  # whose multiples tensor cores want
-CUDNN_LIMIT = 2**31 - 1  # values of a map that it counts with 32 bits
-MANY_CHANNELS = 1024  # of a dilated convolution: from here on it is slow
+CHANNELS = 8  # tensor cores need multiples of it
+CUDNN_LIMIT = 2**31 - 1  # most values in a map that cuDNN can index with 32 bits
+MANY_CHANNELS = 1024  # dilated convolutions with this many output channels or more are slow
 
 
 def suit_tensor_cores(net: DeepLabV3Plus, *, compiled: bool) -> None:
-    """Bring `net` into the forms of this file, in place, for bfloat16. It can be trained no more.
+    """Rewrite `net` into the forms of this file, in place, for bfloat16. It can no longer be trained.
 
-    compiled: it will be compiled, which fuses activations with what is before them by itself.
+    compiled: the network will be compiled, which itself fuses activations into the layers before them.
     """
     sum_pyramid_by_taps(net)
     if not compiled:
@@ -32,11 +32,11 @@ def suit_tensor_cores(net: DeepLabV3Plus, *, compiled: bool) -> None:
 
 
 class ConvReLU(nn.Conv2d):
-    """Convolution, bias and ReLU in one pass; as layers of their own, bias and ReLU read and write the map again."""
+    """Convolution, bias and ReLU in one pass; as separate layers, bias and ReLU read and write the map again."""
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvReLU:
-        """With the geometry and the weights of `conv`, which has a bias."""
+        """The fused layer with the geometry and weights of `conv`, which must have a bias."""
         assert conv.padding_mode == "zeros"
         fused = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
@@ -57,14 +57,14 @@ class ConvReLU(nn.Conv2d):
 
 
 class SplitConv2d(nn.Module):
-    """A convolution with dilation d as one without: pixels that are not a multiple of d apart never meet in it.
+    """A convolution with dilation d as one without: it never combines pixels that are not a multiple of d apart.
 
-    So each of the d x d grids of pixels is a picture of its own. cuDNN 9's kernels for dilation take 1.4 to 1.7 times
-    as long where there are 1024 output channels or more (LOG.md).
+    So each of the d x d grids of pixels is an image of its own. cuDNN 9's kernels for dilation take 1.4 to 1.7 times
+    as long if there are 1024 output channels or more (LOG.md).
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over `conv`: stride 1, the same dilation both ways, and a padding that keeps H and W."""
+        """Wrap `conv`, which must have stride 1, the same dilation both ways, and padding that keeps H and W."""
         super().__init__()
         self.step = conv.dilation[0]
         assert keeps_size(conv) and conv.dilation == (self.step, self.step)
@@ -79,7 +79,7 @@ class SplitConv2d(nn.Module):
 def split(x: Tensor, step: int) -> Tensor:
     """Every `step`th row and column as a map of its own: [B, C, H, W] -> [B * step², C, H / step, W / step].
 
-    Zeros are added below and at the right where a side is no multiple of `step`. The result is channels last.
+    Zeros are added below and on the right if a side is not a multiple of `step`. The result is channels last.
     """
     below, right = -x.shape[2] % step, -x.shape[3] % step
     if torch.compiler.is_compiling() or below or right:  # compiled code is the same for every remainder
@@ -89,14 +89,14 @@ def split(x: Tensor, step: int) -> Tensor:
 
 
 def merged(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
-    """What `split` has taken apart, cut to `size`: [B * step², C, h, w] -> [B, C, H, W], channels last."""
+    """The inverse of `split`, cropped to `size`: [B * step², C, h, w] -> [B, C, H, W], channels last."""
     grids = x.permute(0, 2, 3, 1).unflatten(0, (-1, step, step))  # [B, s, s, h, w, C]
     whole = grids.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return whole[:, :, : size[0], : size[1]]
 
 
 class PaddedConv2d(nn.Module):
-    """A convolution that computes more output channels than wanted, a multiple of 8, and drops what is too much."""
+    """A convolution whose output channels are padded to a multiple of 8; the extra ones are dropped."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         """conv: one group, without bias."""
@@ -115,7 +115,7 @@ class PaddedConv2d(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """What `JoiningConv2d` begins with, as a layer."""
+    """The concatenation at the start of `JoiningConv2d`, as a layer."""
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """inputs: as those of `JoiningConv2d`."""
@@ -123,7 +123,7 @@ class Concatenation(nn.Module):
 
 
 def fuse_activations(net: nn.Module) -> None:
-    """Fuse every convolution that has a bias with the ReLU behind it, in place."""
+    """Fuse every convolution that has a bias with the ReLU after it, in place."""
     modules = dict(net.named_modules())
     nodes = [node for node in ConvTracer().trace(net).nodes if node.op == "call_module"]
     num_calls = Counter(str(node.target) for node in nodes)
@@ -138,7 +138,7 @@ def fuse_activations(net: nn.Module) -> None:
             continue
         if len(source.users) > 1 or num_calls[str(source.target)] > 1:
             continue
-        if isinstance(conv, DepthwiseConv2d):  # PyTorch has kernels of its own for it
+        if isinstance(conv, DepthwiseConv2d):  # PyTorch has its own kernels for it
             continue
         fused = ConvReLU.of(conv)
         in_place = nn.Sequential(Concatenation(), fused) if isinstance(conv, JoiningConv2d) else fused
@@ -147,7 +147,7 @@ def fuse_activations(net: nn.Module) -> None:
 
 
 def split_dilated(net: DeepLabV3Plus) -> None:
-    """Split the trunk's dilated convolutions of many output channels, in place."""
+    """Split the trunk's dilated convolutions that have many output channels, in place."""
     for name, conv in list(net.named_modules()):
         if not (isinstance(conv, nn.Conv2d) and net.is_trunk_key(name)):
             continue

@@ -1,7 +1,7 @@
 """The trunk WideResNet38, variant A2 ("Wider or Deeper", arXiv:1611.10080, figure 2), at output stride 8.
 
 Pre-activation blocks; modules 5, 6 and 7 keep stride 8 and dilate by 2, 4 and 4. Keys are those of the published
-weights, whose last batch norm and classifier (`bn_out`, `classifier`) have no place here.
+weights, except for their last batch norm and classifier (`bn_out`, `classifier`), which are omitted here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from network.blocks import Trunk
 
 
 class StageSpec(NamedTuple):
-    """One of the modules 2 to 7: `channels` of each convolution of a block; three of them make a bottleneck."""
+    """One of the modules 2 to 7. channels: of each convolution in a block; three of them form a bottleneck."""
 
     name: str
     num_blocks: int
@@ -40,7 +40,7 @@ def bn_relu(channels: int) -> nn.Sequential:
 
 
 class PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions, or a 1x1, 3x3, 1x1 bottleneck, beside a shortcut; normalised before, not behind."""
+    """Two 3x3 convolutions, or a 1x1, 3x3, 1x1 bottleneck, with a shortcut; normalised before, not after."""
 
     def __init__(self, in_channels: int, spec: StageSpec, stride: int) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ PYTHON="${PYTHON:-python3}"
 VENV="${VENV:-.venv}"
 
 if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    echo "error: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python3." >&2
+    echo "error: Python 3.10 or newer is needed; choose one with PYTHON=/path/to/python3." >&2
     exit 1
 fi
 
@@ -16,7 +16,7 @@ install() {
     [ -e "$stamp" ] && return
     # If python3-venv is missing, a first attempt leaves a python without pip behind.
     if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && ! "$PYTHON" -m venv "$VENV"; then
-        echo "error: no virtual environment could be made. On Debian and Ubuntu: apt install python3-venv." >&2
+        echo "error: could not create a virtual environment. On Debian and Ubuntu: apt install python3-venv." >&2
         exit 1
     fi
     echo "installing $* into $VENV ..."

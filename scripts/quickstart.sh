@@ -12,7 +12,7 @@ MINUTES="${MINUTES:-3.8}"
 RUN="logs/ckpt/$EXP"
 python="$VENV/bin/python"
 
-echo "== 1 of 4: street scenes, drawn here"
+echo "== 1 of 4: drawing street scenes"
 "$python" -m datasets.synthetic --root "$DATA"
 
 # Training this short ends before it can overfit: little augmentation, and small classes get a little more weight.
@@ -25,12 +25,12 @@ echo "== 2 of 4: training for $MINUTES minutes"
     --class_uniform_pct 0.6 --class_balance 0.2 \
     --exp "$EXP" --resume
 
-echo "== 3 of 4: scoring on streets it has never seen"
+echo "== 3 of 4: scoring on held-out streets"
 "$python" eval.py \
     --snapshot "$RUN/best.pth" --dataset_dir "$DATA" --split test --inference_mode pooling --single_scale \
     --ckpt_path "$RUN/eval" --dump_images
 
-echo "== 4 of 4: segmenting a picture"
+echo "== 4 of 4: segmenting an image"
 picture="$(find "$DATA/test" -type f | LC_ALL=C sort | head -n 1)"
 "$python" demo.py --demo-image "$picture" --snapshot "$RUN/best.pth" --save-dir "$RUN/demo"
 
@@ -42,7 +42,7 @@ with open(f"{sys.argv[1]}/eval/streets_test/metrics.json", encoding="utf-8") as 
     scores = json.load(file)
 print(f"""
 mIoU on held-out streets   {scores['mean_iou']:.3f}
-the picture, segmented     {sys.argv[1]}/demo
+the segmented image        {sys.argv[1]}/demo
 all held-out streets       {sys.argv[1]}/eval/streets_test/report.html (open it in a browser)
 run folder                 {sys.argv[1]} (curves.png, samples/, best.pth)
 TensorBoard                {sys.argv[1]}/tensorboard (pip install tensorboard; tensorboard --logdir logs/tb)

@@ -2,7 +2,7 @@
 # CamVid (11 classes, 360x480) from scratch with the light network, designed for two CPU cores; a GPU is used if there is
 # one. MINUTES=29 is a shorter run. Scores: docs/results.md.
 #
-# From scratch and in so little time, classes with a hundredth of the pixels are hardly learnt without a little more weight,
+# From scratch and in so little time, classes with a hundredth of the pixels are hardly learnt without some extra weight,
 # hence --class_balance; at 0.5 they were found everywhere. Blur harms thin classes, hence --no-gblur. The network is still
 # learning at the end, hence the high learning rate and the narrow range of scales (all in LOG.md). --max_minutes fits the
 # schedule to the clock.

@@ -278,8 +278,8 @@ def test_the_loss_needs_no_gradient():
         (torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be .*\[B, 5, H, W\]"),
         (torch.zeros(5, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be"),
         (torch.zeros(1, 5, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long), "floating point"),
-        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 3, dtype=torch.long), r"labels must be \[B, H, W\]"),
-        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.long), r"labels must be \[B, H, W\]"),
+        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 3, dtype=torch.long), r"labels must match \[B, H, W\]"),
+        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.long), r"labels must match \[B, H, W\]"),
         (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 2), "integer train ids"),
     ],
 )
@@ -291,7 +291,7 @@ def test_wrong_shapes_and_types_are_named(criterion, logits, labels, message):
 @pytest.mark.parametrize("criterion", [*CRITERIA, PublishedRelaxedCrossEntropy], ids=lambda cls: cls.__name__)
 def test_labels_that_are_no_train_ids_are_named(criterion):
     labels = torch.tensor([[[0, 33], [5, 255]]], dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"labels hold 5, 33: .*\(0 to 4\) nor ignore_label 255"):
+    with pytest.raises(ValueError, match=r"labels contain 5, 33: .*\(0 to 4\) nor ignore_label 255"):
         criterion(5)(torch.zeros(1, 5, 2, 2), labels)
 
 

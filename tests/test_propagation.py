@@ -272,7 +272,7 @@ def test_errors_of_exact_motion_name_folder_and_frame(tmp_path, streets):
     with pytest.raises(ValueError, match=r"holds no streets\.json"):
         StreetMotion(tmp_path, "street0000_000000")
     for name in ("street0000_000005", "street0009_000000"):
-        with pytest.raises(ValueError, match=f"{name} is no frame"):
+        with pytest.raises(ValueError, match=f"{name} is not a frame"):
             StreetMotion(streets, name)
     with pytest.raises(ValueError, match="not named like a drawn frame"):
         StreetMotion(streets, "frankfurt_000000")

@@ -123,7 +123,7 @@ def test_gradients_pass_gradcheck():
 
 
 def test_a_motion_of_another_size_is_refused_with_both_sizes():
-    with pytest.raises(ValueError, match=r"images \[1, 3, 4, 6\] want a motion \[1, 2, 4, 6\], got \[1, 2, 4, 5\]"):
+    with pytest.raises(ValueError, match=r"images \[1, 3, 4, 6\] need motion \[1, 2, 4, 6\], got \[1, 2, 4, 5\]"):
         displaced(torch.zeros(1, 3, 4, 6), torch.zeros(1, 2, 4, 5))
 
 
@@ -268,9 +268,9 @@ def test_a_published_file_with_its_flow_network_and_its_own_scale_loads(tmp_path
 
 
 def test_a_file_of_something_else_is_refused_and_told_why(tmp_path, light_checkpoint):
-    with pytest.raises(ValueError, match="holds DeepMNV3V3PlusD_m1; SDCNet_reconstruction is wanted"):
+    with pytest.raises(ValueError, match="holds DeepMNV3V3PlusD_m1; expected SDCNet_reconstruction"):
         load_sdc(light_checkpoint)
-    with pytest.raises(ValueError, match="holds SDCNet_prediction; SDCNet_reconstruction is wanted"):
+    with pytest.raises(ValueError, match="holds SDCNet_prediction; expected SDCNet_reconstruction"):
         load_sdc(saved(tmp_path / "prediction.pth", SDCNet(4), PREDICTION))
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth: not the weights of an SDC-Net .* found nothing"):
@@ -298,5 +298,5 @@ def test_flow_sdc_refines_dis_from_image_to_other(tmp_path):
 
 def test_frames_and_flow_of_different_sizes_are_refused():
     picture = np.zeros((4, 6, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"of one size are wanted, got \(4, 6, 3\), \(4, 6, 3\) and \(4, 5, 2\)"):
+    with pytest.raises(ValueError, match=r"must have the same size, got \(4, 6, 3\), \(4, 6, 3\) and \(4, 5, 2\)"):
         sdc_motion(SDCNet(4), picture, picture, np.zeros((4, 5, 2), np.float32))

@@ -273,7 +273,7 @@ def test_what_fits_the_old_streets_alone_is_named_and_neither_kept_beside_others
     (root / name).write_bytes(b"x")
     before = files_of(root)
     monkeypatch.setattr("datasets.synthetic.write._write_all", lambda *_: pytest.fail("told too late"))
-    with pytest.raises(FileExistsError, match=rf"{name.split('/')[0]} belongs to the streets that are there"):
+    with pytest.raises(FileExistsError, match=rf"{name.split('/')[0]} belongs to the existing streets"):
         write_streets(root, **{**SMALL, "seed": 4})
     assert files_of(root) == before
 

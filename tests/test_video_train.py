@@ -151,7 +151,7 @@ def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_ti
 def test_frames_of_different_sizes_name_both_files(tmp_path):
     write_image(tmp_path / "0.png", texture(64))
     write_image(tmp_path / "1.png", texture(48))
-    with pytest.raises(ValueError, match=r"1.png is 48x48 pixels, .*0.png before it 64x64"):
+    with pytest.raises(ValueError, match=r"1.png has 48x48 pixels, .*0.png before it 64x64"):
         load_clip((tmp_path / "0.png", tmp_path / "1.png"))
 
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_changes_nothing(train, tmp_p
     folder = tmp_path / "ckpt/sdc"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     other = train(*flags, "--resume", "--mode", "prediction")
-    assert "last.pth holds SDCNet_reconstruction; SDCNet_prediction is wanted" in other.err
+    assert "last.pth holds SDCNet_reconstruction; expected SDCNet_prediction" in other.err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     (folder / "last.pth").write_bytes(before["best.pth"])
     assert "last.pth contains no optimizer state; leave out --resume" in train(*flags, "--resume").err
@@ -341,7 +341,7 @@ def test_a_run_may_start_from_another_ones_weights_and_takes_their_width(train, 
     assert "width 4 " in again.out
     other = train("--frames", frames, "--mode", "prediction", "--snapshot", snapshot)
     assert other.code == 1
-    assert "best.pth holds SDCNet_reconstruction; SDCNet_prediction is wanted" in other.err
+    assert "best.pth holds SDCNet_reconstruction; expected SDCNet_prediction" in other.err
 
 
 def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, monkeypatch):
@@ -352,9 +352,9 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
     (damaged / "002.png").write_bytes(b"\x89PNG")
     for frames, told in (
         (tmp_path / "none", f"no such file or folder: {tmp_path / 'none'}"),
-        (tmp_path / "empty", f"no images in {tmp_path / 'empty'} or below"),
+        (tmp_path / "empty", f"no images in {tmp_path / 'empty'} or its subfolders"),
         (tmp_path / "film.mp4", "film.mp4: not a video, or damaged"),
-        (two, "4 frames behind each other are needed at least"),
+        (two, "at least 4 consecutive frames are needed"),
         (damaged, "002.png"),
     ):
         ended = train("--frames", frames)

@@ -168,7 +168,7 @@ def test_errors_of_flow_say_what_to_do(tmp_path):
         build_flow("raft")
     with pytest.raises(ValueError, match="--flow_weights"):
         build_flow("sdc")
-    with pytest.raises(ValueError, match="dis has no weights"):
+    with pytest.raises(ValueError, match="dis takes no weights"):
         build_flow("dis", weights="raft.pth")
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         build_flow("raft", weights=str(tmp_path / "absent.pth"))

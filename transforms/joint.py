@@ -24,8 +24,8 @@ class Window:
 class RandomScaleCrop:
     """Draw scale and position first, then resample only the window that the crop needs, once.
 
-    size: (height, width) of the crop. scale: range it is drawn from, log-uniformly, so that halving is as likely as
-    doubling. Beyond the image lies `fill_color` (uint8 RGB), labelled `fill_label`.
+    size: (height, width) of the crop. scale: range to draw the scale from, log-uniformly, so that halving is as likely
+    as doubling. Pixels beyond the image get `fill_color` (uint8 RGB) and `fill_label`.
     """
 
     size: tuple[int, int]
@@ -36,7 +36,7 @@ class RandomScaleCrop:
     def __call__(
         self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
     ) -> tuple[Uint8Array, Uint8Array]:
-        """Crop [H, W, 3] and [H, W]. center: (row, column) that the crop must show, at a random place in it."""
+        """Crop [H, W, 3] and [H, W]. center: (row, column) that must appear in the crop, at a random place."""
         low, high = np.log(self.scale[0]), np.log(self.scale[1])
         scale = float(np.exp(generator.uniform(low, high)))
         window = draw_window(labels.shape, self.size, scale, center, generator)
@@ -53,9 +53,9 @@ def draw_window(
     center: tuple[int, int] | None,
     generator: np.random.Generator,
 ) -> Window:
-    """The source window that a crop of `crop_size` shows at `scale` (2.0: things look twice as large).
+    """The source window that a crop of `crop_size` shows at `scale` (2.0: objects look twice as large).
 
-    Where the image is larger than the window, the window lies inside it; else it contains the image.
+    Along an axis where the image is larger than the window, the window lies inside it; otherwise it contains the image.
     """
     starts, lengths = [], []
     for axis in (0, 1):
@@ -75,16 +75,16 @@ def resample(
 ) -> Uint8Array:
     """`window` of `pixels` resized to `size`: nearest neighbour for labels, else bilinear (area beyond halving).
 
-    What lies beyond the image is `fill`, unmixed with it.
+    Places beyond the image get `fill`, which is not blended with it.
     """
     rows, above, below = _inside(window.top, window.height, pixels.shape[0], size[0])
     columns, left, right = _inside(window.left, window.width, pixels.shape[1], size[1])
     part = pixels[rows, columns]
     inner = (size[0] - above - below, size[1] - left - right)
     if part.shape[:2] != inner:
-        # Down to half the size bilinear reads every pixel, and takes an eighth of the time of area.
+        # Down to half the size, bilinear reads every pixel and takes an eighth of the time that area takes.
         image_method = cv2.INTER_AREA if window.height > 2 * size[0] else cv2.INTER_LINEAR
-        # EXACT: plain nearest neighbour of OpenCV is half a pixel off from where bilinear puts things.
+        # EXACT: OpenCV's plain nearest neighbour is half a pixel off from bilinear.
         method = cv2.INTER_NEAREST_EXACT if labels else image_method
         part = cv2.resize(part, inner[::-1], interpolation=method)  # type: ignore[assignment]
     if inner != size:
@@ -94,7 +94,7 @@ def resample(
 
 
 def _inside(start: int, length: int, image_length: int, size: int) -> tuple[slice, int, int]:
-    """Along one axis: which pixels the image has of a window, and how many of `size` to fill before and after them."""
+    """Along one axis: the image's pixels in a window, and how many of `size` to fill before and after them."""
     low, high = max(start, 0), min(start + length, image_length)
     before = min(round((low - start) * size / length), size - 1)
     after = min(round((start + length - high) * size / length), size - 1 - before)
@@ -107,7 +107,7 @@ def flip(image: Uint8Array, labels: Uint8Array) -> tuple[Uint8Array, Uint8Array]
 
 
 def resize_shorter_side(image: Uint8Array, labels: Uint8Array, side: int) -> tuple[Uint8Array, Uint8Array, float]:
-    """Both with the shorter side `side` pixels long, and the factor."""
+    """Both resized so that the shorter side has `side` pixels, and the factor."""
     height, width = labels.shape
     factor = side / min(height, width)
     size = (round(height * factor), round(width * factor))

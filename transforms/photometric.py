@@ -1,7 +1,8 @@
-"""Colour and sharpness of the image alone; uint8 in, uint8 out.
+"""Changes to colour and sharpness, of the image only; uint8 in, uint8 out.
 
-Colour steps work on "wide" images: [H, W, 3] uint16, 257 to a grey level, so that 255 is 65535 and integer arithmetic
-saturates where a picture does. Rounded to 8 bits after each step, four of them are up to 4.7 grey levels off.
+Colour steps work on "wide" images: [H, W, 3] uint16, 257 steps per grey level, so that 255 becomes 65535 and integer
+arithmetic saturates where an image does. With rounding to 8 bits after each step, four steps would be up to 4.7 grey
+levels off.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from utils.images import Uint8Array
 
 WideImage = NDArray[np.uint16]
 
-WIDE = 257  # wide steps to a grey level
+WIDE = 257  # wide steps per grey level
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
-_BAND_ROWS = 128  # rows that go through the steps together, so that what lies in between stays in a cache
+_BAND_ROWS = 128  # rows processed together, so that intermediate results stay in a cache
 
 
 def color_jitter(image: Uint8Array, strength: float, generator: np.random.Generator) -> Uint8Array:
     """Brightness, contrast, saturation (factors 1 ± strength) and hue (± strength turns), in random order.
 
-    image: [H, W, 3] RGB. Within one grey level of the same steps in floating point, each cut off at 0 and 255.
+    image: [H, W, 3] RGB. Within one grey level of the same steps in floating point, each clipped to 0 and 255.
     """
     brightness, contrast, saturation = generator.uniform(1 - strength, 1 + strength, 3).tolist()
     turn = float(generator.uniform(-min(strength, 0.5), min(strength, 0.5)))
@@ -35,11 +36,11 @@ def color_jitter(image: Uint8Array, strength: float, generator: np.random.Genera
 
 
 def change_colors(image: Uint8Array, steps: Sequence[tuple[str, float]]) -> Uint8Array:
-    """Take steps one after the other: "brightness", "contrast", "saturation" by a factor, "hue" by turns."""
+    """Apply steps in order: "brightness", "contrast", "saturation" by a factor, "hue" by turns."""
     wide = np.multiply(image, np.uint16(WIDE), dtype=np.uint16)
     waiting: list[Callable[[WideImage], None]] = []
     for name, amount in steps:
-        if name == "contrast":  # looks at the whole image, as it is by then
+        if name == "contrast":  # needs the whole image after the steps so far
             _in_bands(wide, waiting)
             mean = float(np.dot(cv2.mean(wide)[:3], GRAY_WEIGHTS))
             waiting = [partial(_scale, factor=amount, offset=mean * (1 - amount))]
@@ -69,10 +70,10 @@ def _mix_channels(wide: WideImage, matrix: NDArray[np.float64]) -> None:
 
 
 def _turn_hue(wide: WideImage, turn: float) -> None:
-    """Move the hue on HSV's circle by `turn`, 1.0 being once around; exact to one wide step.
+    """Rotate the hue on HSV's circle by `turn`, 1.0 being a full turn; exact to one wide step.
 
-    A third of a turn swaps channels. What is left, at most a sixth, moves each channel towards the one before it on the
-    circle: by `reach`, less the way that the channel after it has still to go before this one's turn comes.
+    A third of a turn permutes the channels. The rest, at most a sixth, moves each channel towards the one before it on
+    the circle: by `reach`, less the distance that the channel after it must still move before this one may start.
     """
     thirds = round(3 * turn)
     sixths = 6 * turn - 2 * thirds
@@ -81,7 +82,7 @@ def _turn_hue(wide: WideImage, turn: float) -> None:
     if backwards:
         order.reverse()
     rows, width = wide.shape[:2]
-    # One block of memory for all that is in between: fresh arrays would push each other out of the cache.
+    # One block of memory for all intermediate results: new arrays would evict each other from the cache.
     planes = np.empty((14, rows, width), np.uint16)
     before_a, a, b, c, after_c, reach, least = planes[:7]
     cv2.split(wide, [(a, b, c)[order.index(channel)] for channel in range(3)])
@@ -90,7 +91,7 @@ def _turn_hue(wide: WideImage, turn: float) -> None:
     cv2.min(cv2.min(a, b, dst=least), c, dst=least)
     cv2.subtract(reach, least, dst=reach)
     cv2.addWeighted(reach, abs(sixths), reach, 0, 0, dst=reach)
-    # All three channels at once, stacked. cv2's add and subtract stop at 0 and 65535, which these lines rely on.
+    # All three channels at once, stacked. These lines rely on cv2's add and subtract saturating at 0 and 65535.
     before, own, after, reaches, highest, lowest = (
         planes[first : first + 3].reshape(3 * rows, width) for first in (0, 1, 2, 5, 8, 11)
     )
@@ -103,18 +104,18 @@ def _turn_hue(wide: WideImage, turn: float) -> None:
 
 
 def random_gaussian_blur(image: Uint8Array, generator: np.random.Generator) -> Uint8Array:
-    """Blur with a sigma drawn from 0.15 to 1.3 pixels, as the published recipe does."""
+    """Blur with a sigma drawn from 0.15 to 1.3 pixels, as in the published recipe."""
     return gaussian_blur(image, float(generator.uniform(0.15, 1.3)))
 
 
 def gaussian_blur(image: Uint8Array, sigma: float) -> Uint8Array:
-    """Gaussian blur, cut off at three sigma; beyond the border the border's pixels go on."""
+    """Gaussian blur, truncated at three sigma; border pixels are replicated beyond the border."""
     kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
-    # As fast as cv2.GaussianBlur, whose weights of 8 bits are up to 2.5 grey levels off.
+    # As fast as cv2.GaussianBlur, whose 8-bit weights are up to 2.5 grey levels off.
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def random_bilateral_blur(image: Uint8Array, generator: np.random.Generator) -> Uint8Array:
-    """Blur that keeps edges, with a colour sigma of 10 to 100 grey levels."""
+    """Edge-preserving blur, with a colour sigma of 10 to 100 grey levels."""
     sigma = float(generator.uniform(10, 100))
     return cv2.bilateralFilter(image, 5, sigma, sigma)  # type: ignore[return-value]

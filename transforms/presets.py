@@ -17,7 +17,7 @@ MEAN_COLOR = (124, 116, 104)
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Crop, mirror, colour, blur. Same draws from the same generator, whatever the process."""
+    """Crop, mirror, colour, blur. The same generator gives the same draws in every process."""
 
     config: AugmentConfig
     crop: RandomScaleCrop
@@ -42,7 +42,7 @@ class TrainTransform:
 
 
 def train_transform(config: AugmentConfig, ignore_label: int) -> TrainTransform:
-    """The training augmentation. Raises ValueError where the scale range is empty."""
+    """The training augmentation. Raises ValueError if the scale range is empty."""
     if config.scale_min > config.scale_max:
         raise ValueError(f"--scale_min {config.scale_min} is larger than --scale_max {config.scale_max}.")
     crop = RandomScaleCrop(

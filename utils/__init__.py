@@ -1,1 +1,1 @@
-"""What every layer may use: errors, files, pictures, scores, processes."""
+"""What every layer may use: errors, files, images, scores, processes."""

@@ -1,4 +1,4 @@
-"""Files are read ahead and written behind in threads, so that the network does not wait for them."""
+"""Read files ahead and write them in the background, in threads, so that the network does not wait for them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 2  # items that are read, or wait to be written, beside the one at hand: their memory is what limits it
+AHEAD = 2  # items read ahead or waiting to be written, besides the current one; limited by their memory
 
 
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Result], ahead: int = AHEAD
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Each item in turn with `read(item)`, begun in a thread while earlier ones are worked on.
+    """Each item in turn with `read(item)`, started in a thread while earlier items are processed.
 
-    One thread reads, so items may be parts of one stream. An error of `read` is raised where the result is asked for.
-    Who stops early and then closes what is read from must close this first: the thread may be in the middle of a read.
+    One thread reads, so items may be parts of one stream. An error in `read` is raised when the result is requested.
+    If you stop early, close this generator before you close the source: the thread may be in the middle of a read.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     executor = ThreadPoolExecutor(1, "read")
@@ -35,14 +35,14 @@ def read_ahead(
         while waiting:
             yield waiting.popleft()
     finally:
-        executor.shutdown(cancel_futures=bool(waiting))  # some wait only where nobody asks for them any more
+        executor.shutdown(cancel_futures=bool(waiting))  # some still wait only if the caller stopped early
 
 
 class WriteBehind:
-    """Runs jobs in threads; at most `AHEAD` for each thread wait, the next waits for one to end.
+    """Runs jobs in threads; at most `AHEAD` per thread are pending, and a further call blocks until one ends.
 
-    The first error of a job is raised by the next call, or where the `with` block ends; a block that fails itself drops
-    the jobs not yet begun.
+    The first error in a job is raised by the next call, or at the end of the `with` block; if the block itself fails,
+    jobs that have not started are dropped.
     """
 
     def __init__(self, num_threads: int = 1) -> None:
@@ -70,7 +70,7 @@ class WriteBehind:
 
 
 class Stopwatch:
-    """How long something worked, of the time since it was made; several threads may work at once."""
+    """Measures working time, in total and relative to the time since creation; several threads may work at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,7 +79,7 @@ class Stopwatch:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The block is work."""
+        """Count the block as work."""
         start = time.perf_counter()
         try:
             yield
@@ -88,7 +88,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Worked so far."""
+        """Working time so far."""
         return self._seconds
 
     def share(self) -> float:
@@ -96,7 +96,7 @@ class Stopwatch:
         return self.seconds / max(time.perf_counter() - self._begun, 1e-9)
 
     def per_second(self, count: int) -> float:
-        """So many things in the time since it was made."""
+        """`count` divided by the time since creation."""
         return count / max(time.perf_counter() - self._begun, 1e-9)
 
     def _add(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""How well the borders of classes are met: boundary IoU and boundary F-score, from integer counts.
+"""How accurate the borders of classes are: boundary IoU and boundary F-score, from integer counts.
 
-Boundary IoU (Cheng et al., CVPR 2021, arXiv:2103.16562) compares, of each class, only the pixels that lie within a few
-pixels of its border: in a large region the many pixels inside hide how well its border is drawn. The boundary F-score
+Boundary IoU (Cheng et al., CVPR 2021, arXiv:2103.16562) compares only each class's pixels within a few pixels of its
+border: in a large region, the many inner pixels hide how accurate the border is. The boundary F-score
 (Csurka et al., BMVC 2013) compares the borders themselves: precision is the share of the predicted border that lies
 close to the true one, recall the share of the true border that lies close to the predicted one.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-# How close is close, as a share of the image's diagonal: what the boundary IoU's authors take for Cityscapes, 11 pixels
-# of 2048x1024. They take 0.02 for smaller images of larger things.
+# The largest distance that is close, as a share of the image diagonal: the value that the authors of boundary IoU use
+# for Cityscapes, 11 pixels at 2048x1024. They use 0.02 for smaller images of larger objects.
 CLOSE = 0.005
 
 # Columns of the counts: pixels near the border in both, in the truth, in the prediction; the prediction's border pixels
@@ -31,7 +31,7 @@ NUM_COUNTS = 7
 
 @dataclass(frozen=True)
 class BoundaryScores:
-    """Per class, NaN where the truth has no border of it; the means leave those out."""
+    """Scores per class, NaN if the truth has no border of it; the means exclude those."""
 
     iou: tuple[float, ...]
     f: tuple[float, ...]
@@ -40,14 +40,14 @@ class BoundaryScores:
 
 
 def close_pixels(height: int, width: int) -> int:
-    """How many pixels away is close, in an image of that size: 1 at least."""
+    """The largest distance that is close in an image of that size, in pixels; at least 1."""
     return max(1, round(CLOSE * math.hypot(height, width)))
 
 
 def boundary_counts(truth: Labels, guess: Labels, num_classes: int, ignore_label: int) -> NDArray[np.int64]:
-    """What the scores are made of: [C, 7] for train ids [H, W]; counts of several images may be added.
+    """The counts for the scores: [C, 7] for train ids [H, W]; counts of several images may be added.
 
-    What is predicted for ignored pixels does not count: it is taken to be ignored there too.
+    Predictions at ignored pixels do not count: they are treated as ignored too.
     """
     guess = np.where(truth == ignore_label, truth, guess)
     close = close_pixels(*truth.shape)
@@ -70,7 +70,7 @@ def boundary_counts(truth: Labels, guess: Labels, num_classes: int, ignore_label
 
 def near_border(labels: Labels, close: int) -> Mask:
     """[H, W]: within `close` pixels, diagonal steps included, of another label or of the image's edge."""
-    # Outside the image there is a label of no class, the largest and the smallest at once.
+    # The padding outside the image is a label of no class: the largest for one filter, the smallest for the other.
     kernel = np.ones((3, 3), np.uint8)
     highest = cv2.dilate(labels, kernel, iterations=close, borderType=cv2.BORDER_CONSTANT, borderValue=255)
     lowest = cv2.erode(labels, kernel, iterations=close, borderType=cv2.BORDER_CONSTANT, borderValue=0)
@@ -78,7 +78,7 @@ def near_border(labels: Labels, close: int) -> Mask:
 
 
 def border_lines(labels: Labels, ignore_label: int) -> Mask:
-    """[H, W]: the pixels that have a neighbour of another class above, below, left or right."""
+    """[H, W]: pixels with a neighbour of another class above, below, left or right."""
     lines = np.zeros(labels.shape, bool)
     for axis in (0, 1):
         along, across = lines.swapaxes(0, axis), labels.swapaxes(0, axis)

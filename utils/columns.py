@@ -1,4 +1,4 @@
-"""Columns of text, in which letters of some scripts are two places wide."""
+"""Columns of text; characters of some scripts are two columns wide."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def display_width(text: str) -> int:
-    """How many places `text` takes in a terminal: two for the wide letters of East Asia, none for combining marks."""
+    """The width of `text` in a terminal: two columns for wide East Asian characters, none for combining marks."""
     return sum(
         0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
         for c in text
@@ -14,5 +14,5 @@ def display_width(text: str) -> int:
 
 
 def padded(text: str, width: int) -> str:
-    """`text` with spaces behind it, up to `width` places."""
+    """`text` padded with trailing spaces to `width` columns."""
     return text + " " * (width - display_width(text))

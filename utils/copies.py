@@ -1,4 +1,4 @@
-"""Copies between host and device that a GPU makes beside its work, and that nobody waits for before time."""
+"""Asynchronous copies between host and device, which overlap with a GPU's work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """`table` on the device, without waiting for what a GPU still has to do; a plain copy would."""
+    """`table` on the device, without waiting for pending work of a GPU; a plain copy would wait."""
     return _pinned(table.contiguous()).to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
 def uploaded(picture: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """The picture on the device; to a GPU it is copied beside the work on earlier ones.
+    """The image on the device; a copy to a GPU overlaps with the work on earlier images.
 
     On a CPU it may share the memory of `picture`.
     """
@@ -32,7 +32,7 @@ def uploaded(picture: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 class Arriving:
-    """Labels on their way from a device to the host; a GPU goes on with the next picture meanwhile."""
+    """Labels being copied from a device to the host; meanwhile, a GPU continues with the next image."""
 
     def __init__(self, labels: Tensor) -> None:
         """labels: any shape, uint8."""
@@ -45,11 +45,11 @@ class Arriving:
             with torch.cuda.stream(queue):
                 self._host.copy_(labels, non_blocking=True)
             labels.record_stream(queue)
-            self._copied = torch.cuda.Event(blocking=True)  # who waits sleeps
+            self._copied = torch.cuda.Event(blocking=True)  # waiting sleeps instead of spinning
             self._copied.record(queue)
 
     def array(self) -> NDArray[np.uint8]:
-        """The labels, waited for."""
+        """Wait for the labels and return them."""
         if self._copied is not None:
             self._copied.synchronize()
         array: NDArray[np.uint8] = self._host.numpy()
@@ -69,7 +69,7 @@ def downloads(device: torch.device) -> torch.cuda.Stream:
 
 
 def _pinned(here: Tensor) -> Tensor:
-    """`here` in memory that a GPU can copy by itself; where the system allows no more of it, as it is."""
+    """`here` in pinned memory, from which a GPU copies asynchronously; unchanged if the system allows no more of it."""
     try:
         return here.pin_memory()
     except RuntimeError:

@@ -8,10 +8,10 @@ from utils.distributed import processes
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `--device` means: `auto` is a GPU where there is one, else the CPU.
+    """The device that `--device` names: `auto` is a GPU if there is one, else the CPU.
 
-    Under `torchrun`, `auto` and `cuda` are each process's own GPU. Raises ValueError for a device that is not there, or
-    that several processes would share.
+    Under `torchrun`, `auto` and `cuda` mean each process's own GPU. Raises ValueError for a device that does not exist,
+    or that several processes would share.
     """
     try:
         device = torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))

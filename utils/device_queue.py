@@ -1,4 +1,4 @@
-"""What a device is given to do: how far ahead, and how long it took."""
+"""Limit how much work is queued on a device, and measure how long it takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from utils.background import AHEAD, Stopwatch
 
 
 class DeviceQueue(Stopwatch):
-    """How long a device worked. A GPU does later what it is given in a block, so that its own clock is asked.
+    """Measures how long a device works. A GPU runs the work of a block later, so its own clock is used.
 
-    It counts from the beginning of the first to the end of the last that it does in a block. The work of `AHEAD` blocks
-    is under way at most, whose memory is what limits it; a further one waits before it begins.
+    A block counts from the start of its first operation to the end of its last. The work of at most `AHEAD` blocks is
+    queued, to limit memory; a further block waits before it starts.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,7 +25,7 @@ class DeviceQueue(Stopwatch):
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The block is work."""
+        """Count the block as work."""
         if self._device.type != "cuda":
             with super().working():
                 yield
@@ -43,7 +43,7 @@ class DeviceQueue(Stopwatch):
 
     @property
     def seconds(self) -> float:
-        """Worked so far; what was given to a GPU is waited for."""
+        """Working time so far; waits for the work queued on a GPU."""
         while self._given:
             self._finish_first()
         return super().seconds

@@ -39,7 +39,7 @@ def option(
     """A setting that is also a flag.
 
     flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
-    must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing; so is that numbers
+    must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing, as is that numbers
     are finite.
     """
     checks = {"must_be": must_be, "at_most": at_most}
@@ -101,7 +101,7 @@ def _program() -> str | None:
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but an unknown flag is reported first: it may be a missing required one, misspelt."""
+        """As argparse does, but report an unknown flag first: it may be a misspelt required one."""
         words = sys.argv[1:] if args is None else list(args)
         before = words[: words.index("--")] if "--" in words else words
         flags = [word.partition("=")[0] for word in before if re.match(r"--\w", word)]

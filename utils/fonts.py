@@ -1,4 +1,4 @@
-"""Fonts for names in any script: the one that comes with Matplotlib, else one that is installed."""
+"""Fonts for names in any script: Matplotlib's own, else an installed one."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from PIL import ImageFont
 if TYPE_CHECKING:
     from matplotlib.text import Text
 
-# Of several installed fonts that would do, those whose file is called so come last.
+# If several installed fonts are suitable, those with such a word in the file name come last.
 UNUSUAL = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "mono", "serif", "condensed")
 
 
 def text_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     """A font that has the characters of `text`. size: in pixels.
 
-    It is the font that comes with Matplotlib, so that pictures look alike everywhere, where that one has them, and
-    also where none has.
+    Matplotlib's own font is used if it has them, so that images look the same everywhere, and also if no font has
+    them.
     """
     return ImageFont.truetype(str(font_file(text) or _default_file()), size)
 
 
 @cache
 def font_file(text: str) -> Path | None:
-    """The file of a font that has all characters of `text`: Matplotlib's, else one that is installed; else None."""
+    """The file of a font that has all characters of `text`: Matplotlib's own, else an installed one, or None."""
     wanted = {ord(character) for character in text if not character.isspace()}
     if text.isascii() or wanted <= _characters(_default_file()):
         return _default_file()
@@ -37,7 +37,7 @@ def font_file(text: str) -> Path | None:
 
 
 def drawable(text: str, otherwise: str) -> str:
-    """`text`, or where no font has its characters `otherwise`, with a notice that says what to install."""
+    """`text`, or `otherwise` if no font has its characters, with a notice that says what to install."""
     if font_file(text):
         return text
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
@@ -63,7 +63,7 @@ def _notice(package: str, text: str) -> None:
     if package not in _noticed:
         _noticed.add(package)
         print(
-            f"notice: no installed font has the characters of {text}; train ids stand for such names in pictures. "
+            f"notice: no installed font has the characters of {text}; images show train ids instead of such names. "
             f"Install a font that has them: on Debian and Ubuntu, {package}.",
             file=sys.stderr,
         )
@@ -78,7 +78,7 @@ def _default_file() -> Path:
 
 @cache
 def _installed() -> tuple[Path, ...]:
-    # Imported only here: a tenth of a second. Its own list of fonts is a cache, which lacks those installed since.
+    # Imported only here: it takes a tenth of a second. Its own list is a cache, which lacks recently installed fonts.
     from matplotlib.font_manager import findSystemFonts
 
     paths = [Path(path) for path in findSystemFonts()]
@@ -87,7 +87,7 @@ def _installed() -> tuple[Path, ...]:
 
 @cache
 def _characters(path: Path) -> frozenset[int]:
-    """The characters that the font in `path` has outlines for; none where it cannot be read or has bitmaps alone."""
+    """The characters that the font in `path` has outlines for; none if it is unreadable or has only bitmaps."""
     from matplotlib.ft2font import FT2Font
 
     try:

@@ -14,23 +14,23 @@ from utils.files import atomic_path
 if TYPE_CHECKING:
     from PIL import Image
 
-# What `read_image` can decode. It goes by the content, whatever the suffix; this is for who looks for pictures.
+# Formats that `read_image` can decode. It goes by the content, whatever the suffix; this is for finding image files.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".gif",
     ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
 
 EXIF_ORIENTATION = 0x112
-UPRIGHT = 1  # its value in a picture that needs no turning
+UPRIGHT = 1  # its value in an image that needs no rotation
 
-LARGEST_OF_12_BITS = 4095 >> 8  # what `read_image` makes of it in a file of 16
+LARGEST_OF_12_BITS = 4095 >> 8  # as `read_image` returns it from a 16-bit file
 
 Uint8Array = NDArray[np.uint8]
 
 # OpenCV decodes the beginning of a truncated file and fills the rest with grey; a missing end marker reveals it.
 _END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}
 
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # of a file that it does not know, or that is damaged
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError)  # for a file of unknown format, or a damaged one
 
 
 def read_image(path: Path | str) -> Uint8Array:
@@ -42,10 +42,10 @@ def read_image(path: Path | str) -> Uint8Array:
 
 
 def dark_notice(path: Path, image: Uint8Array) -> str | None:
-    """A hint where `image`, read from `path`, is nearly black, as 12 bits are in a file of 16; else None."""
+    """A hint if `image`, read from `path`, is nearly black, as 12-bit values are in a 16-bit file; else None."""
     if image.max() > LARGEST_OF_12_BITS:
         return None
-    return f"notice: {path} is nearly black; a photo of 12 bits in a file of 16 must be stretched to all 16 first"
+    return f"notice: {path} is nearly black; a 12-bit photo in a 16-bit file must be stretched to all 16 bits first"
 
 
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:
@@ -72,7 +72,7 @@ def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
 
 
 def read_palette(path: Path | str) -> list[tuple[int, int, int]]:
-    """The RGB colours of a PNG's palette, by their index; none where it has no palette."""
+    """The RGB colours of a PNG's palette, by index; empty if it has no palette."""
     try:
         with opened_by_pillow(Path(path)) as picture:
             flat = (picture.getpalette("RGB") or []) if picture.format == "PNG" else []
@@ -82,11 +82,11 @@ def read_palette(path: Path | str) -> list[tuple[int, int, int]]:
 
 
 def exif_orientation(path: Path | str) -> int:
-    """The EXIF orientation, 1 to 8, by which `read_image` turns a picture upright; 1 also where it has none."""
+    """The EXIF orientation, 1 to 8, by which `read_image` turns an image upright; also 1 if it has none."""
     path = Path(path)
     try:
         with opened_by_pillow(path) as picture:
-            # Of a PNG that has no such note before its pixels, Pillow would decode them all to look behind them.
+            # For a PNG without EXIF data before its pixels, Pillow would decode all of them to look after them.
             if picture.format == "PNG" and b"eXIf" not in path.read_bytes():
                 return UPRIGHT
             orientation = picture.getexif().get(EXIF_ORIENTATION, UPRIGHT)
@@ -109,7 +109,7 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
 
 
 def opened_by_pillow(path: Path) -> Image.Image:
-    """The image with its size and notes, not yet decoded, however large it is."""
+    """The image, of any size, with its dimensions and metadata but not yet decoded."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # by default, images of more than 179 megapixels are refused as an attack
@@ -126,7 +126,7 @@ def _as_stored(path: Path) -> NDArray[np.integer]:
         return _palette_indices(path)
     pixels = _decode(path, cv2.IMREAD_UNCHANGED, encoded)
     if color_type == b"\x00" and bits in (b"\x01", b"\x02", b"\x04"):
-        return pixels // (255 // (2 ** bits[0] - 1))  # OpenCV stretches grey levels of few bits to 0 … 255
+        return pixels // (255 // (2 ** bits[0] - 1))  # OpenCV stretches grey levels of fewer than 8 bits to 0 … 255
     return pixels
 
 

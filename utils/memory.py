@@ -1,6 +1,6 @@
-"""How the process deals with memory: with what is free again, and with too little of it.
+"""Memory of the process: what happens to freed memory, and recognising when there is too little.
 
-What keeps memory and gives it back needs glibc 2.33 and does nothing elsewhere.
+Keeping and returning memory needs glibc 2.33; elsewhere it does nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ctypes
 import mmap
 from pathlib import Path
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
 
@@ -28,20 +28,20 @@ class _HeapInfo(ctypes.Structure):
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next array instead of giving it back to the system.
+    """Keep freed memory for the next array instead of returning it to the system.
 
-    However large they are, in threads beside the main one up to 64 MiB. The arrays of pictures, and a network's
-    activations on a CPU, are given back each time otherwise, and fresh pages, which the system must clear, can cost as
+    Arrays may have any size, in threads other than the main one up to 64 MiB. Otherwise the arrays of images, and a
+    network's activations on a CPU, are returned each time, and new pages, which the system must clear, can cost as
     much as the work on them.
     """
     glibc = find_glibc()
     if glibc is not None:
-        glibc.mallopt(_M_MMAP_MAX, 0)  # no array lives outside of the heap
+        glibc.mallopt(_M_MMAP_MAX, 0)  # all arrays live on the heap
         glibc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def give_back_freed_memory() -> None:
-    """Give kept memory back where it is more than a GiB: arrays of other sizes follow, which may not fit into it."""
+    """Return kept memory to the system if it exceeds a GiB: the next arrays have other sizes and may not fit."""
     glibc = find_glibc()
     statistics = Path("/proc/self/statm")
     if glibc is not None and statistics.exists():
@@ -51,17 +51,17 @@ def give_back_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was too small: that of a device, or, as NumPy or PyTorch tells it, the computer's own."""
+    """Whether memory ran out: a device's, or the computer's own as reported by NumPy or PyTorch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, not imported here
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def find_glibc() -> ctypes.CDLL | None:
-    """The C library, where it is one whose memory can be kept and given back."""
+    """The C library, if it can keep and return memory as needed here; else None."""
     try:
         library = ctypes.CDLL(None)
         library.mallinfo2.restype = _HeapInfo
-    except (AttributeError, OSError, TypeError):  # an older one, another one; Windows has none without a name
+    except (AttributeError, OSError, TypeError):  # an older or another one; on Windows, CDLL needs a name
         return None
     return library

@@ -1,4 +1,4 @@
-"""Scores, all read off integer counts: one confusion matrix, and where asked for the counts at borders."""
+"""Scores, all computed from integer counts: a confusion matrix and, if requested, the counts at borders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ConfusionMatrix:
                 f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape."
             )
         truth, guess = labels.flatten().long(), predictions.flatten().long()
-        # One bin more instead of a mask: no synchronisation with the device.
+        # An extra bin instead of a mask avoids synchronising with the device.
         size = self.num_classes
         cell = torch.where(truth == self.ignore_label, size * size, truth * size + guess)
         self.matrix += torch.bincount(cell, minlength=size * size + 1)[: size * size].view(size, size)
@@ -47,10 +47,10 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per class, in train id order, NaN where it has no meaning; and over all classes.
+    """Scores per class, in train id order, NaN where undefined; and over all classes.
 
-    absent: classes without a pixel in the truth; they are left out of the means. boundary_iou, boundary_f: see
-    `utils/boundary.py`; NaN throughout where borders were not counted.
+    absent: classes without a pixel in the truth; they are excluded from the means. boundary_iou, boundary_f: see
+    `utils/boundary.py`; all NaN if borders were not counted.
     """
 
     class_names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Names that nothing has yet."""
+"""Names that are not taken yet."""
 
 from __future__ import annotations
 

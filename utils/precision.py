@@ -10,7 +10,7 @@ from utils.copies import to_device
 def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> torch.dtype | None:
     """The autocast type, or None for float32 throughout.
 
-    bf16: True, False, or None for "if the device has it in hardware". fp16 wins over that default. Raises
+    bf16: True, False, or None for "if the hardware supports it". fp16 overrides that default. Raises
     ValueError for fp16 on a CPU.
     """
     if fp16:
@@ -22,7 +22,7 @@ def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> to
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 there: it is computed, not emulated."""
+    """Whether the device computes in bfloat16 rather than emulating it, so that it is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, so it may go
@@ -30,20 +30,20 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def has_matrix_tiles(device: torch.device) -> bool:
-    """Whether it is a CPU with AMX, which multiplies bfloat16 matrices many times as fast as float32 ones."""
+    """Whether the device is a CPU with AMX, which multiplies bfloat16 matrices many times as fast as float32 ones."""
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so it may go
     return device.type == "cpu" and bool(supported and supported())
 
 
 def is_hopper(device: torch.device) -> bool:
-    """Whether it is a GPU of NVIDIA's Hopper generation (H100, H200)."""
-    if device.type != "cuda" or torch.version.cuda is None:  # PyTorch calls AMD's GPUs so too
+    """Whether the device is a GPU of NVIDIA's Hopper generation (H100, H200)."""
+    if device.type != "cuda" or torch.version.cuda is None:  # PyTorch also calls AMD's GPUs "cuda"
         return False
     return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """uint8 [B, 3, H, W] in 0..255 -> float32, channels last, mean and std taken off (both for values in 0..1)."""
+    """uint8 [B, 3, H, W] in 0..255 -> float32, channels last, normalised by mean and std (both for values in 0..1)."""
     scale = to_device(torch.tensor(std).mul_(255).reciprocal_().view(1, -1, 1, 1), images.device)
     shift = to_device(torch.tensor(mean).mul_(255).view(1, -1, 1, 1), images.device)
     pixels = images.contiguous(memory_format=torch.channels_last).float()

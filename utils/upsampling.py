@@ -1,4 +1,4 @@
-"""The bilinear enlargement of logits and feature maps: one convention for all who need it."""
+"""Bilinear upsampling of logits and feature maps, with one convention for the whole project."""
 
 from __future__ import annotations
 

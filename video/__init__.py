@@ -1,1 +1,1 @@
-"""Grow a training set along video: motion between frames, and images and labels carried along it."""
+"""Grow a training set along video: estimate motion between frames and propagate images and labels along it."""

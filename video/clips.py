@@ -1,4 +1,4 @@
-"""Clips of consecutive frames, without labels, to train on how pictures move."""
+"""Clips of consecutive frames, without labels, for training motion networks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from utils.films import opened_video
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from video.flow import Flow
 
-MOST_VIDEO = 4 * 2**30  # bytes of frames of a video file that are held in memory
-FAR = 1.5  # times the usual distance of two frames' numbers: a frame is missing in between
+MOST_VIDEO = 4 * 2**30  # most bytes of decoded frames of a video file to hold in memory
+FAR = 1.5  # times the usual step between frame numbers; beyond it a frame is missing in between
 
 Frame = Path | Uint8Array
-Clip = tuple[Frame, ...]  # frames behind each other
+Clip = tuple[Frame, ...]  # consecutive frames
 ClipSample = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class ClipDraw:
-    """A training sample: which clip, and the epoch and place there that all that is random follows from."""
+    """A training sample: its clip, and the epoch and the place in it, which determine everything random."""
 
     epoch: int
     place: int
@@ -38,10 +38,11 @@ class ClipDraw:
 
 
 def find_frame_sequences(source: Path) -> list[list[Frame]]:
-    """The sequences of frames in a folder and its sub-folders, or in a video file, each in order of time.
+    """The frame sequences in a folder and its subfolders, or in a video file, each in temporal order.
 
-    A sequence is what lies in one folder under one name with a number at its end; where numbers are missing, another
-    one begins. Names without a number are one sequence a folder. Raises FileNotFoundError or ValueError.
+    A sequence consists of the files in one folder whose names differ only in the number at the end; a gap in the
+    numbers starts a new one. Names without a number form one sequence per folder. Raises FileNotFoundError or
+    ValueError.
     """
     if source.is_file():
         return [_frames_of_video(source)]
@@ -49,7 +50,7 @@ def find_frame_sequences(source: Path) -> list[list[Frame]]:
         raise FileNotFoundError(f"no such file or folder: {source}")
     found = [sequence for folder, names in _images_below(source) for sequence in in_sequences(names, folder)]
     if not found:
-        raise FileNotFoundError(f"no images in {source} or below ({', '.join(IMAGE_SUFFIXES)}).")
+        raise FileNotFoundError(f"no images in {source} or its subfolders ({', '.join(IMAGE_SUFFIXES)}).")
     return found
 
 
@@ -65,7 +66,7 @@ def in_sequences(names: Sequence[str], folder: Path = Path()) -> list[list[Frame
 
 
 def common_ending(stems: Sequence[str]) -> str:
-    """What all of several names end in behind their number, like the `_leftImg8bit` of Cityscapes."""
+    """The ending that all the names share after their number, such as the `_leftImg8bit` of Cityscapes."""
     backwards = [stem[::-1] for stem in stems]
     return os.path.commonprefix(backwards)[::-1].lstrip("0123456789")  # noqa: RUF071 - letters, not folders
 
@@ -73,9 +74,9 @@ def common_ending(stems: Sequence[str]) -> str:
 def split_sequences(
     sequences: Sequence[Sequence[Frame]], length: int, val_share: float
 ) -> tuple[list[Clip], list[Clip]]:
-    """The clips of `length` frames to train on and those to score on: the last `val_share` of each sequence.
+    """The clips of `length` frames to train on, and those to score on: the last `val_share` of each sequence.
 
-    No frame is in both. A sequence too short for both is trained on. Raises ValueError where there are none of either.
+    No frame is in both. A sequence too short for both is used for training. Raises ValueError if either is empty.
     """
     train: list[Clip] = []
     val: list[Clip] = []
@@ -87,14 +88,14 @@ def split_sequences(
     if not train or not val:
         longest = max(map(len, sequences))
         raise ValueError(
-            f"--frames: {2 * length} frames behind each other are needed at least, {length} to train on and {length} "
-            f"to score on; the longest sequence has {longest}. Mind --val_share {val_share}."
+            f"--frames: at least {2 * length} consecutive frames are needed, {length} to train on and {length} "
+            f"to score on; the longest sequence has {longest}. Check --val_share {val_share}."
         )
     return train, val
 
 
 def evenly(clips: Sequence[Clip], at_most: int) -> list[Clip]:
-    """`at_most` of the clips, spread over all of them."""
+    """At most `at_most` of the clips, evenly spaced."""
     places = np.linspace(0, len(clips) - 1, min(at_most, len(clips))).round().astype(int)
     return [clips[place] for place in places]
 
@@ -108,8 +109,8 @@ def draw_clips(seed: int, epoch: int, num_clips: int, repeat: int) -> list[ClipD
 class TrainingClips(Dataset[ClipSample]):
     """Crops (frames [length, 3, S, S] uint8, flow [2, S, S] float32 of the second frame towards the first, pixels).
 
-    At random mirrored, and run backwards. A sample follows from (seed, draw) alone. make_flow: called once a process,
-    since estimators cannot be sent to another one.
+    Clips are mirrored and reversed at random. A sample depends only on (seed, draw). make_flow: called once per
+    process, since estimators cannot be sent to another process.
     """
 
     def __init__(self, clips: Sequence[Clip], crop_size: int, seed: int, make_flow: Callable[[], Flow]) -> None:
@@ -137,32 +138,32 @@ class TrainingClips(Dataset[ClipSample]):
 
 
 def load_clip(clip: Clip) -> list[Uint8Array]:
-    """The frames of a clip, [H, W, 3] uint8 RGB. Raises ValueError where their sizes differ, and what reading does."""
+    """The frames of a clip, [H, W, 3] uint8 RGB. Raises ValueError if sizes differ, and the errors of `read_image`."""
     frames = [read_image(frame) if isinstance(frame, Path) else frame for frame in clip]
     for frame, picture in zip(clip, frames, strict=True):
         if picture.shape != frames[0].shape:
             raise ValueError(
-                f"{frame} is {picture.shape[1]}x{picture.shape[0]} pixels, {clip[0]} before it "
-                f"{frames[0].shape[1]}x{frames[0].shape[0]}; frames of one sequence must have one size."
+                f"{frame} has {picture.shape[1]}x{picture.shape[0]} pixels, {clip[0]} before it "
+                f"{frames[0].shape[1]}x{frames[0].shape[0]}; all frames of a sequence must have the same size."
             )
     return frames
 
 
 def as_sample(frames: Sequence[Uint8Array], flow: Flow) -> ClipSample:
-    """Frames behind each other, and the flow of the second towards the first, as `TrainingClips` gives them."""
+    """Consecutive frames, and the flow from the second to the first, in the form that `TrainingClips` returns."""
     frames = [np.ascontiguousarray(frame) for frame in frames]
     found = flow(frames[1], frames[0])
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(found).permute(2, 0, 1)
 
 
 def collate_clips(samples: Sequence[ClipSample]) -> ClipSample:
-    """Samples -> batch. Raises ValueError where they differ in size."""
+    """Samples -> batch. Raises ValueError if their sizes differ."""
     frames, flows = zip(*samples, strict=True)
     sizes = sorted({(clip.shape[3], clip.shape[2]) for clip in frames})
     if len(sizes) > 1:
         smallest = min(min(size) for size in sizes)
         raise ValueError(
-            f"crops of {' and '.join(f'{width}x{height}' for width, height in sizes)} pixels do not make a batch: some "
+            f"crops of {' and '.join(f'{width}x{height}' for width, height in sizes)} pixels cannot form a batch: some "
             f"sequences are smaller than --crop_size. Use at most {smallest}."
         )
     return torch.stack(frames), torch.stack(flows)
@@ -202,7 +203,7 @@ def _frames_of_video(path: Path) -> list[Frame]:
             size += frame.nbytes
             if size > MOST_VIDEO:
                 raise ValueError(
-                    f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. Write them to a folder and name that: "
+                    f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. Write them to a folder and pass that: "
                     f"ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
                 )
     return frames

@@ -1,4 +1,4 @@
-"""Spatially displaced sampling: every pixel is fetched from where its motion points, with gradients for both."""
+"""Spatially displaced sampling: each pixel is fetched from where its motion points; differentiable in both."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def displaced(image: Tensor, motion: Tensor) -> Tensor:
-    """`image` [B, C, H, W] at (x, y) + motion, bilinear. motion: [B, 2, H, W] pixels right and down, of one type.
+    """`image` [B, C, H, W] at (x, y) + motion, bilinear. motion: [B, 2, H, W] pixels right and down, of the same dtype.
 
-    A place outside the image counts as the nearest one inside, and the motion gets no gradient from there. A motion
-    that is no number makes pixels that are none. Whole pixels are fetched exactly, which `grid_sample` does not do: it
-    wants places from -1 to 1, and rounds on the way there and back. Raises ValueError where the shapes do not fit.
+    A place outside the image is clamped to the nearest one inside, and gives the motion no gradient. NaN in the motion
+    gives NaN pixels. Whole-pixel motion is exact, unlike with `grid_sample`, which expects places from -1 to 1 and
+    rounds when converting to them and back. Raises ValueError if the shapes do not match.
     """
     batch, channels, height, width = image.shape
     if motion.shape != (batch, 2, height, width):
         raise ValueError(
-            f"images {list(image.shape)} want a motion {[batch, 2, height, width]}, got {list(motion.shape)}."
+            f"images {list(image.shape)} need motion {[batch, 2, height, width]}, got {list(motion.shape)}."
         )
     columns = torch.arange(width, device=image.device)
     rows = torch.arange(height, device=image.device)[:, None]
@@ -33,8 +33,8 @@ def displaced(image: Tensor, motion: Tensor) -> Tensor:
 
 
 def _neighbours(places: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one axis: the pixels before and after each place [B, H, W], and how far it is behind [B, 1, H, W]."""
+    """On one axis: the pixels before and after each place [B, H, W], and its distance from the former [B, 1, H, W]."""
     places = places.clamp(0, size - 1)
-    floor = places.detach().nan_to_num().floor()  # an index has to be a number; the distance stays none
+    floor = places.detach().nan_to_num().floor()  # an index cannot be NaN; the distance stays NaN
     before = floor.long()
     return before, (before + 1).clamp(max=size - 1), (places - floor)[:, None]

@@ -1,4 +1,4 @@
-"""Optical flow between two pictures: what an estimator is, and the one that needs no weights."""
+"""Optical flow between two images: the estimators' interface, and the one that needs no weights."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from utils.images import Uint8Array
 from video.warping import FlowArray
 
-# Up to so many pixels DIS searches at full size, above at half: four times as fast, and details are large there.
+# Up to this many pixels, DIS searches at full size; above, at half: four times as fast, and details are large there.
 SMALL = 1 << 19
-SMALLEST = 16  # pixels of either side: with less, OpenCV's DIS may refuse
-SMOOTHNESS = 5.0  # of the motion; OpenCV's 20 smears it over the edges of things: less mIoU of carried labels
+SMALLEST = 16  # pixels per side; OpenCV's DIS may reject smaller images
+SMOOTHNESS = 5.0  # of the motion; OpenCV's 20 smears it across object edges, and propagated labels lose mIoU
 
 
 class Flow(Protocol):
-    """Finds the motion between two pictures of one size."""
+    """Estimates the motion between two images of the same size."""
 
     def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
-        """[H, W, 3] uint8 RGB twice -> [H, W, 2] float32, pixels right and down.
+        """Two images [H, W, 3] uint8 RGB -> [H, W, 2] float32, pixels right and down.
 
         What is at pixel (x, y) of `image` is at (x, y) + flow[y, x] in `other`.
         """
@@ -28,14 +28,14 @@ class Flow(Protocol):
 
 
 class DisFlow:
-    """Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's, on grey values."""
+    """OpenCV's dense inverse search (Kroeger et al., ECCV 2016) on grey values."""
 
     def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
         """See `Flow`."""
         return self.refine(image, other, np.zeros((*image.shape[:2], 2), np.float32))
 
     def refine(self, image: Uint8Array, other: Uint8Array, start: FlowArray) -> FlowArray:
-        """The flow, searched for around `start` [H, W, 2] float32. Raises ValueError for too small pictures."""
+        """The flow, searched for around `start` [H, W, 2] float32. Raises ValueError if the images are too small."""
         if min(image.shape[:2]) < SMALLEST:
             raise ValueError(f"frames of {image.shape[1]}x{image.shape[0]} pixels are too small for --flow dis.")
         here, there = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (image, other))

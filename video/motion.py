@@ -1,4 +1,4 @@
-"""Motion from the frames of a video back to their labelled one. Frame 0 is the labelled one, -1 the one before it."""
+"""Motion from the frames of a video to their labelled frame. Frame 0 is the labelled one, -1 the one before it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from utils.images import Uint8Array
 from video.flow import DisFlow, Flow
 from video.warping import FlowArray, compose, grey_difference, warp_image
 
-SURE = 3  # frames over which a chain drifts so little that searching again gains nothing
-WINDOW = 7  # pixels: where two motions are compared, the side of the square in which the better one looks better
+SURE = 3  # frames over which a chain drifts so little that another search gains nothing
+WINDOW = 7  # pixels: side of the square over which two motions are compared by their warped images
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class Displacement:
     """Where the pixels of a frame are in the labelled one.
 
     flow: [H, W, 2] float32, pixels right and down. visible: [H, W] bool, whether what is seen here is seen there too,
-    where that is known. miss: [H, W] float32, how many pixels beside itself one arrives who goes there and comes back,
-    where it is not.
+    if that is known. miss: [H, W] float32, the forward-backward error in pixels, if it is not.
     """
 
     flow: FlowArray
@@ -34,7 +33,7 @@ class Displacement:
 
 
 class Motion(Protocol):
-    """Answers where the pixels of frame `step` are in frame 0."""
+    """Gives where the pixels of frame `step` are in frame 0."""
 
     def __call__(self, step: int) -> Displacement:
         """See the class."""
@@ -42,13 +41,13 @@ class Motion(Protocol):
 
 
 class EstimatedMotion:
-    """Motion by an estimator of flow, which sees frames that follow each other.
+    """Motion from a flow estimator that is given consecutive frames.
 
-    The motion over several frames is the chain of those between neighbours: small motions are found more surely than
-    large ones. What a chain drifts is taken back by one more search that starts from it, where that looks more alike.
+    Motion over several frames chains the flows between neighbours: small motions are estimated more reliably than
+    large ones. One more search, started from the chain, corrects its drift; it is used where the images match better.
 
-    frames: step -> [H, W, 3] uint8 RGB, all of one size; a chain leaps over frames that are not there. Ask for steps
-    from 0 outwards: only the last motion of either side is kept, since those of large frames fill the memory.
+    frames: step -> [H, W, 3] uint8 RGB, all of the same size; a chain skips missing frames. Call with steps
+    from 0 outwards: only the last motion on each side is kept, since those of large frames would fill the memory.
     """
 
     def __init__(self, frames: Mapping[int, Uint8Array], flow: Flow) -> None:
@@ -58,9 +57,9 @@ class EstimatedMotion:
         self._last: dict[bool, tuple[int, FlowArray, FlowArray]] = {}
 
     def __call__(self, step: int) -> Displacement:
-        """See `Motion`. Raises ValueError where frame `step` is not there: there is nothing to estimate from."""
+        """See `Motion`. Raises ValueError if frame `step` is missing: there is nothing to estimate from."""
         if step not in self._frames:
-            raise ValueError(f"the frame of step {step:+d} is missing, and motion is estimated from it.")
+            raise ValueError(f"the frame at step {step:+d} is missing; its motion cannot be estimated.")
         back, forth = self._chains(step)
         if abs(step) > SURE:
             back = self._without_drift(step, back)
@@ -68,7 +67,7 @@ class EstimatedMotion:
         return Displacement(back, miss=cv2.magnitude(way[..., 0], way[..., 1]))  # type: ignore[arg-type]
 
     def _chains(self, step: int) -> tuple[FlowArray, FlowArray]:
-        """The flows from `step` to 0 and from 0 to `step`."""
+        """The flow from `step` to 0 and that from 0 to `step`."""
         known, back, forth = self._last.get(step > 0, (0, None, None))
         if abs(known) > abs(step):
             known, back, forth = 0, None, None

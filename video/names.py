@@ -5,5 +5,5 @@ SDC_MODES = (RECONSTRUCTION, PREDICTION)
 
 
 def arch_name(mode: str) -> str:
-    """What a checkpoint calls a network for this mode, one of SDC_MODES."""
+    """The name in checkpoints of a network for this mode, one of SDC_MODES."""
     return f"SDCNet_{mode}"

@@ -1,7 +1,7 @@
-"""Labelled frames before and after a labelled one: its image and its labels, carried along the same motion.
+"""Make labelled frames before and after a labelled one by moving its image and labels along the same motion.
 
-What cannot be known becomes void: what was out of view in the labelled frame (`outside`), what it hides (`hidden`), and
-what looks different from the true frame (`residual`).
+Unknown pixels become void: those out of view in the labelled frame (`outside`), those hidden in it (`hidden`), and
+those that look different from the true frame (`residual`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first
 
 @dataclass(frozen=True)
 class Propagated:
-    """One made pair.
+    """One propagated pair.
 
-    step: frames after the labelled one; negative, before it. image: [H, W, 3] uint8 RGB. labels: [H, W] uint8 train
+    step: frames after the labelled one; negative: before it. image: [H, W, 3] uint8 RGB. labels: [H, W] uint8 train
     ids. void_shares: per test of VOID_TESTS, the share of all pixels that it made void, each pixel counted once.
-    residual: mean difference of the warped image from the true frame in grey levels, over the pixels that have a
-    label; NaN where there is no true frame, or no such pixel.
+    residual: mean difference between the warped image and the true frame in grey levels, over the labelled pixels;
+    NaN if there is no true frame or no such pixel.
     """
 
     step: int
@@ -49,12 +49,12 @@ def propagate(
     keep: Collection[str] = (),
     ignore_label: int = 255,
 ) -> Iterator[Propagated]:
-    """Carry the image and labels of frame 0 to each of `steps`, the near ones first.
+    """Propagate the image and labels of frame 0 to each of `steps`, nearest first.
 
-    frames: step -> [H, W, 3] uint8 RGB. Frame 0 must be there; the others are what the residual is measured against,
-    and what mode "label" keeps as the image. labels: [H, W] uint8 train ids of frame 0, `ignore_label` where void.
-    mode: "joint" warps image and labels alike, "label" the labels alone. keep: tests of VOID_TESTS to leave out.
-    Raises ValueError for an unknown mode or test, sizes that differ, and a missing frame.
+    frames: step -> [H, W, 3] uint8 RGB. Frame 0 is required; the residual is measured against the others, and mode
+    "label" keeps them as the images. labels: [H, W] uint8 train ids of frame 0, `ignore_label` where void.
+    mode: "joint" warps image and labels, "label" only the labels. keep: tests of VOID_TESTS to skip.
+    Raises ValueError for an unknown mode or test, for sizes that differ, and for a missing frame.
     """
     _check(frames, labels, steps, mode, keep)
     for step in sorted(steps, key=abs):
@@ -71,13 +71,13 @@ def _check(
     if 0 not in frames:
         raise ValueError("the labelled frame, step 0, is missing.")
     if mode == "label" and (missing := [step for step in steps if step not in frames]):
-        raise ValueError(f"--mode label keeps the true frames, but that of step {missing[0]:+d} is missing.")
+        raise ValueError(f"--mode label keeps the true frames, but the one at step {missing[0]:+d} is missing.")
     if 0 in steps:
         raise ValueError("step 0 is the labelled frame itself.")
     for step in (0, *(step for step in steps if step in frames)):
         if frames[step].shape[:2] != labels.shape:
             raise ValueError(
-                f"the frame of step {step:+d} has {_size(frames[step])} pixels, the labels have {_size(labels)}."
+                f"the frame at step {step:+d} has {_size(frames[step])} pixels, the labels have {_size(labels)}."
             )
 
 
@@ -93,7 +93,7 @@ def _propagate_to(step: int, frames: Mapping[int, Uint8Array], labels: Uint8Arra
     difference = None if true is None else unlike(warped, true)
     carried = warp_labels(labels, displacement.flow)
     image = warped if mode == "joint" else frames[step]
-    if difference is not None and displacement.visible is None:  # exact motion is not to be bettered
+    if difference is not None and displacement.visible is None:  # exact motion leaves nothing to improve
         carried = vote(carried, image, trust(difference))
     failed = {
         "outside": ~inside(displacement.flow),

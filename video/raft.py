@@ -1,4 +1,4 @@
-"""RAFT (Teed and Deng, ECCV 2020) as torchvision has it, which is optional: `pip install torchvision`."""
+"""RAFT (Teed and Deng, ECCV 2020) from torchvision, which is optional: `pip install torchvision`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from utils.checkpoint import load_tensors
 from utils.images import Uint8Array
 from video.warping import FlowArray
 
-MULTIPLE = 8  # of both sides, and RAFT's pyramid needs 128 pixels at least
+MULTIPLE = 8  # both sides must be multiples of it; RAFT's pyramid also needs at least 128 pixels
 SMALLEST = 128
 
 
 def load_raft(weights: str, device: torch.device | str) -> RaftFlow:
-    """RAFT with the weights of a file that torchvision publishes, large or small: the file tells.
+    """RAFT with weights published by torchvision; the file determines whether it is the large or the small one.
 
-    Raises ImportError without torchvision, FileNotFoundError without the file, ValueError where it is no RAFT.
+    Raises ImportError without torchvision, FileNotFoundError without the file, ValueError if it does not hold RAFT.
     """
     if not Path(weights).is_file():
         raise FileNotFoundError(f"no such file: {weights}")
@@ -28,7 +28,7 @@ def load_raft(weights: str, device: torch.device | str) -> RaftFlow:
         from torchvision.models.optical_flow import raft_large, raft_small
     except ImportError as error:
         raise ImportError(
-            f"--flow raft needs torchvision, of the version made for torch {torch.__version__} ({error}). "
+            f"--flow raft needs torchvision, in the version built for torch {torch.__version__} ({error}). "
             "Install it, or choose --flow dis."
         ) from error
     state = load_tensors(Path(weights))
@@ -37,11 +37,11 @@ def load_raft(weights: str, device: torch.device | str) -> RaftFlow:
         if net.state_dict().keys() == state.keys():
             net.load_state_dict(state)
             return RaftFlow(net.eval().to(device))
-    raise ValueError(f"{weights} is neither torchvision's raft_large nor its raft_small.")
+    raise ValueError(f"{weights} holds neither torchvision's raft_large nor its raft_small.")
 
 
 class RaftFlow:
-    """A network that takes two pictures [1, 3, H, W] in -1 … 1 and gives a list of flows, the last one the best."""
+    """Flow from a network that maps two images [1, 3, H, W] in -1 … 1 to a list of flows, the last one the best."""
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net

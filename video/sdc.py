@@ -1,13 +1,14 @@
-"""SDC-Net, the vector-based one: two frames and the flow between them in, the motion of every pixel out.
+"""SDC-Net, the vector-based variant: two frames and the flow between them in, the motion of every pixel out.
 
-Reda et al., "SDC-Net: Video prediction using spatially-displaced convolution", ECCV 2018, as Zhu et al. (CVPR 2019)
-use it. The flow network in front of it is no part of it here: any estimator takes its place.
+Reda et al., "SDC-Net: Video prediction using spatially-displaced convolution", ECCV 2018, as used by Zhu et al.
+(CVPR 2019). The flow network in front of it is not included: any estimator can take its place.
 
-Written from the papers. The layers, their kernels and the proportions of their channels are those of FlowNetS, one
-level finer. Not verified, since no published weights were at hand: the width (believed to be half FlowNetS's; a file's
-is read off it), the order of the input channels, and the scale of flows (MEAN_FLOW and FLOW_SCATTER; taken from a file
-that has `flow_mean` and `flow_std`). `python -m video.train --snapshot FILE --test_mode` begins with the PSNR of what
-the file makes of the frames, which shows whether it means the same.
+Written from the papers. The layers, their kernels and the ratios of their channels are those of FlowNetS, one level
+finer. Not verified, since no published weights were available: the width (believed to be half that of FlowNetS; a
+file's width is read from the file), the order of the input channels, and the scale of flows (MEAN_FLOW and
+FLOW_SCATTER; replaced by a file's `flow_mean` and `flow_std` if it has them). `python -m video.train --snapshot FILE
+--test_mode` first reports the PSNR that the file's weights reach on the frames, which shows whether it uses the same
+conventions.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from video.warping import FlowArray
 WIDTH = 32  # channels of conv1
 WHITE = 255.0
 MULTIPLE = 64  # six halvings
-INPUTS = 8  # two flow components, three colours of two frames
-# Flows enter as (flow - mean) / (3 * scatter), and the motion leaves the same way back. Pixels.
+INPUTS = 8  # two flow components and three colours of each of two frames
+# Flows enter as (flow - mean) / (3 * scatter), and the output is scaled back the same way. In pixels.
 MEAN_FLOW = (-0.944, -1.231)
 FLOW_SCATTER = (13.772, 7.475)
 FLOW_SCALE = ("flow_mean", "flow_std")  # keys of these two
@@ -38,11 +39,11 @@ FLOW_SCALE = ("flow_mean", "flow_std")  # keys of these two
 class SDCNet(nn.Module):
     """Encoder and decoder with skip connections. Attribute names are keys of published checkpoints.
 
-    width: channels of the first layer, a multiple of 4; all others follow. 64 are FlowNetS's.
+    width: channels of the first layer, a multiple of 4; all others follow from it. FlowNetS has 64.
 
-    As made, it gives back the flow that it is given, so that training starts from the estimator's warp: the last layer
-    sees the input too, and is zero but for that. In reconstruction that is the flow itself, in prediction the motion
-    that goes on as it was.
+    A new network returns its input flow, so training starts from the estimator's warp: the last layer also sees the
+    input, and all its other weights are zero. For reconstruction that is the flow itself, for prediction constant
+    motion.
     """
 
     flow_mean: Tensor
@@ -81,10 +82,10 @@ class SDCNet(nn.Module):
         return self.conv1[0].out_channels  # type: ignore[return-value]
 
     def forward(self, earlier: Tensor, later: Tensor, flow: Tensor) -> Tensor:
-        """The motion [B, 2, H, W] float32 of the target frame towards the source frame, in pixels right and down.
+        """The motion [B, 2, H, W] float32 from the target frame to the source frame, in pixels right and down.
 
-        earlier, later: two frames behind each other, [B, 3, H, W] RGB, 0 to 255. flow: [B, 2, H, W] pixels, of `later`
-        towards `earlier`: what is at (x, y) of `later` is at (x, y) + flow in `earlier`. In reconstruction `later` is
+        earlier, later: two consecutive frames, [B, 3, H, W] RGB, 0 to 255. flow: [B, 2, H, W] pixels, from `later`
+        to `earlier`: what is at (x, y) of `later` is at (x, y) + flow in `earlier`. In reconstruction `later` is
         the target and `earlier` the source; in prediction `later` is the source, and the target comes after it.
         Sides may have any length.
         """
@@ -127,19 +128,19 @@ class SDCNet(nn.Module):
 
 
 def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = RECONSTRUCTION) -> SDCNet:
-    """A trained network for `mode`, one of SDC_MODES, in evaluation mode. The file says how wide it is.
+    """A trained network for `mode`, one of SDC_MODES, in evaluation mode. The file determines its width.
 
-    Published files, which hold a flow network beside it and do not say their mode, are taken at the caller's word.
-    Raises FileNotFoundError, or ValueError where the file is damaged, of another network or of another mode.
+    Published files also hold a flow network and do not record their mode; for these, `mode` is trusted.
+    Raises FileNotFoundError, or ValueError if the file is damaged or holds another network or another mode.
     """
     return sdc_of(load_checkpoint(path), path, mode).eval().to(device)
 
 
 def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
-    """The network for `mode` that a checkpoint, read from `path`, holds. Raises ValueError where it holds another."""
+    """The network for `mode` in a checkpoint that was read from `path`. Raises ValueError if it holds another one."""
     if checkpoint.arch not in (None, arch_name(mode)):
         raise ValueError(
-            f"{path} holds {checkpoint.arch}; {arch_name(mode)} is wanted: python -m video.train --mode {mode}."
+            f"{path} holds {checkpoint.arch}; expected {arch_name(mode)}: python -m video.train --mode {mode}."
         )
     first = checkpoint.state_dict.get("conv1.0.weight")
     if first is None or first.shape[1:] != (INPUTS, 7, 7):
@@ -163,12 +164,12 @@ def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
 def sdc_motion(net: SDCNet, image: Uint8Array, other: Uint8Array, flow: FlowArray) -> FlowArray:
     """The flow from `image` to `other`, refined by a network for reconstruction: [H, W, 2] float32, pixels.
 
-    image, other: [H, W, 3] uint8 RGB. flow: [H, W, 2], another estimator's: what is at (x, y) of `image` is at
-    (x, y) + flow in `other`. With a network for prediction it is the motion of the frame that comes after `image`,
-    towards `image`. Raises ValueError where the sizes differ.
+    image, other: [H, W, 3] uint8 RGB. flow: [H, W, 2], from another estimator: what is at (x, y) of `image` is at
+    (x, y) + flow in `other`. With a network for prediction the result is the motion from the frame after `image`
+    to `image`. Raises ValueError if the sizes differ.
     """
     if not image.shape[:2] == other.shape[:2] == flow.shape[:2]:
-        raise ValueError(f"frames and flow of one size are wanted, got {image.shape}, {other.shape} and {flow.shape}.")
+        raise ValueError(f"frames and flow must have the same size, got {image.shape}, {other.shape} and {flow.shape}.")
     device = net.flow_mean.device
     earlier, later, start = (
         torch.from_numpy(np.ascontiguousarray(values)).to(device).permute(2, 0, 1)[None].float()
@@ -178,7 +179,7 @@ def sdc_motion(net: SDCNet, image: Uint8Array, other: Uint8Array, flow: FlowArra
 
 
 class SdcFlow:
-    """The flow of an estimator, refined by a network for reconstruction."""
+    """An estimator's flow, refined by a network for reconstruction."""
 
     def __init__(self, net: SDCNet, start: Flow) -> None:
         self._net = net
@@ -190,7 +191,7 @@ class SdcFlow:
 
 
 def _without_mean(earlier: Tensor, later: Tensor) -> Tensor:
-    """Two frames [B, 3, H, W] -> [B, 6, H, W] about 0: each colour's mean over both taken off, colour by colour."""
+    """Two frames [B, 3, H, W] -> [B, 6, H, W] centred at 0: each colour's mean over both frames is subtracted."""
     frames = torch.stack([earlier.float(), later.float()], 2)
     return ((frames - frames.mean(dim=(2, 3, 4), keepdim=True)) / WHITE).flatten(1, 2)
 

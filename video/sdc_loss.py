@@ -1,4 +1,4 @@
-"""How well a motion makes the target frame out of the source frame, without any label."""
+"""How well a motion reconstructs the target frame from the source frame; needs no labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COLOR, GRADIENT, SMOOTHNESS = 0.7, 0.2, 0.1  # the weights of the published trai
 
 
 class SDCLoss(NamedTuple):
-    """The loss, and what it is the weighted sum of."""
+    """The loss and the terms of its weighted sum."""
 
     total: Tensor
     color: Tensor
@@ -22,9 +22,10 @@ class SDCLoss(NamedTuple):
 def sdc_loss(prediction: Tensor, target: Tensor, motion: Tensor) -> SDCLoss:
     """0.7 colour + 0.2 colour gradient + 0.1 smoothness of the motion.
 
-    prediction, target: [B, C, H, W] float32, values 0 to 255. motion: [B, 2, H, W] float32 pixels, which made it.
-    Colours count from 0 to 1, motion in pixels. Each term is a mean, so that it depends neither on the number nor on
-    the size of the images. Gradients have a sign: an edge from dark to bright is none from bright to dark.
+    prediction, target: [B, C, H, W] float32, values 0 to 255. motion: [B, 2, H, W] float32 pixels; it produced the
+    prediction. In the loss, colours range from 0 to 1 and motion is in pixels. Each term is a mean, so it depends
+    neither on the number nor on the size of the images. Gradients are signed: an edge from dark to bright does not
+    match one from bright to dark.
     """
     error = (prediction - target) / WHITE
     color = error.abs().mean()

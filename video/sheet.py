@@ -1,4 +1,4 @@
-"""A sheet of propagated pairs for the eye: rows of pictures with their labels laid over them, void marked."""
+"""A contact sheet of propagated pairs: rows of images overlaid with their labels, with void marked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from utils.fonts import text_font
 from utils.images import Uint8Array
 from utils.pictures import blend
 
-WIDTH = 320  # of a picture on the sheet, in pixels
+WIDTH = 320  # of an image on the sheet, in pixels
 GAP = 8
 FONT_SIZE = 14
-VOID_COLOR = (255, 0, 220)  # of the stripes where there is no label; no data set has a class of this colour
+VOID_COLOR = (255, 0, 220)  # of the stripes on unlabelled pixels; no data set has a class of this colour
 STRIPE = 8  # pixels from one stripe to the next
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture [H, W, 3] uint8 RGB with its train ids [H, W] uint8, and a line of text above it."""
+    """An image [H, W, 3] uint8 RGB with its train ids [H, W] uint8, and a line of text above it."""
 
     title: str
     image: Uint8Array
@@ -31,7 +31,7 @@ class Cell:
 
 
 def sheet(rows: Sequence[Sequence[Cell]], palette: Sequence[Color]) -> Uint8Array:
-    """The cells on white, [H, W, 3] uint8 RGB; a row may be shorter than others. palette: colours in train id order."""
+    """The cells on white, [H, W, 3] uint8 RGB; rows may differ in length. palette: colours in train id order."""
     drawn = [[_drawn(cell, palette) for cell in row] for row in rows]
     heights = [max(picture.shape[0] for picture in row) for row in drawn]
     columns = max(len(row) for row in drawn)
@@ -46,7 +46,7 @@ def sheet(rows: Sequence[Sequence[Cell]], palette: Sequence[Color]) -> Uint8Arra
 
 
 def with_void_marked(image: Uint8Array, labels: Uint8Array, palette: Sequence[Color]) -> Uint8Array:
-    """`image` [H, W, 3] with the colours of `labels` [H, W] over it, and stripes where there is no class."""
+    """`image` [H, W, 3] overlaid with the colours of `labels` [H, W], and with stripes where there is no class."""
     shown = blend(image, labels, palette)
     y, x = np.indices(labels.shape)
     stripes = (labels >= len(palette)) & ((x + y) % STRIPE < STRIPE // 2)

@@ -1,4 +1,4 @@
-"""Labels where classes meet, moved to the edges of the picture: the neighbours of a pixel vote on its class."""
+"""Snap class boundaries in labels to edges in the image: the neighbours of a pixel vote on its class."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from utils.images import Uint8Array
 
-RADIUS = 2  # pixels: the voters are a square of 5x5
-DISTANCE = 1.2  # pixels, and
-COLOUR = 15.0  # length in RGB, at which a vote has lost 40 % of its weight
+RADIUS = 2  # pixels: the voters form a 5x5 square
+DISTANCE = 1.2  # in pixels, and
+COLOUR = 15.0  # in RGB: the distances at which a vote has lost 40 % of its weight
 
 
 def vote(labels: Uint8Array, guide: Uint8Array, trust: NDArray[np.float32]) -> Uint8Array:
-    """`labels` [H, W] uint8, where classes meet replaced by what most neighbours of like colour have.
+    """`labels` [H, W] uint8; where classes meet, each is replaced by the class of most neighbours of similar colour.
 
-    guide: [H, W, 3] uint8, the picture whose colours count. trust: [H, W] float32 in 0 … 1, the weight of each
+    guide: [H, W, 3] uint8, the image whose colours are compared. trust: [H, W] float32 in 0 … 1, the weight of each
     pixel's vote.
     """
     width = labels.shape[1]
@@ -42,7 +42,7 @@ def vote(labels: Uint8Array, guide: Uint8Array, trust: NDArray[np.float32]) -> U
             unlike = colours[voters] - own
             far = np.float32((dx * dx + dy * dy) / (2 * DISTANCE**2))
             weight = np.exp(-np.einsum("ij,ij->i", unlike, unlike) - far) * weights[voters]
-            votes[first + votes_for[voters]] += weight  # each place is in it once only, so += adds them all
+            votes[first + votes_for[voters]] += weight  # each index occurs only once, so += loses none
     result = labels.copy()
     result[rows, columns] = classes[votes.reshape(-1, len(classes)).argmax(1)]
     return result

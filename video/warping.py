@@ -1,4 +1,4 @@
-"""Backward warping: every pixel of the new picture fetches what is at the place that its flow points to."""
+"""Backward warping: every pixel of the new image is sampled where its flow points."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ FlowArray = NDArray[np.float32]
 
 
 def places(flow: FlowArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Where a flow [H, W, 2] points: x and y [H, W] float32, in pixels; pixel centres have whole numbers."""
+    """Where a flow [H, W, 2] points: x and y [H, W] float32, in pixels; pixel centres are at whole numbers."""
     height, width = flow.shape[:2]
     columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     return flow[..., 0] + columns, flow[..., 1] + rows
 
 
 def inside(flow: FlowArray) -> NDArray[np.bool_]:
-    """[H, W]: whether the flow points into the picture, up to the outer edge of its border pixels."""
+    """[H, W]: whether the flow points into the image, up to the outer edge of its border pixels."""
     x, y = places(flow)
     height, width = flow.shape[:2]
     return (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
 
 
 def warp_image(image: Uint8Array, flow: FlowArray) -> Uint8Array:
-    """`image` [H, W, 3] uint8 fetched along the flow: cubic between pixels; beyond the border, its nearest pixel."""
+    """`image` [H, W, 3] uint8 sampled along the flow: cubic between pixels; the nearest pixel beyond the border."""
     x, y = places(flow)
     return cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def warp_labels(labels: Uint8Array, flow: FlowArray) -> Uint8Array:
-    """`labels` [H, W] uint8 fetched from the nearest pixel; beyond the border, of the border."""
+    """`labels` [H, W] uint8 sampled at the nearest pixel, which lies on the border for places beyond it."""
     x, y = places(flow)
     return cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
@@ -40,13 +40,13 @@ def warp_labels(labels: Uint8Array, flow: FlowArray) -> Uint8Array:
 def compose(first: FlowArray, second: FlowArray) -> FlowArray:
     """The flow of going along `first` and from there along `second`, both [H, W, 2] float32.
 
-    Between pixels `second` is interpolated; beyond the border it goes on as at the border.
+    `second` is interpolated between pixels; beyond the border, it keeps its value at the border.
     """
     x, y = places(first)
     return first + cv2.remap(second, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def grey_difference(image: Uint8Array, other: Uint8Array) -> NDArray[np.float32]:
-    """[H, W] float32: how much two pictures [H, W, 3] differ, the mean of the colours, in grey levels."""
+    """[H, W] float32: the absolute difference of two images [H, W, 3], averaged over the colours, in grey levels."""
     difference = cv2.absdiff(image, other)
     return cv2.transform(difference, np.full((1, 3), 1 / 3)).astype(np.float32)

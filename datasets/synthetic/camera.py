@@ -1,4 +1,4 @@
-"""The camera: where it is at a moment, how it turns, and how it projects.
+"""The camera: its position and orientation over time, and its projection.
 
 Conventions, used by every file of this package:
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
 
-# Focal length over image height: a vertical opening angle of 47 degrees, about that of a dashboard camera.
+# Focal length over image height: a vertical field of view of 47 degrees, about that of a dashboard camera.
 FOCAL_PER_HEIGHT = 1.15
 
 
@@ -30,7 +30,7 @@ class Curve:
     phase: float = 0.0
 
     def x(self, z: FloatArray | float) -> FloatArray:
-        """Sideways place of the centre line at `z`, metres."""
+        """x of the centre line at `z`, in metres."""
         k = 2 * np.pi / self.wavelength
         return np.asarray(self.amplitude * (np.sin(k * np.asarray(z) + self.phase) - np.sin(self.phase)))
 
@@ -55,7 +55,7 @@ class CameraPath:
     sway_period: float = 40.0
 
     def pose(self, t: float) -> Pose:
-        """Place and attitude at time `t` (frames, may be fractional)."""
+        """Position and orientation at time `t` (frames, may be fractional)."""
         z = self.speed * t
         swing = 2 * np.pi * t / self.sway_period
         x = float(self.curve.x(z)) + self.lane + self.lane_sway * np.sin(swing)
@@ -82,7 +82,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Lens:
-    """A pinhole for one image size; all values in pixels."""
+    """A pinhole lens for one image size; all values in pixels."""
 
     focal: float
     centre_x: float

@@ -67,7 +67,7 @@ def paint_window(rng: np.random.Generator, canvas: Canvas, x: float, y: float, w
 
 
 def paint_shop(rng: np.random.Generator, canvas: Canvas, x: float, width: float) -> None:
-    """A shop front, 3.2 m high, from `x` on: sign band, window with goods, door, sometimes an awning."""
+    """A shop front, 3.2 m high, starting at `x`: sign band, window with goods, door, sometimes an awning."""
     trim = jitter(rng, ((60, 40, 34), (30, 60, 52), (120, 30, 34), (40, 46, 80), (200, 196, 186))[rng.integers(5)], 0.2)
     canvas.box(x, 0, x + width, 3.3, trim)
     canvas.box(x + 0.15, 0.5, x + width - 1.25, 2.5, jitter(rng, (74, 82, 86), 0.25))
@@ -125,7 +125,7 @@ def facade(rng: np.random.Generator, width: float, num_floors: int, floor_height
 
 
 def office(rng: np.random.Generator, width: float, num_floors: int, floor_height: float) -> Texture:
-    """A front of glass bands, as offices have."""
+    """An office front with bands of glass."""
     base = jitter(rng, (156, 160, 164), 0.25)
     canvas = wall_canvas(rng, width, num_floors * floor_height, base, brick=False)
     glass = jitter(rng, (84, 112, 132), 0.3)
@@ -139,7 +139,7 @@ def office(rng: np.random.Generator, width: float, num_floors: int, floor_height
 
 
 def side_wall(rng: np.random.Generator, depth: float, height: float, gable: float, base: Colour) -> Texture:
-    """The wall between two houses, with a gable `gable` metres high (0: flat roof) and few windows."""
+    """The side wall of a house, with a gable `gable` metres high (0: flat roof) and few windows."""
     canvas = wall_canvas(rng, depth, height + gable, base, brick=rng.random() < 0.5)
     for floor in range(1, int(height / 3)):
         for x in (depth * 0.25, depth * 0.65):

@@ -1,6 +1,6 @@
-"""The ground plane: which class lies at a place of the street, and how it looks there.
+"""The ground plane: the class and the appearance of each place on the street.
 
-Everything is computed from the place itself, so that kerbs and markings stay sharp at any image size.
+Everything is computed from the place itself, so that kerbs and markings are sharp at any image size.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from datasets.synthetic.camera import Curve
 from datasets.synthetic.materials import ROAD, SIDEWALK, TREE, Colour, FloatArray, Texture, make_texture, tileable_noise
 
 KERB_WIDTH = 0.2
-FINE_SIZE = 0.008  # metres; one grain of the finest structure
+FINE_SIZE = 0.008  # metres; size of a grain of the finest structure
 CORNER_RADIUS = 3.0
 
 
 @dataclass(frozen=True)
 class Junction:
-    """A side street at `z`, `half_width` metres to each side, leaving to the left and/or right."""
+    """A side street at `z` that reaches `half_width` metres to each side and leads left, right or both ways."""
 
     z: float
     half_width: float
@@ -49,7 +49,7 @@ class Ground:
     crossings: tuple[float, ...]
     centre_line: str  # "dashed", "double", "solid" or "none"
     edge_line: str  # "solid", "dashed" or "none"
-    lawn: bool  # beyond the sidewalk: grass (class Tree, as CamVid counts low plants) or paving
+    lawn: bool  # beyond the sidewalk: grass (class Tree, as CamVid labels low plants) or paving
     line_colour: Colour
     asphalt: Tile
     slabs: Tile
@@ -57,7 +57,7 @@ class Ground:
 
 
 def kerb_distance(ground: Ground, x: FloatArray, z: FloatArray) -> FloatArray:
-    """Metres from the kerb, negative on the road; kerbs are rounded at the mouths of side streets."""
+    """Metres from the kerb, negative on the road; kerbs are rounded at the corners of side streets."""
     d = x - ground.curve.x(z).astype(x.dtype)
     distance = np.abs(d) - np.float32(ground.half_width)
     for junction in ground.junctions:
@@ -72,7 +72,7 @@ def kerb_distance(ground: Ground, x: FloatArray, z: FloatArray) -> FloatArray:
 
 
 def ground_labels(ground: Ground, x: FloatArray, z: FloatArray, distance: FloatArray) -> NDArray[np.uint8]:
-    """Class [n] of the ground points (x, z)."""
+    """Classes [n] of the ground points (x, z)."""
     labels = np.full(x.shape, ROAD, np.uint8)
     labels[distance >= 0] = SIDEWALK
     if ground.lawn:
@@ -82,7 +82,7 @@ def ground_labels(ground: Ground, x: FloatArray, z: FloatArray, distance: FloatA
 
 def ground_colours(ground: Ground, x: FloatArray, z: FloatArray, distance: FloatArray, footprint: FloatArray,
                    labels: NDArray[np.uint8]) -> NDArray[np.float32]:  # fmt: skip
-    """Colour [n, 3] of the ground points; `footprint` [n] is the size of a sample on the ground in metres."""
+    """Colours [n, 3] of the ground points; `footprint` [n] is the size of a sample on the ground in metres."""
     colours = np.empty((*x.shape, 3), np.float32)
     for label, tile in ((ROAD, ground.asphalt), (SIDEWALK, ground.slabs), (TREE, ground.grass)):
         at = np.flatnonzero(labels == label)
@@ -181,9 +181,9 @@ def bilinear(image: NDArray[np.uint8], columns: FloatArray, rows: FloatArray, wr
 
 
 def fine_grain(tile: Tile, u: FloatArray, v: FloatArray, footprint: FloatArray) -> FloatArray:
-    """Brightness [n] about 1 of grain finer than the textures: keeps large images from looking blank near by.
+    """Brightness [n], around 1, of grain finer than the textures, so that near surfaces in large images are not blank.
 
-    u, v: places on the surface in metres. It fades out where a sample is larger than half a grain.
+    u, v: places on the surface in metres. The grain fades out where a sample is larger than half a grain.
     """
     density = tile.texture.labels.shape[0] / tile.size
     zoom = np.float32(1 / (FINE_SIZE * density))

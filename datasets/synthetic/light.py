@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from datasets.synthetic.materials import FloatArray, tileable_noise
 
 SHADOW_DENSITY = 6.0  # texels per metre of the shadow map
-SHADOW_REACH = 42.0  # the map covers this many metres to both sides
+SHADOW_REACH = 42.0  # the map covers this many metres on each side
 
 
 @dataclass(frozen=True)
 class Light:
-    """What lights the scene and how the camera develops it.
+    """The lighting of the scene and how the camera renders it.
 
     sun: direction to the sun [3]; sun_share: 0 overcast .. 0.6 clear; tint: colour of the sunlight;
-    zenith, horizon: sky colours; cloud: 0 none .. 1 closed; haze: metres after which 63 % is haze;
-    exposure, cast, contrast, grain: the camera's part (grain in grey values).
+    zenith, horizon: sky colours; cloud: 0 none .. 1 closed; haze: distance in metres at which 63 % is haze;
+    exposure, cast, contrast, grain: properties of the camera (grain in grey values).
     """
 
     sun: FloatArray
@@ -38,7 +38,7 @@ class Light:
     blur: float
 
     def on(self, normal: FloatArray) -> FloatArray:
-        """Light [3] on a surface with outward unit `normal`; 1 is that on open ground."""
+        """Light [3] on a surface with outward unit `normal`; 1 is the light on open ground."""
         facing = max(0.0, float(normal @ self.sun)) / max(0.3, float(self.sun[1]))
         sky = 0.82 + 0.18 * float(normal[1])
         level = (1 - self.sun_share) * sky + self.sun_share * min(facing, 1.5) * self.tint
@@ -90,7 +90,7 @@ def sky_colours(light: Light, directions: FloatArray) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Something that stands on the ground: outline [n, 2] as (x, z), height, and its velocity [3] per frame.
+    """An object on the ground: outline [n, 2] as (x, z), height, and velocity [3] per frame.
 
     contact: how dark the ground is right below, 0..1. lifted: height at which the body starts (a tree's crown).
     """
@@ -127,7 +127,7 @@ class ShadowMap:
 
 
 def static_shadows(light: Light, footprints: list[Footprint], first_z: float, last_z: float) -> ShadowMap:
-    """Shadows and contact darkness of everything that stands still."""
+    """Shadows and contact shading of everything stationary."""
     size = (int((last_z - first_z) * SHADOW_DENSITY), int(2 * SHADOW_REACH * SHADOW_DENSITY))
     shadow_map = ShadowMap(np.full(size, 255, np.uint8), first_z)
     still = [f for f in footprints if not f.velocity.any()]
@@ -135,7 +135,7 @@ def static_shadows(light: Light, footprints: list[Footprint], first_z: float, la
 
 
 def with_moving(light: Light, shadow_map: ShadowMap, footprints: list[Footprint], t: float) -> ShadowMap:
-    """`shadow_map` with the shadows of moving things at time `t`."""
+    """`shadow_map` with the shadows of moving objects at time `t`."""
     moving = [f for f in footprints if f.velocity.any()]
     return _darken(light, shadow_map, moving, t, local=True) if moving else shadow_map
 

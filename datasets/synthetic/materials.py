@@ -1,7 +1,7 @@
-"""Textures and light: what a surface looks like, apart from where it is.
+"""Textures: what a surface looks like, independent of where it is.
 
-A `Texture` carries a colour image with smaller copies for the distance and a class per texel; `HOLE` marks texels
-where one sees through. `Canvas` paints one in metres.
+A `Texture` has a colour image, with smaller copies for distant surfaces, and a class per texel; `HOLE` marks
+transparent texels. `Canvas` paints one in metres.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def make_texture(colours: NDArray, labels: NDArray[np.uint8]) -> Texture:
 
 
 def _bleed(image: NDArray[np.uint8], opaque: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Continue the colours into the holes, so that the smaller copies get no fringe of another colour."""
+    """Extend the colours into the holes, so that the smaller copies get no fringe of another colour."""
     height, width = opaque.shape
     small = (max(1, width // 4), max(1, height // 4))
     known = opaque.astype(np.uint8)
@@ -58,14 +58,14 @@ def _bleed(image: NDArray[np.uint8], opaque: NDArray[np.bool_]) -> NDArray[np.ui
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float) -> NDArray[np.float32]:
-    """Smooth random field [height, width] in -1..1 whose blobs are about `cell` texels wide."""
+    """A smooth random field [height, width] in -1..1 with blobs about `cell` texels wide."""
     rows, columns = max(2, round(height / cell) + 2), max(2, round(width / cell) + 2)
     coarse = rng.random((rows, columns), dtype=np.float32) * 2 - 1
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def tileable_noise(rng: np.random.Generator, size: int, cells: Sequence[int]) -> NDArray[np.float32]:
-    """Random field [size, size], zero mean, about -1..1, that repeats without a seam; one octave per cell size."""
+    """A seamless random field [size, size], zero mean, about -1..1; one octave per cell size."""
     total = np.zeros((size, size), np.float32)
     for cell in cells:
         coarse = np.pad(rng.random((size // cell, size // cell), dtype=np.float32) * 2 - 1, 2, mode="wrap")
@@ -75,7 +75,7 @@ def tileable_noise(rng: np.random.Generator, size: int, cells: Sequence[int]) ->
 
 
 def jitter(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    """`colour` with a random change of brightness and a smaller one of hue; `spread` as a share of 1."""
+    """`colour` with random changes of brightness and, smaller, of hue; `spread` is a fraction."""
     gain = 1 + spread * rng.uniform(-1, 1) + 0.35 * spread * rng.uniform(-1, 1, 3)
     red, green, blue = np.clip(np.array(colour) * gain, 0, 255)
     return float(red), float(green), float(blue)
@@ -87,7 +87,7 @@ def scaled(colour: Colour, gain: float) -> Colour:
 
 
 class Canvas:
-    """A picture in metres, `width` x `height`, x to the right from the left edge, y up from the lower edge."""
+    """An image of `width` x `height` metres; x runs right from the left edge, y up from the lower edge."""
 
     def __init__(self, width: float, height: float, density: float, label: int = HOLE,
                  colour: Colour = (90, 90, 90)) -> None:  # fmt: skip
@@ -104,7 +104,7 @@ class Canvas:
         return np.round((pixels - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
     def polygon(self, points: Sequence[Point], colour: Colour, label: int | None = None) -> None:
-        """Fill a polygon; `label` None keeps the classes below."""
+        """Fill a polygon; with `label` None the classes stay."""
         fixed = self._fixed(points)
         cv2.fillPoly(self.colours, [fixed], colour, cv2.LINE_8, SUBPIXEL_BITS)
         if label is not None:
@@ -137,20 +137,20 @@ class Canvas:
             self.ellipse(x, y, width / 2, width / 2, colour, label)
 
     def ring(self, x: float, y: float, radius: float, width: float, colour: Colour, label: int | None = None) -> None:
-        """Draw a circle line."""
+        """Draw a circular outline."""
         angles = np.linspace(0, 2 * np.pi, 33)
         points = [(x + radius * float(np.cos(a)), y + radius * float(np.sin(a))) for a in angles]
         self.line(points, width, colour, label)
 
     def text(self, words: str, x: float, y: float, size: float, colour: Colour) -> None:
-        """Write `words`, `size` metres high, from the lower left corner (x, y); classes stay."""
+        """Write `words`, `size` metres high, with the lower left corner at (x, y); the classes stay."""
         rows = self.labels.shape[0]
         at = (round(x * self.density), round(rows - y * self.density))
         scale, thick = size * self.density / 21, max(1, round(size * self.density / 7))
         cv2.putText(self.colours, words, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
 
     def shade(self, gain: NDArray[np.floating]) -> None:
-        """Multiply the colours by `gain`, which broadcasts to [rows, columns, 1]."""
+        """Multiply the colours by `gain`, which must broadcast to [rows, columns, 1]."""
         self.colours = np.clip(self.colours * gain, 0, 255).astype(np.uint8)
 
     def grain(self, rng: np.random.Generator, strength: float, cell: float = 2.0) -> None:
@@ -158,7 +158,7 @@ class Canvas:
         self.shade(1 + strength * noise(rng, *self.labels.shape, cell)[..., None])
 
     def round_off(self, strength: float = 0.25) -> None:
-        """Darken towards the left and right edge of the painted part of each row, as on a rounded body."""
+        """Darken each row towards the left and right ends of its painted part, as on a rounded body."""
         opaque = self.labels != HOLE
         columns = np.arange(opaque.shape[1])
         first = np.where(opaque.any(1), opaque.argmax(1), 0)[:, None]

@@ -9,8 +9,8 @@ from datasets.synthetic.camera import FloatArray, Lens, Pose
 from datasets.synthetic.render import GROUND_ID, NEAR, SKY_ID, Frame, Planes, View, draw, planes_at, trace
 from datasets.synthetic.scene import Scene
 
-# A point is seen again when the surface seen at the pixel it moves to has, at exactly that place, the same 1/z to
-# within this share.
+# A point is visible again if the surface at the pixel it moves to has the same 1/z, at exactly that place, up to this
+# relative tolerance.
 DEPTH_TOLERANCE = 0.01
 
 
@@ -27,7 +27,7 @@ def flow_and_visibility(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Flow [H, W, 2] and visibility [H, W] from the view at the pixel centres of frame `t` to frame t + steps.
 
-    A point that passes behind the camera has flow 0 and is not visible. `steps` may be negative: back in time.
+    A point that moves behind the camera has flow 0 and is not visible. `steps` may be negative: back in time.
     """
     height, width = view.ids.shape
     lens, now, later = Lens.for_size(height, width), scene.path.pose(t), scene.path.pose(t + steps)
@@ -54,7 +54,7 @@ def flow_and_visibility(
 
 def _move(scene: Scene, planes: Planes, ids: NDArray[np.int16], x: FloatArray, y: FloatArray, lens: Lens, now: Pose,
           later: Pose, steps: int) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """Camera points [H, W, 3] at t + steps of what is seen at (x, y) at t, and their depth; the sky only turns."""
+    """Camera points [H, W, 3] at t + steps of the points seen at (x, y) at t, and their depth; the sky only rotates."""
     rays = lens.rays(x, y)
     plane = planes.inverse_depth[np.maximum(ids, GROUND_ID)]
     inverse = plane[..., 0] * x + plane[..., 1] * y + plane[..., 2]

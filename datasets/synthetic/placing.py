@@ -1,4 +1,4 @@
-"""Where things stand: fills a street with houses, trees, poles, signs, fences, cars and people."""
+"""Place objects: fill a street with houses, trees, poles, signs, fences, cars and people."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from datasets.synthetic.surfaces import Surfaces
 from datasets.synthetic.vehicles import Vehicle, vehicle
 
 STILL = np.zeros(3)
-START = -8.0  # z of the first things
-HOUSE_DEPTH, CORNER_DEPTH = 11.0, 26.0  # metres, of a house and of a corner with what is built on behind it
+START = -8.0  # z of the first objects
+HOUSE_DEPTH, CORNER_DEPTH = 11.0, 26.0  # metres, of a house, and of a corner house including its rear building
 POST_WIDTH = 0.2  # metres
 BOLLARD_WIDTH = 0.25  # metres
-GABLE_RISE = 0.38  # height of a gable over its width
+GABLE_RISE = 0.38  # ratio of a gable's height to its width
 
 
 class Placer:
-    """Puts painted things into `surfaces`; keeps what every placing needs at hand."""
+    """Adds painted objects to `surfaces`; holds what every placement needs."""
 
     def __init__(self, rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float,
                  detail_end: float) -> None:
         self.rng, self.ground, self.light, self.path, self.end = rng, ground, light, path, end
-        self.detail_end = detail_end  # small things stand only up to here
+        self.detail_end = detail_end  # small objects are placed only up to here
         self.surfaces = Surfaces()
         self.city = not ground.lawn
         self.setback = 0.0 if self.city else float(rng.uniform(3.0, 6.0))
 
     def point(self, side: int, beyond_kerb: float, z: float, y: float = 0.0) -> FloatArray:
-        """World point `beyond_kerb` metres outside the kerb of `side` (-1 left, 1 right)."""
+        """The world point `beyond_kerb` metres outside the kerb on `side` (-1 left, 1 right)."""
         return np.array([float(self.ground.curve.x(z)) + side * (self.ground.half_width + beyond_kerb), y, z])
 
     def in_junction(self, side: int, z0: float, z1: float, margin: float = 0.0) -> bool:
-        """Whether a side street of `side` touches z0..z1."""
+        """Whether a side street on `side` overlaps z0..z1."""
         for j in self.ground.junctions:
             gap = j.half_width + margin
             if (j.right if side > 0 else j.left) and z1 > j.z - gap and z0 < j.z + gap:
@@ -45,7 +45,7 @@ class Placer:
 
     def wall(self, start: FloatArray, stop: FloatArray, height: float, texture: Texture,
              two_sided: bool = False, base: float = 0.0) -> None:  # fmt: skip
-        """An upright wall; `start` is its left end as seen from the front."""
+        """An upright wall; `start` is its left end seen from the front."""
         u = np.array([stop[0] - start[0], 0.0, stop[2] - start[2]])
         normal = np.array([u[2], 0.0, -u[0]]) / max(1e-6, float(np.hypot(u[0], u[2])))
         tint = self.light.on(normal)
@@ -54,10 +54,10 @@ class Placer:
 
     def billboard(self, at: FloatArray, width: float, height: float, texture: Texture, turn: float = 0.0,
                   velocity: FloatArray = STILL, anchor: float = 0.5, gain: float = 1.0) -> None:  # fmt: skip
-        """An upright picture standing at `at`, facing the camera's start, turned by `turn`; `anchor` is its foot."""
+        """An upright image at `at` that faces the camera's start, rotated by `turn`; `anchor` is its foot."""
         u = width * np.array([np.cos(turn), 0.0, np.sin(turn)])
         top = at - anchor * u + np.array([0.0, height, 0.0])
-        # Rounded things catch light from a wide range of directions.
+        # Rounded objects catch light from a wide range of directions.
         tint = 0.45 + 0.55 * self.light.on(np.array([0.0, 0.35, -0.94]))
         self.surfaces.add(top, u, np.array([0.0, -height, 0.0]), texture, tint * gain, velocity, True)
 
@@ -69,7 +69,7 @@ class Placer:
         self.surfaces.footprints.append(Footprint(outline, height, velocity, contact, lifted))
 
     def houses(self, side: int) -> None:
-        """A row of houses along one side, with gaps at side streets and now and then a green gap."""
+        """A row of houses along one side, with gaps at side streets and an occasional green gap."""
         rng = self.rng
         fronts = [self._front() for _ in range(5)]
         self.flanks = [self._flank(*front) for front in fronts]
@@ -97,7 +97,7 @@ class Placer:
         return facades.facade(rng, width, floors, tall, False), width, floors * tall, rng.random() < 0.85
 
     def _flank(self, texture: Texture, width: float, height: float, pitched: bool) -> tuple[Texture, Texture]:
-        """Side walls in a front's colour: that of the house, and of what is built on behind at street corners."""
+        """Side walls in the front's colour: that of the house, and that of the rear building at street corners."""
         rng = self.rng
         base = jitter(rng, tuple(texture.mips[0][-8:, :20].reshape(-1, 3).mean(0)), 0.1)
         gable = facades.side_wall(rng, HOUSE_DEPTH, height, HOUSE_DEPTH * GABLE_RISE if pitched else 0.0, base)
@@ -136,7 +136,7 @@ class Placer:
         self.fence_run(side, self.ground.walk + 0.1, z0, z1, int(self.rng.integers(3)))
 
     def backdrop(self) -> None:
-        """Houses and trees far behind, which close the view at the end, in gaps and along side streets."""
+        """Distant houses and trees, which close the view at the end of the street, in gaps and along side streets."""
         rng = self.rng
         for side in (-1, 1):
             texture = facades.facade(rng, 24.0, 3, 3.1, False)
@@ -153,7 +153,7 @@ class Placer:
             self.tree(np.array([middle + rng.uniform(-26, 26), 0, self.end + rng.uniform(4, 12)]), rng.uniform(6, 11))
 
     def prepare(self) -> None:
-        """Paint the crowns, fences and signs that this street's things share."""
+        """Paint the crowns, fences and signs that objects on this street share."""
         rng = self.rng
         self.fences = [facades.fence(rng, 4.0, kind) for kind in range(4)]
         self.signs = [sprites.sign(rng, kind) for kind in (0, 1, 2, 3, 4, 5)]
@@ -221,7 +221,7 @@ class Placer:
                 self.wall(left, right, height, texture)
 
     def borders(self) -> None:
-        """Fences and hedges along the sidewalks; every street has some fence near its start."""
+        """Fences and hedges along the sidewalks; every street has a fence near its start."""
         rng = self.rng
         sure = 1 if rng.random() < 0.5 else -1
         for side in (-1, 1):
@@ -299,7 +299,7 @@ class Placer:
         self.footprint(at, 0.09, 0.09, 3.3, contact=0.3)
 
     def car(self, model: Vehicle, at: FloatArray, heading: float, velocity: FloatArray = STILL) -> None:
-        """A vehicle whose rear middle stands at `at`, looking along `heading` (0: +z)."""
+        """A vehicle with the middle of its rear at `at`, pointing along `heading` (0: +z)."""
         right = np.array([np.cos(heading), 0.0, -np.sin(heading)])
         forward = np.array([np.sin(heading), 0.0, np.cos(heading)])
         axes = np.stack([right, [0.0, 1.0, 0.0], forward])
@@ -346,7 +346,7 @@ class Placer:
         self.car(model, at, float(slope if ahead else slope + np.pi))
 
     def driving(self, model: Vehicle, offset: float, z: float, speed: float) -> None:
-        """A car in its lane; negative speed comes towards the camera."""
+        """A car in its lane; with negative speed it comes towards the camera."""
         slope = np.arctan(self.ground.curve.slope(z))
         along = np.array([np.sin(slope), 0.0, np.cos(slope)])
         at = np.array([float(self.ground.curve.x(z)) + offset, 0.0, z])
@@ -361,7 +361,7 @@ class Placer:
         self.footprint(at, 0.25, 0.2, height * 0.95, velocity, 0.6)
 
     def rider(self, at: FloatArray, velocity: FloatArray, kind: int) -> None:
-        """One of this street's cyclists; side views stand at an angle to the street."""
+        """One of this street's cyclists; side views are at an angle to the street."""
         texture, width, height = self.riders[kind % len(self.riders)]
         side_view = width > 1
         turn = self.rng.uniform(0.35, 0.75) if side_view else self.rng.uniform(-0.3, 0.3)
@@ -371,7 +371,7 @@ class Placer:
         self.footprint(at, 0.25, 0.7, height * 0.9, velocity, 0.6)
 
     def people_and_riders(self) -> None:
-        """Pedestrians on the sidewalks and crossings, cyclists near the kerb; some of each close to the start."""
+        """Pedestrians on sidewalks and crossings, cyclists near the kerb; some of each close to the start."""
         rng, ground = self.rng, self.ground
         self.people = [sprites.pedestrian(rng) for _ in range(7)]
         self.riders = [sprites.cyclist(rng, side_view) for side_view in (True, True, False, True)]
@@ -383,7 +383,7 @@ class Placer:
                 for k in range(1 + int(rng.random() < 0.3)):
                     at = self.point(side, rng.uniform(0.6, ground.walk - 0.4), float(z) + 0.5 * k)
                     self.person(at, np.array([0, 0, rng.uniform(-0.09, 0.09)]), int(rng.integers(7)))
-        for _ in range(int(rng.integers(1, 4))):  # someone always steps onto the road
+        for _ in range(int(rng.integers(1, 4))):  # there is always someone stepping onto the road
             at = self.point(int(rng.choice([-1, 1])), rng.uniform(-1.8, 0.2), rng.uniform(6, 12) + reach)
             self.person(at, np.array([rng.choice([-1, 1]) * rng.uniform(0.02, 0.05), 0, 0]), int(rng.integers(7)))
         for crossing in ground.crossings:
@@ -401,7 +401,7 @@ class Placer:
             self.rider(self.point(side, beyond, float(z)), np.array([0, 0, along]), int(rng.integers(4)))
 
     def odds_and_ends(self) -> None:
-        """Litter bins, letter boxes and dogs: class void."""
+        """Litter bins, letter boxes and dogs, of class void."""
         rng = self.rng
         for side in (-1, 1):
             for z in np.arange(rng.uniform(6, 14), self.detail_end, rng.uniform(9, 18)):
@@ -414,7 +414,7 @@ class Placer:
 def furnish(
     rng: np.random.Generator, ground: Ground, light: Light, path: CameraPath, end: float, detail_end: float
 ) -> Surfaces:
-    """All surfaces of a street that reaches to z = `end`; people, poles, signs and fences reach to `detail_end`."""
+    """All surfaces of a street that extends to z = `end`; people, poles, signs and fences extend to `detail_end`."""
     placer = Placer(rng, ground, light, path, end, detail_end)
     placer.prepare()
     for side in (-1, 1):

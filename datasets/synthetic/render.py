@@ -1,7 +1,7 @@
-"""Drawing a scene: which surface is seen where (a depth buffer over exact planes), and its colour.
+"""Draw a scene: which surface is visible where (a depth buffer over exact planes), and its colour.
 
-Depth 1/z of a plane is an affine function of the image coordinates, and so are a/z and b/z of its texture
-coordinates; six numbers per surface and a few multiply-adds per pixel find class and depth exactly.
+The inverse depth 1/z of a plane is an affine function of the image coordinates, and so are a/z and b/z of its texture
+coordinates; six numbers per surface and a few multiply-adds per pixel give class and depth exactly.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from datasets.synthetic.materials import HOLE, SKY, FloatArray
 from datasets.synthetic.scene import Scene
 
 SKY_ID, GROUND_ID = -1, 0  # surface ids in a view; quad k of the scene has id k + 1
-NEAR = 0.15  # metres; what is closer to the camera is not drawn
-GROUND_FAR = 600.0  # metres; beyond, the ground counts as sky (the skyline hides it)
+NEAR = 0.15  # metres; anything closer to the camera is not drawn
+GROUND_FAR = 600.0  # metres; beyond this, the ground counts as sky (the skyline hides it)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Frame:
 class Planes:
     """Affine functions c[0] * x + c[1] * y + c[2] of image coordinates, per surface id: [n, 3] each.
 
-    inverse_depth: 1/z; a, b: texture coordinates over z. `boxes` [n, 4] holds x0, y0, x1, y1 in pixels, `order` the
+    inverse_depth: 1/z; a, b: texture coordinates over z. `boxes` [n, 4] are x0, y0, x1, y1 in pixels, `order` the
     ids to draw, nearest first.
     """
 
@@ -71,7 +71,7 @@ class View:
 def planes_at(scene: Scene, t: float, pose: Pose, lens: Lens, height: int, width: int) -> Planes:
     """The scene's planes as seen at time `t`."""
     rotation = pose.rotation()
-    # Id 0 is the ground: a = x and b = -z in metres, without bounds.
+    # Id 0 is the ground: a = x and b = -z in metres, unbounded.
     origins = np.concatenate([np.zeros((1, 3)), scene.origins + t * scene.velocities])
     us = np.concatenate([[[1.0, 0.0, 0.0]], scene.us]) @ rotation.T
     vs = np.concatenate([[[0.0, 0.0, -1.0]], scene.vs]) @ rotation.T
@@ -97,13 +97,13 @@ def planes_at(scene: Scene, t: float, pose: Pose, lens: Lens, height: int, width
 
 
 def _boxes(p: FloatArray, us: FloatArray, vs: FloatArray, lens: Lens) -> tuple[FloatArray, FloatArray]:
-    """Image boxes [n, 4] of the quads' parts beyond NEAR, and the depth [n] of their nearest corners."""
+    """Image boxes [n, 4] of the parts of the quads beyond NEAR, and the depth [n] of their nearest corners."""
     corners = np.stack([p, p + us, p + us + vs, p + vs], axis=1)
     following = np.roll(corners, -1, axis=1)
     depth, next_depth = corners[..., 2], following[..., 2]
     step = np.where(depth == next_depth, 1.0, next_depth - depth)
     share = np.clip((NEAR - depth) / step, 0, 1)[..., None]
-    cut = corners + share * (following - corners)  # where an edge passes the near plane
+    cut = corners + share * (following - corners)  # where an edge crosses the near plane
     crosses = (depth < NEAR) != (next_depth < NEAR)
     points = np.concatenate([corners, cut], axis=1)
     valid = np.concatenate([depth >= NEAR, crosses], axis=1)
@@ -116,7 +116,7 @@ def _boxes(p: FloatArray, us: FloatArray, vs: FloatArray, lens: Lens) -> tuple[F
 
 
 def trace(scene: Scene, planes: Planes, xs: FloatArray, ys: FloatArray) -> View:
-    """What is seen at the sample points; `xs` and `ys` ascend in even steps."""
+    """What is visible at the sample points; `xs` and `ys` ascend in even steps."""
     shape = (ys.size, xs.size)
     xs32, ys32 = xs.astype(np.float32), ys.astype(np.float32)
     nearest = np.full(shape, 1 / GROUND_FAR, np.float32)
@@ -173,7 +173,7 @@ def _trace_ground(scene: Scene, planes: Planes, xs: FloatArray, ys: FloatArray, 
 
 
 def shade(scene: Scene, planes: Planes, view: View, pose: Pose, lens: Lens, t: float) -> NDArray[np.float32]:
-    """Colours [rows, columns, 3] of a view, 0..255, before the camera's part."""
+    """Colours [rows, columns, 3] of a view, 0..255, before the camera's effects."""
     ids = view.ids.ravel()
     colours = np.empty((ids.size, 3), np.float32)
     z = view.inverse_depth.ravel()
@@ -189,7 +189,7 @@ def shade(scene: Scene, planes: Planes, view: View, pose: Pose, lens: Lens, t: f
             colours[at] = sky_colours(scene.light, rays @ pose.rotation())
         elif k == GROUND_ID:
             x, depth = a[at], -b[at]
-            # A ground sample is longer than wide by depth / camera height; the geometric mean sets the blur.
+            # A ground sample is depth / camera height times as long as wide; the geometric mean sets the blur.
             footprint = step / (lens.focal * z[at]) * np.sqrt(np.maximum(1.0, 1 / (z[at] * pose.position[1])))
             distance = kerb_distance(scene.ground, x, depth)
             ground = ground_colours(scene.ground, x, depth, distance, footprint, view.labels.ravel()[at])
@@ -206,7 +206,7 @@ def shade(scene: Scene, planes: Planes, view: View, pose: Pose, lens: Lens, t: f
 
 def _sample_surface(scene: Scene, planes: Planes, k: int, a: FloatArray, b: FloatArray, z: FloatArray,
                     pixel: float) -> FloatArray:  # fmt: skip
-    """Colours [n, 3] of surface `k`: the texture copy whose texels are as large as the samples."""
+    """Colours [n, 3] of surface `k`, from the texture copy whose texels are as large as the samples."""
     texture = scene.textures[k - 1]
     density = texture.labels.shape[1] / max(1e-6, float(np.linalg.norm(scene.us[k - 1])))
     slant = np.clip(z * planes.distance[k], 0.08, 1.0)
@@ -228,10 +228,10 @@ def _sample_surface(scene: Scene, planes: Planes, k: int, a: FloatArray, b: Floa
 
 
 def draw(scene: Scene, t: float, height: int, width: int) -> tuple[NDArray[np.uint8], View, Planes]:
-    """Image [H, W, 3] uint8 RGB, and what is seen at the pixel centres."""
+    """Image [H, W, 3] uint8 RGB, and what is visible at the pixel centres."""
     pose, lens = scene.path.pose(t), Lens.for_size(height, width)
     planes = planes_at(scene, t, pose, lens, height, width)
-    # Samples half a pixel apart, including every pixel centre: labels are exact there, colours are averaged.
+    # Samples are half a pixel apart and include every pixel centre: labels are exact there, colours are averaged.
     xs, ys = np.arange(-1, 2 * width) / 2, np.arange(-1, 2 * height) / 2
     fine = trace(scene, planes, xs, ys)
     colours = shade(scene, planes, fine, pose, lens, t)
@@ -244,7 +244,7 @@ def draw(scene: Scene, t: float, height: int, width: int) -> tuple[NDArray[np.ui
 
 
 def develop(scene: Scene, image: NDArray[np.float32], t: float) -> NDArray[np.uint8]:
-    """The camera's part: blur, exposure, colour cast, contrast, vignette, grain."""
+    """The camera's effects: blur, exposure, colour cast, contrast, vignette, grain."""
     light = scene.light
     height, width = image.shape[:2]
     sigma = light.blur * height / 240

@@ -1,4 +1,4 @@
-"""The world: a street with everything in it, made of flat painted surfaces, built from a seed."""
+"""The world: a street with everything in it, consisting of flat painted surfaces and built from a seed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from datasets.synthetic.materials import FloatArray, Texture, jitter
 from datasets.synthetic.placing import furnish
 
 VIEW_LENGTH = 130.0  # metres of street beyond the last camera position
-# Metres beyond it in which small things stand. Further off they are a pixel wide at the size of the embedded set,
-# where nobody could name them.
+# Metres beyond it with small objects. Further away they are a pixel wide at the size of the embedded set, and nobody
+# could recognise them.
 DETAIL_LENGTH = 12.0
 
 
@@ -44,7 +44,7 @@ class Scene:
 def build_scene(seed: int | tuple[int, ...], num_frames: int = 1, path: CameraPath | None = None) -> Scene:
     """The street of `seed`, long enough for `num_frames` frames.
 
-    path: the drive; drawn from the seed when None. The same arguments give the same street.
+    path: the drive; if None, it is drawn from the seed. The same arguments give the same street.
     """
     seed = (seed,) if isinstance(seed, int) else tuple(seed)
     rng = np.random.default_rng([*seed, 1])

@@ -1,4 +1,4 @@
-"""People, cyclists, trees, poles, signs and small things, each painted on one upright plane."""
+"""People, cyclists, trees, poles, signs and small objects, each painted on one upright plane."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def cyclist(rng: np.random.Generator, side_view: bool) -> tuple[Texture, float, 
     tyre: Colour = (28, 28, 30)
     rear, front, crank, seat, head = (0.38, 0.35), (1.42, 0.35), (0.86, 0.32), (0.72, 0.93), (1.27, 0.86)
     for hub in (rear, front):
-        canvas.ellipse(*hub, 0.31, 0.31, (104, 106, 108), BICYCLIST)  # labelled as a person would: without holes
+        canvas.ellipse(*hub, 0.31, 0.31, (104, 106, 108), BICYCLIST)  # labelled without holes, as a person would do
         canvas.ring(*hub, 0.31, 0.075, tyre, BICYCLIST)
         for angle in np.arange(5) * np.pi / 5 + 0.3:
             dx, dy = 0.3 * float(np.cos(angle)), 0.3 * float(np.sin(angle))
@@ -137,7 +137,7 @@ def _cyclist_behind(rng: np.random.Generator, coat: Colour, legs: Colour, helmet
 
 
 def crown(rng: np.random.Generator, width: float, height: float, leaf: Colour, tapered: bool) -> Texture:
-    """Leaves of a tree: a heap of lit clumps with a ragged edge."""
+    """The leaves of a tree: lit clumps with a ragged edge."""
     density = min(44.0, 220.0 / max(width, height))
     rows, columns = round(height * density), round(width * density)
     picture = np.full((rows, columns), 0.45, np.float32)
@@ -156,7 +156,7 @@ def crown(rng: np.random.Generator, width: float, height: float, leaf: Colour, t
     leaves = noise(rng, rows, columns, max(1.5, density * 0.05))
     edge = cv2.GaussianBlur(opaque.astype(np.float32), (0, 0), density * 0.16)
     across, up = np.linspace(-1, 1, columns)[None, :], np.linspace(-1, 1, rows)[:, None]
-    rim = np.clip(across**2 + (0 if tapered else 1) * up**2 - 0.7, 0, None)  # no clump is cut off by the picture's edge
+    rim = np.clip(across**2 + (0 if tapered else 1) * up**2 - 0.7, 0, None)  # the image's edge cuts off no clump
     solid = edge + 0.3 * leaves + 0.18 * clumps > 0.52 + 1.5 * rim + 3 * np.clip(np.abs(up) - 0.93, 0, None)
     gain = np.clip(soft + 0.2 * clumps + 0.22 * leaves, 0.15, 1.6)
     colours = np.array(leaf, np.float32) * gain[..., None]
@@ -217,7 +217,7 @@ def cylinder(canvas: Canvas, x: float, radius: float) -> None:
 
 
 def post(rng: np.random.Generator, height: float, width: float, colour: Colour, bands: bool = False) -> Texture:
-    """A plain round post, with red and white bands when `bands`."""
+    """A plain round post, with red and white bands if `bands`."""
     canvas = Canvas(width, height, 72.0, POLE, jitter(rng, colour, 0.12))
     if bands:
         canvas.box(0, height * 0.72, width, height * 0.9, (226, 226, 222))
@@ -233,7 +233,7 @@ def _arrow(canvas: Canvas, x: float, y: float, size: float, colour: Colour) -> N
 
 
 def sign(rng: np.random.Generator, kind: int) -> tuple[Texture, float, float]:
-    """A traffic sign plate with its width and height: warning, limit, stop, order, square, board."""
+    """A traffic sign with its width and height: warning, speed limit, stop, mandatory, square, board."""
     density = 96.0
     if kind == 0:
         canvas = Canvas(1.0, 0.88, density)
@@ -277,7 +277,7 @@ def sign(rng: np.random.Generator, kind: int) -> tuple[Texture, float, float]:
 
 
 def traffic_light(rng: np.random.Generator) -> tuple[Texture, float, float]:
-    """A traffic light head of three lamps."""
+    """A traffic light with three lamps."""
     canvas = Canvas(0.42, 1.1, 96.0, SIGN, (30, 34, 32))
     lit = int(rng.integers(3))
     for k, colour in enumerate(((235, 50, 40), (240, 180, 40), (60, 225, 120))):

@@ -1,4 +1,4 @@
-"""The flat painted quads that a street is put together from, while it is put together."""
+"""The flat painted quads of a street while it is being built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets.synthetic.materials import FloatArray, Texture
 
 @dataclass
 class Surfaces:
-    """A growing list of quads; the fields mean what they mean in `scene.Scene`."""
+    """A growing list of quads; the fields have the same meaning as in `scene.Scene`."""
 
     origins: list[FloatArray] = field(default_factory=list)
     us: list[FloatArray] = field(default_factory=list)

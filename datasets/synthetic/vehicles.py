@@ -149,7 +149,7 @@ def _end(rng: np.random.Generator, p: _Shape, paint: Colour, front: bool) -> Can
 
 
 def _pane(p: _Shape, run: float, paint: Colour, lean: float) -> Canvas:
-    """Windscreen or rear window: a trapezoid as wide as the body below and `lean` narrower on each side above."""
+    """Windscreen or rear window: a trapezoid, as wide as the body below and narrower by `lean` on each side above."""
     canvas = Canvas(p.width, run, 64.0)
     _glass(canvas, [(0, 0), (lean, run), (p.width - lean, run), (p.width, 0)], 0.08, paint, run)
     return canvas

@@ -1,9 +1,9 @@
-"""Puts drawn streets on disk in the folder form of CamVid.
+"""Write drawn streets to disk in CamVid's folder layout.
 
 ROOT/{train,val,test}/<stem>.jpg images, ROOT/{train,val,test}annot/<stem>.png labels (0..10, 11 = void),
-ROOT/{train,val,test}flow/<stem>.npz where asked for (flow [H, W, 2] float32 and visible [H, W] bool),
-ROOT/{train,val,test}.txt lists of `<image> <label>` relative to ROOT, and ROOT/streets.json, what it was made with.
-A stem is `<sequence>_<frame number>`; every sequence is a street of its own and lies in one split only.
+ROOT/{train,val,test}flow/<stem>.npz if requested (flow [H, W, 2] float32 and visible [H, W] bool),
+ROOT/{train,val,test}.txt lists of `<image> <label>` relative to ROOT, and ROOT/streets.json, the parameters.
+A stem is `<sequence>_<frame number>`; every sequence is a separate street and lies in one split.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from utils.cores import available_cores
 
 SPLITS = ("train", "val", "test")
 MARKER = "streets.json"
-DRAWING_VERSION = 2  # raise it when the same parameters would give other files
+DRAWING_VERSION = 2  # increase it when the same parameters give different files
 JPEG_QUALITY = 95
 SMALLEST_SIDE = 32
-PART = ".part"  # ends the name of the folder in which a set is drawn
-OF_DRAWN_STREETS = (PROPAGATED, "video")  # what others put beside the streets, frames named after the drawn ones
+PART = ".part"  # suffix of the folder in which a set is drawn
+OF_DRAWN_STREETS = (PROPAGATED, "video")  # folders that others add, with frames named after the drawn ones
 
 
 @dataclass(frozen=True)
 class StreetsPlan:
-    """All that decides the files of a written set, byte by byte."""
+    """The parameters that determine every byte of a written set."""
 
     num_train: int
     num_val: int
@@ -55,9 +55,9 @@ class StreetsPlan:
 
 @dataclass(frozen=True)
 class Street:
-    """One street: its frames lie in one split.
+    """One street; its frames lie in one split.
 
-    number: counts through all splits.
+    number: counted across all splits.
     """
 
     split: str
@@ -65,7 +65,7 @@ class Street:
     num_frames: int
 
     def stem(self, frame: int) -> str:
-        """File name of a frame, without ending."""
+        """File name of a frame, without suffix."""
         return f"street{self.number:04d}_{frame:06d}"
 
 
@@ -83,27 +83,27 @@ def write_streets(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> bool:
-    """Write a data set of drawn streets below `root`, or leave it where the same one is there already.
+    """Write a data set of drawn streets below `root`, unless the same one already exists there.
 
-    Of other streets there, what was drawn is replaced; anything else in `root` stays.
+    If `root` holds other streets, the drawn files are replaced; anything else in it stays.
 
     num_train, num_val, num_test: images per split. frames_per_sequence: consecutive frames of one street.
     height, width: image size in pixels. num_workers: processes, None for one per core; the files do not depend on it.
     Returns whether anything was written. The set appears under its final name when it is complete.
-    Raises ValueError for a bad value, FileExistsError where `root` holds something else than drawn streets, or what
-    fits the streets that are there alone.
+    Raises ValueError for a bad value, FileExistsError if `root` holds anything other than drawn streets, or files
+    that only fit the existing streets.
     """
     plan = StreetsPlan(num_train, num_val, num_test, frames_per_sequence, height, width, seed, with_flow)
     _check(plan, num_workers)
-    root = Path(root).resolve()  # what a link names is filled, the link stays
+    root = Path(root).resolve()  # the target of a link is filled, the link stays
     if read_plan(root) == asdict(plan):
         return False
     _refuse_foreign(root)
-    place = root if root.exists() else root.parent  # on the same disk, so that moving is renaming
+    place = root if root.exists() else root.parent  # on the same disk, so that a move is a rename
     place.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=PART, dir=place))
     try:
-        temporary.chmod(0o755)  # mkdtemp keeps others out, a data set should not
+        temporary.chmod(0o755)  # mkdtemp excludes other users, a data set should not
         _write_all(temporary, plan, num_workers or available_cores(), progress)
         _move_into_place(temporary, root, plan)
     finally:
@@ -128,7 +128,7 @@ def _check(plan: StreetsPlan, num_workers: int | None) -> None:
 
 
 def read_plan(root: Path) -> dict[str, object] | None:
-    """What the streets in `root` were made with, a `StreetsPlan` as a dictionary; None where there are none."""
+    """The parameters of the streets in `root`, a `StreetsPlan` as a dictionary; None if there are none."""
     try:
         plan = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
@@ -137,36 +137,36 @@ def read_plan(root: Path) -> dict[str, object] | None:
 
 
 def _refuse_foreign(root: Path) -> None:
-    """Drawn streets may be replaced; anything else stays, and what fits them alone must be moved away first."""
+    """Drawn streets may be replaced; anything else stays, and files that only fit them must be moved away first."""
     if not root.exists():
         return
     if not root.is_dir():
-        raise FileExistsError(f"--root {root} is not a folder. Name a new or empty one.")
+        raise FileExistsError(f"--root {root} is not a folder. Choose a new or empty one.")
     if read_plan(root) is None:
         if any(not path.name.endswith(PART) for path in root.iterdir()):
             raise FileExistsError(
-                f"--root {root} holds files but no {MARKER}; they are kept. Name a new or empty folder."
+                f"--root {root} holds files but no {MARKER}; they are kept. Choose a new or empty folder."
             )
         return
     for folder in (root / name for name in OF_DRAWN_STREETS):
         if any(path.is_file() for path in folder.rglob("*")):
             raise FileExistsError(
-                f"{folder} belongs to the streets that are there and would not fit others. Move it away, or name "
+                f"{folder} belongs to the existing streets and would not fit others. Move it away, or choose "
                 "another --root."
             )
     stranger = next(_strangers(root), None)
     if stranger is not None:
-        raise FileExistsError(f"{stranger} was not drawn and would be lost. Move it away, or name another --root.")
+        raise FileExistsError(f"{stranger} was not drawn and would be lost. Move it away, or choose another --root.")
 
 
 def _strangers(root: Path) -> Iterator[Path]:
-    """What lies in the folders of drawn files without being one."""
+    """Files in the folders of drawn files that were not drawn."""
     for folder in (root / name for name in _drawn_names() if (root / name).is_dir()):
         yield from (path for path in folder.iterdir() if not re.fullmatch(r"street\d+_\d+\.\w+", path.name))
 
 
 def _drawn_names() -> Iterator[str]:
-    """All that may be written into the root, the marker last."""
+    """Names of everything that may be written to the root, the marker last."""
     for split in SPLITS:
         yield from (split, f"{split}annot", f"{split}flow", f"{split}.txt")
     yield MARKER
@@ -174,12 +174,12 @@ def _drawn_names() -> Iterator[str]:
 
 def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
     if read_plan(root) == asdict(plan):
-        return  # another process was faster with the same files
+        return  # another process has already written the same files
     _refuse_foreign(root)
     if not root.exists():
         temporary.rename(root)
         return
-    (root / MARKER).write_text("{}\n")  # if we are stopped here: drawn streets, but by no plan, so they are drawn anew
+    (root / MARKER).write_text("{}\n")  # if interrupted here: drawn streets without a plan, so they are redrawn
     for name in _drawn_names():
         if name != MARKER:
             _remove(root / name)
@@ -195,7 +195,7 @@ def _remove(path: Path) -> None:
 
 
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
-    """The streets of a set, in the order in which they are drawn."""
+    """The streets of a set, in drawing order."""
     number = 0
     for split, num_images in zip(SPLITS, (plan.num_train, plan.num_val, plan.num_test), strict=True):
         for first in range(0, num_images, plan.frames_per_sequence):
@@ -226,19 +226,19 @@ def _run(folder: Path, plan: StreetsPlan, sequences: list[Street], num_workers: 
         for sequence in sequences:
             yield _write_sequence(folder, plan, sequence)
         return
-    # Processes start afresh ("spawn"): a fork of a process that runs torch threads may hang.
+    # New processes are spawned: a fork of a process that runs torch threads may hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare_process)
     try:
         for future in [pool.submit(_write_sequence, folder, plan, sequence) for sequence in sequences]:
             yield future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C, or a full disk: what is not begun is not drawn any more
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, or on a full disk: do not start pending streets
 
 
 def _prepare_process() -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the one that started them ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
 
 
 def _write_sequence(folder: Path, plan: StreetsPlan, sequence: Street) -> int:
