@@ -44,8 +44,8 @@ class RunConfig:
     )
     max_minutes: float = option(
         0.0,
-        "fit learning rate schedule and --rlx_off_epoch to this many minutes, then validate and stop, at the latest "
-        "after --max_epoch (--max_cu_epoch still counts epochs); 0: train --max_epoch epochs",
+        "fit the learning rate schedule and --rlx_off_epoch to this many minutes, then validate and stop, at the "
+        "latest after --max_epoch (--max_cu_epoch still counts epochs); 0: train --max_epoch epochs",
         must_be=NOT_NEGATIVE,
     )
     val_interval: int = option(1, "validate every N epochs, and after the last", must_be=POSITIVE)
@@ -244,7 +244,7 @@ class IgnoredConfig:
 class TrainIgnoredConfig(IgnoredConfig):
     """accepted for old command lines, without effect"""
 
-    hardnm: int = option(0, "hard negative mining of the published code, which no recipe uses")
+    hardnm: int = option(0, "hard negative mining, which no recipe of the published code uses")
     apex: bool = option(False, "processes and mixed precision are PyTorch's own")
     local_rank: int = option(0, "torchrun sets LOCAL_RANK", "--local_rank", "--local-rank")
 

@@ -41,7 +41,7 @@ VIDEO_RESULTS = ("_overlay.mp4", "_class_shares.csv")
 def main(config: DemoConfig) -> int:
     """Segment the image or the video that the flags name."""
     if bool(config.input.demo_image) == bool(config.input.demo_video):
-        raise ValueError("give either --demo-image or --demo-video.")
+        raise ValueError("give --demo-image or --demo-video, and not both.")
     if config.input.temporal and not config.input.demo_video:
         raise ValueError("--temporal works only with --demo-video: an image has no previous frame.")
     if processes().count > 1:

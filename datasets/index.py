@@ -147,8 +147,9 @@ def _root(name: str, dataset_dir: str | None) -> Path:
 
 def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
     if not 0 <= cv < spec.num_folds:
-        known = ", ".join(str(k) for k in range(spec.num_folds)) or "none"
-        raise ValueError(f"--cv {cv}: {spec.name} has these folds: {known}.")
+        if not spec.num_folds:
+            raise ValueError(f"--cv {cv}: {spec.name} has no cross-validation folds; leave it out.")
+        raise ValueError(f"--cv {cv}: {spec.name} has the folds {', '.join(str(k) for k in range(spec.num_folds))}.")
     pool = find_images(spec, root, "trainval")
     if spec.val_every:
         is_val = [position % spec.val_every == cv for position in range(len(pool))]

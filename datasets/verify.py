@@ -19,7 +19,7 @@ from datasets.examine import ALIKE
 from datasets.index import dataset_root, load_spec
 from datasets.spec import DatasetSpec
 from datasets.survey import SplitSurvey, Survey, survey
-from utils.columns import display_width, padded
+from utils.columns import counted, display_width, padded
 from utils.command import run_command
 from utils.cores import available_cores
 from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
@@ -113,7 +113,7 @@ def print_findings(found: Survey) -> None:
         print("\n".join(f"    {message}" for message in messages[:most]))
         if count > most:
             print(f"    and {count - most} more (--json FILE lists all)")
-    print(f"error: {len(found.findings)} problems found", file=sys.stderr)
+    print(f"error: {counted(len(found.findings), 'problem')} found", file=sys.stderr)
 
 
 def as_json(found: Survey, spec: DatasetSpec, root: Path, asked: SetConfig) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class DemoFolderOutputConfig(DemoOutputConfig):
 class DemoIgnoredConfig:
     """accepted for old command lines, without effect"""
 
-    num_workers: int | None = option(None, "threads read and write while the network runs")
+    num_workers: int | None = option(None, "reading and writing always use threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +227,9 @@ class SubmissionInputConfig:
     dataset: str | None = option(None, f"data set; default: as recorded there by eval.py. One of: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "its root folder; default: as recorded there by eval.py")
     split: str | None = option(None, "its split; default: as recorded there by eval.py, or test")
-    cv_split: int | None = option(None, "its cross-validation fold; default: as recorded there by eval.py")
+    cv_split: int | None = option(
+        None, "its cross-validation fold; default: as recorded there by eval.py", "--cv"
+    )
     zip: str | None = option(None, "write the files, if they pass, to this zip, and check it too")
 
 

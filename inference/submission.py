@@ -48,7 +48,10 @@ def main(config: SubmissionConfig) -> int:
     root = dataset_root(spec, options.dataset_dir)
     pairs = find_pairs(spec, root, options.split or "test", options.cv_split)
     path = Path(options.path or "")
-    path = path / "pred" if (path / "pred").is_dir() else path
+    if (path / "pred").is_dir():
+        path = path / "pred"
+    elif recorded_by_eval(path / "settings.json"):
+        raise FileNotFoundError(f"{path} has no folder pred; run eval.py again with --dump_images.")
     wrong = problems(path, pairs, written_ids(spec.classes))
     if options.zip and not wrong:
         path = write_zip(path, Path(options.zip))

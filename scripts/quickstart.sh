@@ -19,7 +19,7 @@ echo "== 1 of 4: drawing street scenes"
 echo "== 2 of 4: training for $MINUTES minutes"
 "$python" train.py \
     --dataset streets --dataset_dir "$DATA" --arch DeepMNV3V3PlusD_m1 \
-    --adam --lr 0.006 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 1 \
+    --adam --lr 0.006 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 50 \
     --max_minutes "$MINUTES" --max_epoch 1000 --val_interval 1000 --bs_mult_val 4 \
     --crop_size 192 --crop_width 240 --scale_min 0.9 --scale_max 1.1 --bs_mult 8 --color_aug 0 --no-gblur \
     --class_uniform_pct 0.6 --class_balance 0.2 \

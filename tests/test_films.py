@@ -246,8 +246,8 @@ def test_what_is_no_video_and_a_camera_that_is_not_there_are_told(tmp_path, ligh
     assert "not a video" in command("demo", "--demo-video", tmp_path / "fake.mp4", *flags).err
     assert "no such file" in command("demo", "--demo-video", tmp_path / "none.mp4", *flags).err
     assert "no camera 97" in command("demo", "--demo-video", "97", *flags).err
-    assert "give either" in command("demo", "--demo-video", "97", "--demo-image", "x.jpg", *flags).err
-    assert "give either --demo-image or --demo-video" in command("demo", *flags).err
+    assert "give --demo-image or" in command("demo", "--demo-video", "97", "--demo-image", "x.jpg", *flags).err
+    assert "give --demo-image or --demo-video, and not both" in command("demo", *flags).err
 
 
 def test_the_dash_cam_video_comes_out_playable_with_as_many_frames(shared, light_checkpoint, tmp_path, command):

@@ -62,9 +62,9 @@ def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_
     folder = tmp_path / "ckpt/default"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     for flags, told in (
-        (("--arch", "DeepR18V3PlusD_m1"), "another architecture"),
-        (("--freeze_trunk",), "its run had --freeze_trunk False, not True"),
-        (("--amsgrad",), "its run had --amsgrad False, not True"),
+        (("--arch", "DeepR18V3PlusD_m1"), "its run trained DeepMNV3V3PlusD_m1, not DeepR18V3PlusD_m1"),
+        (("--freeze_trunk",), "its run was without --freeze_trunk, this one is with --freeze_trunk"),
+        (("--amsgrad",), "its run was without --amsgrad, this one is with --amsgrad"),
     ):
         with pytest.raises(ValueError, match=told):
             run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", *flags)
@@ -87,9 +87,9 @@ def test_classes_that_changed_since_are_named(tiny_set, tmp_path):
 def test_a_finished_run_says_how_to_continue_it(tiny_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--max_epoch", "1")
     run(tiny_set, tmp_path, "--max_epoch", "1", "--resume")
-    assert "all of its 1 epochs are done; raise --max_epoch to continue" in capsys.readouterr().out
+    assert "finished: all epochs (--max_epoch 1) are done; raise it to continue" in capsys.readouterr().out
     run(tiny_set, tmp_path, "--max_epoch", "9", "--max_minutes", "1e-6", "--resume")
-    assert "its 1e-06 minutes are used up; raise --max_minutes to continue" in capsys.readouterr().out
+    assert "finished: the run's time (--max_minutes 1e-06) is used up" in capsys.readouterr().out
 
 
 def test_changed_settings_are_told_and_hold_from_then_on(tiny_set, tmp_path, capsys):
@@ -110,7 +110,7 @@ def test_weights_that_became_nan_do_not_replace_those_of_the_epoch_before(tiny_s
 def test_a_second_run_does_not_overwrite_the_first(tiny_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--max_epoch", "1")
     run(tiny_set, tmp_path, "--max_epoch", "1")
-    assert "resume: --exp default-2 --resume" in capsys.readouterr().out
+    assert "writing to" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "ckpt").iterdir()} == {"default", "default-2"}
     assert {path.name for path in (tmp_path / "tb").iterdir()} == {"default", "default-2"}
 

@@ -144,3 +144,6 @@ def test_a_result_folder_of_eval_says_itself_what_it_is(command, light_checkpoin
     assert "2 predictions of camvid test" in ended.out
     (tmp_path / "x" / "pred" / "a.png").unlink()
     assert "a.png: missing" in command("inference.submission", tmp_path / "x").err
+    (tmp_path / "x" / "pred").rename(tmp_path / "elsewhere")
+    told = command("inference.submission", tmp_path / "x").err
+    assert "has no folder pred; run eval.py again with --dump_images" in told

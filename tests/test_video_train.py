@@ -320,7 +320,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         video.train.main(config)
     last = tmp_path / "ckpt/sdc/last.pth"
-    assert f"stopped; {last} is saved; continue with --resume." in capsys.readouterr().out
+    assert f"stopped. {last} holds the last finished epoch; continue with --resume." in capsys.readouterr().out
 
 
 def test_a_network_that_has_become_nan_is_told_and_not_kept(train, tmp_path):

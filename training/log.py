@@ -48,8 +48,8 @@ class RunLog:
     ) -> None:
         if isinstance(error, KeyboardInterrupt):
             last = self.folder / LAST
-            kept = f"{last} is saved; continue with --resume" if last.is_file() else "no epoch was finished"
-            self.say(f"stopped; {kept}.")
+            kept = f"{last} holds the last finished epoch; continue with --resume"
+            self.say(f"stopped. {kept if last.is_file() else 'No epoch was finished'}.")
         self.close()
 
     def say(self, text: str) -> None:

@@ -100,7 +100,7 @@ class StepLog(Generic[BatchT]):
         self._meter = Meter(device, dtype)
         self._bar = tqdm(
             total=self.num_steps,
-            desc=f"epoch {epoch + 1}/{clock.max_epoch}",
+            desc=f"epoch {epoch + 1}" if clock.max_minutes else f"epoch {epoch + 1}/{clock.max_epoch}",
             unit="step",
             disable=not log.active,
             dynamic_ncols=True,

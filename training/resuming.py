@@ -19,7 +19,7 @@ from training.progress import remedy
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
 from utils.distributed import lists_of_all, wait_for_all
 
-# Flags, with their group, that the optimizer's state depends on.
+# Switches, with their group, that the optimizer's state depends on.
 SAME_AS_BEFORE = (("optim", "adam"), ("optim", "amsgrad"), ("model", "freeze_trunk"))
 # Flags that may differ when a run is resumed, and the one of video/train.py that the checkpoint decides.
 MAY_DIFFER = ("resume", "restore_optimizer", "snapshot", "start_epoch", "width")
@@ -51,7 +51,7 @@ class Start:
         """The flags that differ from the checkpoint's, with their earlier values."""
         before = self.checkpoint.config
         return [
-            f"--{name} {value} (was {before[group][name]})"
+            f"--{name} {_shown(value)} (was {_shown(before[group][name])})"
             for group, values in settings.items()
             for name, value in values.items()
             if name in before.get(group, {}) and before[group][name] != value and name not in MAY_DIFFER
@@ -91,10 +91,14 @@ def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any]) -> 
     if trained != list(spec.class_names):
         changed = first_difference(trained, spec.class_names)
         raise ValueError(f"{path}: its run had other classes than {spec.title} has now: {changed}; name another --exp.")
+    arch = settings["model"]["arch"].split(".")[-1]
+    if checkpoint.arch not in (None, arch):
+        raise ValueError(f"{path}: its run trained {checkpoint.arch}, not {arch}; name another --exp.")
     for group, name in SAME_AS_BEFORE:
         before, now = checkpoint.config[group][name], settings[group][name]
         if before != now:
-            raise ValueError(f"{path}: its run had --{name} {before}, not {now}; give the same, or name another --exp.")
+            there, here = (f"{'with' if value else 'without'} --{name}" for value in (before, now))
+            raise ValueError(f"{path}: its run was {there}, this one is {here}; change it, or name another --exp.")
 
 
 def restore(
@@ -137,7 +141,7 @@ def open_run(
     if not run.resume:
         folder, taken = free_run_folder(folder), folder
         if folder != taken:
-            notices.append(f"{taken} already holds a run; writing to {folder} (resume: --exp {folder.name} --resume).")
+            notices.append(f"{taken} already holds a run; writing to {folder}. To continue that run instead: --resume.")
     elif not start:
         notices.append(f"{folder} has no {LAST} to resume from; starting from the beginning.")
     events = tensorboard_folder(run.tb_path, folder, is_resumed=run.resume)
@@ -148,9 +152,9 @@ def open_run(
     log.config(settings)
     state = start.state() if start else fresh
     if start and state.epoch >= run.max_epoch:
-        log.say(f"all of its {run.max_epoch} epochs are done; raise --max_epoch to continue.")
+        log.say(f"finished: all epochs (--max_epoch {run.max_epoch}) are done; raise it to continue.")
     elif start and run.max_minutes and state.minutes >= run.max_minutes:
-        log.say(f"its {run.max_minutes:g} minutes are used up; raise --max_minutes to continue.")
+        log.say(f"finished: the run's time (--max_minutes {run.max_minutes:g}) is used up; raise it to continue.")
     if run.resume:
         log.rewind(state.epoch, is_due=state.is_due)
     return log, state
@@ -193,6 +197,10 @@ def check_weights(net: nn.Module, dtype: torch.dtype | None) -> None:
     """
     if not all(torch.isfinite(values).all() for values in net.parameters()):
         raise ValueError(f"the weights became NaN or infinite. {remedy(dtype)}")
+
+
+def _shown(value: Any) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def _own(folder: Path) -> Start | None:

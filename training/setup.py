@@ -21,6 +21,7 @@ from training.optim import build_optimizer, build_schedule, freeze
 from training.progress import TEST_STEPS
 from training.resuming import State, check_fits, find_start, open_run, restore
 from utils.checkpoint import load_checkpoint, load_matching
+from utils.columns import counted
 from utils.compiling import compiled
 from utils.distributed import Processes
 from utils.precision import autocast_dtype
@@ -141,9 +142,10 @@ def _describe(
 ) -> str:
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     numbers = str(dtype or torch.float32).removeprefix("torch.")
+    count = counted(me.count, "process", "es")
     return (
-        f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {me.count} process(es) "
-        f"on {device}, {numbers}, {config.data.bs_mult * me.count * config.optim.accumulate} crops a step"
+        f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {count} on {device}, "
+        f"{numbers}, {config.data.bs_mult * me.count * config.optim.accumulate} crops a step"
     )
 
 

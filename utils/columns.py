@@ -1,4 +1,4 @@
-"""Columns of text; characters of some scripts are two columns wide."""
+"""Text for terminals: columns, in which letters of some scripts are two places wide, and counted nouns."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def display_width(text: str) -> int:
 def padded(text: str, width: int) -> str:
     """`text` padded with trailing spaces to `width` columns."""
     return text + " " * (width - display_width(text))
+
+
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """`number` and `noun`, in the plural unless it is one: `1 process`, `2 processes`."""
+    return f"{number} {noun}{'' if number == 1 else ending}"

@@ -157,9 +157,16 @@ def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
         details["type"] = _plain_type(kind)
         details["choices"] = setting.metadata["choices"]
         details["metavar"] = None if details["choices"] else _plain_type(kind).__name__.upper()
-    if setting.default not in (None, "", False) and not details["required"]:
-        text += f" (default: {'on' if setting.default is True else setting.default})"
+    says_default = "default:" in text or details["required"]
+    if not says_default and setting.default not in (None, "") and setting.default is not False:
+        text += f" (default: {_default_text(setting.default)})"
     section.add_argument(*spellings, *own, help=text, **details)
+
+
+def _default_text(value: Any) -> str:
+    if value is True:
+        return "on"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _plain_type(kind: Any) -> Any:

@@ -33,7 +33,11 @@ class NetConfig:
         "reconstruction: motion between two known frames, as --flow sdc needs it; prediction: to the frame after them",
         choices=("reconstruction", "prediction"),
     )
-    width: int = option(32, "channels of the first layer, a multiple of 4; the others follow from it", must_be=POSITIVE)
+    width: int = option(
+        32,
+        "channels of the first layer, a multiple of 4; the others follow. A checkpoint decides its own",
+        must_be=POSITIVE,
+    )
     snapshot: str | None = option(None, "checkpoint to start from; it determines the width")
 
 

@@ -30,6 +30,7 @@ from training.resuming import State, check_weights, find_start, open_run, restor
 from training.resuming import save as save_state
 from training.samples import NUM_SAMPLES, as_picture, write_sample
 from utils.checkpoint import Checkpoint
+from utils.columns import counted
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import processes
@@ -110,7 +111,7 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
     about = (
         f"SDC-Net for {config.net.mode}, width {net.width} ({millions:.1f} M parameters) on {device}, "
         f"{str(dtype or torch.float32).removeprefix('torch.')}",
-        f"{len(sequences)} sequence(s): {len(clips)} clips to train on, {len(val)} held out",
+        f"{counted(len(sequences), 'sequence')}: {len(clips)} clips to train on, {len(val)} held out",
     )
     fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # the initial network is scored too
     log, state = open_run(config.run, start, fresh, as_dict(config), about)
