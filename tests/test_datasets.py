@@ -95,8 +95,10 @@ def test_the_error_for_a_missing_root_names_all_three(monkeypatch, tmp_path):
 
 
 def test_an_unknown_fold_or_split_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="has these folds: 0, 1, 2"):
+    with pytest.raises(ValueError, match="has the folds 0, 1, 2"):
         find_pairs(dataset_spec("cityscapes"), tmp_path, "val", 3)
+    with pytest.raises(ValueError, match="camvid has no cross-validation folds; leave it out"):
+        find_pairs(dataset_spec("camvid"), tmp_path, "val", 1)
     with pytest.raises(ValueError, match="Choose one of: train, val, trainval, test"):
         find_pairs(dataset_spec("camvid"), tmp_path, "vla")
 
