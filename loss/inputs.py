@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
@@ -38,18 +36,6 @@ def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
                 "Map the label ids to train ids first."
             )
     return classes.masked_fill(ignored, num_classes)
-
-
-def checked_relaxation(
-    border: int, strict_classes: Collection[int], num_classes: int
-) -> tuple[int, tuple[int, ...]]:
-    """`border`, and `strict_classes` sorted without duplicates. ValueError: border below 1, or unknown train ids."""
-    unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
-    if unknown:
-        raise ValueError(f"strict_classes {unknown} are not train ids. Choose from 0 to {num_classes - 1}.")
-    if border < 1:
-        raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
-    return border, tuple(sorted(set(strict_classes)))
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -13,27 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.base import Loss
+from loss.base import RelaxedLoss
 from loss.class_weights import class_weights
-from loss.inputs import at_least_float32, checked_relaxation, to_classes
+from loss.inputs import at_least_float32, to_classes
 
 
-class PublishedRelaxedCrossEntropy(Loss):
-    """Label relaxation with the errors above. Same options as `loss.relaxation.RelaxedCrossEntropy`."""
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_label: int = 255,
-        border: int = 1,
-        strict_classes: Collection[int] = (),
-        upper_bound: float = 1.0,
-        batch_weighting: bool = False,
-    ) -> None:
-        super().__init__(num_classes, ignore_label)
-        self.border, self.strict_classes = checked_relaxation(border, strict_classes, num_classes)
-        self.upper_bound = upper_bound
-        self.batch_weighting = batch_weighting
+class PublishedRelaxedCrossEntropy(RelaxedLoss):
+    """Label relaxation with the errors above; options of `RelaxedLoss`."""
 
     def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
         """See `Loss.compare`."""

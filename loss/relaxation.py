@@ -8,53 +8,26 @@ S(p). On a GPU the kernels of `loss.relaxation_triton` compute it, elsewhere `lo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.base import SetLoss
+from loss.base import RelaxedLoss, SetLoss
 from loss.class_weights import class_weights, count_classes
-from loss.inputs import at_least_float32, checked_relaxation, to_classes
+from loss.inputs import at_least_float32, to_classes
 from loss.set_loss import SetTarget
 from loss.sets import RelaxedSets, no_sets, relaxed_sets
 from utils.kernels import why_no_triton
 
 
-class RelaxedCrossEntropy(SetLoss):
-    """Cross entropy with relaxed labels at class boundaries.
+class RelaxedCrossEntropy(RelaxedLoss, SetLoss):
+    """Cross entropy with relaxed labels at class boundaries; options of `RelaxedLoss`.
 
     The loss is the mean of `w(S) * (lse_all - lse_S)` over the batch's labelled pixels, 0 if there are none.
     w(S) is the mean over S(p) of the class weights from `loss.class_weights`, whose shares are those of the classes
     in the relaxed sets of the image.
-
-    num_classes: C; ignore_label: train id of pixels to ignore.
-    border: a class is allowed within this many pixels of its region, in a square window.
-    strict_classes: train ids whose pixels are not relaxed.
-    upper_bound: how much more the rarest class counts, 0 for equal weights.
-    batch_weighting: compute the classes' shares over the batch, not per image.
     """
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_label: int = 255,
-        border: int = 1,
-        strict_classes: Collection[int] = (),
-        upper_bound: float = 1.0,
-        batch_weighting: bool = False,
-    ) -> None:
-        super().__init__(num_classes, ignore_label)
-        self.border, self.strict_classes = checked_relaxation(border, strict_classes, num_classes)
-        # For the kernels; not kept in checkpoints, since it belongs to the run and not to the network.
-        is_strict = torch.zeros(num_classes, dtype=torch.bool)
-        is_strict[list(self.strict_classes)] = True
-        self.register_buffer("is_strict", is_strict, persistent=False)
-        self.upper_bound = upper_bound
-        self.batch_weighting = batch_weighting
-
-    is_strict: Tensor
 
     def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
         """See `Loss.compare`; without `relax` it is class-weighted cross entropy."""
