@@ -66,7 +66,7 @@ class Job:
 def main(config: DemoFolderConfig) -> int:
     """Predict every image. Returns 1 if some could not be read; the others are done all the same."""
     device = resolve_device(config.device.device)
-    base, images, left_out = find_images(config.input.demo_folder)
+    base, images, others = find_images(config.input.demo_folder)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
@@ -85,8 +85,8 @@ def main(config: DemoFolderConfig) -> int:
         if me.is_main:
             write_shares(folder / SHARES, base, jobs, counts, model)
             print(f"{len(jobs) - len(unreadable)} of {len(jobs)} images done; results: {folder}")
-            if left_out:
-                print(others_line(left_out))
+            if others:
+                print(others_line(others))
             for message in unreadable:
                 print(f"skipped: {message}", file=sys.stderr)
     return 1 if unreadable and me.is_main else 0  # torchrun stops all processes when one fails

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -131,3 +132,16 @@ def tiny_set(tmp_path: Path) -> Path:
             write_image(root / split / f"{number}.png", colors[ids])
             write_image(root / f"{split}annot" / f"{number}.png", ids)
     return root
+
+
+@pytest.fixture
+def verified(tmp_path: Path, command: Callable[..., Outcome]) -> Callable[..., tuple[Outcome, dict[str, Any]]]:
+    """Verify the folder data set below a root; how it ended, and what `--json` says."""
+
+    def run(root: Path, *flags: object) -> tuple[Outcome, dict[str, Any]]:
+        found = tmp_path / "found.json"
+        base = ("--dataset", "folder", "--dataset_dir", root, "--json", found, "--num_workers", 1)
+        ended = command("datasets.verify", *base, *flags)
+        return ended, json.loads(found.read_text())
+
+    return run

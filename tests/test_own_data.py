@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,9 @@ def root(tmp_path) -> Path:
 
 
 @pytest.fixture
-def verify(root, tmp_path, command) -> Callable[..., tuple[Outcome, dict[str, Any]]]:
-    def run(*flags: object) -> tuple[Outcome, dict[str, Any]]:
-        base = ("--dataset", "folder", "--dataset_dir", root, "--json", tmp_path / "found.json", "--num_workers", 1)
-        ended = command("datasets.verify", *base, *flags)
-        return ended, json.loads((tmp_path / "found.json").read_text())
-
-    return run
+def verify(root, verified) -> Callable[..., tuple[Outcome, dict[str, Any]]]:
+    """Verify the folder data set, see `verified`."""
+    return partial(verified, root)
 
 
 def messages(found: dict[str, Any]) -> list[str]:
