@@ -41,6 +41,7 @@ from inference.writers import (
     write_results,
 )
 from utils.background import WriteBehind, read_ahead
+from utils.columns import counted
 from utils.command import one_line, run_command
 from utils.copies import Arriving
 from utils.device import resolve_device
@@ -182,8 +183,7 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
 def others_line(others: Sequence[Path]) -> str:
     """How many files were skipped for their extension, and what the extensions are."""
     extensions = sorted({path.suffix.lower() or "none" for path in others})
-    files = "1 file with another extension" if len(others) == 1 else f"{len(others)} files with other extensions"
-    return f"skipped {files}: {', '.join(extensions)}"
+    return f"skipped {counted(len(others), 'file')} whose extension is not an image's: {', '.join(extensions)}"
 
 
 def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:

@@ -35,6 +35,7 @@ from datasets.spec import PROPAGATED, DatasetSpec
 from datasets.workers import default_num_workers
 from inference.legend import ClassShare, class_list, with_legend
 from utils.background import Stopwatch
+from utils.columns import counted
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
@@ -201,8 +202,7 @@ def propagate_all(
             failed += [made.problem] if made.problem else []
             progress.update(len(made.records))
     if total:
-        processes = "1 process" if workers <= 1 else f"{workers} processes"
-        print(f"{clock.per_second(total):.2f} pairs/s on {processes}", file=sys.stderr)
+        print(f"{clock.per_second(total):.2f} pairs/s on {counted(max(workers, 1), 'process', 'es')}", file=sys.stderr)
     return records, failed
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets.frames import frames_around, pair_to_write
 from datasets.index import Pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec
+from utils.columns import counted
 from utils.command import one_line
 
 # When looking for the difference between the frame numbers of a video:
@@ -72,7 +73,7 @@ def _sequence(
         if any(step in frames for step in ahead[there:]):
             gaps.append(spec.video.name_of(pair.name, ahead[there] * stride) if spec.video else "")
     if not steps:
-        return None, f"its video has no frame {stride} step(s) before or after it"
+        return None, f"its video has no frame {counted(stride, 'step')} before or after it"
     made = {step: pair_to_write(spec, root, pair, step, out) for step in sorted(steps, key=lambda s: (abs(s), s))}
     kept = {0: pair.image} | {step: frames[step] for step in sorted(steps)}
     problem = f"its video lacks {' and '.join(gaps)}, so no pairs are made beyond" if gaps else ""

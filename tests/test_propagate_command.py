@@ -314,7 +314,7 @@ def spoil(root: Path, what: str) -> str:
         return "its video lacks aachen/aachen_000000_000006, so no pairs are made beyond"
     if what == "no video":
         shutil.rmtree(near.parent)
-        return "its video has no frame 1 step(s) before or after it"
+        return "its video has no frame 1 step before or after it"
     if what == "frame unreadable":
         near.write_bytes(near.read_bytes()[:300])
         return f"{near}: the image is truncated"
