@@ -57,7 +57,7 @@ def load_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] =
     checkpoint = load_checkpoint(config.snapshot)
     arch = _arch(config, checkpoint)
     classes, spec = _classes(config, checkpoint, find_spec)
-    net = build_network(arch, len(classes))
+    net = build_network(arch, len(classes), **checkpoint.head)
     load_state(net, checkpoint, config.snapshot)
     return Model(net, arch, classes, spec, checkpoint)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from network.build import build_network, load_trunk_weights
+from network.build import build_network
+from network.weights import load_trunk_weights
 from tests.networks import LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
 
 

@@ -13,8 +13,9 @@ from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dic
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.spec import DatasetSpec
 from loss.build import build_loss
-from network.build import build_network, load_trunk_weights
+from network.build import build_network, head_options
 from network.deepv3 import DeepLabV3Plus
+from network.weights import load_trunk_weights
 from training.averaging import WeightAverage
 from training.log import RunLog
 from training.optim import build_optimizer, build_schedule, freeze
@@ -68,7 +69,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
     torch.manual_seed(run.seed)
-    net = build_network(model_flags.arch, spec.num_classes)
+    head = head_options(model_flags.aspp_rates, model_flags.refine)
+    net = build_network(model_flags.arch, spec.num_classes, **head)
     start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
     if start:
         check_fits(start, spec, settings)

@@ -1,0 +1,64 @@
+"""ImageNet weights for trunks: which files are at hand, whose keys are understood, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from network.deepv3 import DeepLabV3Plus
+from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint
+
+# Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
+# torchvision's, timm's and the published keys.
+IMAGENET_HEADS = ("fc.", "last_linear.", "classifier.", "bn_out.", "conv_head.", "bn2.", "_conv_head.", "_bn1.", "_fc.")
+TRUNK_SHARE = 0.9
+
+
+def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
+    """Copy ImageNet weights, or the trunk of another checkpoint, from a local file into the trunk of `net`.
+
+    Accepts the keys of torchvision's ResNet and MobileNetV3, of the published SE-ResNeXt and WideResNet38 files,
+    and of this project, bare or with `module.`, plain or under `state_dict`. The file's head is ignored.
+    Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
+    `TRUNK_SHARE` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
+    """
+    content = load_checkpoint(path).state_dict
+    found = {net.trunk_key(key): value for key, value in content.items() if not key.startswith(IMAGENET_HEADS)}
+    if net.published_norm and not any(key in found for key in content):
+        expect_imagenet_norm(found, *net.published_norm)
+    own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
+    report = compare_state(own, found)
+    foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
+    num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)
+    if len(report.matched) < TRUNK_SHARE * num_tensors:
+        raise ValueError(
+            f"{path}: not the weights of this trunk (--arch): {len(report.matched)} of {num_tensors} tensors match. "
+            f"The file has {_examples(content)}; expected {_examples(own)}."
+        )
+    net.load_state_dict({key: found[key] for key in report.matched}, strict=False)
+    return report
+
+
+def expect_imagenet_norm(trunk: dict[str, Tensor], mean: float, std: float) -> None:
+    """Rewrite the first convolution of `trunk`, in place, for images normalised with ImageNet's mean and deviation.
+
+    mean, std: what its weights expect, of values from 0 to 1. With x = (v - mean) / std, the deviation goes into the
+    weights and the offset into the batch norm that follows. (Zeros beyond the image now mean ImageNet's mean colour,
+    which differs by at most 0.18 of a deviation.)
+    """
+    weight_key, _, _, mean_key = list(trunk)[:4]
+    weight = trunk[weight_key].float()
+    factor = torch.tensor(IMAGENET_STD) / std
+    offset = (torch.tensor(IMAGENET_MEAN) - mean) / std
+    trunk[mean_key] = trunk[mean_key].float() - (weight * offset[:, None, None]).sum((1, 2, 3))
+    trunk[weight_key] = weight * factor[:, None, None]
+
+
+def _examples(tensors: Mapping[str, Tensor]) -> str:
+    """The first, the middle and the last key, with shapes."""
+    keys = list(tensors)
+    picked = dict.fromkeys((keys[0], keys[len(keys) // 2], keys[-1]))
+    return ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in picked)
