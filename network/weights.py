@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from network.deepv3 import DeepLabV3Plus
-from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint
+from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint, unwrap
 
 # Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
 # torchvision's, timm's and the published keys.
@@ -20,16 +20,15 @@ TRUNK_SHARE = 0.9
 def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
     """Copy ImageNet weights, or the trunk of another checkpoint, from a local file into the trunk of `net`.
 
-    Accepts the keys of torchvision's ResNet and MobileNetV3, of the published SE-ResNeXt and WideResNet38 files,
-    and of this project, bare or with `module.`, plain or under `state_dict`. The file's head is ignored.
+    Accepts the keys of torchvision, timm and the published files for every trunk that has a counterpart there, and this
+    project's, bare or with any prefix, plain or under `state_dict`. The file's head is ignored.
     Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
     `TRUNK_SHARE` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
     """
     content = load_checkpoint(path).state_dict
-    found = {net.trunk_key(key): value for key, value in content.items() if not key.startswith(IMAGENET_HEADS)}
-    if net.published_norm and not any(key in found for key in content):
-        expect_imagenet_norm(found, *net.published_norm)
     own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
+    bare = unwrap(content, lambda key: net.trunk_key(key) in own)
+    found = {net.trunk_key(key): value for key, value in bare.items() if not key.startswith(IMAGENET_HEADS)}
     report = compare_state(own, found)
     foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
     num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)
@@ -38,6 +37,8 @@ def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
             f"{path}: not the weights of this trunk (--arch): {len(report.matched)} of {num_tensors} tensors match. "
             f"The file has {_examples(content)}; expected {_examples(own)}."
         )
+    if net.published_norm and found.keys().isdisjoint(bare):
+        expect_imagenet_norm(found, *net.published_norm)
     net.load_state_dict({key: found[key] for key in report.matched}, strict=False)
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from config import RunConfig
-from utils.files import atomic_path, writable_folder
+from utils.files import atomic_path, json_text, writable_folder, write_json
 from utils.numbering import first_free
 
 METRICS = "metrics.jsonl"
@@ -68,24 +69,27 @@ class RunLog:
         kept = [row for row in rows if row["epoch"] < epoch or (_is_score(row, epoch) and not is_due)]
         self._metrics.close()
         with atomic_path(self.folder / METRICS) as path:
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 
     def config(self, settings: Mapping[str, Any]) -> None:
         """Keep the run's settings."""
         if self.active:
-            with atomic_path(self.folder / "config.json") as path:
-                path.write_text(json.dumps(settings, indent=1))
+            write_json(self.folder / "config.json", settings)
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step counts optimizer steps."""
+        """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step: the optimizer steps before this moment.
+
+        What is NaN, as a score without labels, becomes null in metrics.jsonl and is left out of TensorBoard.
+        """
         if not self.active:
             return
-        self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._metrics.write(json_text({"kind": kind, "step": step, **values}) + "\n")
         self._metrics.flush()
         if self._events is not None:
             for name, value in values.items():
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+                if math.isfinite(value):
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def image(self, name: str, step: int, picture: Any) -> None:
         """Show a picture [H, W, 3] uint8 in TensorBoard."""
