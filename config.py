@@ -67,7 +67,9 @@ class ModelConfig:
     arch: str = option("network.deepv3.DeepWV3Plus", "architecture, full or short name: " + ", ".join(ARCHITECTURES))
     snapshot: str | None = option(None, "checkpoint to start from; a head with other classes is not loaded")
     trunk_weights: str | None = option(
-        None, "local file with ImageNet weights of the trunk; nothing is ever downloaded"
+        None,
+        "file with ImageNet weights of the trunk, or 'imagenet': those that this project carries or that lie in "
+        "pretrained_models/; nothing is ever downloaded",
     )
     restore_optimizer: bool = option(False, "also restore optimizer and epoch from --snapshot")
     freeze_trunk: bool = option(False, "train the head only")

@@ -38,7 +38,7 @@ def build_network(arch: str, num_classes: int, **head: Any) -> DeepLabV3Plus:
 
 
 def head_options(aspp_rates: str, refine: bool) -> dict[str, Any]:
-    """What the flags say of the head, if it differs from the architecture's own. Raises ValueError for rates below 1."""
+    """What the flags say of the head, where it differs from the usual one. Raises ValueError for rates below 1."""
     options: dict[str, Any] = {"refine": True} if refine else {}
     if rates := parse_numbers(aspp_rates, "--aspp_rates"):
         if min(rates) < 1:

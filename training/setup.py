@@ -15,7 +15,7 @@ from datasets.spec import DatasetSpec
 from loss.build import build_loss
 from network.build import build_network, head_options
 from network.deepv3 import DeepLabV3Plus
-from network.weights import load_trunk_weights
+from network.weights import IMAGENET, find_imagenet_weights, load_trunk_weights
 from training.averaging import WeightAverage
 from training.log import RunLog
 from training.optim import build_optimizer, build_schedule, freeze
@@ -106,7 +106,9 @@ def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
     """Load what --trunk_weights and --snapshot name. Returns what to print about it."""
     notices = []
     if flags.trunk_weights:
-        notices.append(f"trunk weights: {load_trunk_weights(net, flags.trunk_weights).summary()}")
+        wanted = flags.trunk_weights
+        path = find_imagenet_weights(flags.arch) if wanted == IMAGENET else wanted
+        notices.append(f"trunk weights {path}: {load_trunk_weights(net, path).summary()}")
     if flags.snapshot:
         report = load_matching(net, load_checkpoint(flags.snapshot), flags.snapshot)
         notices.append(f"snapshot {flags.snapshot}: {report.summary()}")
