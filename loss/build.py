@@ -9,7 +9,6 @@ from datasets.spec import DatasetSpec
 from loss.base import Loss
 from loss.class_weights import balanced_weights
 from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
-from loss.published import PublishedRelaxedCrossEntropy
 from loss.relaxation import RelaxedCrossEntropy
 from utils.flags import parse_numbers
 
@@ -31,14 +30,14 @@ def build_loss(config: LossConfig, spec: DatasetSpec, class_pixels: Sequence[int
             f"--strict_bdr_cls {config.strict_bdr_cls}: {spec.name} has train ids 0 to {spec.num_classes - 1}."
         )
     if config.jointwtborder:
-        relaxed = PublishedRelaxedCrossEntropy if config.published_loss else RelaxedCrossEntropy
-        return relaxed(
+        return RelaxedCrossEntropy(
             spec.num_classes,
             ignore_label=spec.ignore_label,
             border=config.rlx_border,
             strict_classes=strict_classes,
             upper_bound=config.wt_bound,
             batch_weighting=config.batch_weighting,
+            published=config.published_loss,
         )
     if config.img_wt_loss:
         return ImageWeightedCrossEntropy(
