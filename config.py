@@ -156,7 +156,7 @@ class LossConfig:
 
     img_wt_loss: bool = option(False, "cross entropy with class weights per image")
     relax: bool = option(False, "cross entropy with labels relaxed at class borders; nothing else changes")
-    jointwtborder: bool = option(False, "--relax with class weights as well: differs from cross entropy in two things")
+    jointwtborder: bool = option(False, "--relax, and class weights per image: two differences from cross entropy")
     batch_weighting: bool = option(False, "class weights per batch instead of per image")
     wt_bound: float = option(1.0, "upper bound of the class weights; 0: unweighted", "-wb", must_be=NOT_NEGATIVE)
     strict_bdr_cls: str = option("", "train ids, comma-separated, whose own pixels are NOT relaxed")

@@ -60,6 +60,11 @@ def test_being_sure_of_a_neighbouring_class_costs_nothing_at_the_boundary():
 
 
 CRITERIA = [CrossEntropy, ImageWeightedCrossEntropy, RelaxedCrossEntropy]
+ALL_FORMS = pytest.mark.parametrize(
+    "criterion",
+    [*(cls(5) for cls in CRITERIA), *(cls(5, published=True) for cls in CRITERIA[1:])],
+    ids=["plain", "image-weighted", "relaxed", "image-weighted-published", "relaxed-published"],
+)
 ALL_LOSSES = pytest.mark.parametrize("criterion", CRITERIA, ids=lambda cls: cls.__name__)
 
 
@@ -215,11 +220,7 @@ def test_a_gap_of_1000_costs_1000_where_wrong_and_nothing_where_right():
     assert relaxed(-logits, labels).item() == pytest.approx(1000)
 
 
-@pytest.mark.parametrize(
-    "criterion",
-    [*(cls(5) for cls in CRITERIA), *(cls(5, published=True) for cls in CRITERIA[1:])],
-    ids=["plain", "image-weighted", "relaxed", "image-weighted-published", "relaxed-published"],
-)
+@ALL_FORMS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_are_widened_before_anything_is_computed(criterion, dtype):
     logits, labels = random_case(height=64, width=64)
@@ -287,11 +288,11 @@ def test_wrong_shapes_and_types_are_named(criterion, logits, labels, message):
         criterion(5)(logits, labels)
 
 
-@ALL_LOSSES
+@ALL_FORMS
 def test_labels_that_are_no_train_ids_are_named(criterion):
     labels = torch.tensor([[[0, 33], [5, 255]]], dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"labels contain 5, 33: .*\(0 to 4\) nor ignore_label 255"):
-        criterion(5)(torch.zeros(1, 5, 2, 2), labels)
+        criterion(torch.zeros(1, 5, 2, 2), labels)
 
 
 @pytest.mark.parametrize(
