@@ -8,7 +8,9 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(TrainConfig)  # before heavy imports, so that --help answers at once
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from datasets.index import load_spec
 from datasets.spec import DatasetSpec
+from inference.defaults import AS_IN_TRAINING
 from training.log import BEST, LAST, draw_curves
 from training.optim import set_lr
 from training.progress import Clock, StepLog
@@ -68,7 +71,7 @@ def train(training: Training, state: State) -> None:
         if ends:  # not asked again: if time runs out after this moment, one more epoch is trained and validated
             break
     if (best := log.folder / BEST).is_file():
-        log.say(f"best mIoU {100 * state.best:.2f}: {best}")
+        log.say(f"best mIoU {100 * state.best:.2f}: {best}\n{about_scores(training, best)}")
 
 
 def score(training: Training, state: State) -> State:
@@ -85,6 +88,15 @@ def score(training: Training, state: State) -> State:
     if training.me.is_main:
         draw_curves(training.log.folder)
     return state
+
+
+def about_scores(training: Training, snapshot: Path) -> str:
+    """How a snapshot was scored, and the command that scores it alike; by default `eval.py` scores otherwise."""
+    root = training.config.data.dataset_dir
+    where = f" --dataset_dir {shlex.quote(root)}" if root else ""
+    bf16 = " --bf16" if training.dtype == torch.bfloat16 else ""
+    command = f"python eval.py --snapshot {shlex.quote(str(snapshot))}{where} {AS_IN_TRAINING}{bf16}"
+    return f"scored on whole images, scale 1, no flip; the same (but for rounding): {command}"
 
 
 def seed_of(*numbers: int) -> int:

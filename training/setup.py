@@ -64,6 +64,11 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
     if run.max_minutes and me.count > 1:
         raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
+    if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
+        raise ValueError(
+            "--rlx_off_epoch changes nothing without --relax, --jointwtborder or --lr_schedule scl-poly; add one of "
+            "them, or leave --rlx_off_epoch out."
+        )
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
