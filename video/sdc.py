@@ -152,7 +152,8 @@ def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = R
 def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
     """The network for `mode` in a checkpoint that was read from `path`. Raises ValueError if it holds another one."""
     first = tuple(checkpoint.state_dict.get("conv1.0.weight", torch.zeros(0)).shape)
-    arch = checkpoint.arch or {(num_inputs(mode), 7, 7): arch_name(mode) for mode in NUM_FRAMES}.get(first[1:])
+    shapes: dict[tuple[int, ...], str] = {(num_inputs(mode), 7, 7): arch_name(mode) for mode in NUM_FRAMES}
+    arch = checkpoint.arch or shapes.get(first[1:])
     if arch not in (None, arch_name(mode)):
         raise ValueError(f"{path} holds {arch}; expected {arch_name(mode)}: python -m video.train --mode {mode}.")
     wanted = (num_inputs(mode), 7, 7)
@@ -191,7 +192,9 @@ class SdcFlow:
     @torch.inference_mode()
     def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
         """See `video.flow.Flow`."""
-        frames, flows = as_sample([other if beyond is None else beyond, other, image], self._start, RECONSTRUCTION)
+        if beyond is None:  # a video that stands still before `other` costs 0.01 dB (docs/sdc.md)
+            beyond = other
+        frames, flows = as_sample([beyond, other, image], self._start, RECONSTRUCTION)
         device = self._net.flow_mean.device
         motion = self._net(frames[None].to(device), flows[None].to(device))
         return np.ascontiguousarray(motion[0].permute(1, 2, 0).cpu().numpy())
@@ -214,11 +217,10 @@ def sdc_loss(prediction: Tensor, target: Tensor, motion: Tensor) -> SDCLoss:
     published units. Each term is a mean, so it depends neither on the number nor on the size of the images.
     """
     color = (prediction - target).abs().mean() / WHITE
-    gradient = motion.new_zeros(())
-    smoothness = motion.new_zeros(())
+    gradient, smoothness = motion.new_zeros(2)
     for axis in (2, 3):
-        gradient += (prediction.diff(dim=axis).abs() - target.diff(dim=axis).abs()).abs().mean()
-        smoothness += motion.diff(dim=axis).abs().mean()
+        gradient = gradient + (prediction.diff(dim=axis).abs() - target.diff(dim=axis).abs()).abs().mean()
+        smoothness = smoothness + motion.diff(dim=axis).abs().mean()
     return SDCLoss(COLOR * color + GRADIENT * gradient + SMOOTHNESS * smoothness, color, gradient, smoothness)
 
 
