@@ -36,6 +36,7 @@ def write_plot(path: Path, groups: Sequence[Group]) -> None:
     axes["loss"].set_title("training loss (of different losses not comparable)", loc="left")
     for axis in (axes["mIoU"], axes["loss"]):
         axis.set_xlabel("epoch")
+        axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if names:
         _draw_classes(axes["classes"], groups, source, names)
@@ -100,6 +101,6 @@ def _draw_classes(axis: Any, groups: Sequence[Group], source: str, names: Sequen
                 axis.plot(np.mean(values), place, marker, markersize=4, color=color)
     axis.set_yticks(range(len(names)), [drawable(name, f"class {row + 1}") for row, name in enumerate(names)])
     axis.set_ylim(len(names) - 0.5, -0.5)  # the first class at the top
-    axis.set_xlim(left=0)
+    axis.set_xlim(left=-1)  # points at 0 are whole
     title = f"IoU of each class in percent, {source}; point: mean, bar: lowest to highest seed"
     axis.set_title(title, loc="left", parse_math=False)
