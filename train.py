@@ -8,6 +8,7 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(TrainConfig)  # before heavy imports, so that --help answers at once
 
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +79,10 @@ def score(training: Training, state: State) -> State:
     """The state with the network's scores; writes `last.pth` and, if they are the best, `best.pth`."""
     result = validate(training, state.epoch)
     training.log.say(f"epoch {state.epoch}\n{result.table()}")
-    training.log.scalars("val", state.epoch, {"epoch": state.epoch, **_main_scores(result)})
+    per_class = zip(result.class_names, result.iou, strict=True)
+    values = {f"iou/{name}": iou for name, iou in per_class if not math.isnan(iou)}
+    about = {"epoch": state.epoch, "minutes": state.minutes}
+    training.log.scalars("val", state.epoch, {**about, **_main_scores(result), **values})
     is_best = result.mean_iou > state.best
     best = max(state.best, result.mean_iou)
     state = replace(state, best=best, scores=_main_scores(result), is_due=False)

@@ -74,7 +74,7 @@ def main() -> None:
         "--scale_max", "1.1", "--color_aug", "0", "--class_uniform_pct", "0.6",
     )  # fmt: skip
     trial = Trial(arguments.root, "streets", data, flags)
-    trial.compare(LOSSES, arguments.seeds, ("mean_iou", "mean_boundary_f"))
+    trial.compare(LOSSES, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     from config import TrainConfig
     from datasets.settings import ShowConfig, VerifyConfig
     from datasets.synthetic.settings import StreetsConfig
+    from training.settings import CompareConfig
     from utils.command import run_command
     from utils.flags import parse_command_line
     from video.settings import PropagateConfig, VideoTrainConfig
@@ -99,6 +100,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "Pixel_percentage": settings.PixelPercentageConfig,
         "propagate": PropagateConfig,
         "train": TrainConfig,
+        "training.compare": CompareConfig,
         "video.train": VideoTrainConfig,
     }
 

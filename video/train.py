@@ -26,6 +26,7 @@ from datasets.workers import default_num_workers, prepare_worker
 from training.log import BEST, LAST, RunLog
 from training.optim import set_lr
 from training.progress import Clock, StepLog
+from training.record import record_start
 from training.resuming import State, check_weights, find_start, open_run, restore
 from training.resuming import save as save_state
 from training.samples import NUM_SAMPLES, as_picture, write_sample
@@ -109,7 +110,7 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
         f"{counted(len(sequences), 'sequence')}: {len(clips)} clips to train on, {len(val)} held out",
     )
     fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # the initial network is scored too
-    log, state = open_run(config.run, start, fresh, as_dict(config), about)
+    log, state = open_run(config.run, start, fresh, as_dict(config), record_start(dtype), about)
     scored = evenly(val, config.frames.num_val)
     return Training(config, device, dtype, net, optimizer, log, clips, scored), state
 
