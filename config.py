@@ -1,7 +1,7 @@
 """The settings of train.py, and those that several commands share: one field = one flag = one default = one help text.
 
 Read-only after parsing. The other commands' settings are in inference/settings.py (evaluation, demos, percentages,
-submission), datasets/settings.py, datasets/synthetic/settings.py and video/settings.py.
+submission), datasets/settings.py, datasets/synthetic/settings.py, training/settings.py and video/settings.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class RunConfig:
     max_minutes: float = option(
         0.0,
         "fit the learning rate schedule and --rlx_off_epoch to this many minutes, then validate and stop, at the "
-        "latest after --max_epoch (--max_cu_epoch still counts epochs); 0: train --max_epoch epochs",
+        "latest after --max_epoch (--max_cu_epoch still counts epochs); runs then differ in their number of steps, so "
+        "compare runs of equal --max_epoch instead; 0: train --max_epoch epochs",
         must_be=NOT_NEGATIVE,
     )
     val_interval: int = option(1, "validate every N epochs, and after the last", must_be=POSITIVE)
@@ -167,7 +168,8 @@ class LossConfig:
     """the loss"""
 
     img_wt_loss: bool = option(False, "cross entropy with class weights per image")
-    jointwtborder: bool = option(False, "relax labels at class borders")
+    relax: bool = option(False, "cross entropy with labels relaxed at class borders; nothing else changes")
+    jointwtborder: bool = option(False, "--relax, and class weights per image: two differences from cross entropy")
     batch_weighting: bool = option(False, "class weights per batch instead of per image")
     wt_bound: float = option(1.0, "upper bound of the class weights; 0: unweighted", "-wb", must_be=NOT_NEGATIVE)
     strict_bdr_cls: str = option("", "train ids, comma-separated, whose own pixels are NOT relaxed")
@@ -179,6 +181,11 @@ class LossConfig:
     published_loss: bool = option(
         False, "scale and couple the losses of a batch as in the published code, so that its learning rates apply"
     )
+
+    @property
+    def relaxes(self) -> bool:
+        """Whether labels are relaxed."""
+        return self.relax or self.jointwtborder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from datasets.registry import NAMES
 from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec, first_difference
 from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
+from inference.defaults import AS_IN_TRAINING
 from inference.errors import errors_naming
 from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
 from inference.page import page_data, write_page
@@ -181,7 +182,7 @@ def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
     per_image: list[Scores] = []
     if run.labelled:
         overall, per_image = write_scores(folder, run.suffix, names, counts, facts, run.spec.class_names)
-        print(overall.table())
+        print(f"{overall.table()}\n{about_scores(run.predictor)}")
     about = f"{run.model.arch}, {Path(run.config.model.snapshot).name}"
     kept = [load_one(run, pair) for pair in run.pairs]
     page = page_data(
@@ -197,6 +198,15 @@ def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
     print(f"report: {folder / f'report{run.suffix}.html'}")
     if "speed" in facts:
         print_speed(facts["speed"], run.config.inference.profile)
+
+
+def about_scores(predictor: Predictor) -> str:
+    """How images were processed, and the flags that process them as train.py does, if these are others."""
+    tile, scales = predictor.tile, ", ".join(f"{scale:g}" for scale in predictor.scales)
+    shown, flip = f"tiles of {tile}" if tile else "whole images", "with flip" if predictor.flip else "no flip"
+    how = f"scored on {shown}, scale {scales}, {flip}"
+    is_as_in_training = (tile, predictor.scales, predictor.flip) == (None, (1.0,), False)
+    return how if is_as_in_training else f"{how}; train.py scores as with {AS_IN_TRAINING}"
 
 
 def known_spec(model: Model, config: EvalConfig) -> DatasetSpec:

@@ -41,7 +41,7 @@ from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
 from utils.files import writable_folder
 from utils.images import write_image
-from video.build import build_flow
+from video.build import build_flow, frames_beyond
 from video.exact import StreetMotion
 from video.pairs import Method, Propagation
 from video.propagation import VOID_TESTS
@@ -120,7 +120,8 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
         left_out, withdrawn = gather(
-            source, out, spec, reach=steps.propagate, stride=steps.stride, resume=config.output.resume
+            source, out, spec, reach=steps.propagate + frames_beyond(steps.flow), stride=steps.stride,
+            resume=config.output.resume,
         )
         report_withdrawn(withdrawn, source, out)
     wait_for_all()
@@ -162,7 +163,9 @@ def find_labelled_sequences(
     """The video around each labelled frame, and a message for each gap in it."""
     pairs = find_pairs(spec, root, split_of(config), config.data.cv)
     chosen = config.propagation
-    found, missing = find_sequences(spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride)
+    found, missing = find_sequences(
+        spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride, beyond=frames_beyond(chosen.flow)
+    )
     if chosen.flow == "exact":
         StreetMotion(root, found[0].pair.name)  # fails now for a set that was not drawn, not frame by frame
     masks = next(iter(found[0].made.values())).masks

@@ -8,7 +8,10 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(TrainConfig)  # before heavy imports, so that --help answers at once
 
+import math
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from tqdm import tqdm
 from datasets.index import load_spec
 from datasets.spec import DatasetSpec
 from network.build import head_options
+from inference.defaults import AS_IN_TRAINING
 from training.log import BEST, LAST, draw_curves
 from training.optim import set_lr
 from training.progress import Clock, StepLog
@@ -69,14 +73,17 @@ def train(training: Training, state: State) -> None:
         if ends:  # not asked again: if time runs out after this moment, one more epoch is trained and validated
             break
     if (best := log.folder / BEST).is_file():
-        log.say(f"best mIoU {100 * state.best:.2f}: {best}")
+        log.say(f"best mIoU {100 * state.best:.2f}: {best}\n{about_scores(training, best)}")
 
 
 def score(training: Training, state: State) -> State:
     """The state with the network's scores; writes `last.pth` and, if they are the best, `best.pth`."""
     result = validate(training, state.epoch)
     training.log.say(f"epoch {state.epoch}\n{result.table()}")
-    training.log.scalars("val", state.epoch, {"epoch": state.epoch, **_main_scores(result)})
+    per_class = zip(result.class_names, result.iou, strict=True)
+    values = {f"iou/{name}": iou for name, iou in per_class if not math.isnan(iou)}
+    about = {"epoch": state.epoch, "minutes": state.minutes}
+    training.log.scalars("val", state.epoch, {**about, **_main_scores(result), **values})
     is_best = result.mean_iou > state.best
     best = max(state.best, result.mean_iou)
     state = replace(state, best=best, scores=_main_scores(result), is_due=False)
@@ -86,6 +93,15 @@ def score(training: Training, state: State) -> State:
     if training.me.is_main:
         draw_curves(training.log.folder)
     return state
+
+
+def about_scores(training: Training, snapshot: Path) -> str:
+    """How a snapshot was scored, and the command that scores it alike; by default `eval.py` scores otherwise."""
+    root = training.config.data.dataset_dir
+    where = f" --dataset_dir {shlex.quote(root)}" if root else ""
+    bf16 = " --bf16" if training.dtype == torch.bfloat16 else ""
+    command = f"python eval.py --snapshot {shlex.quote(str(snapshot))}{where} {AS_IN_TRAINING}{bf16}"
+    return f"scored on whole images, scale 1, no flip; the same (but for rounding): {command}"
 
 
 def seed_of(*numbers: int) -> int:

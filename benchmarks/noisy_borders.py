@@ -25,8 +25,8 @@ SMOOTHNESS = 4.0  # pixels; distance along a border over which its displacement 
 THIN = "2,6,9,10"  # Pole, SignSymbol, Pedestrian, Bicyclist: not relaxed, as thin classes are not in the paper
 LOSSES: dict[str, list[str | Path]] = {
     "cross entropy": [],
-    "relaxation, 1 pixel": ["--jointwtborder", "--wt_bound", "0", "--strict_bdr_cls", THIN],
-    "relaxation, 2 pixels": ["--jointwtborder", "--wt_bound", "0", "--strict_bdr_cls", THIN, "--rlx_border", "2"],
+    "relaxation, 1 pixel": ["--relax", "--strict_bdr_cls", THIN],
+    "relaxation, 2 pixels": ["--relax", "--strict_bdr_cls", THIN, "--rlx_border", "2"],
 }
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         "--scale_max", "1.1", "--color_aug", "0", "--class_uniform_pct", "0.6",
     )  # fmt: skip
     trial = Trial(arguments.root, "streets", data, flags)
-    trial.compare(LOSSES, arguments.seeds, ("mean_iou", "mean_boundary_f"))
+    trial.compare(LOSSES, arguments.seeds)
 
 
 if __name__ == "__main__":

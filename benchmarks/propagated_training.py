@@ -105,7 +105,7 @@ def main() -> None:
         "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.75", "--scale_max", "1.5",
         "--color_aug", "0.15", "--class_uniform_pct", "0.75",
     )  # fmt: skip
-    Trial(root, dataset, data, flags).compare(ways, arguments.seeds, ("mean_iou",))
+    Trial(root, dataset, data, flags).compare(ways, arguments.seeds)
 
 
 if __name__ == "__main__":

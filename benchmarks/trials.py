@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,14 +23,14 @@ class Trial:
     data: Path
     flags: tuple[str, ...]
 
-    def score(self, name: str, seed: int, flags: Sequence[str | Path]) -> dict[str, float]:
-        """Train with `flags` added, score the last weights on the test split, and return the metrics."""
+    def run(self, name: str, seed: int, flags: Sequence[str | Path]) -> Path:
+        """Train with `flags` added, and score the last weights on the test split. Returns the run folder."""
         described = " ".join(map(str, (self.dataset, self.data.resolve(), *self.flags, *flags)))
         mark = hashlib.sha256(described.encode()).hexdigest()[:8]  # results of other flags belong to another trial
         exp = f"{name.replace(', ', '_').replace(' ', '_')}_{seed}_{mark}"
-        result = self.root / "results" / exp / f"{self.dataset}_test" / "metrics.json"
-        if not result.is_file():
-            shutil.rmtree(self.root / "runs" / exp, ignore_errors=True)
+        folder = self.root / "runs" / exp
+        if not (folder / "eval" / f"{self.dataset}_test_last" / "metrics.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
             subprocess.run(
                 [sys.executable, "train.py", "--dataset", self.dataset, "--dataset_dir", self.data,
                  "--arch", "DeepMNV3V3PlusD_m1", "--adam", "--weight_decay", "0.02", "--poly_exp", "0.9",
@@ -42,26 +40,18 @@ class Trial:
                 **QUIET,
             )  # fmt: skip
             subprocess.run(
-                [sys.executable, "eval.py", "--snapshot", self.root / "runs" / exp / "last.pth",
+                [sys.executable, "eval.py", "--snapshot", folder / "last.pth",
                  "--dataset_dir", self.data, "--split", "test", "--inference_mode", "pooling", "--single_scale",
-                 "--no_flip", "--ckpt_path", self.root / "results" / exp],
+                 "--no_flip"],
                 **QUIET,
             )  # fmt: skip
-        return json.loads(result.read_text(encoding="utf-8"))
+        return folder
 
-    def compare(self, ways: Mapping[str, Sequence[str | Path]], num_seeds: int, scores: Sequence[str]) -> None:
-        """Print a row per variant: `scores` (names in metrics.json) per seed, and the differences from the first."""
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    def compare(self, ways: Mapping[str, Sequence[str | Path]], num_seeds: int) -> None:
+        """Train each way with each seed, and compare the runs: comparison.csv and .png in `root`."""
+        folders = []
         for seed in range(num_seeds):
             for name, flags in ways.items():
-                found[name].append(self.score(name, seed, flags))
-                told = ", ".join(f"{score} {100 * found[name][-1][score]:.2f}" for score in scores)
-                print(f"seed {seed}, {name}: {told}", flush=True)
-        first = next(iter(ways))
-        for score in scores:
-            print(f"\n| {score} | per seed | mean | minus {first}, per seed |\n|---|---|---|---|")
-            for name, metrics in found.items():
-                values = [100 * metric[score] for metric in metrics]
-                apart = [value - 100 * base[score] for value, base in zip(values, found[first], strict=True)]
-                each = ", ".join(f"{value:.1f}" for value in values)
-                print(f"| {name} | {each} | {statistics.mean(values):.1f} | {', '.join(f'{d:+.1f}' for d in apart)} |")
+                folders.append(self.run(name, seed, flags))
+                print(f"seed {seed}, {name}: {folders[-1]}", flush=True)
+        subprocess.run([sys.executable, "-m", "training.compare", *folders, "--out", self.root], check=True)

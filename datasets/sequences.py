@@ -22,33 +22,35 @@ class LabelledSequence:
     """A labelled frame and its video.
 
     frames: step -> file, including the labelled frame itself (step 0). made: step -> the pair that propagation writes,
-    nearest steps first; `frames` has every frame on the way to it.
+    nearest steps first; `frames` has every frame on the way to it, and may have more beyond.
     """
 
     pair: Pair
     frames: Mapping[int, Path]
     made: Mapping[int, Pair]
 
-    def on_the_way(self, step: int) -> list[Path]:
-        """The files of the frames from the labelled one to `step`, both included."""
-        return [self.frames[between] for between in range(0, step + (1 if step > 0 else -1), 1 if step > 0 else -1)]
+    def on_the_way(self, step: int, beyond: int = 0) -> list[Path]:
+        """The files of the frames from the labelled one to `step`, both included; up to `beyond` more at either end."""
+        way = 1 if step > 0 else -1
+        return [self.frames[k] for k in range(-beyond * way, step + (beyond + 1) * way, way) if k in self.frames]
 
 
 def find_sequences(
-    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], out: Path, *, reach: int, stride: int
+    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], out: Path, *, reach: int, stride: int, beyond: int = 0
 ) -> tuple[list[LabelledSequence], list[str]]:
     """The video around each of `pairs`, up to `reach` steps of `stride` frame numbers either way, and what is missing.
 
     A video may begin or end within reach; a frame that is missing between others is reported, and those beyond it are
-    skipped. out: root of the pairs to make. Raises ValueError if the set has no video or cannot have this `stride`,
-    FileNotFoundError if no labelled frame has a neighbour.
+    skipped. out: root of the pairs to make. beyond: how many frames past these to keep as well, if there are any.
+    Raises ValueError if the set has no video or cannot have this `stride`, FileNotFoundError if no labelled frame has
+    a neighbour.
     """
     if stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
         raise ValueError(f"--stride {stride}: {spec.name} names propagated frames by number; leave --stride out.")
     found, missing = [], []
     for pair in pairs:
         try:
-            sequence, problem = _sequence(spec, root, pair, out, reach, stride)
+            sequence, problem = _sequence(spec, root, pair, out, reach, stride, beyond)
         except ValueError as error:
             problem, sequence = one_line(error), None
         if sequence is not None:
@@ -61,20 +63,22 @@ def find_sequences(
 
 
 def _sequence(
-    spec: DatasetSpec, root: Path, pair: Pair, out: Path, reach: int, stride: int
+    spec: DatasetSpec, root: Path, pair: Pair, out: Path, reach: int, stride: int, beyond: int
 ) -> tuple[LabelledSequence | None, str]:
-    numbers = [number * stride for number in range(-reach, reach + 1) if number]
+    most = reach + beyond
+    numbers = [number * stride for number in range(-most, most + 1) if number]
     frames = {number // stride: path for number, path in frames_around(spec, root, pair, numbers).items()}
     steps, gaps = [], []
     for direction in (-1, 1):
-        ahead = [direction * step for step in range(1, reach + 1)]
-        there = next((i for i, step in enumerate(ahead) if step not in frames), reach)
+        ahead = [direction * step for step in range(1, most + 1)]
+        there = next((i for i, step in enumerate(ahead) if step not in frames), most)
         steps += ahead[:there]
-        if any(step in frames for step in ahead[there:]):
+        if any(step in frames for step in ahead[there:reach]):
             gaps.append(spec.video.name_of(pair.name, ahead[there] * stride) if spec.video else "")
     if not steps:
         return None, f"its video has no frame {counted(stride, 'step')} before or after it"
-    made = {step: pair_to_write(spec, root, pair, step, out) for step in sorted(steps, key=lambda s: (abs(s), s))}
+    to_make = sorted((step for step in steps if abs(step) <= reach), key=lambda s: (abs(s), s))
+    made = {step: pair_to_write(spec, root, pair, step, out) for step in to_make}
     kept = {0: pair.image} | {step: frames[step] for step in sorted(steps)}
     problem = f"its video lacks {' and '.join(gaps)}, so no pairs are made beyond" if gaps else ""
     return LabelledSequence(pair, kept, made), problem

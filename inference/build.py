@@ -23,7 +23,7 @@ from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.compiling import compiled
 from utils.flags import parse_scales
 from utils.precision import has_matrix_tiles, is_hopper
-from video.names import RECONSTRUCTION, SDC_MODES, arch_name
+from video.sdc import NUM_FRAMES, RECONSTRUCTION, arch_name
 
 # What the published code assumes by default.
 DEFAULT_ARCH = "DeepWV3Plus"
@@ -132,7 +132,7 @@ def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool,
 def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
     given = config.arch.removeprefix(MODULE_PREFIX) if config.arch else None
     known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
-    if known in [arch_name(mode) for mode in SDC_MODES]:
+    if known in [arch_name(mode) for mode in NUM_FRAMES]:
         use = "it works with propagate.py --flow sdc" if known == arch_name(RECONSTRUCTION) else "it segments nothing"
         raise ValueError(f"{config.snapshot} holds {known}, a motion network of video.train; {use}.")
     if given and known and given != known:

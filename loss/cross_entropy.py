@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.base import SetLoss
+from loss.base import Loss
 from loss.class_weights import class_weights, count_classes
 from loss.inputs import at_least_float32, to_classes
 from loss.set_loss import SetTarget
@@ -20,7 +20,7 @@ def own_class_target(classes: Tensor, weights: Tensor, num_classes: int) -> SetT
     return SetTarget(classes.masked_fill(classes == num_classes, 0), weights, no_sets(classes))
 
 
-class CrossEntropy(SetLoss):
+class CrossEntropy(Loss):
     """Mean of `-log softmax` over the labelled pixels of the batch; 0 if there are none.
 
     class_weights: one per class, for a weighted mean instead; None: all classes count equally.
@@ -37,14 +37,14 @@ class CrossEntropy(SetLoss):
     weights: Tensor
 
     def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """See `SetLoss.target`."""
+        """See `Loss.target`."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         weights = self.weights.to(at_least_float32(dtype))[classes]
         total = weights.sum()
         return own_class_target(classes, weights / torch.where(total > 0, total, 1.0), self.num_classes)
 
 
-class ImageWeightedCrossEntropy(SetLoss):
+class ImageWeightedCrossEntropy(Loss):
     """Cross entropy in which the rarer classes of an image count more.
 
     An image's loss is the weighted mean of `-log softmax` over its labelled pixels, with the weights from
@@ -69,7 +69,7 @@ class ImageWeightedCrossEntropy(SetLoss):
         self.published = published
 
     def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """See `SetLoss.target`."""
+        """See `Loss.target`."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         counts = count_classes(classes, self.num_classes)[:, :-1]
         table = class_weights(counts, counts.sum(1), self.upper_bound, self.batch_weighting, at_least_float32(dtype))

@@ -1,8 +1,8 @@
 """Label relaxation as the published code computes it, errors included, to use its learning rates and compare runs.
 
-Its errors: the images of a batch share their border weights, so the loss grows with the square of the batch size; an
-ignored pixel next to a labelled one is trained as its neighbour; ignored pixels count in the classes' shares; once
-relaxation is off, pixels on a boundary count twice.
+Its errors: the images of a batch share the weights of their boundaries, so the loss grows with the square of the batch
+size; an ignored pixel next to a labelled one is trained as its neighbour; ignored pixels count in the classes' shares;
+once relaxation is off, pixels on a boundary count twice.
 """
 
 from __future__ import annotations
@@ -13,19 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.base import RelaxedLoss
 from loss.class_weights import class_weights
-from loss.inputs import at_least_float32, to_classes
-
-
-class PublishedRelaxedCrossEntropy(RelaxedLoss):
-    """Label relaxation with the errors above; options of `RelaxedLoss`."""
-
-    def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
-        """See `Loss.compare`."""
-        classes = to_classes(labels, self.num_classes, self.ignore_label)
-        target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
-        return published_loss(logits, target, self.upper_bound, self.batch_weighting)
+from loss.inputs import at_least_float32
 
 
 def published_target(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int]) -> Tensor:
@@ -51,21 +40,26 @@ def published_target(classes: Tensor, num_classes: int, border: int, strict_clas
     return target
 
 
-def published_loss(logits: Tensor, target: Tensor, upper_bound: float, batch_weighting: bool) -> Tensor:
-    """The published relaxed loss, a scalar.
+def published_loss(
+    logits: Tensor, target: Tensor, upper_bound: float, batch_weighting: bool, relax: bool = True
+) -> Tensor:
+    """The published loss, a scalar.
 
-    logits: [B, C, H, W]; target: [B, C + 1, H, W] from `published_target`.
+    logits: [B, C, H, W]; target: [B, C + 1, H, W] from `published_target`; relax: False if its border is 0.
     """
-    allowed = target[:, :-1] > 0
+    counted = target[:, :-1]
+    allowed = counted > 0
     dtype = at_least_float32(logits.dtype)
     channel_counts = target.sum((2, 3))
-    counts = channel_counts[:, :-1]
-    weights = class_weights(counts, channel_counts.sum(1), upper_bound, batch_weighting, dtype)
+    weights = class_weights(channel_counts[:, :-1], channel_counts.sum(1), upper_bound, batch_weighting, dtype)
     log_p = F.log_softmax(logits, 1, dtype=dtype)
     used = allowed.any(1)
     # Where nothing is allowed, allowing everything keeps the value and its gradient finite; it is masked out below.
     log_p_set = log_p.masked_fill(~allowed & used.unsqueeze(1), -torch.inf).logsumexp(1)
-    weight = (target[:, :-1] * weights[:, :, None, None]).sum(1)
-    shared = (1 / allowed.sum(1).clamp(min=1)).sum(0, keepdim=True)
+    weight = (allowed * weights[:, :, None, None]).sum(1)
+    # A relaxed pixel is divided by the number of its classes, a pixel of a boundary multiplied by 2; but with the sum
+    # over all images of the batch in the place of the image's own number.
+    number = counted.sum(1).clamp(min=1)
+    shared = (1 / number if relax else number).sum(0, keepdim=True)
     loss = torch.where(used, -shared * weight * log_p_set, 0.0)
     return (loss.sum((1, 2)) / (used.sum((1, 2)) + 1)).sum()

@@ -8,35 +8,76 @@ S(p). On a GPU the kernels of `loss.relaxation_triton` compute it, elsewhere `lo
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.base import RelaxedLoss, SetLoss
+from loss.base import Loss
 from loss.class_weights import class_weights, count_classes
 from loss.inputs import at_least_float32, to_classes
+from loss.published import published_loss, published_target
 from loss.set_loss import SetTarget
 from loss.sets import RelaxedSets, no_sets, relaxed_sets
 from utils.kernels import why_no_triton
 
 
-class RelaxedCrossEntropy(RelaxedLoss, SetLoss):
-    """Cross entropy with relaxed labels at class boundaries; options of `RelaxedLoss`.
+class RelaxedCrossEntropy(Loss):
+    """Cross entropy with relaxed labels at class boundaries.
 
     The loss is the mean of `w(S) * (lse_all - lse_S)` over the batch's labelled pixels, 0 if there are none.
     w(S) is the mean over S(p) of the class weights from `loss.class_weights`, whose shares are those of the classes
     in the relaxed sets of the image.
+
+    num_classes: C; ignore_label: train id of pixels to ignore.
+    border: a class is allowed within this many pixels of its region, in a square window.
+    strict_classes: train ids whose pixels are not relaxed.
+    upper_bound: how much more the rarest class counts, 0 for equal weights.
+    batch_weighting: compute the classes' shares over the batch, not per image.
+    published: compute it as the published code does (`loss.published`).
+    ValueError: a border below 1, or strict classes that are not train ids.
     """
+
+    is_strict: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_label: int = 255,
+        border: int = 1,
+        strict_classes: Collection[int] = (),
+        upper_bound: float = 1.0,
+        batch_weighting: bool = False,
+        published: bool = False,
+    ) -> None:
+        super().__init__(num_classes, ignore_label)
+        unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
+        if unknown:
+            raise ValueError(f"strict_classes {unknown} are not train ids. Choose from 0 to {num_classes - 1}.")
+        if border < 1:
+            raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
+        self.border, self.strict_classes = border, tuple(sorted(set(strict_classes)))
+        # For kernels; not kept in checkpoints, since it belongs to the run and not to the network.
+        is_strict = torch.zeros(num_classes, dtype=torch.bool)
+        is_strict[list(self.strict_classes)] = True
+        self.register_buffer("is_strict", is_strict, persistent=False)
+        self.upper_bound = upper_bound
+        self.batch_weighting = batch_weighting
+        self.published = published
 
     def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
         """See `Loss.compare`; without `relax` it is class-weighted cross entropy."""
+        if self.published:
+            classes = to_classes(labels, self.num_classes, self.ignore_label)
+            target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
+            return published_loss(logits, target, self.upper_bound, self.batch_weighting, relax)
         if _has_kernels(logits):
             return self._fused(logits, labels, relax)
         return super().compare(logits, labels, relax)
 
     def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """See `SetLoss.target`."""
+        """See `Loss.target`."""
         classes = to_classes(labels, self.num_classes, self.ignore_label)
         labelled = classes != self.num_classes
         sets = no_sets(classes)

@@ -85,6 +85,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     from datasets.settings import ShowConfig, VerifyConfig
     from datasets.synthetic.settings import StreetsConfig
     from network.convert import ConvertConfig
+    from training.settings import CompareConfig
     from utils.command import run_command
     from utils.flags import parse_command_line
     from video.settings import PropagateConfig, VideoTrainConfig
@@ -101,6 +102,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "Pixel_percentage": settings.PixelPercentageConfig,
         "propagate": PropagateConfig,
         "train": TrainConfig,
+        "training.compare": CompareConfig,
         "video.train": VideoTrainConfig,
     }
 

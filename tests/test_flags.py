@@ -11,6 +11,7 @@ from config import TrainConfig, as_dict
 from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
+from training.settings import CompareConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
 
@@ -25,6 +26,7 @@ OTHERS = {
     "datasets/verify.py": VerifyConfig,
     "datasets/show.py": ShowConfig,
     "datasets/synthetic/__main__.py": StreetsConfig,
+    "training/compare.py": CompareConfig,
 }
 IGNORED = {
     "train.py": {"trunk", "hardnm", "apex", "local_rank"},

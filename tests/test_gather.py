@@ -15,7 +15,9 @@ from datasets.registry import dataset_spec
 from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import CAR, ROAD, files_of, write_classes
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.images import read_colors_or_ids, write_image
+from video.sdc import SDCNet
 
 
 @pytest.fixture
@@ -72,6 +74,16 @@ def trained_as_told(command, told: str, tmp_path: Path) -> Outcome:
         "train", *words[1:], "--crop_size", 32, "--test_mode", "--num_workers", 0, "--index_dir", tmp_path / "index",
         "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
     )  # fmt: skip
+
+
+def test_for_flow_sdc_a_frame_more_is_taken_from_the_video_at_each_end(propagate, video, few_labels, tmp_path):
+    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(width=4).state_dict()))
+    flags = ("--video", video, "--labels", few_labels, "--propagate", 1)
+    for num_frames, *flow in ((6, "--flow", "dis"), (10, "--flow", "sdc", "--flow_weights", tmp_path / "sdc.pth")):
+        ended = propagate(*flags, "--out", tmp_path / flow[1], *flow)
+        assert ended.code == 0, ended.err
+        assert "4 pairs of 2 labelled frames" in ended.out
+        assert len(list((tmp_path / flow[1] / "video").rglob("*.png"))) == num_frames
 
 
 def test_the_command_that_is_told_trains_on_the_pairs_of_one_labelled_frame_too(

@@ -37,7 +37,7 @@ BUILDERS = (
 ENTRY_POINTS = (
     "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "propagate.py",
     "inference/submission.py", "video/train.py", "datasets/verify.py", "datasets/show.py",
-    "datasets/synthetic/__main__.py",
+    "datasets/synthetic/__main__.py", "training/compare.py",
 )  # fmt: skip
 # Read by settings, so that --help can list the networks without torch.
 LIGHT = (
@@ -46,6 +46,7 @@ LIGHT = (
 )  # fmt: skip
 SETTINGS = (
     "config.py", "datasets/settings.py", "datasets/synthetic/settings.py", "inference/settings.py", "video/settings.py",
+    "training/settings.py",
 )  # fmt: skip
 PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "training", "utils", "video")
 TRAINING_COMMANDS = ("train.py", "video/train.py")

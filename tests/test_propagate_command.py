@@ -20,7 +20,9 @@ from datasets.synthetic.write import write_streets
 from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import files_of
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.images import read_image, read_label_ids, write_image
+from video.sdc import SDCNet
 from video.sheet import VOID_COLOR, Cell, sheet
 
 CITYSCAPES = dataset_spec("cityscapes")
@@ -86,6 +88,35 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
     assert f"train.py --dataset cityscapes --dataset_dir {cityscapes} --arch" in ended.out
     assert "--maxSkip 2" in ended.out
     assert "pairs/s on 1 process\n" in ended.err
+
+
+@pytest.fixture
+def new_sdc(tmp_path: Path) -> Path:
+    """A network for reconstruction that gives back the motion of dis."""
+    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(width=4).state_dict()))
+    return tmp_path / "sdc.pth"
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_flow_sdc_propagates_to_both_ends_of_a_video(propagate, cityscapes, new_sdc, tmp_path, steps):
+    flags = ("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", steps)
+    assert propagate(*flags, "--out", tmp_path / "dis").code == 0
+    ended = propagate(*flags, "--out", tmp_path / "sdc", "--flow", "sdc", "--flow_weights", new_sdc)
+    assert ended.code == 0, ended.err
+    by_dis, by_sdc = (sorted((tmp_path / flow).rglob("*_labelIds.png")) for flow in ("dis", "sdc"))
+    assert len(by_sdc) == len(by_dis) == (4 if steps == 1 else 18)  # 5 before, 4 after
+    for one, other in zip(by_dis, by_sdc, strict=True):
+        assert (read_label_ids(one) == read_label_ids(other)).mean() > 0.99
+
+
+def test_resuming_with_sdc_makes_again_what_saw_a_frame_beyond_that_has_changed(propagate, cityscapes, new_sdc):
+    flags = ("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1)
+    beyond = cityscapes / "leftImg8bit_sequence/train" / sequence_name("aachen", 7)
+    for flow, num_again in ((("--flow", "sdc", "--flow_weights", new_sdc), 1), ((), 0)):
+        propagate(*flags, *flow)
+        write_image(beyond, frame(6 + num_again))
+        told = propagate(*flags, *flow, "--resume", "--dry_run").out
+        assert f"would write {num_again} pairs" in told
 
 
 @pytest.mark.parametrize("flow", ["dis", "exact"])

@@ -188,8 +188,11 @@ class Told:
     def __init__(self, pixels):
         self.pixels = pixels
         self.asked = []
+        self.beyond = {}
 
-    def __call__(self, image, other):
+    def __call__(self, image, other, beyond=None):
+        steps = tuple(None if frame is None else int(frame[0, 0, 0]) - 100 for frame in (image, other, beyond))
+        self.beyond[steps[:2]] = steps[2]
         apart = int(other[0, 0, 0]) - int(image[0, 0, 0])
         self.asked.append((int(image[0, 0, 0]), apart))
         return np.broadcast_to(np.float32([self.pixels * apart, 0]), (*image.shape[:2], 2)).copy()
@@ -216,6 +219,16 @@ def test_a_chain_leaps_over_missing_frames_and_may_be_asked_in_any_order():
     assert {abs(apart) for _, apart in told.asked} == {1, 2}
 
 
+def test_an_estimator_is_shown_the_frame_beyond_where_the_video_has_it():
+    told = Told(0.5)
+    motion = EstimatedMotion(numbered_frames(0, 1, 2, 3), told)  # the labelled frame is the first of its video
+    motion(1), motion(2)
+    assert told.beyond == {(1, 0): None, (0, 1): 2, (2, 1): 0, (1, 2): 3}
+    motion = EstimatedMotion(numbered_frames(-1, 0, 2), told)
+    motion(2)
+    assert told.beyond[2, 0] is None, "frames two steps and one step apart are not one motion"
+
+
 def test_a_frame_to_estimate_from_must_be_there():
     with pytest.raises(ValueError, match=r"step \+2 is missing"):
         EstimatedMotion(numbered_frames(0, 1), Told(1))(2)
@@ -224,7 +237,7 @@ def test_a_frame_to_estimate_from_must_be_there():
 def test_the_drift_of_a_long_chain_is_taken_back():
     wide = textured(96, 240, 30, 226)
     frames = {k: np.ascontiguousarray(wide[:, 40 + 3 * k : 168 + 3 * k]) for k in range(5)}
-    drifting = lambda image, other: DisFlow()(image, other) + np.float32([0.4, 0])  # noqa: E731
+    drifting = lambda image, other, beyond: DisFlow()(image, other) + np.float32([0.4, 0])  # noqa: E731
     flow = EstimatedMotion(frames, drifting)(4).flow
     assert np.abs(np.median(flow, axis=(0, 1)) - (12, 0)).max() < 0.2  # the chain says 13.6
 

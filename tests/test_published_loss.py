@@ -1,13 +1,15 @@
 """The losses of the published code, against the figures recorded from it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
-from loss.published import PublishedRelaxedCrossEntropy, published_target
+from loss.published import published_target
+from loss.relaxation import RelaxedCrossEntropy
 from tests.golden import parity_fixtures as fixtures
 from tests.losses import loss_and_gradient, random_case
 
@@ -25,7 +27,7 @@ def recorded_case(record):
     elif record["kind"] == "imgwt":
         criterion = ImageWeightedCrossEntropy(19, published=True, **options)
     else:
-        criterion = PublishedRelaxedCrossEntropy(19, strict_classes=record["strict"] or (), **options)
+        criterion = RelaxedCrossEntropy(19, strict_classes=record["strict"] or (), published=True, **options)
     return labels, logits, criterion
 
 
@@ -58,6 +60,12 @@ def test_published_target_has_the_recorded_channel_sums(record):
 def test_the_published_form_is_finite_for_large_logits_and_without_labels():
     logits, labels = random_case()
     for other in (labels, torch.full_like(labels, 255)):
-        loss, grad = loss_and_gradient(PublishedRelaxedCrossEntropy(5), 1e4 * logits.sign(), other)
+        loss, grad = loss_and_gradient(RelaxedCrossEntropy(5, published=True), 1e4 * logits.sign(), other)
         assert loss.isfinite()
         assert grad.isfinite().all()
+
+
+def test_once_relaxation_is_off_a_boundary_counts_for_the_pixels_behind_it_in_all_images():
+    labels = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 0]]])  # the boundary makes the places count 2, 3, 3, 2 times
+    loss = RelaxedCrossEntropy(2, upper_bound=0, published=True)(torch.zeros(2, 2, 1, 4), labels, relax=False)
+    assert loss.item() == pytest.approx(2 * 10 * math.log(2) / (4 + 1))

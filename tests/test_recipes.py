@@ -13,6 +13,7 @@ from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from network.names import ARCHITECTURES
+from training.settings import CompareConfig
 from utils.flags import parse_command_line
 from video.settings import PropagateConfig, VideoTrainConfig
 
@@ -30,6 +31,7 @@ MODULES = {
     "datasets.show": ShowConfig,
     "datasets.synthetic": StreetsConfig,
     "inference.submission": SubmissionConfig,
+    "training.compare": CompareConfig,
     "video.train": VideoTrainConfig,
 }
 RECIPES = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if re.match("train|eval|submit", path.name))

@@ -1,5 +1,7 @@
 """The SDC network: displaced sampling, loss, the network itself, and what its files must hold."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,33 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.golden import parity_fixtures as fixtures
 from utils.checkpoint import Checkpoint, save_checkpoint
 from video.build import build_flow
-from video.displaced import displaced
-from video.names import PREDICTION, RECONSTRUCTION, arch_name
-from video.sdc import SDCNet, load_sdc, sdc_motion
-from video.sdc_loss import sdc_loss
-
-# FlowNetS's encoder and decoder, one level finer: (layer, output channels, input channels, kernel) at width 64.
-LAYERS = (
-    ("conv1.0", 64, 8, 7),
-    ("conv2.0", 128, 64, 5),
-    ("conv3.0", 256, 128, 5),
-    ("conv3_1.0", 256, 256, 3),
-    ("conv4.0", 512, 256, 3),
-    ("conv4_1.0", 512, 512, 3),
-    ("conv5.0", 512, 512, 3),
-    ("conv5_1.0", 512, 512, 3),
-    ("conv6.0", 1024, 512, 3),
-    ("conv6_1.0", 1024, 1024, 3),
-    ("deconv5.0", 512, 1024, 4),
-    ("deconv4.0", 256, 1024, 4),
-    ("deconv3.0", 128, 768, 4),
-    ("deconv2.0", 64, 384, 4),
-    ("deconv1.0", 32, 192, 4),
-    ("deconv0.0", 16, 96, 4),
-    ("final_flow", 2, 24, 3),
+from video.flow import DisFlow
+from video.sdc import (
+    BUFFERS,
+    NUM_FRAMES,
+    PREDICTION,
+    RECONSTRUCTION,
+    SdcFlow,
+    SDCNet,
+    arch_name,
+    displace,
+    load_sdc,
+    sdc_loss,
 )
+
+GOLDEN = Path(__file__).parent / "golden"
+MODES = tuple(NUM_FRAMES)
 
 
 def constant(u: float, v: float, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -54,16 +48,16 @@ def changed(net: SDCNet) -> SDCNet:
 
 def test_a_motion_of_one_pixel_to_the_right_fetches_the_right_neighbour_and_the_border_stands():
     image = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
-    assert displaced(image, constant(1, 0, 2, 3)).tolist() == [[[[2.0, 3.0, 3.0], [5.0, 6.0, 6.0]]]]
-    assert displaced(image, constant(0, -1, 2, 3)).tolist() == [[[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]]]
-    assert displaced(image, constant(0.25, 0.5, 2, 3))[0, 0, 0, 0] == 1 + 0.25 * 1 + 0.5 * 3
+    assert displace(image, constant(1, 0, 2, 3)).tolist() == [[[[2.0, 3.0, 3.0], [5.0, 6.0, 6.0]]]]
+    assert displace(image, constant(0, -1, 2, 3)).tolist() == [[[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]]]
+    assert displace(image, constant(0.25, 0.5, 2, 3))[0, 0, 0, 0] == 1 + 0.25 * 1 + 0.5 * 3
 
 
 def test_whole_pixels_are_fetched_exactly_however_large_the_picture():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 5, 2048)
-    assert torch.equal(displaced(image, constant(0, 0, 5, 2048)), image)
-    assert torch.equal(displaced(image, constant(-700, 2, 5, 2048))[..., :3, 700:], image[..., 2:, :1348])
+    assert torch.equal(displace(image, constant(0, 0, 5, 2048)), image)
+    assert torch.equal(displace(image, constant(-700, 2, 5, 2048))[..., :3, 700:], image[..., 2:, :1348])
 
 
 def test_far_outside_is_the_border_and_a_motion_that_is_no_number_makes_no_colour():
@@ -71,7 +65,7 @@ def test_far_outside_is_the_border_and_a_motion_that_is_no_number_makes_no_colou
     motion = constant(0, 0, 1, 4)
     motion[0, 0, 0] = torch.tensor([1e9, -torch.inf, torch.inf, torch.nan])
     motion.requires_grad_()
-    found = displaced(image, motion)
+    found = displace(image, motion)
     assert found[0, 0, 0, :3].tolist() == [3.0, 0.0, 3.0]
     assert found[0, 0, 0, 3].isnan()
     found[0, 0, 0, :3].sum().backward()
@@ -81,7 +75,7 @@ def test_far_outside_is_the_border_and_a_motion_that_is_no_number_makes_no_colou
 def test_each_image_of_a_batch_has_its_own_motion():
     image = torch.arange(8.0).view(2, 1, 1, 4)
     motion = torch.cat([constant(1, 0, 1, 4), constant(-1, 0, 1, 4)])
-    assert displaced(image, motion).flatten(1).tolist() == [[1, 2, 3, 3], [4, 4, 5, 6]]
+    assert displace(image, motion).flatten(1).tolist() == [[1, 2, 3, 3], [4, 4, 5, 6]]
 
 
 # A reach of 0 is left out: at a whole pixel the slope is that to one side or to the other.
@@ -103,7 +97,7 @@ def test_sampling_and_both_gradients_are_grid_samples(batch, channels, height, w
     y = torch.arange(height)[:, None] + motion[:, 1]
     grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], 3)
     theirs = F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    ours = displaced(image, motion)
+    ours = displace(image, motion)
     torch.testing.assert_close(ours, theirs)
     weights = torch.rand(ours.shape, generator=generator, dtype=torch.float64)
     for mine, its in zip(
@@ -119,12 +113,12 @@ def test_gradients_pass_gradcheck():
     image = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     # Away from whole pixels, where the slope jumps; partly outside.
     motion = torch.randint(-3, 4, (2, 2, 4, 5)).double() + 0.2 + 0.6 * torch.rand(2, 2, 4, 5, dtype=torch.float64)
-    assert torch.autograd.gradcheck(displaced, (image, motion.requires_grad_()))
+    assert torch.autograd.gradcheck(displace, (image, motion.requires_grad_()))
 
 
 def test_a_motion_of_another_size_is_refused_with_both_sizes():
     with pytest.raises(ValueError, match=r"images \[1, 3, 4, 6\] need motion \[1, 2, 4, 6\], got \[1, 2, 4, 5\]"):
-        displaced(torch.zeros(1, 3, 4, 6), torch.zeros(1, 2, 4, 5))
+        displace(torch.zeros(1, 3, 4, 6), torch.zeros(1, 2, 4, 5))
 
 
 # --- loss -------------------------------------------------------------------------------------------------------
@@ -143,17 +137,17 @@ def test_a_picture_too_bright_by_a_fifth_costs_colour_alone():
     assert float(loss.total) == pytest.approx(0.7 * 0.2)
 
 
-def test_a_ramp_in_place_of_an_even_picture_costs_its_slope_once():
+def test_a_ramp_in_place_of_an_even_picture_costs_its_slope_in_grey_levels():
     ramp = 255 * torch.linspace(0, 1, 6).expand(1, 3, 4, 6)  # a fifth of white from column to column
     loss = sdc_loss(ramp, torch.zeros_like(ramp), constant(0, 0, 4, 6))
     assert float(loss.color) == pytest.approx(0.5)
-    assert float(loss.gradient) == pytest.approx(0.2)
-    assert float(loss.total) == pytest.approx(0.7 * 0.5 + 0.2 * 0.2)
+    assert float(loss.gradient) == pytest.approx(51)
+    assert float(loss.total) == pytest.approx(0.7 * 0.5 + 0.2 * 51)
 
 
-def test_an_edge_the_wrong_way_round_is_no_match():
+def test_an_edge_the_wrong_way_round_has_the_right_gradient():
     edge = torch.tensor([0.0, 255.0]).expand(1, 1, 2, 2)
-    assert float(sdc_loss(edge, edge.flip(3), constant(0, 0, 2, 2)).gradient) == pytest.approx(2)
+    assert float(sdc_loss(edge, edge.flip(3), constant(0, 0, 2, 2)).gradient) == 0
 
 
 def test_a_motion_that_grows_from_row_to_row_costs_its_growth():
@@ -167,76 +161,98 @@ def test_a_motion_that_grows_from_row_to_row_costs_its_growth():
 # --- network ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [64, 32, 8])
-def test_keys_and_shapes_are_those_of_the_architecture_at_every_width(width):
+def recorded(mode: str) -> tuple[SDCNet, torch.Tensor, torch.Tensor]:
+    """The network with the weights of the recorded figures, and their frames [1, 3, 3, 64, 128] RGB and flows."""
+    net = SDCNet(mode).eval()
+    own = net.state_dict()
+    net.load_state_dict(fixtures.state_dict(own) | {key: own[key] for key in BUFFERS})
+    frames, flows = (
+        np.stack([fixtures.unit(f"sdc-{name}-{i}", channels * 64 * 128) for i in range(count)])
+        for name, channels, count in (("frame", 3, 3), ("flow", 2, 2))
+    )
+    bgr = torch.from_numpy((frames + 0.5) * 255).float().view(1, 3, 3, 64, 128)
+    return net, bgr.flip(2), torch.from_numpy(flows * 8).float().view(1, 2, 2, 64, 128)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_keys_and_shapes_are_the_published_ones(mode):
     with torch.device("meta"):
-        state = SDCNet(width).state_dict()
-
-    def at_width(channels: int) -> int:
-        return channels * width // 64
-
-    wanted = {"flow_mean": (1, 2, 1, 1), "flow_std": (1, 2, 1, 1)}
-    for name, outputs, inputs, kernel in LAYERS:
-        outputs = outputs if name == "final_flow" else at_width(outputs)
-        inputs = 8 if name == "conv1.0" else 8 + at_width(16) if name == "final_flow" else at_width(inputs)
-        channels = (inputs, outputs) if name.startswith("deconv") else (outputs, inputs)
-        wanted |= {f"{name}.weight": (*channels, kernel, kernel), f"{name}.bias": (outputs,)}
-    assert {key: tuple(value.shape) for key, value in state.items()} == wanted
+        state = SDCNet(mode).state_dict()
+    rows = [line.split("\t") for line in (GOLDEN / "sdc_keys.tsv").read_text().splitlines()]
+    assert [[mode, key, str(tuple(value.shape))] for key, value in state.items()] == [r for r in rows if r[0] == mode]
 
 
-def test_the_number_of_parameters_is_what_the_layers_add_up_to():
+@pytest.mark.parametrize("mode", MODES)
+@torch.inference_mode()
+def test_motion_and_losses_are_those_of_the_published_network(mode):
+    net, frames, flows = recorded(mode)
+    motion = net(frames[:, : net.num_frames], flows[:, : net.num_frames - 1])
+    found = sdc_loss(displace(frames[:, 1], motion), frames[:, 2], motion)
+    with np.load(GOLDEN / f"sdc_{mode}_64x128.npz") as figures:
+        np.testing.assert_allclose(motion[0, :, ::8, ::8], figures["motion"], atol=1e-4)
+        np.testing.assert_allclose([motion.mean(), motion.std()], figures["motion_mean_std"], rtol=1e-4)
+        parts = [found.color, found.gradient, found.smoothness, found.total]
+        np.testing.assert_allclose(parts, figures["losses"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", [4, 8])
+def test_a_narrower_network_has_the_same_keys_and_all_channels_in_proportion(mode, width):
     with torch.device("meta"):
-        net = SDCNet(64)
-    counted = sum(outputs * inputs * kernel**2 + outputs for _, outputs, inputs, kernel in LAYERS)
-    assert sum(p.numel() for p in net.parameters()) == counted == 38_730_338
+        narrow, whole = SDCNet(mode, width).state_dict(), SDCNet(mode).state_dict()
+    assert narrow.keys() == whole.keys()
+    assert narrow["conv6_1.0.weight"].shape == (width * 16, width * 16, 3, 3)
+    assert narrow["final_flow.weight"].shape[1] == whole["final_flow.weight"].shape[1] - 8 + width // 4
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (65, 90), (1, 1), (7, 200)])
-def test_a_new_network_gives_back_the_flow_of_pictures_of_any_size(height, width):
+def test_a_new_network_gives_back_the_last_flow_of_pictures_of_any_size(mode, height, width):
     torch.manual_seed(0)
-    earlier, later = 255 * torch.rand(2, 2, 3, height, width)
-    flow = 10 * torch.randn(2, 2, height, width)
-    torch.testing.assert_close(SDCNet(4)(earlier, later, flow), flow, atol=1e-4, rtol=0)
+    frames = 255 * torch.rand(2, NUM_FRAMES[mode], 3, height, width)
+    flows = 10 * torch.randn(2, NUM_FRAMES[mode] - 1, 2, height, width)
+    torch.testing.assert_close(SDCNet(mode, 4)(frames, flows), flows[:, -1], atol=1e-4, rtol=0)
 
 
 def test_sides_are_padded_to_multiples_of_64_by_their_border_and_cut_again():
-    net = changed(SDCNet(4))
+    net = changed(SDCNet(width=4))
     torch.manual_seed(0)
-    pictures = 255 * torch.rand(2, 1, 3, 64, 1)  # each row even, so that their mean does not change with the width
-    flow = torch.randn(1, 2, 64, 90)
-    cut = net(*pictures.expand(-1, -1, -1, -1, 90), flow)
-    whole = net(*pictures.expand(-1, -1, -1, -1, 128), F.pad(flow, (0, 38, 0, 0), mode="replicate"))
+    frames = 255 * torch.rand(1, 3, 3, 64, 1)  # each row even, so that their mean does not change with the width
+    flows = torch.randn(1, 2, 2, 64, 90)
+    cut = net(frames.expand(-1, -1, -1, -1, 90), flows)
+    whole = net(frames.expand(-1, -1, -1, -1, 128), F.pad(flows, (0, 38, 0, 0, 0, 0), mode="replicate"))
     torch.testing.assert_close(cut, whole[..., :90], atol=1e-4, rtol=1e-4)
 
 
-def test_light_that_is_brighter_in_both_frames_does_not_change_the_motion():
-    net = changed(SDCNet(4))
+def test_light_that_is_brighter_in_all_frames_does_not_change_the_motion():
+    net = changed(SDCNet(width=4))
     torch.manual_seed(0)
-    earlier, later = 200 * torch.rand(2, 1, 3, 64, 64)
-    flow = torch.randn(1, 2, 64, 64)
-    torch.testing.assert_close(net(earlier, later, flow), net(earlier + 40, later + 40, flow), atol=1e-3, rtol=0)
-    assert (net(earlier, later, flow) - net(earlier, later + 40, flow)).abs().max() > 0.1
+    frames = 200 * torch.rand(1, 3, 3, 64, 64)
+    flows = torch.randn(1, 2, 2, 64, 64)
+    torch.testing.assert_close(net(frames, flows), net(frames + 40, flows), atol=1e-3, rtol=0)
+    brighter_at_the_end = frames + torch.tensor([0, 0, 40]).view(1, 3, 1, 1, 1)
+    assert (net(frames, flows) - net(brighter_at_the_end, flows)).abs().max() > 0.1
 
 
-def test_every_parameter_learns_once_the_last_layer_listens():
-    net = changed(SDCNet(4)).train()
-    earlier, later = 255 * torch.rand(2, 1, 3, 64, 64)
-    motion = net(earlier, later, torch.randn(1, 2, 64, 64))
-    sdc_loss(displaced(earlier, motion), later, motion).total.backward()
+@pytest.mark.parametrize("mode", MODES)
+def test_every_parameter_learns_once_the_last_layer_listens(mode):
+    net = changed(SDCNet(mode, 4)).train()
+    frames = 255 * torch.rand(1, 3, 3, 64, 64)
+    motion = net(frames[:, : net.num_frames], torch.randn(1, net.num_frames - 1, 2, 64, 64))
+    sdc_loss(displace(frames[:, 1], motion), frames[:, 2], motion).total.backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_under_autocast_the_motion_stays_in_float32():
     flow = constant(20.03, -7.51, 64, 64)
-    picture = torch.zeros(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        motion = SDCNet(4)(picture, picture, flow)
+        motion = SDCNet(PREDICTION, 4)(torch.zeros(1, 2, 3, 64, 64), flow[:, None])
     torch.testing.assert_close(motion, flow, atol=1e-4, rtol=0)
 
 
 def test_a_width_that_cannot_be_halved_is_refused():
     with pytest.raises(ValueError, match="--width must be a positive multiple of 4, got 6"):
-        SDCNet(6)
+        SDCNet(width=6)
 
 
 # --- files, and the flow estimator ------------------------------------------------------------------------------
@@ -248,55 +264,76 @@ def saved(path, net, mode=RECONSTRUCTION):
 
 
 def test_a_checkpoint_says_its_width_and_gives_the_same_motion(tmp_path):
-    net = changed(SDCNet(8))
+    net = changed(SDCNet(width=8))
     loaded = load_sdc(saved(tmp_path / "sdc.pth", net))
     assert loaded.width == 8
     assert not loaded.training
-    pictures = 255 * torch.rand(2, 1, 3, 64, 64)
-    assert torch.equal(loaded(*pictures, torch.zeros(1, 2, 64, 64)), net(*pictures, torch.zeros(1, 2, 64, 64)))
+    frames, flows = 255 * torch.rand(1, 3, 3, 64, 64), torch.zeros(1, 2, 2, 64, 64)
+    assert torch.equal(loaded(frames, flows), net(frames, flows))
 
 
-def test_a_published_file_with_its_flow_network_and_its_own_scale_loads(tmp_path):
-    state = {f"module.{key}": value for key, value in changed(SDCNet(4)).state_dict().items()}
-    state |= {"module.flow_std": torch.full((1, 2, 1, 1), 3.0), "module.flownet2.conv1.0.weight": torch.zeros(3)}
-    torch.save({"epoch": 7, "state_dict": state}, tmp_path / "published.pth.tar")
-    assert load_sdc(tmp_path / "published.pth.tar", mode=PREDICTION).flow_std.flatten().tolist() == [3.0, 3.0]
-    for key in ("module.flow_std", "module.flow_mean"):
-        del state[key]
-    torch.save({"state_dict": state}, tmp_path / "published.pth.tar")
-    assert torch.equal(load_sdc(tmp_path / "published.pth.tar").flow_std, SDCNet(4).flow_std)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_published_file_loads_with_its_flow_network_and_its_own_scale(tmp_path, mode, prefix):
+    net = changed(SDCNet(mode, 4))
+    flow_network = {"flownet2.flownetc.conv1.0.weight": torch.zeros(64, 3, 7, 7), "flownet2.s.x": torch.ones(1)}
+    own = net.state_dict() | {"flow_std": torch.full((1, 2, 1, 1), 3.0), "rgb_mean": torch.full((1, 3, 1, 1), 109.9)}
+    torch.save({"epoch": 7, "state_dict": {prefix + k: v for k, v in (flow_network | own).items()}}, tmp_path / "a.pth")
+    loaded = load_sdc(tmp_path / "a.pth", mode=mode).state_dict()
+    assert loaded.keys() == own.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in own.items())
+
+
+def test_a_file_without_the_scale_of_flows_has_the_published_one(tmp_path):
+    net = SDCNet(width=4)
+    torch.save({k: v for k, v in net.state_dict().items() if k not in BUFFERS}, tmp_path / "bare.pth")
+    assert torch.equal(load_sdc(tmp_path / "bare.pth").flow_std, net.flow_std)
 
 
 def test_a_file_of_something_else_is_refused_and_told_why(tmp_path, light_checkpoint):
     with pytest.raises(ValueError, match="holds DeepMNV3V3PlusD_m1; expected SDCNet_reconstruction"):
         load_sdc(light_checkpoint)
     with pytest.raises(ValueError, match="holds SDCNet_prediction; expected SDCNet_reconstruction"):
-        load_sdc(saved(tmp_path / "prediction.pth", SDCNet(4), PREDICTION))
+        load_sdc(saved(tmp_path / "prediction.pth", SDCNet(PREDICTION, 4), PREDICTION))
+    torch.save(SDCNet(PREDICTION, 4).state_dict(), tmp_path / "published.pth")
+    with pytest.raises(ValueError, match=r"published.pth holds SDCNet_prediction; .*video.train --mode reconstruction"):
+        load_sdc(tmp_path / "published.pth")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth: not the weights of an SDC-Net .* found nothing"):
         load_sdc(tmp_path / "other.pth")
-    longer = SDCNet(4).state_dict() | {"conv1.0.weight": torch.zeros(4, 13, 7, 7)}
-    torch.save(longer, tmp_path / "three_frames.pth")
-    with pytest.raises(ValueError, match=r"should be \[width, 8, 7, 7\], found \[4, 13, 7, 7\]"):
-        load_sdc(tmp_path / "three_frames.pth")
-    half = {key: value for key, value in SDCNet(4).state_dict().items() if not key.startswith("deconv")}
+    two_frames = SDCNet(PREDICTION, 4)  # what reconstruction saw in earlier versions
+    with pytest.raises(ValueError, match=r"should be \[width, 13, 7, 7\], found \[4, 8, 7, 7\]. Train one"):
+        load_sdc(saved(tmp_path / "two_frames.pth", two_frames))
+    half = {key: value for key, value in SDCNet(width=4).state_dict().items() if not key.startswith("deconv")}
     torch.save(half, tmp_path / "half.pth")
     with pytest.raises(ValueError, match=r"half.pth: not the weights of an SDC-Net: .* 12 missing \(deconv5"):
         load_sdc(tmp_path / "half.pth")
 
 
+def wall_seen_from(*lefts: int) -> list[np.ndarray]:
+    """Pictures [64, 80, 3] of one wall, each beginning at this column of it."""
+    tiles = np.random.default_rng(0).integers(0, 255, (20, 28, 3))
+    wall = np.kron(tiles, np.ones((4, 4, 1))).astype(np.uint8)
+    return [np.ascontiguousarray(wall[:64, left : left + 80]) for left in lefts]
+
+
 def test_flow_sdc_refines_dis_from_image_to_other(tmp_path):
-    rng = np.random.default_rng(0)
-    wall = np.kron(rng.integers(0, 255, (20, 24, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-    image, other = wall[:64, 5:85], wall[:64, :80]  # what is at x in `image` is at x + 5 in `other`
-    flow = build_flow("sdc", weights=str(saved(tmp_path / "sdc.pth", SDCNet(4))))(image, other)
-    assert flow.shape == (64, 80, 2)
-    assert flow.dtype == np.float32
-    assert np.median(flow[..., 0]) == pytest.approx(5, abs=0.1)
-    np.testing.assert_allclose(flow, build_flow("dis")(image, other), atol=1e-3)
+    image, other, beyond = wall_seen_from(10, 5, 0)  # what is at x in `image` is at x + 5 in `other`
+    estimate = build_flow("sdc", weights=str(saved(tmp_path / "sdc.pth", SDCNet(width=4))))
+    for flow in (estimate(image, other, beyond), estimate(image, other)):
+        assert flow.shape == (64, 80, 2)
+        assert flow.dtype == np.float32
+        assert np.median(flow[..., 0]) == pytest.approx(5, abs=0.1)
+        np.testing.assert_allclose(flow, build_flow("dis")(image, other), atol=1e-3)
 
 
-def test_frames_and_flow_of_different_sizes_are_refused():
-    picture = np.zeros((4, 6, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"must have the same size, got \(4, 6, 3\), \(4, 6, 3\) and \(4, 5, 2\)"):
-        sdc_motion(SDCNet(4), picture, picture, np.zeros((4, 5, 2), np.float32))
+def test_flow_sdc_looks_at_the_frame_beyond_and_the_motion_to_it():
+    image, other, beyond, elsewhere = wall_seen_from(10, 5, 0, 20)
+    net = changed(SDCNet(width=4))
+    seen = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    estimate = SdcFlow(net, DisFlow())
+    assert np.abs(estimate(image, other, beyond) - estimate(image, other, elsewhere)).max() > 0.01
+    frames, flows = seen[0]
+    assert np.array_equal(frames[0].permute(0, 2, 3, 1), (beyond, other, image))
+    assert flows[0, :, 0].flatten(1).median(dim=1).values.tolist() == pytest.approx([5, 5], abs=0.1)

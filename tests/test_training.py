@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,6 +40,18 @@ def test_a_run_leaves_everything_it_promises(tiny_set, tmp_path, capsys):
     assert metrics(tmp_path, "train")[0]["lr"] == 0.003
 
 
+def test_the_command_that_is_told_gives_the_score_of_the_training(tiny_set, tmp_path, capsys, command):
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--val_interval", "2")
+    told = capsys.readouterr().out
+    words = [*shlex.split(told.partition("python eval.py ")[2]), "--device", "cpu"]
+    assert "scored on whole images, scale 1, no flip\n" in command("eval", *words).out
+    scores = json.loads((tmp_path / "ckpt/default/eval/camvid_val/metrics.json").read_text())
+    best = float(re.search(r"best mIoU (\S+):", told)[1])
+    assert 100 * scores["mean_iou"] == pytest.approx(best, abs=0.1)
+    by_default = command("eval", *words[:4], "--device", "cpu").out
+    assert "scored on tiles of 1024, scale 0.5, 1, 2, with flip; train.py scores as with --inference_mode" in by_default
+
+
 def test_training_learns(tiny_set, tmp_path):
     run(tiny_set, tmp_path, "--max_epoch", "10", "--repeat", "2", "--val_interval", "10", "--color_aug", "0")
     losses = [row["loss"] for row in metrics(tmp_path, "train")]
@@ -65,7 +79,8 @@ def test_wrong_flags_are_told_before_anything_is_prepared(tiny_set, tmp_path, mo
         (("--lr_schedule", "scl-poly"), "--rlx_off_epoch"),
         (("--scale_min", "3"), "--scale_min"),
         (("--jointwtborder", "--img_wt_loss"), "exclude each other"),
-        (("--class_balance", "1", "--img_wt_loss"), "leave out --jointwtborder and --img_wt_loss"),
+        (("--class_balance", "1", "--img_wt_loss"), "--img_wt_loss and --class_balance exclude each other"),
+        (("--rlx_off_epoch", "5"), "--rlx_off_epoch changes nothing without --relax"),
         (("--fp16",), "--fp16 needs a CUDA device"),
         (("--no-sgd",), "--no-sgd leaves no optimizer"),
         (("--trunk_weights", str(damaged)), "damaged.pth: "),
@@ -124,7 +139,7 @@ def test_gradient_accumulation_takes_one_step_for_several_batches(tiny_set, tmp_
 
 @pytest.mark.parametrize("flags", [
     ("--bs_mult", "1"), ("--img_wt_loss",), ("--jointwtborder", "--strict_bdr_cls", "2,6"), ("--bf16",),
-    ("--freeze_trunk",), ("--bblur", "--pre_size", "48"),
+    ("--freeze_trunk",), ("--bblur", "--pre_size", "48"), ("--relax", "--rlx_off_epoch", "1", "--max_epoch", "2"),
     ("--jointwtborder", "--lr_schedule", "scl-poly", "--rlx_off_epoch", "1", "--max_epoch", "2"),
 ], ids=" ".join)  # fmt: skip
 def test_a_flag_combination_trains(tiny_set, tmp_path, flags):

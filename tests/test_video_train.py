@@ -30,10 +30,7 @@ from video.clips import (
     load_clip,
     split_sequences,
 )
-from video.displaced import displaced
-from video.names import arch_name
-from video.sdc import SDCNet, load_sdc
-from video.sdc_loss import sdc_loss
+from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, displace, load_sdc, sdc_loss
 from video.settings import VideoTrainConfig
 from video.train import psnr
 
@@ -100,26 +97,26 @@ def test_a_video_file_is_one_sequence(tmp_path):
         assert np.argmin(differences) == number
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(2, 3), st.floats(0, 1))
-def test_no_frame_is_both_trained_on_and_scored_on(lengths, length, val_share):
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.floats(0, 1))
+def test_no_frame_is_both_trained_on_and_scored_on(lengths, val_share):
     sequences = [[Path(f"{s}/{f}") for f in range(count)] for s, count in enumerate(lengths)]
     try:
-        train, val = split_sequences(sequences, length, val_share)
+        train, val = split_sequences(sequences, val_share)
     except ValueError:
         # A share near 1 leaves nothing to train on.
-        assert max(lengths) < 2 * length or max(lengths) - round(max(lengths) * val_share) < length
+        assert max(lengths) < 6 or max(lengths) - round(max(lengths) * val_share) < 3
         return
     assert train
     assert val
     assert not {frame for clip in train for frame in clip} & {frame for clip in val for frame in clip}
-    assert all(len(clip) == length and len({frame.parent for frame in clip}) == 1 for clip in train + val)
+    assert all(len(clip) == 3 and len({frame.parent for frame in clip}) == 1 for clip in train + val)
 
 
 def test_the_end_of_each_sequence_is_held_out():
-    train, val = split_sequences([[Path(f"{f}") for f in range(10)]], 2, 0.3)
-    assert [str(clip[0]) for clip in train] == ["0", "1", "2", "3", "4", "5"]
-    assert [str(clip[0]) for clip in val] == ["7", "8"]
-    assert [str(clip[0]) for clip in evenly(train, 3)] == ["0", "2", "5"]
+    train, val = split_sequences([[Path(f"{f}") for f in range(10)]], 0.4)
+    assert [str(clip[0]) for clip in train] == ["0", "1", "2", "3"]
+    assert [str(clip[0]) for clip in val] == ["6", "7"]
+    assert [str(clip[0]) for clip in evenly(train, 3)] == ["0", "2", "3"]
 
 
 def test_an_epoch_visits_every_clip_as_often_as_asked_and_each_epoch_in_its_own_order():
@@ -131,17 +128,16 @@ def test_an_epoch_visits_every_clip_as_often_as_asked_and_each_epoch_in_its_own_
 
 def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_time():
     frames = moving_frames(3, size=96)
-    clips = TrainingClips([tuple(frames)], 80, 0, partial(build_flow, "dis"))
+    clips = TrainingClips([tuple(frames)], RECONSTRUCTION, 80, 0, partial(build_flow, "dis"))
     found = set()
     for place in range(16):
-        crop, flow = clips[ClipDraw(0, place, 0)]
+        crop, flows = clips[ClipDraw(0, place, 0)]
         assert crop.shape == (3, 3, 80, 80)
-        middle = flow[:, 20:-20, 20:-20]
-        u, v = (round(float(part.median())) for part in middle)
-        found.add((u, v))
-        whole = torch.tensor([float(u), float(v)]).view(1, 2, 1, 1).expand(1, 2, 80, 80)
-        moved = displaced(crop[:1].float(), whole)[0, :, 10:-10, 10:-10]
-        assert torch.equal(moved, crop[1, :, 10:-10, 10:-10].float())
+        first, second = flows[..., 20:-20, 20:-20].flatten(2).median(dim=2).values.round()
+        assert torch.equal(first, second)
+        found.add(tuple(first.tolist()))
+        moved = displace(crop[:2].float(), first.view(1, 2, 1, 1).expand(2, 2, 80, 80))[..., 10:-10, 10:-10]
+        assert torch.equal(moved, crop[1:, :, 10:-10, 10:-10].float())
     # The later frame shows at x what the earlier one shows at x + 3; mirrored or backwards, at x - 3; both, at x + 3.
     assert found == {(3, 1), (-3, 1), (-3, -1), (3, -1)}
     again, _ = clips[ClipDraw(0, 3, 0)]
@@ -156,7 +152,7 @@ def test_frames_of_different_sizes_name_both_files(tmp_path):
 
 
 def test_sequences_smaller_than_the_crop_say_how_large_it_may_be():
-    samples = [(torch.zeros(2, 3, side, side), torch.zeros(2, side, side)) for side in (64, 40)]
+    samples = [(torch.zeros(3, 3, side, side), torch.zeros(2, 2, side, side)) for side in (64, 40)]
     with pytest.raises(ValueError, match=r"crops of 40x40 and 64x64 pixels .* --crop_size. Use at most 40."):
         collate_clips(samples)
 
@@ -166,24 +162,23 @@ def test_sequences_smaller_than_the_crop_say_how_large_it_may_be():
 
 def test_without_any_flow_the_network_learns_how_a_texture_moves():
     torch.manual_seed(0)
-    before, after = (
-        torch.stack([torch.from_numpy(moving_frames(2, seed=seed)[i]).permute(2, 0, 1).float() for seed in range(6)])
-        for i in (0, 1)
-    )
-    net = SDCNet(4)
+    clips = np.stack([moving_frames(3, seed=seed) for seed in range(6)])
+    frames = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float()
+    before, after, still = frames[:, 1], frames[:, 2], torch.zeros(4, 2, 2, 64, 64)
+    net = SDCNet(width=4)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     losses = []
     for _ in range(60):
-        motion = net(before[:4], after[:4], torch.zeros(4, 2, 64, 64))
-        loss = sdc_loss(displaced(before[:4], motion), after[:4], motion).total
+        motion = net(frames[:4], still)
+        loss = sdc_loss(displace(before[:4], motion), after[:4], motion).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
     with torch.inference_mode():
-        motion = net(before[4:], after[4:], torch.zeros(2, 2, 64, 64))  # textures that it has not seen
-        assert psnr(displaced(before[4:], motion), after[4:]) > psnr(before[4:], after[4:]) + 2
+        motion = net(frames[4:], still[:2])  # textures that it has not seen
+        assert psnr(displace(before[4:], motion), after[4:]) > psnr(before[4:], after[4:]) + 2
     assert motion.mean(dim=(0, 2, 3)).tolist() == pytest.approx([3, 1], abs=0.5)
 
 
@@ -206,7 +201,7 @@ def train(command, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("mode", "num_val"), [("reconstruction", 2), ("prediction", 1)])
+@pytest.mark.parametrize(("mode", "num_val"), [(RECONSTRUCTION, 1), (PREDICTION, 1)])
 def test_a_run_leaves_checkpoints_scores_and_pictures(train, tmp_path, mode, num_val):
     frames = write_frames(tmp_path / "frames", 14)
     done = train("--frames", frames, "--mode", mode, "--val_share", 0.2, "--max_epoch", 2, "--lr", 1e-3)
@@ -354,7 +349,7 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
         (tmp_path / "none", f"no such file or folder: {tmp_path / 'none'}"),
         (tmp_path / "empty", f"no images in {tmp_path / 'empty'} or its subfolders"),
         (tmp_path / "film.mp4", "film.mp4: not a video, or damaged"),
-        (two, "at least 4 consecutive frames are needed"),
+        (two, "at least 6 consecutive frames are needed"),
         (damaged, "002.png"),
     ):
         ended = train("--frames", frames)
@@ -378,7 +373,7 @@ def test_a_wrong_flag_ends_with_exit_code_2_and_names_it(train, flag, value):
 
 @pytest.mark.parametrize(("mode", "told"), [("reconstruction", "propagate.py --flow sdc"), ("prediction", "nothing")])
 def test_a_motion_network_is_told_from_one_that_segments(command, tmp_path, mode, told):
-    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(4).state_dict(), arch=arch_name(mode)))
+    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(mode, 4).state_dict(), arch=arch_name(mode)))
     photo = write_frames(tmp_path / "frames", 1) / "000.png"
     ended = command("demo", "--demo-image", photo, "--snapshot", tmp_path / "sdc.pth")
     assert ended.code == 1

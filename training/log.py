@@ -16,7 +16,7 @@ from config import RunConfig
 from utils.files import atomic_path, json_text, writable_folder, write_json
 from utils.numbering import first_free
 
-METRICS = "metrics.jsonl"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 LAST, BEST = "last.pth", "best.pth"  # the checkpoint to resume from, and the one with the best score
 LINK = "tensorboard"  # to the run's events
 
@@ -72,10 +72,15 @@ class RunLog:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
 
-    def config(self, settings: Mapping[str, Any]) -> None:
-        """Keep the run's settings."""
-        if self.active:
-            write_json(self.folder / "config.json", settings)
+    def config(self, settings: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+        """Keep the run's settings, and what it starts with (training/record.py); a resumed run has started before."""
+        if not self.active:
+            return
+        before: list[Mapping[str, Any]] = []
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads((self.folder / CONFIG).read_text(encoding="utf-8")).get("starts", [])
+        starts = [*(earlier for earlier in before if earlier != start), start]
+        write_json(self.folder / CONFIG, {**settings, "starts": starts})
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step: the optimizer steps before this moment.

@@ -128,13 +128,15 @@ def open_run(
     start: Start | None,
     fresh: State,
     settings: Mapping[str, Any],
+    record: Mapping[str, Any],
     about: Sequence[str],
     *,
     is_main: bool = True,
 ) -> tuple[RunLog, State]:
     """Create the run folder, and print how the run starts and what it is `about`. Whatever can fail comes before this.
 
-    fresh: the state to begin with if there is no start; settings: all flags. Returns the run's log and the first state.
+    fresh: the state to begin with if there is no start; settings: all flags; record: what it starts with, see
+    training/record.py. Returns the run's log and the first state.
     """
     folder = run_folder(run)
     notices = _describe_start(start, settings) if start else []
@@ -149,7 +151,7 @@ def open_run(
     log = RunLog(folder, events, active=is_main)
     for text in (*notices, *about, f"run folder: {folder}"):
         log.say(text)
-    log.config(settings)
+    log.config(settings, record)
     state = start.state() if start else fresh
     if start and state.epoch >= run.max_epoch:
         log.say(f"finished: all epochs (--max_epoch {run.max_epoch}) are done; raise it to continue.")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dict
+from datasets.index import dataset_root, find_pairs
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.spec import DatasetSpec
 from loss.build import build_loss
@@ -20,6 +21,7 @@ from training.averaging import WeightAverage
 from training.log import RunLog
 from training.optim import build_optimizer, build_schedule, freeze
 from training.progress import TEST_STEPS
+from training.record import data_fingerprint, record_start
 from training.resuming import State, check_fits, find_start, open_run, restore
 from utils.checkpoint import load_checkpoint, load_matching
 from utils.columns import counted
@@ -65,6 +67,11 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
     if run.max_minutes and me.count > 1:
         raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
+    if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
+        raise ValueError(
+            "--rlx_off_epoch changes nothing without --relax, --jointwtborder or --lr_schedule scl-poly; add one of "
+            "them, or leave --rlx_off_epoch out."
+        )
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
@@ -94,7 +101,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
         split = config.data.train_split
         about.append(f"--train_split {split} includes validation images, so the validation score is optimistic.")
     about += [*about_model, _describe(config, spec, device, dtype, net, me)]
-    log, state = open_run(run, start, State(run.start_epoch), settings, about, is_main=me.is_main)
+    record = record_start(dtype, _fingerprint(config.data, spec)) if me.is_main else {}
+    log, state = open_run(run, start, State(run.start_epoch), settings, record, about, is_main=me.is_main)
     training = Training(
         config, spec, device, dtype, net, model, criterion.to(device), optimizer, scaler, lr_at, average,
         data, val, me, log,
@@ -134,6 +142,12 @@ def _load_data(config: TrainConfig, spec: DatasetSpec, device: torch.device, me:
     count_pixels = config.loss.class_balance > 0
     data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
     return data, val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
+
+
+def _fingerprint(flags: DataConfig, spec: DatasetSpec) -> str:
+    root = dataset_root(spec, flags.dataset_dir)
+    split = flags.train_split if flags.cv is None else "train"
+    return data_fingerprint(spec, *(find_pairs(spec, root, name, flags.cv) for name in (split, "val")))
 
 
 def _describe(

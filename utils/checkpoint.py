@@ -69,7 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "epoch": checkpoint.epoch,
         "scores": plain(checkpoint.scores),
         "config": plain(checkpoint.config),
-        "versions": {"torch": str(torch.__version__), "python": platform.python_version(), "numpy": np.__version__},
+        "versions": versions(),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
     }
@@ -82,6 +82,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
                 torch.save({**description, "state_dict": weights, "training": plain(checkpoint.training)}, temporary)
         except (RuntimeError, SafetensorError) as error:  # raised on a full disk
             raise OSError(f"{path} could not be written completely. Is the disk full?") from error
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {"torch": str(torch.__version__), "python": platform.python_version(), "numpy": np.__version__}
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -38,7 +38,8 @@ def option(
 ) -> Any:
     """A setting that is also a flag.
 
-    flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument.
+    flags: spellings other than `--<field name>`. A spelling without a dash makes it a positional argument, which takes
+    one value or more if the field is a Sequence.
     must_be: POSITIVE, NOT_NEGATIVE or SHARE. at_most: largest value. Both are checked after parsing, as is that numbers
     are finite.
     """
@@ -139,7 +140,8 @@ def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
     positional = any(not flag.startswith("-") for flag in spellings)
     text = setting.metadata["help"].replace("%", "%%")
     if positional:
-        nargs = None if setting.metadata["required"] else "?"
+        several = typing.get_origin(kind) is Sequence
+        nargs = "+" if several else None if setting.metadata["required"] else "?"
         section.add_argument(setting.name, nargs=nargs, default=setting.default, help=text)
         return
     own = [] if any(flag.replace("-", "_") == f"__{setting.name}" for flag in spellings) else [f"--{setting.name}"]

@@ -11,6 +11,11 @@ from video.sdc import SdcFlow, load_sdc
 ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: video/exact.py
 
 
+def frames_beyond(name: str) -> int:
+    """How many frames past the two that it is asked about the estimator of this name looks at, if there are any."""
+    return 1 if name == "sdc" else 0
+
+
 def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> Flow:
     """The estimator of this name, one of ESTIMATORS.
 

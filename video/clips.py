@@ -19,13 +19,15 @@ from torch.utils.data import Dataset
 from utils.films import opened_video
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from video.flow import Flow
+from video.sdc import as_sample
 
 MOST_VIDEO = 4 * 2**30  # most bytes of decoded frames of a video file to hold in memory
+CLIP_LENGTH = 3  # frames up to the target, for both uses of the network
 FAR = 1.5  # times the usual step between frame numbers; beyond it a frame is missing in between
 
 Frame = Path | Uint8Array
-Clip = tuple[Frame, ...]  # consecutive frames
-ClipSample = tuple[Tensor, Tensor]
+Clip = tuple[Frame, ...]  # CLIP_LENGTH consecutive frames
+ClipSample = tuple[Tensor, Tensor]  # see `video.sdc.as_sample`
 
 
 @dataclass(frozen=True)
@@ -71,25 +73,23 @@ def common_ending(stems: Sequence[str]) -> str:
     return os.path.commonprefix(backwards)[::-1].lstrip("0123456789")  # noqa: RUF071 - letters, not folders
 
 
-def split_sequences(
-    sequences: Sequence[Sequence[Frame]], length: int, val_share: float
-) -> tuple[list[Clip], list[Clip]]:
-    """The clips of `length` frames to train on, and those to score on: the last `val_share` of each sequence.
+def split_sequences(sequences: Sequence[Sequence[Frame]], val_share: float) -> tuple[list[Clip], list[Clip]]:
+    """The clips of CLIP_LENGTH frames to train on, and those to score on: the last `val_share` of each sequence.
 
     No frame is in both. A sequence too short for both is used for training. Raises ValueError if either is empty.
     """
     train: list[Clip] = []
     val: list[Clip] = []
     for frames in sequences:
-        num_val = max(length, round(len(frames) * val_share))
-        cut = len(frames) - num_val if len(frames) >= length + num_val else len(frames)
-        train += _clips(frames[:cut], length)
-        val += _clips(frames[cut:], length)
+        num_val = max(CLIP_LENGTH, round(len(frames) * val_share))
+        cut = len(frames) - num_val if len(frames) >= CLIP_LENGTH + num_val else len(frames)
+        train += _clips(frames[:cut])
+        val += _clips(frames[cut:])
     if not train or not val:
         longest = max(map(len, sequences))
         raise ValueError(
-            f"--frames: at least {2 * length} consecutive frames are needed, {length} to train on and {length} "
-            f"to score on; the longest sequence has {longest}. Check --val_share {val_share}."
+            f"--frames: at least {2 * CLIP_LENGTH} consecutive frames are needed, {CLIP_LENGTH} to train on and "
+            f"{CLIP_LENGTH} to score on; the longest sequence has {longest}. Check --val_share {val_share}."
         )
     return train, val
 
@@ -107,14 +107,17 @@ def draw_clips(seed: int, epoch: int, num_clips: int, repeat: int) -> list[ClipD
 
 
 class TrainingClips(Dataset[ClipSample]):
-    """Crops (frames [length, 3, S, S] uint8, flow [2, S, S] float32 of the second frame towards the first, pixels).
+    """Crops (frames [length, 3, S, S] uint8, flows [M, 2, S, S] float32) for a network for `mode`; see `as_sample`.
 
     Clips are mirrored and reversed at random. A sample depends only on (seed, draw). make_flow: called once per
     process, since estimators cannot be sent to another process.
     """
 
-    def __init__(self, clips: Sequence[Clip], crop_size: int, seed: int, make_flow: Callable[[], Flow]) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], mode: str, crop_size: int, seed: int, make_flow: Callable[[], Flow]
+    ) -> None:
         self.clips = clips
+        self.mode = mode
         self.crop_size = crop_size
         self.seed = seed
         self.make_flow = make_flow
@@ -134,7 +137,7 @@ class TrainingClips(Dataset[ClipSample]):
         mirror, backwards = generator.integers(2, size=2)
         frames = [frame[top : top + height, left : left + width][:, :: -1 if mirror else 1] for frame in frames]
         self._flow = self._flow or self.make_flow()
-        return as_sample(frames[::-1] if backwards else frames, self._flow)
+        return as_sample(frames[::-1] if backwards else frames, self._flow, self.mode)
 
 
 def load_clip(clip: Clip) -> list[Uint8Array]:
@@ -147,13 +150,6 @@ def load_clip(clip: Clip) -> list[Uint8Array]:
                 f"{frames[0].shape[1]}x{frames[0].shape[0]}; all frames of a sequence must have the same size."
             )
     return frames
-
-
-def as_sample(frames: Sequence[Uint8Array], flow: Flow) -> ClipSample:
-    """Consecutive frames, and the flow from the second to the first, in the form that `TrainingClips` returns."""
-    frames = [np.ascontiguousarray(frame) for frame in frames]
-    found = flow(frames[1], frames[0])
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(found).permute(2, 0, 1)
 
 
 def collate_clips(samples: Sequence[ClipSample]) -> ClipSample:
@@ -169,8 +165,8 @@ def collate_clips(samples: Sequence[ClipSample]) -> ClipSample:
     return torch.stack(frames), torch.stack(flows)
 
 
-def _clips(frames: Sequence[Frame], length: int) -> list[Clip]:
-    return [tuple(frames[i : i + length]) for i in range(len(frames) - length + 1)]
+def _clips(frames: Sequence[Frame]) -> list[Clip]:
+    return [tuple(frames[i : i + CLIP_LENGTH]) for i in range(len(frames) - CLIP_LENGTH + 1)]
 
 
 def _images_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -19,10 +19,11 @@ SMOOTHNESS = 5.0  # of the motion; OpenCV's 20 smears it across object edges, an
 class Flow(Protocol):
     """Estimates the motion between two images of the same size."""
 
-    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+    def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
         """Two images [H, W, 3] uint8 RGB -> [H, W, 2] float32, pixels right and down.
 
-        What is at pixel (x, y) of `image` is at (x, y) + flow[y, x] in `other`.
+        What is at pixel (x, y) of `image` is at (x, y) + flow[y, x] in `other`. beyond: the frame that is as far from
+        `other` as `other` is from `image`, if there is one; only `sdc` looks at it.
         """
         ...
 
@@ -30,7 +31,7 @@ class Flow(Protocol):
 class DisFlow:
     """OpenCV's dense inverse search (Kroeger et al., ECCV 2016) on grey values."""
 
-    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+    def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
         """See `Flow`."""
         return self.refine(image, other, np.zeros((*image.shape[:2], 2), np.float32))
 

@@ -46,8 +46,9 @@ class EstimatedMotion:
     Motion over several frames chains the flows between neighbours: small motions are estimated more reliably than
     large ones. One more search, started from the chain, corrects its drift; it is used where the images match better.
 
-    frames: step -> [H, W, 3] uint8 RGB, all of the same size; a chain skips missing frames. Call with steps
-    from 0 outwards: only the last motion on each side is kept, since those of large frames would fill the memory.
+    frames: step -> [H, W, 3] uint8 RGB, all of the same size; a chain skips missing frames. An estimator that looks at
+    three also sees those beyond the steps asked for. Call with steps from 0 outwards: only the last motion on each side
+    is kept, since those of large frames would fill the memory.
     """
 
     def __init__(self, frames: Mapping[int, Uint8Array], flow: Flow) -> None:
@@ -75,7 +76,8 @@ class EstimatedMotion:
         path = [k for k in side if k in self._frames or k == 0] + [step]
         for near, far in pairwise(path):
             first, last = self._frames[near], self._frames[far]
-            one_back, one_forth = self._flow(last, first), self._flow(first, last)
+            one_back = self._flow(last, first, self._frames.get(2 * near - far))
+            one_forth = self._flow(first, last, self._frames.get(2 * far - near))
             back = one_back if back is None else compose(one_back, back)
             forth = one_forth if forth is None else compose(forth, one_forth)
         assert back is not None and forth is not None, step

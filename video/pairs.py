@@ -18,7 +18,7 @@ from datasets.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image, write_image
 from utils.noted_png import write_png
-from video.build import build_flow
+from video.build import build_flow, frames_beyond
 from video.exact import StreetMotion
 from video.flow import SMALLEST, Flow
 from video.motion import Displacement, EstimatedMotion, Motion
@@ -115,7 +115,8 @@ class Propagation:
     def _fingerprint(self, sequence: LabelledSequence, step: int) -> str:
         method = {key: value for key, value in asdict(self.method).items() if key != "device"}
         weights = [Path(self.method.weights)] if self.method.weights else []
-        files = [*sequence.on_the_way(step), *([sequence.pair.labels] if sequence.pair.labels else []), *weights]
+        frames = sequence.on_the_way(step, frames_beyond(self.method.flow))
+        files = [*frames, *([sequence.pair.labels] if sequence.pair.labels else []), *weights]
         stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
         return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]

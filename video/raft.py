@@ -47,7 +47,7 @@ class RaftFlow:
         self._net = net
 
     @torch.inference_mode()
-    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+    def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
         """See `video.flow.Flow`."""
         height, width = image.shape[:2]
         flow: Tensor = self._net(self._prepared(image), self._prepared(other))[-1]

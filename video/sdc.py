@@ -1,19 +1,16 @@
-"""SDC-Net, the vector-based variant: two frames and the flow between them in, the motion of every pixel out.
+"""SDC-Net, the vector-based variant: frames and the flows between them in, the motion of every pixel out.
 
-Reda et al., "SDC-Net: Video prediction using spatially-displaced convolution", ECCV 2018, as used by Zhu et al.
-(CVPR 2019). The flow network in front of it is not included: any estimator can take its place.
-
-Written from the papers. The layers, their kernels and the ratios of their channels are those of FlowNetS, one level
-finer. Not verified, since no published weights were available: the width (believed to be half that of FlowNetS; a
-file's width is read from the file), the order of the input channels, and the scale of flows (MEAN_FLOW and
-FLOW_SCATTER; replaced by a file's `flow_mean` and `flow_std` if it has them). `python -m video.train --snapshot FILE
---test_mode` first reports the PSNR that the file's weights reach on the frames, which shows whether it uses the same
-conventions.
+Reda et al., "SDC-Net: Video prediction using spatially-displaced convolution", ECCV 2018, in the two uses of Zhu et
+al. (CVPR 2019). Keys, inputs, output and loss are the published ones. The flow network in front of it is not included:
+any estimator can take its place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,38 +20,41 @@ from torch import Tensor, nn
 from utils.checkpoint import Checkpoint, compare_state, load_checkpoint
 from utils.images import Uint8Array
 from video.flow import Flow
-from video.names import RECONSTRUCTION, arch_name
 from video.warping import FlowArray
+
+PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
+NUM_FRAMES = {RECONSTRUCTION: 3, PREDICTION: 2}  # that the network sees; in reconstruction the last is the target
 
 WIDTH = 32  # channels of conv1
 WHITE = 255.0
 MULTIPLE = 64  # six halvings
-INPUTS = 8  # two flow components and three colours of each of two frames
-# Flows enter as (flow - mean) / (3 * scatter), and the output is scaled back the same way. In pixels.
-MEAN_FLOW = (-0.944, -1.231)
-FLOW_SCATTER = (13.772, 7.475)
-FLOW_SCALE = ("flow_mean", "flow_std")  # keys of these two
+# Flows enter as (flow - mean) / (3 * std), and the output is scaled back the same way. In pixels.
+FLOW_MEAN = (-0.94427323, -1.23077035)
+FLOW_STD = (13.77204132, 7.47463894)
+BUFFERS = ("flow_mean", "flow_std", "rgb_mean")  # a file without them means these values
+COLOR, GRADIENT, SMOOTHNESS = 0.7, 0.2, 0.1  # weights of the loss
 
 
 class SDCNet(nn.Module):
     """Encoder and decoder with skip connections. Attribute names are keys of published checkpoints.
 
-    width: channels of the first layer, a multiple of 4; all others follow from it. FlowNetS has 64.
+    mode: RECONSTRUCTION or PREDICTION. width: channels of the first layer, a multiple of 4; all others follow from it.
+    Published networks have 32.
 
-    A new network returns its input flow, so training starts from the estimator's warp: the last layer also sees the
-    input, and all its other weights are zero. For reconstruction that is the flow itself, for prediction constant
-    motion.
+    A new network returns the last flow that it is given, so training starts from the estimator's warp: the last layer
+    also sees the input, and all its other weights are zero. For prediction that is constant motion.
     """
 
     flow_mean: Tensor
     flow_std: Tensor
 
-    def __init__(self, width: int = WIDTH) -> None:
+    def __init__(self, mode: str = RECONSTRUCTION, width: int = WIDTH) -> None:
         super().__init__()
+        self.num_frames = NUM_FRAMES[mode]
         if width < 4 or width % 4:
             raise ValueError(f"--width must be a positive multiple of 4, got {width}.")
-        w = width
-        self.conv1 = _conv(INPUTS, w, kernel=7, stride=2)
+        w, inputs = width, num_inputs(mode)
+        self.conv1 = _conv(inputs, w, kernel=7, stride=2)
         self.conv2 = _conv(w, 2 * w, kernel=5, stride=2)
         self.conv3 = _conv(2 * w, 4 * w, kernel=5, stride=2)
         self.conv3_1 = _conv(4 * w, 4 * w)
@@ -71,9 +71,10 @@ class SDCNet(nn.Module):
         self.deconv2 = _deconv(4 * w + 2 * w, w)
         self.deconv1 = _deconv(2 * w + w, w // 2)
         self.deconv0 = _deconv(w + w // 2, w // 4)
-        self.final_flow = nn.Conv2d(INPUTS + w // 4, 2, 3, padding=1)
-        self.register_buffer("flow_mean", torch.tensor(MEAN_FLOW).view(1, 2, 1, 1))
-        self.register_buffer("flow_std", torch.tensor(FLOW_SCATTER).view(1, 2, 1, 1))
+        self.final_flow = nn.Conv2d(inputs + w // 4, 2, 3, padding=1)
+        self.register_buffer("flow_mean", torch.tensor(FLOW_MEAN).view(1, 2, 1, 1))
+        self.register_buffer("flow_std", torch.tensor(FLOW_STD).view(1, 2, 1, 1))
+        self.register_buffer("rgb_mean", torch.zeros(1, 3, 1, 1))  # published files have it; nothing uses it
         self._start_from_the_flow()
 
     @property
@@ -81,17 +82,19 @@ class SDCNet(nn.Module):
         """Channels of the first layer."""
         return self.conv1[0].out_channels  # type: ignore[return-value]
 
-    def forward(self, earlier: Tensor, later: Tensor, flow: Tensor) -> Tensor:
-        """The motion [B, 2, H, W] float32 from the target frame to the source frame, in pixels right and down.
+    def forward(self, frames: Tensor, flows: Tensor) -> Tensor:
+        """The motion [B, 2, H, W] float32 from the target frame to the one before it, in pixels right and down.
 
-        earlier, later: two consecutive frames, [B, 3, H, W] RGB, 0 to 255. flow: [B, 2, H, W] pixels, from `later`
-        to `earlier`: what is at (x, y) of `later` is at (x, y) + flow in `earlier`. In reconstruction `later` is
-        the target and `earlier` the source; in prediction `later` is the source, and the target comes after it.
-        Sides may have any length.
+        frames: consecutive ones, [B, N, 3, H, W] RGB, 0 to 255: 3 in reconstruction, the last of which is the target;
+        2 in prediction, after which the target comes. flows: [B, N - 1, 2, H, W] pixels, each from a frame to the one
+        before it: what is at (x, y) of frame i + 1 is at (x, y) + flows[:, i] in frame i. Sides may have any length.
         """
-        height, width = flow.shape[2:]
+        height, width = flows.shape[3:]
         scale = 3 * self.flow_std
-        inputs = torch.cat([(flow.float() - self.flow_mean) / scale, _without_mean(earlier, later)], 1)
+        frames, flows = frames.float().flip(2) / WHITE, (flows.float() - self.flow_mean) / scale  # RGB to BGR
+        frames = frames - frames.mean(dim=(1, 3, 4), keepdim=True)
+        # Ordered by component, then by time: u of all flows, then v; blue of all frames, then green, then red.
+        inputs = torch.cat([values.transpose(1, 2).flatten(1, 2) for values in (flows, frames)], 1)
         inputs = F.pad(inputs, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
         features = self._features(inputs)
         with torch.autocast(inputs.device.type, enabled=False):  # 8 bits of mantissa would round 20 pixels to 0.06
@@ -99,7 +102,7 @@ class SDCNet(nn.Module):
             return motion[..., :height, :width] * scale + self.flow_mean
 
     def _features(self, inputs: Tensor) -> Tensor:
-        """[B, 8, H, W] -> [B, width / 4, H, W]; both sides are multiples of 64."""
+        """[B, inputs, H, W] -> [B, width / 4, H, W]; both sides are multiples of 64."""
         conv1 = self.conv1(inputs)
         conv2 = self.conv2(conv1)
         conv3 = self.conv3_1(self.conv3(conv2))
@@ -123,14 +126,24 @@ class SDCNet(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             self.final_flow.weight.zero_()
+            num_flows = self.num_frames - 1
             for component in range(2):
-                self.final_flow.weight[component, component, 1, 1] = 1
+                self.final_flow.weight[component, component * num_flows + num_flows - 1, 1, 1] = 1
+
+
+def num_inputs(mode: str) -> int:
+    """Channels that the network for `mode` sees: three colours of each frame, two components of each flow."""
+    return 3 * NUM_FRAMES[mode] + 2 * (NUM_FRAMES[mode] - 1)
+
+
+def arch_name(mode: str) -> str:
+    """The name in checkpoints of a network for this mode."""
+    return f"SDCNet_{mode}"
 
 
 def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = RECONSTRUCTION) -> SDCNet:
-    """A trained network for `mode`, one of SDC_MODES, in evaluation mode. The file determines its width.
+    """A trained network for `mode`, in evaluation mode. The file determines its width, and may hold a flow network too.
 
-    Published files also hold a flow network and do not record their mode; for these, `mode` is trusted.
     Raises FileNotFoundError, or ValueError if the file is damaged or holds another network or another mode.
     """
     return sdc_of(load_checkpoint(path), path, mode).eval().to(device)
@@ -138,20 +151,21 @@ def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = R
 
 def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
     """The network for `mode` in a checkpoint that was read from `path`. Raises ValueError if it holds another one."""
-    if checkpoint.arch not in (None, arch_name(mode)):
+    first = tuple(checkpoint.state_dict.get("conv1.0.weight", torch.zeros(0)).shape)
+    shapes: dict[tuple[int, ...], str] = {(num_inputs(mode), 7, 7): arch_name(mode) for mode in NUM_FRAMES}
+    arch = checkpoint.arch or shapes.get(first[1:])
+    if arch not in (None, arch_name(mode)):
+        raise ValueError(f"{path} holds {arch}; expected {arch_name(mode)}: python -m video.train --mode {mode}.")
+    wanted = (num_inputs(mode), 7, 7)
+    if first[1:] != wanted:
         raise ValueError(
-            f"{path} holds {checkpoint.arch}; expected {arch_name(mode)}: python -m video.train --mode {mode}."
+            f"{path}: not the weights of an SDC-Net for {mode}: conv1.0.weight should be "
+            f"[width, {', '.join(map(str, wanted))}], found {'nothing' if first == (0,) else list(first)}. "
+            f"Train one: python -m video.train --mode {mode}."
         )
-    first = checkpoint.state_dict.get("conv1.0.weight")
-    if first is None or first.shape[1:] != (INPUTS, 7, 7):
-        shape = "nothing" if first is None else list(first.shape)
-        raise ValueError(
-            f"{path}: not the weights of an SDC-Net for two frames: conv1.0.weight should be "
-            f"[width, {INPUTS}, 7, 7], found {shape}."
-        )
-    net = SDCNet(len(first))
+    net = SDCNet(mode, first[0])
     own = net.state_dict()
-    found = {key: own[key] for key in FLOW_SCALE}
+    found = {key: own[key] for key in BUFFERS}
     found |= {key: value for key, value in checkpoint.state_dict.items() if key in own}
     report = compare_state(own, found)
     if not report.complete:
@@ -160,22 +174,12 @@ def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
     return net
 
 
-@torch.inference_mode()
-def sdc_motion(net: SDCNet, image: Uint8Array, other: Uint8Array, flow: FlowArray) -> FlowArray:
-    """The flow from `image` to `other`, refined by a network for reconstruction: [H, W, 2] float32, pixels.
-
-    image, other: [H, W, 3] uint8 RGB. flow: [H, W, 2], from another estimator: what is at (x, y) of `image` is at
-    (x, y) + flow in `other`. With a network for prediction the result is the motion from the frame after `image`
-    to `image`. Raises ValueError if the sizes differ.
-    """
-    if not image.shape[:2] == other.shape[:2] == flow.shape[:2]:
-        raise ValueError(f"frames and flow must have the same size, got {image.shape}, {other.shape} and {flow.shape}.")
-    device = net.flow_mean.device
-    earlier, later, start = (
-        torch.from_numpy(np.ascontiguousarray(values)).to(device).permute(2, 0, 1)[None].float()
-        for values in (other, image, flow)
-    )
-    return np.ascontiguousarray(net(earlier, later, start)[0].permute(1, 2, 0).cpu().numpy())
+def as_sample(frames: Sequence[Uint8Array], flow: Flow, mode: str) -> tuple[Tensor, Tensor]:
+    """Frames as [N, 3, H, W] uint8, and the flows [M, 2, H, W] float32 between those that a network for `mode` sees."""
+    frames = [np.ascontiguousarray(frame) for frame in frames]
+    flows = [flow(later, earlier) for earlier, later in pairwise(frames[: NUM_FRAMES[mode]])]
+    pictures, motions = (torch.from_numpy(np.stack(values)) for values in (frames, flows))
+    return pictures.permute(0, 3, 1, 2).contiguous(), motions.permute(0, 3, 1, 2).contiguous()
 
 
 class SdcFlow:
@@ -185,15 +189,73 @@ class SdcFlow:
         self._net = net
         self._start = start
 
-    def __call__(self, image: Uint8Array, other: Uint8Array) -> FlowArray:
+    @torch.inference_mode()
+    def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
         """See `video.flow.Flow`."""
-        return sdc_motion(self._net, image, other, self._start(image, other))
+        if beyond is None:  # a video that stands still before `other` costs 0.01 dB (docs/sdc.md)
+            beyond = other
+        frames, flows = as_sample([beyond, other, image], self._start, RECONSTRUCTION)
+        device = self._net.flow_mean.device
+        motion = self._net(frames[None].to(device), flows[None].to(device))
+        return np.ascontiguousarray(motion[0].permute(1, 2, 0).cpu().numpy())
 
 
-def _without_mean(earlier: Tensor, later: Tensor) -> Tensor:
-    """Two frames [B, 3, H, W] -> [B, 6, H, W] centred at 0: each colour's mean over both frames is subtracted."""
-    frames = torch.stack([earlier.float(), later.float()], 2)
-    return ((frames - frames.mean(dim=(2, 3, 4), keepdim=True)) / WHITE).flatten(1, 2)
+class SDCLoss(NamedTuple):
+    """The loss and the terms of its weighted sum."""
+
+    total: Tensor
+    color: Tensor
+    gradient: Tensor
+    smoothness: Tensor
+
+
+def sdc_loss(prediction: Tensor, target: Tensor, motion: Tensor) -> SDCLoss:
+    """How well a motion makes the target frame from the one before it: 0.7 colour + 0.2 gradient + 0.1 smoothness.
+
+    prediction, target: [B, C, H, W] float32, values 0 to 255. motion: [B, 2, H, W] float32 pixels; it produced the
+    prediction. Colours count from 0 to 1, their gradients from 0 to 255 and without their sign, motion in pixels: the
+    published units. Each term is a mean, so it depends neither on the number nor on the size of the images.
+    """
+    color = (prediction - target).abs().mean() / WHITE
+    gradient, smoothness = motion.new_zeros(2)
+    for axis in (2, 3):
+        gradient = gradient + (prediction.diff(dim=axis).abs() - target.diff(dim=axis).abs()).abs().mean()
+        smoothness = smoothness + motion.diff(dim=axis).abs().mean()
+    return SDCLoss(COLOR * color + GRADIENT * gradient + SMOOTHNESS * smoothness, color, gradient, smoothness)
+
+
+def displace(image: Tensor, motion: Tensor) -> Tensor:
+    """`image` [B, C, H, W] at (x, y) + motion, bilinear. motion: [B, 2, H, W] pixels right and down, of the same dtype.
+
+    A place outside the image is clamped to the nearest one inside, and gives the motion no gradient. NaN in the motion
+    gives NaN pixels. Whole-pixel motion is exact, unlike with `grid_sample`, which expects places from -1 to 1 and
+    rounds when converting to them and back. Raises ValueError if the shapes do not match.
+    """
+    batch, channels, height, width = image.shape
+    if motion.shape != (batch, 2, height, width):
+        raise ValueError(
+            f"images {list(image.shape)} need motion {[batch, 2, height, width]}, got {list(motion.shape)}."
+        )
+    columns = torch.arange(width, device=image.device)
+    rows = torch.arange(height, device=image.device)[:, None]
+    left, right, to_right = _neighbours(motion[:, 0] + columns, width)
+    upper, lower, down = _neighbours(motion[:, 1] + rows, height)
+    pixels = image.flatten(2)
+
+    def at(y: Tensor, x: Tensor) -> Tensor:
+        places = (y * width + x).flatten(1)[:, None].expand(-1, channels, -1)
+        return pixels.gather(2, places).view(image.shape)
+
+    above, below = (torch.lerp(at(y, left), at(y, right), to_right) for y in (upper, lower))
+    return torch.lerp(above, below, down)
+
+
+def _neighbours(places: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """On one axis: the pixels before and after each place [B, H, W], and its distance from the former [B, 1, H, W]."""
+    places = places.clamp(0, size - 1)
+    floor = places.detach().nan_to_num().floor()  # an index cannot be NaN; the distance stays NaN
+    before = floor.long()
+    return before, (before + 1).clamp(max=size - 1), (places - floor)[:, None]
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

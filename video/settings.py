@@ -59,8 +59,8 @@ class VideoRunConfig(RunConfig):
     max_epoch: int = option(100, "number of epochs", must_be=POSITIVE)
     max_minutes: float = option(
         0.0,
-        "fit the learning rate to this many minutes, then score and stop, at the latest after --max_epoch; "
-        "0: train --max_epoch epochs",
+        "fit the learning rate to this many minutes, then score and stop, at the latest after --max_epoch; runs then "
+        "differ in their number of steps, so compare runs of equal --max_epoch instead; 0: train --max_epoch epochs",
         must_be=NOT_NEGATIVE,
     )
 

@@ -26,6 +26,7 @@ from datasets.workers import default_num_workers, prepare_worker
 from training.log import BEST, LAST, RunLog
 from training.optim import set_lr
 from training.progress import Clock, StepLog
+from training.record import record_start
 from training.resuming import State, check_weights, find_start, open_run, restore
 from training.resuming import save as save_state
 from training.samples import NUM_SAMPLES, as_picture, write_sample
@@ -43,7 +44,6 @@ from video.clips import (
     ClipDraw,
     ClipSample,
     TrainingClips,
-    as_sample,
     collate_clips,
     draw_clips,
     evenly,
@@ -51,12 +51,8 @@ from video.clips import (
     load_clip,
     split_sequences,
 )
-from video.displaced import displaced
-from video.names import PREDICTION, arch_name
-from video.sdc import SDCNet, load_sdc, sdc_of
-from video.sdc_loss import WHITE, SDCLoss, sdc_loss
+from video.sdc import WHITE, SDCLoss, SDCNet, arch_name, as_sample, displace, load_sdc, sdc_loss, sdc_of
 
-CLIP_LENGTHS = {"reconstruction": 2, PREDICTION: 3}
 SMALLEST_CROP = 32  # pixels; DIS finds nothing in less
 # Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
 SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying", "loss", "loss_of_flow")
@@ -94,7 +90,7 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
     device = resolve_device(config.device.device)
     dtype = autocast_dtype(device, bf16=config.device.bf16, fp16=False)
     sequences = find_frame_sequences(Path(config.frames.frames))
-    clips, val = split_sequences(sequences, CLIP_LENGTHS[config.net.mode], config.frames.val_share)
+    clips, val = split_sequences(sequences, config.frames.val_share)
     start = find_start(config.run)
     torch.manual_seed(config.run.seed)
     if start:
@@ -102,7 +98,7 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
     elif config.net.snapshot:
         net = load_sdc(config.net.snapshot, mode=config.net.mode)
     else:
-        net = SDCNet(config.net.width)
+        net = SDCNet(config.net.mode, config.net.width)
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Adam(net.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
     if start:
@@ -114,7 +110,7 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
         f"{counted(len(sequences), 'sequence')}: {len(clips)} clips to train on, {len(val)} held out",
     )
     fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # the initial network is scored too
-    log, state = open_run(config.run, start, fresh, as_dict(config), about)
+    log, state = open_run(config.run, start, fresh, as_dict(config), record_start(dtype), about)
     scored = evenly(val, config.frames.num_val)
     return Training(config, device, dtype, net, optimizer, log, clips, scored), state
 
@@ -147,10 +143,10 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
     with StepLog(
         loader, epoch, clock, training.log, training.device, training.dtype, test_mode=config.run.test_mode
     ) as steps:
-        for place, (frames, flow) in steps:
+        for place, (frames, flows) in steps:
             lr = config.optim.lr * 0.1 ** (place.now / config.run.max_epoch)
             set_lr(training.optimizer, lr)
-            loss = optimizer_step(training, frames, flow)
+            loss = optimizer_step(training, frames, flows)
             parts = {name: value for name, value in loss._asdict().items() if name != "total"}
             steps.worked(place, lr, loss.total, len(frames), **parts)
 
@@ -161,7 +157,9 @@ def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[Cli
     count = config.device.num_workers
     if count is None:  # on a CPU the network needs the cores more than DIS does
         count = default_num_workers(processes()) if on_gpu else 0
-    crops = TrainingClips(training.train, config.frames.crop_size, config.run.seed, partial(build_flow, "dis"))
+    crops = TrainingClips(
+        training.train, config.net.mode, config.frames.crop_size, config.run.seed, partial(build_flow, "dis")
+    )
     return DataLoader(
         crops,
         batch_size=min(config.frames.batch, len(draws)),
@@ -174,10 +172,10 @@ def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[Cli
     )
 
 
-def optimizer_step(training: Training, frames: Tensor, flow: Tensor) -> SDCLoss:
-    """Train on one batch. frames [B, length, 3, S, S] uint8, flow [B, 2, S, S]. Returns the loss, detached."""
-    frames, flow = (values.to(training.device, non_blocking=True) for values in (frames, flow))
-    prediction, motion = predict(training, frames, flow)
+def optimizer_step(training: Training, frames: Tensor, flows: Tensor) -> SDCLoss:
+    """Train on one batch. frames [B, length, 3, S, S] uint8, flows [B, M, 2, S, S]. Returns the loss, detached."""
+    frames, flows = (values.to(training.device, non_blocking=True) for values in (frames, flows))
+    prediction, motion = predict(training, frames, flows)
     loss = sdc_loss(prediction, frames[:, -1].float(), motion)
     training.optimizer.zero_grad(set_to_none=True)
     loss.total.backward()
@@ -185,11 +183,11 @@ def optimizer_step(training: Training, frames: Tensor, flow: Tensor) -> SDCLoss:
     return SDCLoss(*(part.detach() for part in loss))
 
 
-def predict(training: Training, frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """The last frame, predicted from the previous one: [B, 3, H, W] float32, 0 to 255, and the motion [B, 2, H, W]."""
+def predict(training: Training, frames: Tensor, flows: Tensor) -> tuple[Tensor, Tensor]:
+    """The last frame, made from the previous one: [B, 3, H, W] float32, 0 to 255, and the motion [B, 2, H, W]."""
     with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
-        motion = training.net(frames[:, 0], frames[:, 1], flow)
-    return displaced(frames[:, -2].float(), motion), motion
+        motion = training.net(frames[:, : training.net.num_frames], flows)
+    return displace(frames[:, -2].float(), motion), motion
 
 
 @torch.inference_mode()
@@ -199,10 +197,11 @@ def score(training: Training, state: State) -> State:
     flow_of = build_flow("dis")
     rows = []
     for number, clip in enumerate(tqdm(training.val, desc="score", disable=None, leave=False, dynamic_ncols=True)):
-        frames, flow = (values[None].to(training.device) for values in as_sample(load_clip(clip), flow_of))
-        prediction, motion = predict(training, frames, flow)
-        before, truth = frames[:, -2].float(), frames[:, -1].float()
-        by_flow = displaced(before, flow)
+        inputs = as_sample(load_clip(clip), flow_of, training.config.net.mode)
+        frames, flows = (values[None].to(training.device) for values in inputs)
+        prediction, motion = predict(training, frames, flows)
+        before, truth, flow = frames[:, -2].float(), frames[:, -1].float(), flows[:, -1]
+        by_flow = displace(before, flow)
         losses = (sdc_loss(made, truth, way).total.item() for made, way in ((prediction, motion), (by_flow, flow)))
         rows.append([*(psnr(made, truth) for made in (prediction, by_flow, before)), *losses])
         if number < NUM_SAMPLES:
