@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from datasets.index import load_spec
 from datasets.spec import DatasetSpec
-from network.build import head_options
 from inference.defaults import AS_IN_TRAINING
+from network.build import head_options
 from training.log import BEST, LAST, draw_curves
 from training.optim import set_lr
 from training.progress import Clock, StepLog
