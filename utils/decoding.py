@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG200
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16B")
 # Formats that change values, by what is in them: lossy WebP has no VP8L data, lossy JPEG 2000 the wavelet 0.
 _LOSSY = (
-    (rb"\xff\xd8", "JPEG"),
-    (rb"(\xff\x4f\xff\x51|....jP  ).*?\xff\x52.{11}\0", "JPEG 2000"),
-    (rb"RIFF....WEBP(?!.*VP8L)", "lossy WebP"),
-    (rb"....ftyp.{0,60}avi[fs]", "AVIF"),
+    (rb"\xff\xd8", "a JPEG"),
+    (rb"(\xff\x4f\xff\x51|....jP  ).*?\xff\x52.{11}\0", "a JPEG 2000"),
+    (rb"RIFF....WEBP(?!.*VP8L)", "a lossy WebP"),
+    (rb"....ftyp.{0,60}avi[fs]", "an AVIF"),
 )
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
@@ -80,7 +81,7 @@ def decode_values(encoded: bytes, name: Path | str, *, colors: bool = False) -> 
     """
     if lossy := next((kind for pattern, kind in _LOSSY if re.match(pattern, encoded, re.DOTALL)), None):
         raise ValueError(
-            f"{name}: is a {lossy}: values are not exact. Save label files as PNG from their source; converting this "
+            f"{name}: is {lossy}: values are not exact. Save label files as PNG from their source; converting this "
             "file does not bring the values back."
         )
     pixels = _decode(encoded, name, cv2.IMREAD_UNCHANGED, indices=not colors)
@@ -118,13 +119,15 @@ def orientation(encoded: bytes) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
 
 
-def stored_size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height, before it is turned upright, of an image whose header Pillow can read; else None."""
+def size_in_header(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height, turned upright, of an image whose header Pillow can read; else None."""
     try:
         with _opened(encoded) as picture:
-            return picture.size
+            width, height = picture.size
     except Exception:  # as above
         return None
+    is_turned = orientation(encoded) > 4 and not encoded.startswith(TIFF)  # of which Pillow tells the upright size
+    return (height, width) if is_turned else (width, height)
 
 
 def _opened(encoded: bytes) -> Image.Image:
@@ -149,7 +152,7 @@ def _decode(encoded: bytes, name: Path | str, flags: int, *, indices: bool = Fal
         pixels = cv2.imdecode(np.frombuffer(source, np.uint8), flags)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
-            raise _too_large(name, stored_size(encoded)) from error
+            raise _too_large(name, size_in_header(encoded)) from error
         raise ValueError(f"{name}: cannot be decoded ({error.err}).") from error
     if pixels is None:
         raise ValueError(f"{name}: {_why_not(encoded)}.")
@@ -167,8 +170,10 @@ def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
         surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", text)
         if surplus and encoded[: encoded.rfind(b"\xff\xd9")].endswith(bytes(int(surplus[1]))):
             return simplejpeg.decode_jpeg(encoded, "RGB", strict=False)  # zeros that a camera filled up with
-        if "subsampling" in text:  # OpenCV knows more kinds
-            return _decode(encoded, name, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        with suppress(Exception):
+            if "subsampling" in text:  # Pillow knows more kinds
+                with _opened(encoded) as picture:
+                    return np.array(picture.convert("RGB"))
         if re.match("Unsupported (JPEG|color)", text):
             raise ValueError(f"{name}: {UNSUPPORTED.format('JPEG')} ({text}).") from error
         raise ValueError(f"{name}: {DAMAGED.format(text)}.") from error

@@ -73,11 +73,7 @@ def exif_orientation(path: Path | str) -> int:
 def image_size(path: Path | str) -> tuple[int, int]:
     """Width and height of an image, turned upright, from its header. Raises the errors of `read_image`."""
     encoded = _read_bytes(path)
-    size = decoding.stored_size(encoded)
-    if size is None:
-        height, width = decoding.decode_photo(encoded, path).shape[:2]
-        return width, height
-    return size[::-1] if decoding.orientation(encoded) > 4 else size
+    return decoding.size_in_header(encoded) or decoding.decode_photo(encoded, path).shape[1::-1]
 
 
 def write_image(path: Path, image: NDArray[np.integer]) -> None:
