@@ -114,6 +114,14 @@ def test_what_a_png_says_besides_its_pixels_changes_nothing_and_prints_nothing(t
     assert capfd.readouterr().err == ""
 
 
+def test_an_image_too_large_for_the_memory_is_named(problem, monkeypatch):
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg", fail)
+    assert "out of memory" in problem(encoded(PHOTO, "JPEG"))
+
+
 # Files that are sound but cannot be read
 
 

@@ -96,7 +96,7 @@ def decode_values(encoded: bytes, name: Path | str, *, colors: bool = False) -> 
 def palette(encoded: bytes) -> list[tuple[int, int, int]]:
     """The RGB colours of a PNG's palette, by index; empty for any other image."""
     flat = next((bytes(chunk[8:-4]) for kind, chunk in _png_chunks(encoded) if kind == b"PLTE"), b"")
-    return list(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
+    return list(zip(flat[0::3], flat[1::3], flat[2::3], strict=False))
 
 
 def orientation(encoded: bytes) -> int:
@@ -177,6 +177,8 @@ def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
         if re.match("Unsupported (JPEG|color)", text):
             raise ValueError(f"{name}: {UNSUPPORTED.format('JPEG')} ({text}).") from error
         raise ValueError(f"{name}: {DAMAGED.format(text)}.") from error
+    except MemoryError as error:
+        raise ValueError(f"{name}: cannot be decoded (out of memory).") from error
     raise _too_large(name, (width, height))
 
 

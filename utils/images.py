@@ -45,7 +45,9 @@ def read_label_ids(path: Path | str) -> NDArray[np.integer]:
     """
     ids = decoding.decode_values(_read_bytes(path), path)
     if ids.ndim != 2:
-        raise ValueError(f"{path}: a label file must have one channel of ids, not {ids.shape[2]} channels.")
+        raise ValueError(
+            f"{path}: a label file must have one channel of ids, not {ids.shape[2]} channels; save it as a grey PNG."
+        )
     return ids
 
 
