@@ -39,8 +39,8 @@ def main(config: PixelPercentageConfig) -> int:
     print(f"{path}: {spec.title}" + (f", {len(files)} files" if path.is_dir() else ""))
     print(text_table(table))
     if any(row.train_id is None for row in table):
-        print("some pixels belong to no class; check --dataset, that the file is not a JPEG, and for one-channel files "
-              "whether they hold train ids (--ids train)", file=sys.stderr)
+        print("some pixels have unknown values, which belong to no class; check --dataset and, for one-channel "
+              "files, whether they hold train ids (--ids train)", file=sys.stderr)
     if options.csv:
         lines = [(row.name, row.pixels, f"{row.percent:.2f}") for row in table]
         write_csv(Path(options.csv), ("class", "pixels", "percent"), lines)

@@ -26,6 +26,10 @@ CLASSES = (
 
 # Licence plates (-1 in the label table) are written as 255, which every data set ignores.
 IGNORED_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+IGNORED_COLORS = (
+    (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
+    (150, 120, 90), (0, 0, 90), (0, 0, 110),
+)  # fmt: skip
 
 
 IMAGE_SUFFIXES = ("_leftImg8bit.png",)
@@ -77,6 +81,7 @@ SPEC = DatasetSpec(
     },
     unlabelled=("test", "train_sequence", "val_sequence", "test_sequence"),
     ignored_ids=IGNORED_IDS,
+    ignored_colors=IGNORED_COLORS,
     # The 21 labelled cities, val first, then train, each sorted by name; fold k starts at city k * 21 // 3.
     val_folds=(
         ("frankfurt", "lindau", "munster"),

@@ -17,7 +17,8 @@ from datasets.index import Pair
 from datasets.label_files import UNKNOWN, read_mask, train_ids, unknown_values
 from datasets.spec import EITHER, TRAIN_IDS, DatasetSpec
 from utils.command import one_line
-from utils.images import UPRIGHT, exif_orientation, read_image, read_palette
+from utils.decoding import UPRIGHT
+from utils.images import exif_orientation, read_image, read_palette
 
 CHUNK = 8  # pairs handed to a process at once
 MOST_VALUES = 20  # unknown values reported per file

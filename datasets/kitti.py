@@ -15,6 +15,7 @@ SPEC = DatasetSpec(
     splits={"trainval": ("training",), "test": ("testing",)},
     unlabelled=("test",),
     ignored_ids=cityscapes.IGNORED_IDS,
+    ignored_colors=cityscapes.IGNORED_COLORS,
     val_folds=(
         (1, 5, 11, 29, 35, 49, 57, 68, 72, 82, 93, 115, 119, 130, 145, 154, 156, 167, 169, 189, 198),
         (0, 12, 24, 31, 42, 50, 63, 71, 84, 96, 101, 112, 121, 133, 141, 155, 164, 171, 187, 191, 197),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 
 from datasets.index import Pair
 from datasets.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec, written_ids
-from utils.images import Uint8Array, read_colors_or_ids, read_image, read_label_ids
+from utils.images import Uint8Array, read_colors_or_ids, read_label_colors, read_label_ids
 
 UNKNOWN = 254  # marks unknown values; every train id is below it
 
 _READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
     IDS: read_label_ids,
     TRAIN_IDS: read_label_ids,
-    COLORS: read_image,
+    COLORS: read_label_colors,
     EITHER: read_colors_or_ids,
 }
 
@@ -38,9 +39,19 @@ class Stranger:
 def read_mask(pair: Pair) -> NDArray[np.integer]:
     """The label file of `pair` as it is: ids [H, W], or colours [H, W, 3] uint8 RGB.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged or holds colours instead of ids.
+    Raises the errors of `read_label_file`.
     """
-    return _READERS[pair.masks](pair.labels)
+    assert pair.labels is not None, f"{pair.name} has no labels"
+    return read_label_file(pair.labels, pair.masks)
+
+
+def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:
+    """Ids [H, W] or colours [H, W, 3] uint8 RGB, as stored. masks: what the file holds, see `datasets.spec`.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged, of a format that changes values, or holds something
+    else.
+    """
+    return _READERS[masks](path)
 
 
 def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uint8Array:
@@ -90,7 +101,7 @@ def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stra
     places = np.flatnonzero(unknown)
     values, firsts, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
     rows, columns = np.divmod(places[firsts], labels.shape[1])
-    named = [_unpack_color(int(value)) if pixels.ndim == 3 else int(value) for value in values]
+    named = [unpack_color(int(value)) if pixels.ndim == 3 else int(value) for value in values]
     return [Stranger(*found) for found in zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True)]
 
 
@@ -102,7 +113,8 @@ def pack_colors(pixels: NDArray[np.integer]) -> NDArray[np.uint32]:
     return codes
 
 
-def _unpack_color(code: int) -> Color:
+def unpack_color(code: int) -> Color:
+    """The inverse of `pack_colors`, for one number."""
     return code >> 16, code >> 8 & 255, code & 255
 
 

@@ -198,15 +198,19 @@ def _missing_classes(splits: Mapping[str, SplitSurvey], spec: DatasetSpec) -> li
 def _default_ignore(
     splits: Mapping[str, SplitSurvey], examined: Iterable[Examined], spec: DatasetSpec
 ) -> list[str]:
-    """A hint where labels hold 255, which nobody has declared, and a class of a set of one's own is nowhere."""
+    """A hint at binary masks, 0 and 255: where one of two classes of a set of one's own is nowhere, but 255 is.
+
+    With more classes, 255 is the border between them, as in many sets.
+    """
     totals = [sum(pixels) for pixels in zip(*(split.class_pixels for split in splits.values()), strict=True)]
     absent = [name for name, pixels in zip(spec.class_names, totals, strict=False) if not pixels]
-    if spec.name != "folder" or not absent or not any(result.holds_default_ignore for result in examined):
+    is_binary = spec.name == "folder" and spec.num_classes == 2 and len(absent) == 1
+    if not is_binary or not any(result.holds_default_ignore for result in examined):
         return []
     value = spec.ignore_label
     return [
-        f"label files hold {value}, and no pixel is {' or '.join(absent)}: {value} means no class; "
-        f'if it is {" or ".join(absent)}, write "ids": [{value}]'
+        f"label files hold {value}, and no pixel is {absent[0]}: {value} means no class; "
+        f'if it is {absent[0]}, write "ids": [{value}]'
     ]
 
 

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from datasets.spec import Color, DatasetSpec
+from datasets.index import files_below
+from datasets.label_files import UNKNOWN, pack_colors, read_label_file, train_ids, unpack_color
+from datasets.spec import COLORS, EITHER, Color, DatasetSpec
 from inference.shares import percentages
-from inference.writers import KINDS, MASK_SIZE_NOTE
-from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
+from inference.writers import KINDS, MASK_SIZE_NOTE, SOURCE_NOTE
+from utils.images import IMAGE_SUFFIXES, read_palette
 from utils.noted_png import read_note
+from utils.pictures import IGNORE_COLOR
 
-# What a pixel counts as: a train id, or for a pixel without a class, a description of its value.
-Counts = Counter[int | str]
+# What a pixel counts as: its train id, None for an unknown value; and for what has no class, its value in words.
+Counts = Counter[tuple[int | None, str]]
 
 # Files that Cityscapes has for one image; the first that exists is counted. Others distinguish instances.
 CITYSCAPES_KINDS = ("labelIds", "labelTrainIds", "color")
 
-# Unknown colours listed one by one; photos and JPEG masks have thousands.
-MOST_STRANGERS = 10
+# Values without a class that are listed one by one; photos have thousands.
+MOST_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. train_id: None for what has no class."""
+    """One line of the table. train_id: `ignore_label` for values declared as no class, None for unknown ones."""
 
     name: str
     train_id: int | None
@@ -45,8 +51,8 @@ def mask_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
-    pictures = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    found = [p for p in pictures if not p.name.startswith(".")]
+    pictures = sorted(path / name for name in files_below(path) if name.lower().endswith(IMAGE_SUFFIXES))
+    found = [p for p in pictures if p.is_file()]
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
     if not files:
@@ -55,59 +61,65 @@ def mask_files(path: Path) -> list[Path]:
 
 
 def count_file(path: Path, spec: DatasetSpec, ids: str) -> Counts:
-    """The pixels of each class in one mask.
+    """The pixels of each class in one mask, read as the data set's own label files are.
 
     ids: what one channel holds: `label` or `train` ids; `auto`: train ids if the file name says so, else label ids.
+    Raises the errors of `read_label_file`.
     """
-    pixels = _without_legend(path, read_colors_or_ids(path))
-    if pixels.ndim == 3:
-        return _count_colors(pixels, spec, labels=read_note(path, MASK_SIZE_NOTE) is None)
-    if ids == "auto":
+    auto = ids == "auto"
+    if auto:
         ids = "train" if "trainids" in path.stem.lower() else "label"
-    return _count_ids(pixels, spec, ids)
+    is_result = read_note(path, SOURCE_NOTE) is not None
+    pixels = _read(path, spec, may_be_colors=auto and ids == "label" and not is_result)
+    size = read_note(path, MASK_SIZE_NOTE)
+    if size is not None:  # the rest is legend
+        width, height = (int(side) for side in size.split("x"))
+        pixels = pixels[:height, :width]
+    train_id_of: Mapping[Any, int]
+    named: list[tuple[Any, str]]
+    if pixels.ndim == 3:
+        # Of the two colours that a class may have, results show one and label files hold the other.
+        shown = {color: i for i, color in enumerate(spec.palette)}
+        train_id_of = {IGNORE_COLOR: spec.ignore_label} | shown if is_result else shown | spec.train_id_of_color()
+        values, numbers = np.unique(pack_colors(pixels), return_counts=True)
+        named = [(unpack_color(value), f"colour {unpack_color(value)}") for value in values.tolist()]
+    else:
+        of_train_id = {i: i for i in (*range(spec.num_classes), spec.ignore_label)}
+        train_id_of = spec.train_id_of_label_id() if ids == "label" else of_train_id
+        values, numbers = np.unique(pixels, return_counts=True)
+        named = [(value, f"id {value}") for value in values.tolist()]
+    counts: Counts = Counter()
+    for (value, text), number in zip(named, numbers.tolist(), strict=True):
+        train_id = train_id_of.get(value)
+        is_class = train_id is not None and train_id != spec.ignore_label
+        counts[train_id, "" if is_class else f"no class: {text}"] += number
+    return counts
 
 
 def rows(counts: Counts, spec: DatasetSpec) -> list[Row]:
     """The table: every class of the data set in train id order, then what has no class, the largest first."""
-    strangers = sorted(((name, n) for name, n in counts.items() if isinstance(name, str)), key=lambda item: -item[1])
-    listed, rest = strangers[:MOST_STRANGERS], strangers[MOST_STRANGERS:]
+    others = sorted(((*key, n) for key, n in counts.items() if key[1]), key=lambda item: -item[2])
+    listed, rest = others[:MOST_LISTED], others[MOST_LISTED:]
     if rest:
-        listed.append((f"no class: {len(rest)} more", sum(n for _, n in rest)))
-    pixels = [counts[train_id] for train_id in range(spec.num_classes)] + [n for _, n in listed]
-    names = [*spec.class_names, *(name for name, _ in listed)]
-    train_ids: list[int | None] = [*range(spec.num_classes), *(None for _ in listed)]
-    colors = [*spec.palette, *((255, 255, 255) for _ in listed)]
-    return [Row(*values) for values in zip(names, train_ids, colors, pixels, percentages(pixels), strict=True)]
+        train_id = None if any(i is None for i, _, _ in rest) else spec.ignore_label
+        listed.append((train_id, f"no class: {len(rest)} more", sum(n for _, _, n in rest)))
+    listed = [(i, name, counts[i, ""]) for i, name in enumerate(spec.class_names)] + listed
+    colors = [*spec.palette, *[(255, 255, 255)] * (len(listed) - spec.num_classes)]
+    shares = percentages([n for _, _, n in listed])
+    return [
+        Row(name, train_id, color, pixels, percent)
+        for (train_id, name, pixels), color, percent in zip(listed, colors, shares, strict=True)
+    ]
 
 
-def _count_colors(pixels: np.ndarray, spec: DatasetSpec, *, labels: bool) -> Counts:
-    """labels: whether it may be a label file, in which a class may have other colours than in results."""
-    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    of_labels = {color: i for color, i in spec.train_id_of_color().items() if labels and i != spec.ignore_label}
-    of_color = of_labels | {color: i for i, color in enumerate(spec.palette)}
-    train_ids = {(r << 16) | (g << 8) | b: train_id for (r, g, b), train_id in of_color.items()}
-    counts: Counts = Counter()
-    for value, number in zip(*(found.tolist() for found in np.unique(packed, return_counts=True)), strict=True):
-        rgb = f"no class: colour ({value >> 16}, {value >> 8 & 255}, {value & 255})"
-        counts[train_ids.get(value, rgb)] += number
-    return counts
-
-
-def _count_ids(pixels: np.ndarray, spec: DatasetSpec, ids: str) -> Counts:
-    table = spec.train_id_of_label_id() if ids == "label" else {i: i for i in range(spec.num_classes)}
-    counts: Counts = Counter()
-    for value, number in zip(*(found.tolist() for found in np.unique(pixels, return_counts=True)), strict=True):
-        train_id = table.get(value, spec.ignore_label)
-        counts[f"no class: id {value}" if train_id == spec.ignore_label else train_id] += number
-    return counts
-
-
-def _without_legend(path: Path, pixels: np.ndarray) -> np.ndarray:
-    size = read_note(path, MASK_SIZE_NOTE)
-    if size is None:
+def _read(path: Path, spec: DatasetSpec, *, may_be_colors: bool) -> NDArray[np.integer]:
+    """Ids [H, W] or colours [H, W, 3] of a mask."""
+    pixels = read_label_file(path, EITHER)
+    if pixels.ndim == 3 or not may_be_colors or any(layout.masks != COLORS for layout in spec.layouts):
         return pixels
-    width, height = (int(side) for side in size.split("x"))
-    return pixels[:height, :width]
+    # Predictions for a set of colours are grey files of ids; but a grey file may also show grey colours of classes.
+    colors = read_label_file(path, COLORS)
+    return colors if read_palette(path) or (train_ids(colors, COLORS, spec) != UNKNOWN).all() else pixels
 
 
 def _shows_again(path: Path, there: set[Path]) -> bool:

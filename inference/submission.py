@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,21 +23,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from datasets.index import Pair, dataset_root, find_pairs, load_spec
+from datasets.index import Pair, dataset_root, files_below, find_pairs, load_spec
 from datasets.spec import written_ids
 from utils.command import one_line, run_command
+from utils.decoding import PNG, decode_values
 from utils.files import atomic_path, writable_folder
-from utils.images import opened_by_pillow
+from utils.images import image_size
 
 MOST_REPORTED = 20  # problems that are printed one by one
-PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_KIND = slice(24, 26)  # where a PNG file stores its bits per channel and kind of channels
 KINDS = {b"\x08\x00": "8 bits per pixel", b"\x10\x00": "16 bits per pixel", b"\x08\x03": "a palette"}
 RECORDED = ("dataset", "dataset_dir", "split", "cv_split")  # settings of eval.py that determine the images
-TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap height and width
 
 Read = Callable[[], bytes]
 
@@ -112,15 +111,16 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
     """What is wrong with one prediction, given as a function that reads the file; None if nothing is."""
     try:
         content = read()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
         return f"cannot be read ({one_line(error)})"
-    if not content.startswith(PNG_START):
+    if not content.startswith(PNG):
         return "is not a PNG file"
     kind, wanted = KINDS.get(content[PNG_KIND], "several channels"), f"{8 if max(allowed) < 256 else 16} bits per pixel"
     if kind != wanted:
         return f"has {kind}; the server expects {wanted}, one channel of label ids"
-    ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if ids is None or not content.endswith(b"IEND\xaeB`\x82"):
+    try:
+        ids = decode_values(content, pair.name)
+    except ValueError:
         return "is damaged"
     width, height = image_size(pair.image)
     if ids.shape != (height, width):
@@ -135,19 +135,11 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
     return None
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, turned upright, without decoding it."""
-    with opened_by_pillow(path) as picture:
-        width, height = picture.size
-        return (height, width) if picture.getexif().get(0x0112) in TURNED else (width, height)
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[Mapping[str, Read]]:
     """The files in a folder or zip by relative path, each as a function that reads it. Raises ValueError."""
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        yield {file.relative_to(path).as_posix(): file.read_bytes for file in files}
+        yield {name: (path / name).read_bytes for name in sorted(files_below(path)) if (path / name).is_file()}
         return
     try:
         with zipfile.ZipFile(path) as archive:

@@ -27,6 +27,7 @@ BUILDERS = (
     "network/build.py",
     "training/",
     "inference/build.py",
+    "inference/pixel_count.py",
     "video/build.py",
     "video/pairs.py",
     "video/exact.py",

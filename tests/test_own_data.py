@@ -127,6 +127,12 @@ def test_masks_of_0_and_255_get_a_hint_that_255_is_no_class(verify, root):
     assert verify()[1]["notes"] == []
 
 
+def test_255_is_taken_for_the_border_in_a_set_of_more_than_two_classes(verify, root):
+    write_classes(root, ROAD, CAR, {"name": "tree", "color": [0, 99, 0]})
+    write_image(root / "labels/03.png", np.repeat([[0, 0, 255, 255]], 6, 0).astype(np.uint8))
+    assert [note for note in verify()[1]["notes"] if "255" in note] == []
+
+
 def test_255_beside_all_classes_gets_no_hint(verify, root):
     write_image(root / "labels/03.png", np.repeat([[0, 0, 255, 255]], 6, 0).astype(np.uint8))
     assert verify()[1]["notes"] == []

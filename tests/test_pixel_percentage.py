@@ -13,11 +13,13 @@ from PIL import Image
 import Pixel_percentage
 from datasets.registry import DATASETS, dataset_spec
 from inference.writers import result_paths, write_results
+from tests.trees import CAR, ROAD, folder_tree
 from utils.images import write_image
 from utils.pictures import colorize
 
 CAMVID = dataset_spec("camvid")
 CITYSCAPES = dataset_spec("cityscapes")
+UNCLEAR = {"name": "unclear", "color": [90, 90, 90], "ignored": True}
 
 
 def table_of(text: str) -> dict[str, tuple[int, float]]:
@@ -125,6 +127,82 @@ def test_a_label_file_may_have_other_colors_than_a_mask(tmp_path, command):
     write_image(tmp_path / "labels.png", np.array([colors], np.uint8))
     counted = table_of(command("Pixel_percentage", tmp_path / "labels.png", "--dataset", "camvid").out)
     assert counted["Car"] == (len(colors), 100.0)
+
+
+@pytest.mark.parametrize("form", ["rgb", "palette", "grey", "16 bits", "turned"])
+def test_masks_of_colors_are_counted_as_verify_counts_them(form, tmp_path, command, verified):
+    black_road, white_car = ROAD | {"color": [7, 7, 7]}, CAR | {"color": [255, 255, 255]}
+    folder_tree(tmp_path, 5, black_road, white_car, UNCLEAR, masks="colors")
+    for number in range(5):
+        colors = np.array([[7] * 3, [255] * 3, [90] * 3], np.uint8)[np.arange(24).reshape(6, 4) % (2 + number % 2)]
+        path = tmp_path / f"labels/{number:02d}.png"
+        if form == "palette":
+            Image.fromarray(colors).quantize(3).save(path)
+        elif form == "turned":
+            Image.fromarray(colors).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\3\0\0" + bytes(4))
+        else:
+            write_image(path, {"rgb": colors, "grey": colors[..., 0], "16 bits": colors.astype(np.uint16) * 257}[form])
+    ended, found = verified(tmp_path)
+    assert ended.code == 0, ended.out
+    of_verify = [split["class_pixels"] for split in found["splits"].values()]
+    counted = command(
+        "Pixel_percentage", tmp_path / "labels", "--dataset", "folder", "--dataset_dir", tmp_path
+    )
+    for name in ("road", "car"):
+        assert table_of(counted.out)[name][0] == sum(split[name] for split in of_verify)
+    assert counted.err == ""
+
+
+def test_predicted_ids_of_a_set_of_colors_are_counted_as_ids(tmp_path, command):
+    write_image(tmp_path / "pred.png", np.array([[5, 5, 17]], np.uint8))
+    assert table_of(command("Pixel_percentage", tmp_path / "pred.png", "--dataset", "camvid32").out)["Car"][0] == 2
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "kitti", "camvid", "camvid32", "streets", "mapillary"])
+def test_values_that_are_declared_as_no_class_are_counted_without_advice(name, tmp_path, command):
+    spec = dataset_spec(name)
+    if spec.ignored_ids:
+        write_image(tmp_path / "ids.png", np.array([[*spec.ignored_ids, 255]], np.uint8))
+    if spec.ignored_colors:
+        write_image(tmp_path / "colors.png", np.array([spec.ignored_colors], np.uint8))
+    ended = command("Pixel_percentage", tmp_path, "--dataset", name)
+    assert ended.err == ""
+    assert all(table_of(ended.out)[class_name] == (0, 0.0) for class_name in spec.class_names)
+    write_image(tmp_path / "strange.png", np.array([[200]], np.uint8))
+    assert "unknown values" in command("Pixel_percentage", tmp_path, "--dataset", name).err
+
+
+def test_what_a_demo_leaves_without_a_class_needs_no_advice(labels, tmp_path, command):
+    [paths] = result_paths(tmp_path, ["x"], [Path("x.jpg")])
+    image = np.zeros((2, 3, 3), np.uint8)
+    write_results(paths, image, labels, CITYSCAPES.classes, Path("x.jpg"), wanted=frozenset({0}))
+    for path in (paths.color, paths.ids):
+        assert command("Pixel_percentage", path).err == ""
+
+
+def test_the_colors_that_cityscapes_ignores_are_those_of_its_authors():
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels").labels
+    ignored = {label.color for label in labels if label.ignoreInEval} - set(CITYSCAPES.palette)
+    assert set(CITYSCAPES.ignored_colors) == ignored
+
+
+def test_linked_folders_and_files_are_counted_even_where_links_lead_back(labels, tmp_path, command):
+    write_image(tmp_path / "real" / "b.png", labels)
+    write_image(tmp_path / "masks" / "sub" / "a.png", labels)
+    masks = tmp_path / "masks"
+    (masks / "linked").symlink_to(tmp_path / "real")
+    (masks / "c.png").symlink_to(tmp_path / "real" / "b.png")
+    (masks / "sub" / "back").symlink_to(masks)
+    (masks / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    (masks / "itself.png").symlink_to(masks / "itself.png")
+    assert "3 files" in command("Pixel_percentage", masks, "--dataset", "camvid").out
+
+
+def test_a_jpeg_mask_is_refused_by_name(labels, tmp_path, command):
+    Image.fromarray(colorize(labels, CAMVID.palette)).save(tmp_path / "a.png", "JPEG")
+    ended = command("Pixel_percentage", tmp_path / "a.png", "--dataset", "camvid")
+    assert ended.code == 1
+    assert ended.err.startswith(f"error: {tmp_path / 'a.png'}: is a JPEG: values are not exact")
 
 
 def test_a_folder_is_counted_as_a_whole(labels, tmp_path, command):

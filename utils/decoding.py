@@ -1,0 +1,238 @@
+"""From the bytes of an image file to pixels. What cannot be decoded is an error that names the file and says why.
+
+Decoders pass over damage, or print a line that names no file: so check sums are compared here, and nothing is printed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+Uint8Array = NDArray[np.uint8]
+
+PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MOST_PIXELS = 1 << 30  # OpenCV refuses more
+
+DAMAGED = "the image is truncated or damaged ({}); copy or download it again"
+UNSUPPORTED = "this kind of {} cannot be read; save it as JPEG or PNG of 8 bits"
+
+EXIF_ORIENTATION = 0x112
+UPRIGHT = 1  # its value in an image that needs no rotation
+
+# What may have the name of an image, by how it begins.
+_FOREIGN = (
+    (rb"....ftyp(?!.{0,56}avi[fs]).{0,56}(he[iv][cxms]|mif1|msf1)", "a HEIC photo; convert it to JPEG or PNG"),
+    (rb"....ftyp(?!.{0,56}avi[fs])", "a video or a raw photo; convert its frames to JPEG or PNG"),
+    (rb"\xff\x0a|....JXL ", "a JPEG XL image; convert it to JPEG or PNG"),
+    (rb"8BPS|v/1\x01|%PDF", "a Photoshop, OpenEXR or PDF file; export it as PNG"),
+    (rb"\s*<(!doctype )?html", "a web page; download the image again"),
+    (rb"\s*<(\?xml|svg)", "a drawing in SVG or XML; export it as PNG"),
+    (rb"version https://git-lfs", "a pointer to the image; run git lfs pull"),
+)
+# Pillow's formats and modes that OpenCV can read too.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16B")
+# Formats that change values, by what is in them: lossy WebP has no VP8L data, lossy JPEG 2000 the wavelet 0.
+_LOSSY = (
+    (rb"\xff\xd8", "a JPEG"),
+    (rb"(\xff\x4f\xff\x51|....jP  ).*?\xff\x52.{11}\0", "a JPEG 2000"),
+    (rb"RIFF....WEBP(?!.*VP8L)", "a lossy WebP"),
+    (rb"....ftyp.{0,60}avi[fs]", "an AVIF"),
+)
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
+_GREY, _PALETTE = 0, 3
+
+warnings.filterwarnings("ignore", module=r"PIL\.")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def decode_photo(encoded: bytes, name: Path | str) -> Uint8Array:
+    """[H, W, 3] uint8 RGB, upright, of the first frame or page; grey, CMYK, alpha and 16 bits are converted.
+
+    Raises ValueError that begins with `name`.
+    """
+    if encoded.startswith(JPEG):
+        pixels = _decode_jpeg(encoded, name)
+    else:
+        pixels = _decode(encoded, name, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if encoded.startswith(TIFF):  # OpenCV has turned it, whatever the flags say
+        return pixels
+    return _turn(pixels, orientation(encoded))
+
+
+def decode_values(encoded: bytes, name: Path | str, *, colors: bool = False) -> NDArray[np.integer]:
+    """The values in a label file, not turned: [H, W], or [H, W, channels] BGR; uint8 or uint16.
+
+    A PNG with a palette gives its indices or, with `colors`, its colours; grey of fewer than 8 bits gives its levels
+    or, with `colors`, what they look like, 0 to 255.
+    Raises ValueError that begins with `name`, also for formats that do not keep values exact.
+    """
+    if lossy := next((kind for pattern, kind in _LOSSY if re.match(pattern, encoded, re.DOTALL)), None):
+        raise ValueError(
+            f"{name}: is {lossy}: values are not exact. Save label files as PNG from their source; converting this "
+            "file does not bring the values back."
+        )
+    pixels = _decode(encoded, name, cv2.IMREAD_UNCHANGED, indices=not colors)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{name}: label files have 8 or 16 bits per value, but this one is {pixels.dtype}.")
+    bits = encoded[24] if encoded.startswith(PNG) else 8
+    if pixels.ndim == 2 and bits < 8 and not colors:
+        return pixels // (255 // (2**bits - 1))  # OpenCV stretches grey levels of fewer than 8 bits to 0 … 255
+    return pixels
+
+
+def palette(encoded: bytes) -> list[tuple[int, int, int]]:
+    """The RGB colours of a PNG's palette, by index; empty for any other image."""
+    flat = next((bytes(chunk[8:-4]) for kind, chunk in _png_chunks(encoded) if kind == b"PLTE"), b"")
+    return list(zip(flat[0::3], flat[1::3], flat[2::3], strict=False))
+
+
+def orientation(encoded: bytes) -> int:
+    """How an image is stored, as EXIF numbers it, 1 to 8: by its EXIF data or AVIF's own `irot` and `imir`; else 1."""
+    start = encoded[:16]
+    # Most files have none, and for a PNG Pillow would then decode the pixels to look behind them.
+    if not (
+        (start.startswith(JPEG) and b"Exif\0" in encoded[: encoded.find(b"\xff\xda")])
+        or (start.startswith(PNG) and any(kind == b"eXIf" for kind, _ in _png_chunks(encoded)))
+        or (start[8:12] == b"WEBP" and b"EXIF" in encoded)
+        or start[4:8] == b"ftyp"
+        or start.startswith(TIFF)
+    ):
+        return UPRIGHT
+    try:
+        with _opened(encoded) as picture:
+            found = picture.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # Pillow's parsers raise almost anything for damaged metadata
+        return UPRIGHT
+    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
+
+
+def size_in_header(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height, turned upright, of an image whose header Pillow can read; else None."""
+    try:
+        with _opened(encoded) as picture:
+            width, height = picture.size
+    except Exception:  # as above
+        return None
+    is_turned = orientation(encoded) > 4 and not encoded.startswith(TIFF)  # of which Pillow tells the upright size
+    return (height, width) if is_turned else (width, height)
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    Image.MAX_IMAGE_PIXELS = None  # by default, images of more than 179 megapixels are refused as an attack
+    return Image.open(io.BytesIO(encoded))
+
+
+def _turn(pixels: NDArray[Any], stored: int) -> NDArray[Any]:
+    if stored >= 5:
+        pixels = cv2.transpose(pixels)
+    if stored in (2, 3, 6, 7):
+        pixels = cv2.flip(pixels, 1)
+    if stored in (3, 4, 7, 8):
+        pixels = cv2.flip(pixels, 0)
+    return pixels
+
+
+def _decode(encoded: bytes, name: Path | str, flags: int, *, indices: bool = False) -> NDArray[Any]:
+    """What OpenCV makes of it. indices: those of a PNG with a palette, instead of its colours."""
+    source = _sound_png(encoded, name, indices=indices) if encoded.startswith(PNG) else encoded
+    try:
+        pixels = cv2.imdecode(np.frombuffer(source, np.uint8), flags)
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in error.err:
+            raise _too_large(name, size_in_header(encoded)) from error
+        raise ValueError(f"{name}: cannot be decoded ({error.err}).") from error
+    if pixels is None:
+        raise ValueError(f"{name}: {_why_not(encoded)}.")
+    return pixels
+
+
+def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
+    """The values of OpenCV, from the same C library; but what is a warning there, of damage, is an error here."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+        if height * width <= MOST_PIXELS:
+            return simplejpeg.decode_jpeg(encoded, "RGB")
+    except ValueError as error:
+        text = str(error)
+        surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", text)
+        if surplus and encoded[: encoded.rfind(b"\xff\xd9")].endswith(bytes(int(surplus[1]))):
+            return simplejpeg.decode_jpeg(encoded, "RGB", strict=False)  # zeros that a camera filled up with
+        with suppress(Exception):
+            if "subsampling" in text:  # Pillow knows more kinds
+                with _opened(encoded) as picture:
+                    return np.array(picture.convert("RGB"))
+        if re.match("Unsupported (JPEG|color)", text):
+            raise ValueError(f"{name}: {UNSUPPORTED.format('JPEG')} ({text}).") from error
+        raise ValueError(f"{name}: {DAMAGED.format(text)}.") from error
+    except MemoryError as error:
+        raise ValueError(f"{name}: cannot be decoded (out of memory).") from error
+    raise _too_large(name, (width, height))
+
+
+def _png_chunks(encoded: bytes) -> list[tuple[bytes, memoryview]]:
+    """The chunks of a PNG that are there in full, up to the last one, IEND: type, and all of its bytes."""
+    view, position = memoryview(encoded), len(PNG)
+    chunks: list[tuple[bytes, memoryview]] = []
+    while encoded.startswith(PNG) and position < len(view) and (not chunks or chunks[-1][0] != b"IEND"):
+        end = position + 12 + int.from_bytes(view[position : position + 4], "big")
+        if end <= len(view):
+            chunks.append((bytes(view[position + 4 : position + 8]), view[position:end]))
+        position = end
+    return chunks
+
+
+def _sound_png(encoded: bytes, name: Path | str, *, indices: bool) -> bytes:
+    """The chunks that make the pixels, since libpng prints warnings of others. Raises ValueError if any is damaged."""
+    chunks = _png_chunks(encoded)
+    if any(zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big") for _, chunk in chunks):
+        raise ValueError(f"{name}: {DAMAGED.format('a check sum is wrong')}.")
+    if not chunks or chunks[0][0] != b"IHDR" or chunks[-1][0] != b"IEND":
+        raise ValueError(f"{name}: {DAMAGED.format('the end is missing')}.")
+    kept = [chunk for kind, chunk in chunks if kind in _PIXEL_CHUNKS]
+    first = bytes(chunks[0][1])
+    if indices and first[_COLOR_TYPE] == _PALETTE:  # made a grey PNG with the same values
+        header = first[4:_COLOR_TYPE] + bytes([_GREY]) + first[_COLOR_TYPE + 1 : -4]
+        kept = [chunk for chunk in kept[1:] if chunk[4:8] != b"PLTE"]
+        return b"".join([PNG, first[:4], header, zlib.crc32(header).to_bytes(4, "big"), *kept])
+    return b"".join([PNG, *kept]) if len(kept) < len(chunks) else encoded
+
+
+def _too_large(name: Path | str, size: tuple[int, int] | None) -> ValueError:
+    has = f"has {size[0]}x{size[1]} pixels" if size else "is too large"
+    return ValueError(
+        f"{name}: {has}; at most {MOST_PIXELS} in all and 1048576 on a side can be read. Cut it up, or make it smaller."
+    )
+
+
+def _why_not(encoded: bytes) -> str:
+    """Why OpenCV, which does not say it, cannot decode a file."""
+    for pattern, what in _FOREIGN:
+        if re.match(pattern, encoded[:512], re.DOTALL | re.IGNORECASE):
+            return f"this is not an image that can be read but {what}"
+    if encoded.startswith(TIFF):
+        stored = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+        if stored is not None:
+            return UNSUPPORTED.format(f"TIFF, of {stored.dtype} values,")
+    try:
+        with _opened(encoded) as picture:
+            if picture.format in _FORMATS and picture.mode in _MODES:
+                return DAMAGED.format("it cannot be decoded")
+            kind = f"{picture.format}, of mode {picture.mode},"
+    except Exception:
+        if not encoded.startswith(TIFF):
+            return "not an image, or damaged"
+        kind = "TIFF"
+    return UNSUPPORTED.format(kind)
