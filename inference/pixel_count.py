@@ -13,6 +13,7 @@ from inference.shares import percentages
 from inference.writers import KINDS, MASK_SIZE_NOTE
 from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
 from utils.noted_png import read_note
+from utils.numbering import natural_order
 
 # What a pixel counts as: a train id, or for a pixel without a class, a description of its value.
 Counts = Counter[int | str]
@@ -45,7 +46,8 @@ def mask_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
-    pictures = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    below = sorted(path.rglob("*"), key=lambda p: natural_order(str(p)))
+    pictures = [p for p in below if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     found = [p for p in pictures if not p.name.startswith(".")]
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
