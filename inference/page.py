@@ -51,7 +51,7 @@ def page_data(
     """  # fmt: skip
     by_score = sorted(range(len(names)), key=lambda i: _short(per_image[i].mean_iou) or 0.0 if per_image else 0.0)
     pictured = set(by_score[:MOST_PICTURES])
-    tiles = [("images", str(len(names)))]
+    tiles = [("image" if len(names) == 1 else "images", str(len(names)))]
     if overall is not None:
         values = (("mIoU", overall.mean_iou), ("boundary IoU", overall.mean_boundary_iou),
                   ("boundary F", overall.mean_boundary_f), ("pixel accuracy", overall.pixel_accuracy))

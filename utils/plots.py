@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Whatever a user's matplotlibrc says: names may hold $, _ and \, which are no formulas.
-AS_WRITTEN = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
+AS_WRITTEN: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
 
 
 @contextmanager
