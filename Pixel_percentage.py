@@ -20,10 +20,11 @@ from datasets.index import load_spec
 from datasets.registry import DATASETS, dataset_spec
 from datasets.spec import DatasetSpec
 from inference.pixel_count import Row, count_file, mask_files, rows
-from utils.columns import display_width, padded
+from utils.columns import counted, display_width, escape, padded
 from utils.command import run_command
-from utils.files import PLOT_SUFFIXES, atomic_path, writable_file, write_csv, write_json
-from utils.fonts import drawable, use_fonts
+from utils.files import PLOT_SUFFIXES, writable_file, write_csv, write_json
+from utils.fonts import drawable
+from utils.plots import new_plot
 
 
 def main(config: PixelPercentageConfig) -> int:
@@ -36,7 +37,7 @@ def main(config: PixelPercentageConfig) -> int:
     counts = [count_file(file, spec, options.ids) for file in files]
     table = rows(sum(counts, Counter()), spec)
 
-    print(f"{path}: {spec.title}" + (f", {len(files)} files" if path.is_dir() else ""))
+    print(f"{escape(path)}: {spec.title}" + (f", {counted(len(files), 'file')}" if path.is_dir() else ""))
     print(text_table(table))
     if any(row.train_id is None for row in table):
         print("some pixels have unknown values, which belong to no class; check --dataset and, for one-channel "
@@ -50,7 +51,7 @@ def main(config: PixelPercentageConfig) -> int:
         content = {"dataset": spec.name, "classes": [asdict(row) for row in table], "files": per_file}
         write_json(Path(options.json), content)
     if options.plot:
-        write_plot(Path(options.plot), table, str(path))
+        write_plot(Path(options.plot), table, escape(path))
     return 0
 
 
@@ -72,25 +73,17 @@ def text_table(table: Sequence[Row]) -> str:
 
 def write_plot(path: Path, table: Sequence[Row], title: str) -> None:
     """A bar chart in the class colours, the largest share at the top."""
-    from matplotlib.figure import Figure
-
     bars = sorted((row for row in table if row.pixels), key=lambda row: row.pixels)
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(bars)), layout="constrained")
-    axes = figure.add_subplot()
-    colors = [tuple(channel / 255 for channel in row.color) for row in bars]
-    drawn = axes.barh(range(len(bars)), [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
-    axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
-    axes.set_xlabel("share of the pixels, in percent")
-    axes.set_yticks(range(len(bars)), [drawable(row.name, f"train id {row.train_id}") for row in bars])
-    title = drawable(title, title.encode("ascii", "replace").decode())
-    heading = axes.set_title(title, loc="left", parse_math=False)  # paths and class names may contain dollar signs
-    use_fonts([heading, *axes.get_yticklabels()])
-    for name in axes.get_yticklabels():
-        name.set_parse_math(False)
-    axes.margins(x=0.12, y=0.02)
-    axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    with new_plot(path, (8, 1.2 + 0.32 * len(bars)), dpi=150) as figure:
+        axes = figure.add_subplot()
+        colors = [tuple(channel / 255 for channel in row.color) for row in bars]
+        drawn = axes.barh(range(len(bars)), [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
+        axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
+        axes.set_xlabel("share of the pixels, in percent")
+        axes.set_yticks(range(len(bars)), [drawable(row.name, f"train id {row.train_id}") for row in bars])
+        axes.set_title(drawable(title, title.encode("ascii", "replace").decode()), loc="left")
+        axes.margins(x=0.12, y=0.02)
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _check_writable(options: PercentageConfig) -> None:

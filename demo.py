@@ -25,6 +25,7 @@ from inference.shares import percentages, pixels_per_class
 from inference.temporal import Smoother
 from inference.writers import check_names, result_paths, unused_paths, write_results
 from utils.background import WriteBehind, read_ahead
+from utils.columns import counted, escape
 from utils.command import run_command
 from utils.copies import Arriving
 from utils.device import resolve_device
@@ -59,7 +60,7 @@ def segment_image(config: DemoConfig) -> int:
         raise ValueError(f"{source} is a video; use --demo-video.")
     image = read_image(source)
     if notice := dark_notice(source, image):
-        print(notice, file=sys.stderr)
+        print(escape(notice), file=sys.stderr)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
@@ -73,7 +74,7 @@ def segment_image(config: DemoConfig) -> int:
 
     print(shares_table(counted_shares(counts, model.classes)))
     for path in paths.all():
-        print(f"wrote {path}")
+        print(f"wrote {escape(path)}")
     return 0
 
 
@@ -100,7 +101,7 @@ def segment_video(config: DemoConfig) -> int:
             f"notice: only {len(counts)} of about {video.num_frames} frames could be read; the file may be truncated",
             file=sys.stderr,
         )
-    print(f"wrote {film}: {len(counts)} frames\nwrote {table}")
+    print(f"wrote {escape(film)}: {counted(len(counts), 'frame')}\nwrote {escape(table)}")
     return 0
 
 

@@ -41,7 +41,7 @@ from inference.writers import (
     write_results,
 )
 from utils.background import WriteBehind, read_ahead
-from utils.columns import counted
+from utils.columns import counted, escape
 from utils.command import one_line, run_command
 from utils.copies import Arriving
 from utils.device import resolve_device
@@ -49,6 +49,7 @@ from utils.device_queue import DeviceQueue
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, dark_notice, read_image
+from utils.numbering import natural_order
 
 SHARES = "class_shares.csv"
 ANY_FOLDERS = "**"  # in a pattern
@@ -85,7 +86,8 @@ def main(config: DemoFolderConfig) -> int:
         unreadable = lists_of_all(unreadable)
         if me.is_main:
             write_shares(folder / SHARES, base, jobs, counts, model)
-            print(f"{len(jobs) - len(unreadable)} of {len(jobs)} images done; results: {folder}")
+            num_done = len(jobs) - len(unreadable)
+            print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
             if others:
                 print(others_line(others))
             for message in unreadable:
@@ -119,13 +121,13 @@ def segment(
                 job.paths, image, predicted.array(), model.classes, job.source, wanted=wanted, settings=job.settings
             )
             counts[i] = torch.tensor(found)
-            progress.write(f"{job.paths.color}: {shares_line(counted_shares(found, model.classes))}")
+            progress.write(f"{escape(job.paths.color)}: {shares_line(counted_shares(found, model.classes))}")
 
         for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
             try:
                 image = reading.result()
                 if notice := dark_notice(jobs[i].source, image):
-                    progress.write(notice, file=sys.stderr)
+                    progress.write(escape(notice), file=sys.stderr)
                 with network.working(), errors_naming(jobs[i].source):
                     predicted = Arriving(predictor.labels(image))
             except (ValueError, OSError) as error:
@@ -154,7 +156,7 @@ def read(job: Job) -> Uint8Array:
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
-    """The folder `wanted` and the images in it and its subfolders, also linked ones, sorted; without results of demos.
+    """The folder `wanted` and the images in it and its subfolders, also linked ones, in order; no results of demos.
 
     For a pattern like photos/**/*.jpg: the folder before the first wildcard, and the images that match. Last come the
     files that were skipped because their extension is not that of an image.
@@ -165,14 +167,15 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     if folder.is_file():
         raise ValueError(f"--demo-folder {folder} is a file; segment one image with demo.py --demo-image.")
     if folder.is_dir():
-        found = sorted(folder / name for name in files_below(folder))
+        found = [folder / name for name in files_below(folder)]
     elif glob.has_magic(wanted):
         first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
         pattern = folder.parts[first_wildcard:]
         folder = Path(*folder.parts[:first_wildcard])
-        found = sorted(matching(folder, pattern))
+        found = matching(folder, pattern)
     else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
+    found.sort(key=lambda path: natural_order(path.as_posix()))
     files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
@@ -182,8 +185,9 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
 
 def others_line(others: Sequence[Path]) -> str:
     """How many files were skipped for their extension, and what the extensions are."""
-    extensions = sorted({path.suffix.lower() or "none" for path in others})
-    return f"skipped {counted(len(others), 'file')} whose extension is not an image's: {', '.join(extensions)}"
+    extensions = sorted({path.suffix.lower() or "no extension" for path in others})
+    unlike = "is not named like an image" if len(others) == 1 else "are not named like images"
+    return escape(f"skipped {counted(len(others), 'file')} that {unlike}: {', '.join(extensions)}")
 
 
 def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:

@@ -34,6 +34,7 @@ from inference.predictor import Predictor
 from inference.report import pictures_of, remove_pictures, write_pictures, write_prediction, write_scores
 from utils.background import Stopwatch, WriteBehind, read_ahead
 from utils.boundary import NUM_COUNTS
+from utils.columns import counted, escape
 from utils.command import run_command
 from utils.copies import Arriving
 from utils.device import resolve_device
@@ -191,11 +192,12 @@ def report(run: Evaluation, counts: Tensor, facts: dict[str, Any]) -> None:
     )  # fmt: skip
     write_page(folder / f"report{run.suffix}.html", page)
     if run.labelled:
-        print(f"{len(names)} images of {run.spec.name} {data.split} in {run.root}; results: {folder}")
+        images = f"{counted(len(names), 'image')} of {run.spec.name} {data.split}"
+        print(f"{images} in {escape(run.root)}; results: {escape(folder)}")
     else:
-        print(f"{len(names)} images predicted, not scored: {run.spec.name} has no labels for {data.split}")
-        print(f"label ids: {folder / 'pred'}")
-    print(f"report: {folder / f'report{run.suffix}.html'}")
+        print(f"{counted(len(names), 'image')} predicted, not scored: {run.spec.name} has no labels for {data.split}")
+        print(f"label ids: {escape(folder / 'pred')}")
+    print(f"report: {escape(folder / f'report{run.suffix}.html')}")
     if "speed" in facts:
         print_speed(facts["speed"], run.config.inference.profile)
 
@@ -247,7 +249,8 @@ def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int | 
     cuts = [len(pairs) * i // data.split_count for i in (data.split_index, data.split_index + 1)]
     part = pairs[cuts[0] : cuts[1]]
     if not part:
-        raise ValueError(f"--split_count {data.split_count} is too large: there are only {len(pairs)} images.")
+        there = counted(len(pairs), "image")
+        raise ValueError(f"--split_count {data.split_count} is too large: the split has {there}.")
     return part[:NUM_TEST_IMAGES] if config.inference.test_mode else part
 
 

@@ -35,12 +35,13 @@ from datasets.spec import PROPAGATED, DatasetSpec
 from datasets.workers import default_num_workers
 from inference.legend import ClassShare, class_list, with_legend
 from utils.background import Stopwatch
-from utils.columns import counted
+from utils.columns import counted, escape
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
 from utils.files import writable_folder
 from utils.images import write_image
+from utils.numbering import natural_order
 from video.build import build_flow, frames_beyond
 from video.exact import StreetMotion
 from video.pairs import Method, Propagation
@@ -218,16 +219,17 @@ def write_results(
 ) -> None:
     """Write manifest, summary and contact sheet; print the outcome and how to train on it."""
     folder = work.out / PROPAGATED
-    records.sort(key=lambda record: (record["from"], record["step"]))
-    left_out = sorted(left_out)
+    records.sort(key=lambda record: (natural_order(record["from"]), record["step"]))
+    left_out = sorted(left_out, key=natural_order)
     write_manifest(folder, records, work.out)
     write_summary(folder, records, as_dict(config), left_out)
     if records:
         write_sheet(folder / SHEET, work.spec, sequences, records)
         print(steps_table(records))
-    print(f"{len(records)} pairs of {len({r['from'] for r in records})} labelled frames: {folder}")
+    frames = counted(len({r["from"] for r in records}), "labelled frame")
+    print(f"{counted(len(records), 'pair')} of {frames}: {escape(folder)}")
     if records and (command := training_command(config, work, max(abs(record["step"]) for record in records))):
-        print(f"to train on them: {command}")
+        print(f"to train on them: {escape(command)}")
     report_skipped(left_out)
 
 
@@ -270,7 +272,7 @@ def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSeque
         name = sequence.pair.name
         steps = sorted(step for step in sequence.made if (name, step) in done)
         middle = len(steps) // 4
-        pairs = {0: (sequence.pair, name.split("/")[-1])}
+        pairs = {0: (sequence.pair, escape(name.split("/")[-1]))}
         for step in (steps[0], steps[middle], steps[-1 - middle], steps[-1]):
             pairs[step] = sequence.made[step], f"{step:+d}, no class {100 * done[name, step]['no_class']:.0f} %"
         rows.append([Cell(title, *load_pair(pair, spec)) for _, (pair, title) in sorted(pairs.items())])
@@ -291,11 +293,12 @@ def report_plan(
     num_pairs, num_there = sum(len(s.made) for s in sequences), sum(map(len, there.values()))
     size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
     print(
-        f"would write {num_pairs - num_there} pairs of {len(sequences)} labelled frames to {out / PROPAGATED}, "
+        f"would write {counted(num_pairs - num_there, 'pair')} of {counted(len(sequences), 'labelled frame')} "
+        f"to {escape(out / PROPAGATED)}, "
         f"about {size / 1e6:,.0f} MB; {shutil.disk_usage(existing(out)).free / 1e6:,.0f} MB free"
     )
     if num_there:
-        print(f"{num_there} pairs already exist")
+        print(f"already there: {counted(num_there, 'pair')}")
     report_skipped(left_out, at_most=len(left_out))
     if protected:
         print(f"but {out} {WRITE_PROTECTED}", file=sys.stderr)
@@ -309,7 +312,8 @@ def report_video_plan(config: PropagateConfig) -> int:
     find_classes(out, source.labels, config.data.classes, config.data.dataset)
     num_labelled, left_out = plan(source, out)
     most = 2 * config.propagation.propagate * num_labelled
-    print(f"would make a data set of {num_labelled} labelled frames in {out}, and write up to {most} pairs there")
+    labelled = counted(num_labelled, "labelled frame")
+    print(f"would make a data set of {labelled} in {escape(out)}, and write up to {counted(most, 'pair')} there")
     report_skipped(left_out, at_most=len(left_out))
     return 1 if left_out else 0
 
@@ -317,7 +321,7 @@ def report_video_plan(config: PropagateConfig) -> int:
 def report_skipped(left_out: Sequence[str], at_most: int = MOST_REPORTED) -> None:
     """Report on standard error what was skipped."""
     for message in left_out[:at_most]:
-        print(f"skipped: {message}", file=sys.stderr)
+        print(f"skipped: {escape(message)}", file=sys.stderr)
     if len(left_out) > at_most:
         print(f"skipped: {len(left_out) - at_most} more; {SUMMARY} lists them all", file=sys.stderr)
 
@@ -328,7 +332,7 @@ def report_withdrawn(names: Sequence[str], source: Source, out: Path) -> None:
         more = f" and {len(names) - MOST_REPORTED} more" if len(names) > MOST_REPORTED else ""
         print(
             f"notice: removed from {out}, since {source.labels} no longer has usable labels for them: "
-            f"{', '.join(names[:MOST_REPORTED])}{more}",
+            f"{escape(', '.join(names[:MOST_REPORTED]))}{more}",
             file=sys.stderr,
         )
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 from common import describe_machine
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from datasets.segmentation import load_pair
 from datasets.synthetic.write import write_streets
 from datasets.workers import prepare_worker
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
+from utils.plots import new_plot
 from video.build import build_flow
 from video.doubt import doubt, unlike
 from video.exact import StreetMotion
@@ -166,19 +166,18 @@ def table_row(name: str, cells: Sequence[str]) -> str:
 
 
 def draw_curves(tallies: Tallies, kept: dict[int, tuple[float, float]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=100)
-    for number, step in enumerate(STEPS):
-        for method, style in (("plain DIS", "--"), ("ours, label", "-")):
-            coverage, miou = tallies[method, step].curve()
-            seen = coverage > 0.5
-            name, color = f"{method}, +{step}", f"C{number}"
-            axes.plot(100 * coverage[seen], miou[seen], style, color=color, label=name)
-        axes.plot(100 * kept[step][0], kept[step][1], "o", color=f"C{number}")
-    axes.set(xlabel="coverage, % of the labelled pixels", ylabel="mIoU", xlim=(50, 100))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2, loc="lower left")
-    figure.tight_layout()
-    figure.savefig(path)
+    with new_plot(path, (6.4, 4.2), dpi=100) as figure:
+        axes = figure.add_subplot()
+        for number, step in enumerate(STEPS):
+            for method, style in (("plain DIS", "--"), ("ours, label", "-")):
+                coverage, miou = tallies[method, step].curve()
+                seen = coverage > 0.5
+                name, color = f"{method}, +{step}", f"C{number}"
+                axes.plot(100 * coverage[seen], miou[seen], style, color=color, label=name)
+            axes.plot(100 * kept[step][0], kept[step][1], "o", color=f"C{number}")
+        axes.set(xlabel="coverage, % of the labelled pixels", ylabel="mIoU", xlim=(50, 100))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, ncols=2, loc="lower left")
 
 
 # Streets: the middle one of eleven frames of each of four streets.

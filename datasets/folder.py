@@ -15,9 +15,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datasets.lists import in_capitals_too, listed_names
+from datasets.lists import in_capitals_too, read_lines, readings, unicode_forms, without_suffix
 from datasets.spec import BY_FRAME_NUMBER, COLORS, EITHER, IDS, DatasetSpec, Frames, Layout, SegClass
 from datasets.tables import check_classes, check_distinct, color_of, read_table
+from utils.columns import escape
 
 CLASSES_FILE = "classes.json"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -57,7 +58,7 @@ def described(path: Path, root: Path) -> DatasetSpec:
         check_distinct([*told_apart, *ignored_colors], path, "colour in masks")
     return _spec(
         root,
-        title=str(content.get("title") or root.resolve().name),
+        title=escape(content.get("title") or root.resolve().name),
         classes=classes,
         ignored_ids=(*(i for c in nothing for i in c.label_ids), *_ignore_label(content, classes, path)),
         ignored_colors=ignored_colors,
@@ -120,7 +121,7 @@ def _entry(raw: dict[str, Any], place: int, where: str) -> tuple[SegClass, bool]
     ignored = raw.get("ignored", False)
     if not isinstance(ignored, bool):
         raise ValueError(f'{where}: "ignored" must be true or false, got {ignored!r}.')
-    return SegClass(" ".join(name.split()), color, tuple(ids), label_colors), ignored
+    return SegClass(name, color, tuple(ids), label_colors), ignored
 
 
 def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: Path) -> tuple[int, ...]:
@@ -136,7 +137,8 @@ def _ignore_label(content: dict[str, Any], classes: tuple[SegClass, ...], path: 
 
 
 def _has_labels(root: Path, test_list: Path, layout: Layout) -> bool:
-    """Whether the listed images have labels. The first one decides: a test split has all or none."""
-    name = next(iter(listed_names(test_list, layout)))
+    """Whether any of the listed images has labels; then all of them need some."""
     suffixes = [form for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
-    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for suffix in suffixes)
+    paths = [path for line in read_lines(test_list) for paths in readings(line, layout, root) for path in paths]
+    names = [form for path in paths for name in (path, without_suffix(path, layout)) for form in unicode_forms(name)]
+    return any((root / f"{layout.label_dir}/{name}{suffix}").is_file() for name in names for suffix in suffixes)

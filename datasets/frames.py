@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datasets.index import Pair, label_file
+from datasets.lists import unicode_forms
 from datasets.spec import DatasetSpec, Frames, Layout
 
 SCENE_FLOW_REACH = 10  # frames on either side of a labelled one in KITTI's multi-view extension
@@ -127,5 +128,6 @@ def _lies_in(spec: DatasetSpec, root: Path, folder: str, image: Path) -> bool:
 
 
 def _image_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[Path]:
-    stem = root / layout.image_dir.format(folder=folder) / name
-    return [Path(f"{stem}{form}") for suffix in layout.image_suffixes for form in (suffix, suffix.upper())]
+    stems = [root / layout.image_dir.format(folder=folder) / form for form in unicode_forms(name)]
+    suffixes = [form for suffix in layout.image_suffixes for form in (suffix, suffix.upper())]
+    return [Path(f"{stem}{suffix}") for stem in stems for suffix in suffixes]

@@ -16,6 +16,7 @@ import numpy as np
 from datasets.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, described, read_spec
 from datasets.index import Pair, files_below
 from datasets.label_files import label_pixels
+from datasets.lists import compose
 from datasets.origin import Gathered, Made, read_gathered, write_gathered
 from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
@@ -25,6 +26,7 @@ from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
 from utils.films import opened_video
 from utils.images import write_image
+from utils.numbering import natural_order
 
 LABEL_SUFFIX = ".png"
 
@@ -38,17 +40,17 @@ class Source:
 
     def label_files(self) -> dict[str, Path]:
         """Name -> file. Raises FileNotFoundError if there are none."""
-        found = sorted(path for path in files_below(self.labels) if path.lower().endswith(LABEL_SUFFIX))
+        found = [path for path in _in_order(self.labels) if path.lower().endswith(LABEL_SUFFIX)]
         if not found:
             raise FileNotFoundError(f"--labels {self.labels}: contains no label files (*{LABEL_SUFFIX}).")
-        return {path[: -len(LABEL_SUFFIX)]: self.labels / path for path in found}
+        return {compose(path[: -len(LABEL_SUFFIX)]): self.labels / path for path in found}
 
     def frame_files(self) -> dict[str, Path]:
         """Of a folder of frames: name -> file. Raises FileNotFoundError if there are none."""
-        found = sorted(path for path in files_below(self.video) if path.lower().endswith(IMAGE_SUFFIXES))
+        found = [path for path in _in_order(self.video) if path.lower().endswith(IMAGE_SUFFIXES)]
         if not found:
             raise FileNotFoundError(f"--video {self.video}: contains no images ({', '.join(IMAGE_SUFFIXES)}).")
-        return {str(Path(path).with_suffix("")): self.video / path for path in found}
+        return {compose(str(Path(path).with_suffix(""))): self.video / path for path in found}
 
 
 def write_classes(out: Path, labels: Path, classes: str | None, dataset: str) -> DatasetSpec:
@@ -158,6 +160,10 @@ def with_frames_of(source: Source, spec: DatasetSpec) -> DatasetSpec:
     return replace(spec, video=Frames((Layout(folder, image_suffixes=suffixes),), BY_FRAME_NUMBER))
 
 
+def _in_order(folder: Path) -> list[str]:
+    return sorted(files_below(folder), key=natural_order)
+
+
 def _check_table(table: Path, out: Path) -> None:
     """Raises ValueError naming the file `table` if it is wrong, or if no labels could be written with it."""
     spec = replace(described(table, out), title=str(table))
@@ -166,7 +172,8 @@ def _check_table(table: Path, out: Path) -> None:
 
 def _write_table(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # which JSON reads as well
 
 
 def _without_frame(labels: Mapping[str, Path], source: Source) -> list[str]:
@@ -241,4 +248,5 @@ def _put(
         if earlier not in kept:
             (out / earlier).unlink(missing_ok=True)
     write_gathered(out, replace(gathered, made=stay | new))
-    return sorted(name for name, made in gathered.made.items() if made.files and name not in new and name not in stay)
+    gone = [name for name, made in gathered.made.items() if made.files and name not in new and name not in stay]
+    return sorted(gone, key=natural_order)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import DATASET_ROOTS
-from datasets.lists import in_capitals_too, listed_names, no_such_image, without_suffix
+from datasets.lists import in_capitals_too, listed_names, unicode_forms, without_suffix
 from datasets.registry import check_name, dataset_spec
 from datasets.spec import IDS, TRAIN_IDS, DatasetSpec, Layout, env_var
+from utils.numbering import natural_order
 
 
 @dataclass(frozen=True, order=True)
@@ -45,9 +46,10 @@ def dataset_root(spec: DatasetSpec, dataset_dir: str | None) -> Path:
 
 
 def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
-    """The pairs of `split`, sorted by name. A fold `cv` redefines train and val among all labelled images.
+    """The pairs of `split`, sorted by name, frame2 before frame10.
 
-    Raises ValueError for an unknown split or fold, FileNotFoundError if images or labels are missing.
+    A fold `cv` redefines train and val among all labelled images. Raises ValueError for an unknown split or fold,
+    FileNotFoundError if images or labels are missing.
     """
     pairs = find_images(spec, root, split, cv)
     if split not in spec.unlabelled:
@@ -70,7 +72,7 @@ def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None
     pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
     if split in spec.unlabelled:  # files may exist: those of Cityscapes' test split hold nothing but "no class"
         pairs = [replace(pair, labels=None) for pair in pairs]
-    return sorted(_with_distinct_names(pairs))
+    return _in_order(_with_distinct_names(pairs))
 
 
 def find_coarse_pairs(spec: DatasetSpec, root: Path) -> list[Pair]:
@@ -106,10 +108,11 @@ def layouts_of(spec: DatasetSpec, split: str) -> tuple[Layout, ...]:
 
 
 def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path | None, str]:
-    """The label file of an image, None if it is missing, and what it holds."""
-    for path, masks in _label_candidates(layout, root, folder, name):
-        if path.is_file():
-            return path, masks
+    """The label file of an image, None if it is missing, and what it holds. Its name may be in another Unicode form."""
+    for form in unicode_forms(name):
+        for path, masks in _label_candidates(layout, root, folder, form):
+            if path.is_file():
+                return path, masks
     return None, layout.masks
 
 
@@ -150,7 +153,7 @@ def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
         if not spec.num_folds:
             raise ValueError(f"--cv {cv}: {spec.name} has no cross-validation folds; leave it out.")
         raise ValueError(f"--cv {cv}: {spec.name} has the folds {', '.join(str(k) for k in range(spec.num_folds))}.")
-    pool = find_images(spec, root, "trainval")
+    pool = sorted(find_images(spec, root, "trainval"))  # as text: checkpoints were trained without these images
     if spec.val_every:
         is_val = [position % spec.val_every == cv for position in range(len(pool))]
     else:
@@ -161,7 +164,7 @@ def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
         lists = "list the images in train.txt and val.txt, or " if spec.val_every else ""
         hint = f" To train on all, {lists}give --train_split trainval without --cv." if split == "train" else ""
         raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}.{hint}")
-    return pairs
+    return _in_order(pairs)
 
 
 def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str) -> Iterator[Pair]:
@@ -173,25 +176,20 @@ def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str)
             "See PREPARE_DATASETS.md."
         )
     names = {path: without_suffix(path, layout) for path in images}
-    members = _members(spec, layout, root, folder, set(names.values()))
+    members = _members(spec, layout, root, folder, names)
     for path, name in names.items():
         if members is None or name in members:
             labels, masks = label_file(layout, root, folder, name)
             yield Pair(name, image_dir / path, labels, masks)
 
 
-def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: set[str]) -> set[str] | None:
-    """Which of the `names` belong to `folder`; None if all do."""
+def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: Mapping[str, str]) -> set[str] | None:
+    """Which names belong to `folder`; None if all do. names: path below the image folder -> name, of all images."""
     if layout.list_file is not None:
-        path = root / layout.list_file.format(folder=folder)
-        listed = listed_names(path, layout)
-        for name, line in listed.items():
-            if name not in names:
-                raise FileNotFoundError(no_such_image(path, line, root / layout.image_dir))
-        return set(listed)
+        return set(listed_names(root / layout.list_file.format(folder=folder), layout, root, names))
     if "{folder}" in layout.image_dir or not spec.name_ranges:
         return None
-    members = {name for name in names if any(low <= name <= high for low, high in spec.name_ranges[folder])}
+    members = {name for name in names.values() if any(low <= name <= high for low, high in spec.name_ranges[folder])}
     if not members:
         raise FileNotFoundError(f"data set {spec.name}: {root / layout.image_dir} has none of the {folder} images.")
     return members
@@ -227,7 +225,15 @@ def _with_distinct_names(pairs: list[Pair]) -> list[Pair]:
         if pair.name in images:
             raise ValueError(f"{images[pair.name]} and {pair.image} share the name {pair.name}; rename one.")
         images[pair.name] = pair.image
+    owners: dict[Path, Path] = {}
+    for pair in pairs:
+        if pair.labels and owners.setdefault(pair.labels, pair.image) != pair.image:
+            raise ValueError(f"{owners[pair.labels]} and {pair.image} share the label file {pair.labels}; rename one.")
     return pairs
+
+
+def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
+    return sorted(pairs, key=lambda pair: natural_order(pair.name))
 
 
 def _lower(suffixes: Iterable[str]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from datasets.spec import DatasetSpec
 from datasets.video_frames import frames_of_video
 from datasets.workers import default_num_workers, prepare_worker
 from transforms.presets import train_transform
+from utils.columns import counted
 from utils.distributed import Processes, wait_for_all
 from utils.flags import parse_numbers
 
@@ -114,7 +115,7 @@ def train_data(
     me = options.processes
     sampler = EpochSampler(draw, rank=me.rank, num_processes=me.count, batch=data.bs_mult)
     if len(sampler) == 0:
-        raise ValueError(f"{len(pairs)} training images are not enough for {me.count} processes.")
+        raise ValueError(f"{counted(len(pairs), 'training image')} for {me.count} processes; start fewer.")
     load = _load(data, spec, pairs + propagated + coarse, options)
     samples = TrainingSet(pairs + propagated + coarse, spec, transform, seed, load)
     loader = DataLoader(

@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets.records import Record
 from utils.files import atomic_path, write_json
+from utils.numbering import natural_order
 
 MANIFEST = "manifest.jsonl"
 SUMMARY = "summary.json"
@@ -35,7 +36,7 @@ def write_manifest(folder: Path, records: Iterable[Record], root: Path) -> None:
     lines = {record["image"]: record for record in read_manifest(folder) if (root / record["image"]).is_file()}
     lines |= {record["image"]: record for record in records}
     with atomic_path(folder / MANIFEST) as temporary:
-        text = "".join(json.dumps(lines[image]) + "\n" for image in sorted(lines))
+        text = "".join(json.dumps(lines[image]) + "\n" for image in sorted(lines, key=natural_order))
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from datasets.index import Pair
+from datasets.lists import compose
 from utils.noted_png import read_note
 
 PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
@@ -52,5 +53,5 @@ def _labelled_and_step(name: str) -> tuple[str, int]:
 
 
 def _place(name: str) -> Place | None:
-    parts = re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL)
+    parts = re.fullmatch(r"(.*?)(\d+)", compose(name), re.DOTALL)
     return (parts[1], int(parts[2])) if parts else None

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     CONFIG = parse_command_line(ShowConfig)  # before heavy imports, so that --help answers at once
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec
 from inference.legend import class_shares, with_legend
 from transforms.presets import TrainTransform, train_transform
+from utils.columns import counted, escape
 from utils.command import run_command
 from utils.files import writable_file
 from utils.images import Uint8Array, read_image, write_image
@@ -41,28 +43,32 @@ def main(config: ShowConfig) -> int:
     pairs = find_pairs(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)
     if any(pair.labels is None for pair in pairs):
         raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
-    notice_palette(pairs[0], spec)
-    chosen = np.random.default_rng(sheet.seed).permutation(len(pairs))
-    transform = train_transform(fitted(config.augment, pairs[chosen[0]]), spec.ignore_label)
-    crops = [augmented(pairs[chosen[i % len(pairs)]], spec, transform, (sheet.seed, i)) for i in range(sheet.num)]
+    order = np.random.default_rng(sheet.seed).permutation(len(pairs))
+    shown = [pairs[i] for i in order[: sheet.num]]
+    notice_palette(shown, spec)
+    transform = train_transform(fitted(config.augment, shown), spec.ignore_label)
+    crops = [augmented(shown[i % len(shown)], spec, transform, (sheet.seed, i)) for i in range(sheet.num)]
     cells = [on_sheet(image, labels, spec) for image, labels in crops]
     shares = class_shares(np.concatenate([labels.ravel() for _, labels in crops]), spec.classes)
     write_image(Path(sheet.out), with_legend(grid(cells, sheet.columns), shares))
-    print(f"wrote {sheet.out}: {sheet.num} crops of {len(pairs)} images of {spec.title}, {split}")
+    crops_of = f"{counted(sheet.num, 'crop')} of {counted(len(pairs), 'image')}"
+    print(f"wrote {escape(sheet.out)}: {crops_of} of {spec.title}, {split}")
     return 0
 
 
-def notice_palette(pair: Pair, spec: DatasetSpec) -> None:
-    """Say where the palette of the label file of `pair` contradicts how its values are read."""
-    if doubt := palette_doubt(pair, read_mask(pair), spec):
-        print(f"notice: {pair.labels}: {doubt}", file=sys.stderr)
+def notice_palette(pairs: Sequence[Pair], spec: DatasetSpec) -> None:
+    """Say of the first label file of which it is so that its palette contradicts how its values are read."""
+    for pair in pairs:
+        if doubt := palette_doubt(pair, read_mask(pair), spec):
+            print(escape(f"notice: {pair.labels}: {doubt}"), file=sys.stderr)
+            return
 
 
-def fitted(augment: AugmentConfig, pair: Pair) -> AugmentConfig:
-    """`augment`; if it has no crop size, with that of training, but no larger than the image of `pair`."""
+def fitted(augment: AugmentConfig, pairs: Sequence[Pair]) -> AugmentConfig:
+    """`augment`; if it has no crop size, with that of training, but no larger than the largest image of `pairs`."""
     if augment.crop_size:
         return augment
-    shorter = augment.pre_size or min(read_image(pair.image).shape[:2])
+    shorter = augment.pre_size or max(min(read_image(pair.image).shape[:2]) for pair in pairs)
     return replace(augment, crop_size=min(shorter, AugmentConfig().crop_size))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from utils.columns import escape
 
 Color = tuple[int, int, int]
 
@@ -18,6 +21,7 @@ IDS, TRAIN_IDS, COLORS, EITHER = "ids", "train ids", "colors", "either"
 class SegClass:
     """One class. Its train id is its position in `DatasetSpec.classes`.
 
+    name: kept as text on one line, in one Unicode form, so that names that look the same are equal.
     label_ids: the values that represent it in label files; () means "its train id".
     label_colors: the colours that represent it in colour label files; () means "its colour". They define how files are
     read, not what the class is: they do not count when classes are compared, and checkpoints do not store them.
@@ -27,6 +31,10 @@ class SegClass:
     color: Color
     label_ids: tuple[int, ...] = ()
     label_colors: tuple[Color, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        name = " ".join(unicodedata.normalize("NFC", self.name).split())
+        object.__setattr__(self, "name", escape(name))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from datasets.examine import Examined, Finding, examine_all
 from datasets.index import Pair, existing_layout, files_below, find_images
-from datasets.lists import in_capitals_too, without_suffix
+from datasets.lists import compose, in_capitals_too, without_suffix
 from datasets.spec import DatasetSpec
+from utils.columns import counted
 from utils.command import one_line
 
 REQUIRED = ("train", "val")  # training needs them
@@ -92,7 +93,7 @@ def _list_files(spec: DatasetSpec, root: Path, split: str | None, cv: int | None
             files.findings += _unpaired(spec, root, name, pairs)
         expected = spec.num_images.get(name, len(pairs))
         if len(pairs) != expected and (cv is None or name not in REQUIRED):
-            files.notes.append(f"{name}: {len(pairs)} images; the complete data set has {expected}")
+            files.notes.append(f"{name}: {counted(len(pairs), 'image')}; the complete data set has {expected}")
     files.notes += _unlisted(spec, root, files.pairs)
     return files
 
@@ -122,7 +123,7 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
         image_dir = root / layout.image_dir.format(folder=folder)
         label_dir = root / (layout.label_dir or "").format(folder=folder)
         image_files, label_files = list(files_below(image_dir)), list(files_below(label_dir))
-        images = {without_suffix(path, layout) for path in image_files}
+        images = {compose(without_suffix(path, layout)) for path in image_files}
         images_by_stem, labels_by_stem = ({_stem(path): path for path in paths} for paths in (image_files, label_files))
         for image, name in ((pair.image, pair.name) for pair in lonely if pair.image.is_relative_to(image_dir)):
             wanted, message = f"{name}{layout.label_suffixes[0]}", f"{image} has no label file"
@@ -132,7 +133,7 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
             found.append(Finding("no label file", str(image), message))
         for path in label_files:
             suffix = next((suffix for suffix in suffixes if path.endswith(suffix)), None)
-            if suffix is not None and (name := path.removesuffix(suffix)) not in images:
+            if suffix is not None and compose(name := path.removesuffix(suffix)) not in images:
                 message = f"{label_dir / path} has no image in {image_dir}"
                 if near := images_by_stem.get(_stem(f"{name}{layout.image_suffixes[0]}")):
                     message += f"; there is {image_dir / near}: {_why_not(near, 'images', layout.image_suffixes)}"
@@ -141,8 +142,8 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
 
 
 def _stem(path: str) -> str:
-    """What two paths share that differ in capitals or in what stands behind the last dot alone."""
-    return path.rpartition(".")[0].casefold()
+    """What two paths share that differ in capitals, Unicode form or in what stands behind the last dot alone."""
+    return compose(path.rpartition(".")[0]).casefold()
 
 
 def _why_not(path: str, what: str, suffixes: Sequence[str]) -> str:
@@ -160,7 +161,7 @@ def _unlisted(spec: DatasetSpec, root: Path, pairs: Mapping[str, Sequence[Pair]]
     listed = {pair.image for found in pairs.values() for pair in found}
     images = {root / spec.layouts[0].image_dir / path for path in files_below(root / spec.layouts[0].image_dir)}
     unlisted = [image for image in images - listed if without_suffix(image.name, spec.layouts[0]) != image.name]
-    return [f"{len(unlisted)} images are in no list"] if unlisted else []
+    return [f"{len(unlisted)} {'image is' if len(unlisted) == 1 else 'images are'} in no list"] if unlisted else []
 
 
 def _split_survey(pairs: Sequence[Pair], examined: Mapping[Pair, Examined], num_classes: int) -> SplitSurvey:

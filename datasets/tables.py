@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.spec import Color, SegClass
+from utils.columns import counted
 
 # Train ids are bytes; 255 is "no class", and 254 marks unknown values while a file is read.
 MOST_CLASSES = 254
@@ -42,7 +43,7 @@ def color_of(value: Any, where: str) -> Color:
 def check_classes(classes: Sequence[SegClass], path: Path) -> None:
     """Raises ValueError naming the file if there are no classes, too many, or two with the same name."""
     if not 0 < len(classes) <= MOST_CLASSES:
-        raise ValueError(f"{path}: {len(classes)} classes; expected 1 to {MOST_CLASSES}.")
+        raise ValueError(f"{path}: {counted(len(classes), 'class', 'es')}; expected 1 to {MOST_CLASSES}.")
     check_distinct([c.name for c in classes], path, "name")
 
 

@@ -18,11 +18,12 @@ from datasets.examine import ALIKE
 from datasets.index import dataset_root, load_spec
 from datasets.spec import DatasetSpec
 from datasets.survey import SplitSurvey, Survey, survey
-from utils.columns import counted, display_width, padded
+from utils.columns import counted, display_width, escape, padded
 from utils.command import run_command
 from utils.cores import available_cores
-from utils.files import PLOT_SUFFIXES, atomic_path, writable_file, write_json
-from utils.fonts import drawable, use_fonts
+from utils.files import PLOT_SUFFIXES, writable_file, write_json
+from utils.fonts import drawable
+from utils.plots import new_plot
 
 MOST_LINES = 10  # findings per kind that are printed; --json has all
 MOST_SIZES = 3  # image sizes that are listed one by one
@@ -40,12 +41,12 @@ def main(config: VerifyConfig) -> int:
     found = survey(
         spec, root, split=config.data.split, cv=config.data.cv, num_workers=output.num_workers or available_cores()
     )
-    print(f"{spec.title} in {root}")
+    print(f"{spec.title} in {escape(root)}")
     print(splits_table(found))
     labelled = any(split.num_labelled for split in found.splits.values())
     if labelled:
         print("\n" + classes_table(found, spec))
-    print("\n".join(["", *(f"note: {note}" for note in found.notes)]))
+    print("\n".join(["", *(f"note: {escape(note)}" for note in found.notes)]))
     print_findings(found)
     if output.json:
         write_json(Path(output.json), as_json(found, spec, root, config.data))
@@ -108,7 +109,7 @@ def print_findings(found: Survey) -> None:
         print(f"{kind}: {count}")
         messages = [finding.message for finding in found.findings if finding.kind == kind]
         most = 1 if kind in ALIKE else MOST_LINES
-        print("\n".join(f"    {message}" for message in messages[:most]))
+        print("\n".join(f"    {escape(message)}" for message in messages[:most]))
         if count > most:
             print(f"    and {count - most} more (--json FILE lists all)")
     print(f"error: {counted(len(found.findings), 'problem')} found", file=sys.stderr)
@@ -140,37 +141,31 @@ def as_json(found: Survey, spec: DatasetSpec, root: Path, asked: SetConfig) -> d
 
 def write_plot(path: Path, found: Survey, spec: DatasetSpec) -> None:
     """Each class's share of the pixels, on a logarithmic scale to show rare classes; one marker per split."""
-    from matplotlib.figure import Figure
-
     labelled = {name: split for name, split in found.splits.items() if split.num_labelled}
-    figure = Figure(figsize=(9, 1.4 + 0.3 * spec.num_classes), layout="constrained")
-    axes = figure.add_subplot()
     markers = "osD^vP"
     outline: dict[str, Any] = {"s": 46, "edgecolors": "#3c4043"}
     shares = {name: class_shares(split) for name, split in labelled.items()}
     order = sorted(range(spec.num_classes), key=lambda i: -max((of[i] for of in shares.values()), default=0))
-    for place, train_id in enumerate(order):
-        percents = [100 * of[train_id] for of in shares.values()]
-        color = tuple(channel / 255 for channel in spec.palette[train_id])
-        axes.plot([p for p in percents if p], [place] * sum(p > 0 for p in percents), color="#bdc1c6", zorder=1)
-        for marker, percent in zip(markers, percents, strict=False):
-            if percent:
-                axes.scatter(percent, place, marker=marker, color=color, linewidths=0.7, alpha=0.8, **outline)
-    for marker, name in zip(markers, labelled, strict=False):
-        axes.scatter([], [], marker=marker, color="white", label=name, **outline)
-    axes.set_yticks(range(len(order)), [drawable(spec.class_names[i], f"train id {i}") for i in order])
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(axis="x", color="#e8eaed")
-    axes.set_axisbelow(True)
-    axes.set_xlabel("share of the labelled pixels, in percent")
-    title = axes.set_title(drawable(f"{spec.title}: share of each class", "share of each class"), loc="left")
-    use_fonts([title, *axes.get_yticklabels()])
-    axes.legend(loc="lower right", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    with new_plot(path, (9, 1.4 + 0.3 * spec.num_classes), dpi=130) as figure:
+        axes = figure.add_subplot()
+        for place, train_id in enumerate(order):
+            percents = [100 * of[train_id] for of in shares.values()]
+            color = tuple(channel / 255 for channel in spec.palette[train_id])
+            axes.plot([p for p in percents if p], [place] * sum(p > 0 for p in percents), color="#bdc1c6", zorder=1)
+            for marker, percent in zip(markers, percents, strict=False):
+                if percent:
+                    axes.scatter(percent, place, marker=marker, color=color, linewidths=0.7, alpha=0.8, **outline)
+        for marker, name in zip(markers, labelled, strict=False):
+            axes.scatter([], [], marker=marker, color="white", label=name, **outline)
+        axes.set_yticks(range(len(order)), [drawable(spec.class_names[i], f"train id {i}") for i in order])
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.grid(axis="x", color="#e8eaed")
+        axes.set_axisbelow(True)
+        axes.set_xlabel("share of the labelled pixels, in percent")
+        axes.set_title(drawable(f"{spec.title}: share of each class", "share of each class"), loc="left")
+        axes.legend(loc="lower right", frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from datasets.frames import find_propagated_pairs, find_scene_flow_pairs, num_wi
 from datasets.index import Pair, find_images
 from datasets.records import without_frames_of
 from datasets.spec import DatasetSpec
+from utils.columns import counted
 
 
 def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair], *, show: bool) -> list[Pair]:
@@ -27,15 +28,15 @@ def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list
     if propagated and show:
         reached = num_with_frames(spec, pairs, propagated, data.maxSkip)
         tqdm.write(
-            f"--maxSkip {data.maxSkip}: {len(propagated)} propagated frames around {reached} of {len(pairs)} training "
-            "images",
+            f"--maxSkip {data.maxSkip}: {counted(len(propagated), 'propagated frame')} around {reached} of "
+            f"{counted(len(pairs), 'training image')}",
             file=sys.stderr,
         )
     found = sorted(propagated + (find_scene_flow_pairs(spec, root, pairs) if data.scf else []))
     kept = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
     if len(kept) < len(found) and show:
-        left_out = len(found) - len(kept)
-        tqdm.write(f"{left_out} propagated frames show validation images and are skipped", file=sys.stderr)
+        left_out = counted(len(found) - len(kept), "propagated frame")
+        tqdm.write(f"{left_out} skipped: validation images show the same moments", file=sys.stderr)
     return kept
 
 

@@ -6,17 +6,14 @@ files. Elsewhere an error may name a flag, as the way out.
 In Python: `from inference import load_model`; the README shows how to go on.
 """
 
+from importlib import import_module
 from typing import Any
+
+HOMES = {"load_model": "inference.build", "Predictor": "inference.predictor"}
 
 
 def __getattr__(name: str) -> Any:
-    """`load_model` and `Predictor`, imported when they are asked for: the commands' settings need no torch."""
-    if name == "load_model":
-        from inference.build import load_model
-
-        return load_model
-    if name == "Predictor":
-        from inference.predictor import Predictor
-
-        return Predictor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What Python programs use, imported when it is asked for: the commands' settings need no torch."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from network.fold import fold_batch_norms, fold_reductions, store_convolutions_i
 from network.taps import sum_pyramid_by_taps
 from network.tensor_cores import suit_tensor_cores
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
+from utils.columns import counted, escape
 from utils.compiling import compiled
 from utils.device import resolve_device
 from utils.flags import parse_scales
@@ -122,15 +125,24 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
 def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
     """Train ids of the classes that `--classes` lists, regardless of case; None if it lists none.
 
+    A name may hold commas: the longest name that fits counts, unless it is in quotes, with those in it doubled.
     Raises ValueError for an unknown name.
     """
-    known = {seg_class.name.lower(): train_id for train_id, seg_class in enumerate(classes)}
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in listed if name.lower() not in known]
-    if unknown:
-        choices = ", ".join(seg_class.name for seg_class in classes)
-        raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose from: {choices}.")
-    return frozenset(known[name.lower()] for name in listed) or None
+    known: dict[str, int] = {}
+    for train_id, seg_class in enumerate(classes):
+        for spelling in (seg_class.name, '"{}"'.format(seg_class.name.replace('"', '""'))):
+            known[spelling] = train_id
+            known.setdefault(_as_listed(spelling), train_id)
+    found, rest = set(), escape(" ".join(unicodedata.normalize("NFC", names).split())).strip(", ")
+    while rest:
+        parts = [match.start() for match in re.finditer(",|$", rest)]
+        ends = [end for end in parts if rest[:end].strip() in known or _as_listed(rest[:end]) in known]
+        if not ends:
+            choices = ", ".join(f'"{c.name}"' if "," in c.name else c.name for c in classes)
+            raise ValueError(f"--classes: there is no class {rest[: parts[0]].strip()!r}. Choose from: {choices}.")
+        name, rest = rest[: ends[-1]].strip(), rest[ends[-1] :].strip(", ")
+        found.add(known[name] if name in known else known[_as_listed(name)])
+    return frozenset(found) or None
 
 
 def fast_network(
@@ -182,9 +194,14 @@ def _classes(
     if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
         raise ValueError(
             f"--dataset {dataset} contradicts {snapshot}, which was trained on the "
-            f"{len(checkpoint.classes)} classes of {checkpoint.dataset}. Leave --dataset out."
+            f"{counted(len(checkpoint.classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
         )
     return checkpoint.classes, spec
+
+
+def _as_listed(name: str) -> str:
+    """`name` in the form in which names in a list are compared."""
+    return re.sub(" *, *", ",", name.strip()).casefold()
 
 
 def _notice(text: str) -> None:

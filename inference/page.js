@@ -113,7 +113,7 @@ function drawConfusion() {
   });
   const tell = (t, p) => t === p
     ? `${percent(share[t][p])} % of the true ${names[t]} was found.`
-    : `${percent(share[t][p])} % of the true ${names[t]} was taken for ${names[p]} (${data.confusion[t][p].toLocaleString()} pixels).`;
+    : `${percent(share[t][p])} % of the true ${names[t]} was taken for ${names[p]} (${data.confusion[t][p].toLocaleString()} ${data.confusion[t][p] === 1 ? "pixel" : "pixels"}).`;
   const heat = find(".heat");
   const side = names.length > 30 ? 12 : 22;
   heat.style.gridTemplateColumns = `auto repeat(${names.length}, ${side}px)`;
@@ -178,7 +178,7 @@ function arrange() {
   order = data.images.map((_, i) => i).filter((i) => data.images[i].name.toLowerCase().includes(wanted));
   order.sort(sortings()[find("#sort").value]);
   find("#grid").replaceChildren(...order.map((i) => cards[i]));
-  find("#count").textContent = order.length === cards.length ? `${cards.length} images` : `${order.length} of ${cards.length} images`;
+  find("#count").textContent = `${order.length === cards.length ? "" : `${order.length} of `}${cards.length} ${cards.length === 1 ? "image" : "images"}`;
 }
 
 // The large view
@@ -195,9 +195,8 @@ const view = {
     this.show(".map", image.map ?? "");
     find("#state").textContent = data.pictures ? "" : "thumbnails only; --dump_images keeps full images";
     if (data.pictures) {
-      const path = image.name.split("/").map(encodeURIComponent).join("/");
-      this.load(i, ".photo", `rgb/${path}.png`);
-      this.load(i, ".map", `maps/${path}.png`);
+      this.load(i, ".photo", `rgb/${image.file}.png`);
+      this.load(i, ".map", `maps/${image.file}.png`);
     }
     const place = order.indexOf(i);
     find("#previous").disabled = place <= 0;

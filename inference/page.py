@@ -10,14 +10,17 @@ import base64
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from torch import Tensor
 
 from datasets.spec import SegClass
 from inference.kept import Kept
+from utils.columns import counted, escape
 from utils.files import atomic_path
 from utils.metrics import PER_CLASS, Scores
 
@@ -29,10 +32,10 @@ def write_page(path: Path, data: Mapping[str, Any]) -> None:
     here = Path(__file__).parent
     # "<" could end the script element, for example in a file name.
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    text = (here / "page.html").read_text(encoding="utf-8")
     script = (here / "page.js").read_text(encoding="utf-8")
-    for mark, content in (("script", script), ("title", html.escape(str(data["title"]))), ("data", embedded)):
-        text = text.replace(f"{{{{{mark}}}}}", content, 1)
+    parts = {"script": script, "title": html.escape(str(data["title"])), "data": embedded}
+    page = (here / "page.html").read_text(encoding="utf-8")
+    text = re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page)  # at once: a title may hold such a mark
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -48,7 +51,7 @@ def page_data(
     """  # fmt: skip
     by_score = sorted(range(len(names)), key=lambda i: _short(per_image[i].mean_iou) or 0.0 if per_image else 0.0)
     pictured = set(by_score[:MOST_PICTURES])
-    tiles = [("images", str(len(names)))]
+    tiles = [("image" if len(names) == 1 else "images", str(len(names)))]
     if overall is not None:
         values = (("mIoU", overall.mean_iou), ("boundary IoU", overall.mean_boundary_iou),
                   ("boundary F", overall.mean_boundary_f), ("pixel accuracy", overall.pixel_accuracy))
@@ -57,9 +60,10 @@ def page_data(
         tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
     per_class = overall.as_dict()["classes"] if overall else {}
     blank = dict.fromkeys(PER_CLASS)
+    about += f"; small versions of {counted(len(pictured), 'image')}" if len(pictured) < len(names) else ""
     return {
         "title": title,
-        "about": about + (f"; small versions of {len(pictured)} images" if len(pictured) < len(names) else ""),
+        "about": about,
         "labelled": overall is not None,
         "pictures": pictures,
         "tiles": tiles,
@@ -67,7 +71,12 @@ def page_data(
         "classes": [{"name": c.name, "color": c.color, **per_class.get(c.name, blank)} for c in classes],
         "confusion": confusion.tolist(),
         "images": [
-            {"name": name, **_pictures(one, i in pictured), **_scores(per_image[i] if per_image else None)}
+            {
+                "name": escape(name),
+                "file": quote(name, errors="surrogateescape"),
+                **_pictures(one, i in pictured),
+                **_scores(per_image[i] if per_image else None),
+            }
             for i, (name, one) in enumerate(zip(names, kept, strict=True))
         ],
     }

@@ -18,6 +18,7 @@ from inference.shares import percentages
 from inference.writers import KINDS, MASK_SIZE_NOTE, SOURCE_NOTE
 from utils.images import IMAGE_SUFFIXES, read_palette
 from utils.noted_png import read_note
+from utils.numbering import natural_order
 from utils.pictures import IGNORE_COLOR
 
 # What a pixel counts as: its train id, None for an unknown value; and for what has no class, its value in words.
@@ -51,8 +52,8 @@ def mask_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
-    pictures = sorted(path / name for name in files_below(path) if name.lower().endswith(IMAGE_SUFFIXES))
-    found = [p for p in pictures if p.is_file()]
+    names = sorted(files_below(path), key=natural_order)
+    found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and (path / name).is_file()]
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
     if not files:

@@ -142,7 +142,9 @@ class DemoOutputConfig:
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
     classes: str = option(
-        "", "classes to show, by name, comma-separated; everything else is grey (black in _color.png)"
+        "",
+        "classes to show, by name, comma-separated (a name may hold commas); everything else is grey, and black in "
+        "_color.png",
     )
     scales: str = option("1.0", SCALES)
     flip: bool = option(False, "average with the mirrored image")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inference.tiling import Span, View
+from utils.columns import counted
 
 GIB = 2**30
 FLOAT, LONG = 4, 8  # bytes
@@ -64,7 +65,8 @@ def held_at_a_time(
             return rows, columns
         if columns <= least_columns:
             raise ValueError(
-                f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and {num_classes} classes needs "
+                f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and "
+                f"{counted(num_classes, 'class', 'es')} needs "
                 f"{(pixels + least_rows * per_row) / GIB:.2f} GiB besides the network; allow more, or use smaller "
                 "tiles."
             )

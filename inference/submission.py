@@ -27,6 +27,7 @@ import numpy as np
 
 from datasets.index import Pair, dataset_root, files_below, find_pairs, load_spec
 from datasets.spec import written_ids
+from utils.columns import counted, escape
 from utils.command import one_line, run_command
 from utils.decoding import PNG, decode_values
 from utils.files import atomic_path, writable_folder
@@ -57,12 +58,13 @@ def main(config: SubmissionConfig) -> int:
         wrong = problems(path, pairs, written_ids(spec.classes))
     if wrong:
         for problem in wrong[:MOST_REPORTED]:
-            print(f"{path}: {problem}", file=sys.stderr)
+            print(escape(f"{path}: {problem}"), file=sys.stderr)
         more = f", {len(wrong) - MOST_REPORTED} of them not listed" if len(wrong) > MOST_REPORTED else ""
-        print(f"error: {len(wrong)} problems{more}; not ready for submission.", file=sys.stderr)
+        print(f"error: {counted(len(wrong), 'problem')}{more}; not ready for submission.", file=sys.stderr)
         return 1
     split = options.split or "test"
-    print(f"{path}: {len(pairs)} predictions of {spec.name} {split}; names, sizes and values are correct")
+    about = f"{counted(len(pairs), 'prediction')} of {spec.name} {split}"
+    print(f"{escape(path)}: {about}; names, sizes and values are correct")
     return 0
 
 
@@ -128,10 +130,9 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
     strange = ~np.isin(ids, allowed)
     if strange.any():
         row, column = np.argwhere(strange)[0]
-        return (
-            f"value {ids[row, column]} at row {row}, column {column} ({strange.sum()} such pixels) is not the label id "
-            f"of a class: {', '.join(map(str, sorted(allowed)))}"
-        )
+        place = f"row {row}, column {column} ({counted(int(strange.sum()), 'such pixel')})"
+        known = ", ".join(map(str, sorted(allowed)))
+        return f"value {ids[row, column]} at {place} is not the label id of a class: {known}"
     return None
 
 
@@ -150,13 +151,19 @@ def opened(path: Path) -> Iterator[Mapping[str, Read]]:
 
 
 def write_zip(folder: Path, path: Path) -> Path:
-    """Zip the files of `folder` under their paths in it; PNG files are compressed already."""
+    """Zip the files of `folder` under their paths in it; PNG files are compressed already.
+
+    Raises ValueError for a name that is not UTF-8, which a zip cannot hold.
+    """
     if path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--zip {path} is inside the folder to be zipped, {folder}; choose a place outside.")
     writable_folder(path.parent, "--zip")
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, opened(folder) as files:
         for name, read in files.items():
-            archive.writestr(zipfile.ZipInfo(name), read())
+            try:
+                archive.writestr(zipfile.ZipInfo(name), read())
+            except UnicodeEncodeError:
+                raise ValueError(f"--zip: {name} is not a UTF-8 name, as a zip needs; rename its image.") from None
     return path
 
 

@@ -113,7 +113,7 @@ def test_demo_folder_writing_into_itself_does_not_segment_its_results(photo, lig
     folder = photo.parent
     for _ in range(2):
         ended = command("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint, "--save-dir", folder)
-        assert "1 of 1 images done" in ended.out
+        assert "1 of 1 image done" in ended.out
     assert len(list(folder.glob("*.png"))) == 3
 
 

@@ -136,7 +136,7 @@ def test_a_checkpoint_is_scored_on_the_fold_that_it_was_trained_with(tmp_path, c
     ended = command("eval", *flags, "--dump_images")
     assert "notice: fold 1" in ended.err
     checked = command("inference.submission", tmp_path / "eval/folder_val_cv1")
-    assert "1 predictions of folder val" in checked.out, checked.err
+    assert "1 prediction of folder val" in checked.out, checked.err
     command("eval", *flags, "--cv_split", 0)
     images = {
         fold: [line["image"] for line in csv.DictReader((tmp_path / f"eval/folder_val_cv{fold}/per_image.csv").open())]

@@ -12,6 +12,7 @@ from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
 from inference.defaults import SNAPSHOT
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
+from network.convert import ConvertConfig
 from training.settings import CompareConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
@@ -28,6 +29,7 @@ OTHERS = {
     "datasets/show.py": ShowConfig,
     "datasets/synthetic/__main__.py": StreetsConfig,
     "training/compare.py": CompareConfig,
+    "network/convert.py": ConvertConfig,
 }
 IGNORED = {
     "train.py": {"trunk", "hardnm", "apex", "local_rank"},

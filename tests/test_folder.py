@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -20,12 +21,11 @@ from datasets.loaders import LoaderOptions, train_data
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels, load_pair
 from datasets.spec import COLORS, EITHER, IDS, IGNORE_LABEL, SegClass
-from tests.trees import CAR, ROAD, folder_tree, write_classes, write_gray_png, write_pair
+from tests.trees import CAR, ROAD, VOID, folder_tree, write_classes, write_gray_png, write_pair
 from utils.distributed import Processes
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
 
-VOID = {"name": "void", "color": [0, 0, 0], "ids": [9], "ignored": True}
 HALVES = [[0, 0, 1, 1]] * 6  # the labels of `folder_tree`
 
 
@@ -169,6 +169,81 @@ def test_a_wrong_list_is_told_with_its_line(tmp_path, lists, told):
     for split, content in lists.items():
         (tmp_path / f"{split}.txt").write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=told):
+        split_names(tmp_path)
+
+
+NAMED = ("a.jpg", "#a.jpg", "# b.jpg", " c.jpg", "a.png.png", "a.jpg.png", "n/a b.jpg", "images/d.jpg", "x\\y.jpg")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("#a.jpg", "#a"),
+        ("# b", "# b"),
+        (" c.jpg", " c"),
+        ("a.jpg", "a"),
+        ("a.png", "a.png"),
+        ("a.png.png", "a.png"),
+        ("images/a.jpg.png", "a.jpg"),
+        ("  n//./a b.jpg ", "n/a b"),
+        ("./images/n/../a.jpg", "a"),
+        ("images/d.jpg", "images/d"),
+        ("images/images/d", "images/d"),
+        ("d.jpg", None),
+        ("images\\images\\d.jpg", "images/d"),
+        ("x\\y.jpg", "x\\y"),
+        ("{root}/images/a.jpg", "a"),
+        ("{link}/images/#a.jpg", "#a"),
+        ("/elsewhere/images/a.jpg", None),
+        ("images/n/", None),
+        ("\udcff.jpg", None),
+        ("#c.jpg", None),
+    ],
+)
+def test_a_line_of_a_list_is_looked_up_as_it_is_written_first(tmp_path, line, name):
+    root, link = tmp_path / "set", tmp_path / "link"
+    folder_tree(root, 2)
+    link.symlink_to(root)
+    for path in NAMED:
+        image = root / "images" / path
+        write_pair(image, root / f"labels/{path[:-4]}.png", HALVES)
+    line = line.format(root=root, link=link)
+    (root / "train.txt").write_bytes(b"# the first drive\n#\n" + os.fsencode(line) + b"\n")
+    (root / "val.txt").write_text("00")
+    if name is None:
+        with pytest.raises(FileNotFoundError, match=r"train.txt, line 3: no image ") as told:
+            split_names(root)
+        assert line.strip() in str(told.value)
+    else:
+        assert split_names(root)["train"] == [name]
+
+
+def test_a_line_that_may_mean_two_images_is_told(tmp_path):
+    folder_tree(tmp_path, 2)
+    write_pair(tmp_path / "images/images/00.jpg", tmp_path / "labels/images/00.png", HALVES)
+    (tmp_path / "val.txt").write_text("01")
+    (tmp_path / "train.txt").write_text("images/00.jpg")
+    with pytest.raises(ValueError, match=r"line 1: images/00.jpg may mean .*images/00 or .*images/images/00"):
+        split_names(tmp_path)
+    for line, name in ((f"{tmp_path}/images/00.jpg", "00"), ("images/images/00.jpg", "images/00")):
+        (tmp_path / "train.txt").write_text(line)
+        assert split_names(tmp_path)["train"] == [name]
+
+
+def test_a_list_that_is_no_text_is_told(tmp_path):
+    folder_tree(tmp_path, 2)
+    (tmp_path / "train.txt").write_text("00", encoding="utf-16")
+    (tmp_path / "val.txt").write_text("01")
+    with pytest.raises(FileNotFoundError, match=r"line 1: no image .*; the list is not UTF-8 text"):
+        split_names(tmp_path)
+
+
+def test_a_test_split_with_some_labels_needs_all(tmp_path):
+    folder_tree(tmp_path, 4)
+    (tmp_path / "labels/02.png").unlink()  # of the first image in the list
+    for split, names in (("train", "00"), ("val", "01"), ("test", "02\n03")):
+        (tmp_path / f"{split}.txt").write_text(names)
+    with pytest.raises(FileNotFoundError, match=r"no label file for .*02.jpg"):
         split_names(tmp_path)
 
 

@@ -178,7 +178,7 @@ def test_propagated_frames_that_are_validation_images_are_not_trained_on(tmp_pat
     labelled_frames_10_and_12(tmp_path)
     trained, told = trained_and_left_out(tmp_path, capsys)
     assert sorted(trained) == ["a_012", "a_012_+1", "a_012_+2", "a_012_+3", "a_012_-1", "a_012_-3"]
-    assert "1 propagated frames show validation images and are skipped" in told
+    assert "1 propagated frame skipped: validation images show the same moments" in told
     trained, told = trained_and_left_out(tmp_path, capsys, train_split="trainval")
     assert {"a_010", "a_012_-2"} <= set(trained), "who trains on all labelled frames holds none out"
     assert "skipped" not in told

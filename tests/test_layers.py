@@ -38,12 +38,12 @@ BUILDERS = (
 ENTRY_POINTS = (
     "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "propagate.py",
     "inference/submission.py", "video/train.py", "datasets/verify.py", "datasets/show.py",
-    "datasets/synthetic/__main__.py", "training/compare.py",
+    "datasets/synthetic/__main__.py", "training/compare.py", "network/convert.py",
 )  # fmt: skip
 # Read by settings, so that --help can list the networks without torch.
 LIGHT = (
-    "network/names.py", "network/__init__.py", "utils/flags.py", "utils/__init__.py", "inference/defaults.py",
-    "inference/__init__.py", "video/__init__.py", "datasets/synthetic/__init__.py",
+    "network/names.py", "network/__init__.py", "utils/flags.py", "utils/columns.py", "utils/__init__.py",
+    "inference/defaults.py", "inference/__init__.py", "video/__init__.py", "datasets/synthetic/__init__.py",
 )  # fmt: skip
 SETTINGS = (
     "config.py", "datasets/settings.py", "datasets/synthetic/settings.py", "inference/settings.py", "video/settings.py",

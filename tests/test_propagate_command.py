@@ -224,7 +224,7 @@ def test_resume_makes_what_is_missing_or_made_otherwise_and_leaves_the_rest(prop
     assert "would write 8 pairs" in propagate(*flags, "--resume", "--dry_run", "--mode", "label").out
     source = cityscapes / "leftImg8bit_sequence/train" / sequence_name("aachen", 7)
     write_image(source, frame(6))
-    assert "would write 1 pairs" in propagate(*flags, "--resume", "--dry_run").out  # the one that this frame is of
+    assert "would write 1 pair of" in propagate(*flags, "--resume", "--dry_run").out  # the one that this frame is of
 
 
 def test_a_dry_run_writes_nothing_and_says_what_a_run_would(propagate, cityscapes):

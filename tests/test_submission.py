@@ -92,7 +92,7 @@ def damage(kind: str, pred: Path) -> None:
         ("missing", "000000_10.png: missing"),
         ("stranger", "notes.txt: the split has no image of this name"),
         ("size", "000000_10.png: is 29x10 pixels, but its image is 30x10"),
-        ("value", "000000_10.png: value 0 at row 4, column 5 (1 such pixels) is not the label id of a class: 7, 8, 11"),
+        ("value", "000000_10.png: value 0 at row 4, column 5 (1 such pixel) is not the label id of a class: 7, 8, 11"),
         ("colours", "000000_10.png: has several channels"),
         ("16 bits", "000000_10.png: has 16 bits per pixel"),
         ("palette", "000000_10.png: has a palette"),
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told_with_its_file_and_nothing_is_zipped(check, pred, 
     assert ended.code == 1
     first, last = ended.err.splitlines()
     assert told in first
-    assert last == "error: 1 problems; not ready for submission."
+    assert last == "error: 1 problem; not ready for submission."
     assert not (tmp_path / "out.zip").exists()
 
 

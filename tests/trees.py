@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ def write_pair(image: Path, labels: Path | None, ids: Any = 0, size: tuple[int, 
     pixels = np.asarray(ids)
     if pixels.ndim == 0:
         pixels = np.full(size, ids)
-    generator = np.random.default_rng(zlib.crc32(str(image).encode()))
+    generator = np.random.default_rng(zlib.crc32(os.fsencode(image)))
     write_image(image, generator.integers(0, 256, (*pixels.shape[:2], 3)).astype(np.uint8))
     if labels is not None:
         write_image(labels, pixels.astype(np.uint16 if pixels.max() > 255 else np.uint8))
@@ -58,6 +59,7 @@ def write_classes(root: Path, *classes: dict[str, Any], **further: Any) -> None:
 
 ROAD = {"name": "road", "color": [64, 32, 32]}
 CAR = {"name": "car", "color": "#00ff66"}
+VOID = {"name": "void", "color": [0, 0, 0], "ids": [9], "ignored": True}
 
 
 def folder_tree(root: Path, count: int = 10, *classes: dict[str, Any], **further: Any) -> None:

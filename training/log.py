@@ -15,6 +15,7 @@ from typing import Any
 from config import RunConfig
 from utils.files import atomic_path, json_text, writable_folder, write_json
 from utils.numbering import first_free
+from utils.plots import new_plot
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 LAST, BEST = "last.pth", "best.pth"  # the checkpoint to resume from, and the one with the best score
@@ -139,44 +140,37 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def draw_curves(folder: Path) -> None:
     """Draw loss, learning rate and validation scores of metrics.jsonl into curves.png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     metrics = read_metrics(folder)
     train = [m for m in metrics if m["kind"] == "train"]
     val = [m for m in metrics if m["kind"] == "val"]
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for axis, rows, key, title in (
-        (axes[0], train, "loss", "training loss"),
-        (axes[1], train, "lr", "learning rate"),
-        (axes[2], val, "mean_iou", "validation mIoU"),
-    ):
-        axis.plot(
-            [row["epoch"] for row in rows],
-            [row[key] for row in rows],
-            color="#26547c",
-            marker="." if key == "mean_iou" else None,
-        )
-        axis.set_title(title)
-        axis.set_xlabel("epoch")
-        axis.set_xlim(0, 1.03 * max(row["epoch"] for row in metrics))  # the same for all, also for a single point
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    if val:
-        best = max(val, key=lambda row: row["mean_iou"])
-        axes[2].set_ylim(0, max(1.15 * best["mean_iou"], 0.01))  # room for the number above the curve
-        axes[2].annotate(
-            f"{best['mean_iou']:.3f}",
-            (best["epoch"], best["mean_iou"]),
-            textcoords="offset points",
-            xytext=(0, 6),
-            ha="center",
-        )
-    with atomic_path(folder / "curves.png") as path:
-        figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with new_plot(folder / "curves.png", (13, 3.6), dpi=110) as figure:
+        axes = figure.subplots(1, 3)
+        for axis, rows, key, title in (
+            (axes[0], train, "loss", "training loss"),
+            (axes[1], train, "lr", "learning rate"),
+            (axes[2], val, "mean_iou", "validation mIoU"),
+        ):
+            axis.plot(
+                [row["epoch"] for row in rows],
+                [row[key] for row in rows],
+                color="#26547c",
+                marker="." if key == "mean_iou" else None,
+            )
+            axis.set_title(title)
+            axis.set_xlabel("epoch")
+            axis.set_xlim(0, 1.03 * max(row["epoch"] for row in metrics))  # the same for all, also for a single point
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        if val:
+            best = max(val, key=lambda row: row["mean_iou"])
+            axes[2].set_ylim(0, max(1.15 * best["mean_iou"], 0.01))  # room for the number above the curve
+            axes[2].annotate(
+                f"{best['mean_iou']:.3f}",
+                (best["epoch"], best["mean_iou"]),
+                textcoords="offset points",
+                xytext=(0, 6),
+                ha="center",
+            )
 
 
 def _is_score(row: Mapping[str, Any], epoch: int) -> bool:

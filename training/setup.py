@@ -163,7 +163,7 @@ def _describe(
     count = counted(me.count, "process", "es")
     return (
         f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {count} on {device}, "
-        f"{numbers}, {config.data.bs_mult * me.count * config.optim.accumulate} crops a step"
+        f"{numbers}, {counted(config.data.bs_mult * me.count * config.optim.accumulate, 'crop')} a step"
     )
 
 

@@ -1,8 +1,16 @@
-"""Text for terminals: columns, in which letters of some scripts are two places wide, and counted nouns."""
+"""Text for terminals: names on one line, columns, in which letters of some scripts are wide, and counted nouns."""
 
 from __future__ import annotations
 
 import unicodedata
+
+
+def escape(text: object) -> str:
+    """`text` on one line: control characters, and bytes of a file name that are not text, as backslash escapes."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
+        for c in str(text)
+    )
 
 
 def display_width(text: str) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from utils.columns import escape
 from utils.memory import is_out_of_memory, keep_freed_memory
 
 # What a user can fix. Anything else is a mistake of ours and keeps its traceback.
@@ -70,11 +71,11 @@ def run_command(main: Callable[[Config], int | None], config: Config) -> None:
 def one_line(error: BaseException) -> str:
     """The error's message on one line, with the file that it is about."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return escape(f"{error.filename}: {error.strerror}")
     text = str(error).strip()
     if text.startswith("Caught ") and "Original Traceback" in text:  # a loader process's error carries its traceback
         text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split()) or type(error).__name__
+    return escape(" ".join(text.split())) or type(error).__name__
 
 
 def _is_dead_worker(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 
 from utils.films import opened_video
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
+from utils.numbering import natural_order
 from video.flow import Flow
 from video.sdc import as_sample
 
@@ -64,7 +66,12 @@ def in_sequences(names: Sequence[str], folder: Path = Path()) -> list[list[Frame
     for name, stem in zip(names, stems, strict=True):
         start, digits = re.fullmatch(r"(.*?)(\d*)", stem.removesuffix(ending), re.DOTALL).groups()  # type: ignore[union-attr]
         series[start if digits else ""].append((int(digits or 0), name))
-    return [[folder / name for name in run] for start in sorted(series) for run in _even_runs(sorted(series[start]))]
+    in_order = (sorted(series[start], key=_by_number) for start in sorted(series, key=natural_order))
+    return [[folder / name for name in run] for numbered in in_order for run in _even_runs(numbered)]
+
+
+def _by_number(numbered: tuple[int, str]) -> Any:
+    return numbered[0], natural_order(numbered[1])
 
 
 def common_ending(stems: Sequence[str]) -> str:
@@ -171,8 +178,8 @@ def _clips(frames: Sequence[Frame]) -> list[Clip]:
 
 def _images_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = [name for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_order)
+        images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
         if images:
             yield Path(parent), images
 

@@ -107,7 +107,7 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
     about = (
         f"SDC-Net for {config.net.mode}, width {net.width} ({millions:.1f} M parameters) on {device}, "
         f"{str(dtype or torch.float32).removeprefix('torch.')}",
-        f"{counted(len(sequences), 'sequence')}: {len(clips)} clips to train on, {len(val)} held out",
+        f"{counted(len(sequences), 'sequence')}: {counted(len(clips), 'clip')} to train on, {len(val)} held out",
     )
     fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # the initial network is scored too
     log, state = open_run(config.run, start, fresh, as_dict(config), record_start(dtype), about)

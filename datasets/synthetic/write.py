@@ -27,6 +27,7 @@ from datasets.spec import PROPAGATED
 from datasets.synthetic.motion import flow_and_visibility
 from datasets.synthetic.render import draw
 from datasets.synthetic.scene import build_scene
+from utils.columns import counted
 from utils.cores import available_cores
 
 SPLITS = ("train", "val", "test")
@@ -217,7 +218,7 @@ def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool
         done += num_frames
         if progress:
             end = "\n" if done == total else ""
-            print(f"\rstreets: drew {done} of {total} images", end=end, file=sys.stderr, flush=True)
+            print(f"\rstreets: drew {done} of {counted(total, 'image')}", end=end, file=sys.stderr, flush=True)
     (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 
