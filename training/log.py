@@ -58,19 +58,20 @@ class RunLog:
         if self.active:
             print(text, flush=True)
 
-    def rewind(self, epoch: int, *, is_due: bool) -> None:
+    def rewind(self, epoch: int, *, is_due: bool) -> int:
         """Forget what was logged after `epoch` whole epochs, and if it `is_due` also their score.
 
-        A run that continues from there logs it again.
+        A run that continues from there logs it again. Returns the optimizer steps that remain.
         """
         if not self.active:
-            return
+            return 0
         rows = read_metrics(self.folder)
         kept = [row for row in rows if row["epoch"] < epoch or (_is_score(row, epoch) and not is_due)]
         self._metrics.close()
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
+        return max((row["step"] + 1 for row in kept if row["kind"] == "train"), default=0)
 
     def config(self, settings: Mapping[str, Any]) -> None:
         """Keep the run's settings."""
@@ -78,7 +79,7 @@ class RunLog:
             write_json(self.folder / "config.json", settings)
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step: the optimizer steps before this moment.
+        """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step counts those of the optimizer.
 
         What is NaN, as a score without labels, becomes null in metrics.jsonl and is left out of TensorBoard.
         """
@@ -141,7 +142,7 @@ def draw_curves(folder: Path) -> None:
 
     metrics = read_metrics(folder)
     train = [m for m in metrics if m["kind"] == "train"]
-    val = [m for m in metrics if m["kind"] == "val"]
+    val = [m for m in metrics if m["kind"] == "val" and m["mean_iou"] is not None and math.isfinite(m["mean_iou"])]
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for axis, rows, key, title in (
         (axes[0], train, "loss", "training loss"),
