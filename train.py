@@ -19,8 +19,8 @@ from datasets.index import load_spec
 from datasets.spec import DatasetSpec
 from training.log import BEST, LAST, draw_curves
 from training.optim import set_lr
-from training.progress import Clock, State, StepLog
-from training.resuming import check_weights
+from training.progress import Clock, StepLog
+from training.resuming import State, check_weights
 from training.resuming import save as save_state
 from training.samples import NUM_SAMPLES, labelled_sample, write_augmentation, write_sample
 from training.setup import Training, set_up
@@ -55,32 +55,29 @@ def train(training: Training, state: State) -> None:
     if state.is_due:
         state = score(training, state)
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
-    is_due = True  # so far nothing is left to be scored
     for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
         torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # a resumed run draws the same numbers
-        steps = state.steps + train_one_epoch(training, state, clock)
+        train_one_epoch(training, epoch, clock)
         check_weights(training.net, training.dtype)
         ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
         is_due = ends or (epoch + 1) % run.val_interval == 0
-        state = replace(state, epoch=epoch + 1, steps=steps, minutes=clock.minutes(), is_due=is_due)
+        state = replace(state, epoch=epoch + 1, minutes=clock.minutes(), is_due=is_due)
         save(training, state, LAST)
         if is_due:
             state = score(training, state)
-        if ends or clock.is_up():
+        if ends or (is_due and clock.is_up()):  # if it is up but nothing was due, one more step is trained and scored
             break
-    if not is_due:  # the time ran out while the last epoch was saved
-        state = score(training, state)
     if (best := log.folder / BEST).is_file():
         log.say(f"best mIoU {100 * state.best:.2f}: {best}")
 
 
 def score(training: Training, state: State) -> State:
     """The state with the network's scores; writes `last.pth` and, if they are the best, `best.pth`."""
-    result = validate(training, state)
+    result = validate(training, state.epoch)
     training.log.say(f"epoch {state.epoch}\n{result.table()}")
     if len(result.absent) == training.spec.num_classes:
         training.log.say(f"no pixel of the validation labels has a class: no score and no {BEST}, use {LAST}.")
-    training.log.scalars("val", state.steps, {"epoch": state.epoch, **_main_scores(result)})
+    training.log.scalars("val", {"epoch": state.epoch, **_main_scores(result)})
     is_best = result.mean_iou > state.best  # never if it is NaN
     best = result.mean_iou if is_best else state.best
     state = replace(state, best=best, scores=_main_scores(result), is_due=False)
@@ -97,9 +94,9 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def train_one_epoch(training: Training, state: State, clock: Clock) -> int:
-    """One pass over the epoch's crops, one optimizer step per `--accumulate` batches. Returns their number."""
-    config, epoch = training.config, state.epoch
+def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
+    """One pass over the epoch's crops, one optimizer step per `--accumulate` batches."""
+    config = training.config
     training.model.train()
     if config.model.freeze_trunk:
         for module in training.net.trunk_modules():
@@ -107,7 +104,7 @@ def train_one_epoch(training: Training, state: State, clock: Clock) -> int:
     loader = training.data.epoch(epoch)
     accumulate, test_mode = config.optim.accumulate, config.run.test_mode
     with StepLog(
-        loader, state, clock, training.log, training.device, training.dtype, accumulate=accumulate, test_mode=test_mode
+        loader, epoch, clock, training.log, training.device, training.dtype, accumulate=accumulate, test_mode=test_mode
     ) as steps:
         for place, (images, labels) in steps:
             if epoch == 0 and place.batch == 0 and config.augment.dump_augmentation_images:
@@ -120,7 +117,6 @@ def train_one_epoch(training: Training, state: State, clock: Clock) -> int:
             if place.ends_step:
                 optimizer_step(training)
             steps.worked(place, lr, loss, len(images))
-    return steps.done
 
 
 def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: bool, accumulate: int) -> Tensor:
@@ -148,7 +144,7 @@ def optimizer_step(training: Training) -> None:
 
 
 @torch.inference_mode()
-def validate(training: Training, state: State) -> Scores:
+def validate(training: Training, epoch: int) -> Scores:
     """Score the whole images of the validation split, and write samples of the first few."""
     net = training.scored_net.eval()
     share_buffers(net)  # each process has statistics of its own crops, but all must score the network that is saved
@@ -164,7 +160,7 @@ def validate(training: Training, state: State) -> Scores:
         confusion.update(labels.to(training.device, non_blocking=True), predictions)
         if num_shown < NUM_SAMPLES and training.me.is_main:
             for image, truth, guess in zip(images, labels, predictions.byte().cpu(), strict=True):
-                write_sample(training.log, state, num_shown, labelled_sample(training.spec, image, truth, guess))
+                write_sample(training.log, epoch, num_shown, labelled_sample(training.spec, image, truth, guess))
                 num_shown += 1
     give_back_freed_memory()
     return scores(confusion.reduce(), training.spec.class_names)

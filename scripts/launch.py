@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 
 def main(number: str, *command: str) -> int:
@@ -25,7 +26,7 @@ def main(number: str, *command: str) -> int:
         run(parse_args(["--standalone", f"--nproc_per_node={number}", *command]))
     except ChildFailedError as error:
         failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
-        messages = [failure.message for failure in failures]
+        messages: list[Any] = [failure.message for failure in failures]  # a dictionary if the process told it
         told = [message["message"] for message in messages if isinstance(message, dict)]
         first = [problem for problem in told if "another process failed" not in problem] or told  # which is no cause
         print(f"error: {first[0]}" if first else "error: a process failed; its message is above.", file=sys.stderr)

@@ -124,8 +124,8 @@ def test_time_that_runs_out_between_two_epochs_still_ends_with_a_validation(tiny
     monkeypatch.setattr(train_command, "save", lambda *args: (saved(*args), is_up.append(True)))
     monkeypatch.setattr(train_command.Clock, "is_up", lambda clock: bool(is_up))
     run(tiny_set, tmp_path, "--max_epoch", "5", "--val_interval", "5")
-    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1]
-    assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1]
+    assert [(row["epoch"], row["step"]) for row in metrics(tmp_path, "val")] == [(2, 3)]
+    assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1, 2]
     assert (tmp_path / "ckpt" / "default" / "best.pth").is_file()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -24,21 +24,6 @@ BatchT = TypeVar("BatchT", covariant=True)
 
 class Batches(Sized, Iterable[BatchT], Protocol[BatchT]):
     """A loader: it has a length and yields batches."""
-
-
-@dataclass(frozen=True)
-class State:
-    """How far a training has come: the next epoch, minutes and steps made, the best score and the latest ones.
-
-    is_due: whether the network, as the previous epoch left it, is still to be scored. steps: of the optimizer.
-    """
-
-    epoch: int
-    minutes: float = 0.0
-    best: float = -1.0  # mIoU, or PSNR in dB, which is never less than 0 either
-    scores: Mapping[str, float] = field(default_factory=dict)
-    is_due: bool = False
-    steps: int = 0
 
 
 class Clock:
@@ -90,17 +75,17 @@ class Place:
 
 
 class StepLog(Generic[BatchT]):
-    """The steps of the epoch after `state`: their batches, a progress bar, and a log entry every LOG_STEPS steps.
+    """The steps of one epoch: their batches, a progress bar, and a log entry every LOG_STEPS steps.
 
     Iterate over it in a `with` statement, and call `worked` after each batch. Iteration ends with the last whole step
-    of `accumulate` batches, early in `test_mode`, or when the time is up, but not before one step is `done`. dtype:
-    that of autocast, None for none.
+    of `accumulate` batches, early in `test_mode`, or when the time is up, but not before the first step. dtype: that of
+    autocast, None for none.
     """
 
     def __init__(
         self,
         loader: Batches[BatchT],
-        state: State,
+        epoch: int,
         clock: Clock,
         log: RunLog,
         device: torch.device,
@@ -111,13 +96,12 @@ class StepLog(Generic[BatchT]):
     ) -> None:
         self.accumulate = min(accumulate, len(loader))
         self.num_steps = len(loader) // self.accumulate
-        self._loader, self._state, self._clock, self._log = loader, state, clock, log
-        self.done = 0
+        self._loader, self._epoch, self._clock, self._log = loader, epoch, clock, log
         self._end = min(TEST_STEPS, self.num_steps) if test_mode else self.num_steps
         self._meter = Meter(device, dtype)
         self._bar = tqdm(
             total=self.num_steps,
-            desc=f"epoch {state.epoch + 1}" + ("" if clock.max_minutes else f"/{clock.max_epoch}"),
+            desc=f"epoch {epoch + 1}" if clock.max_minutes else f"epoch {epoch + 1}/{clock.max_epoch}",
             unit="step",
             disable=not log.active,
             dynamic_ncols=True,
@@ -148,19 +132,19 @@ class StepLog(Generic[BatchT]):
         self._meter.worked(loss, num_images * processes().count)
         if not place.ends_step:
             return
-        self.done += 1
         self._bar.update()
         if place.step % LOG_STEPS == 0 or place.step == self.num_steps - 1:
             values = {"epoch": round(self._counted(place.step), 4), "lr": lr, **self._meter.read()}
             values |= {name: float(value) for name, value in parts.items()}
-            self._log.scalars("train", self._state.steps + place.step, values)
+            self._log.scalars("train", values)
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.4f} lr {lr:.2e} {values['images_per_s']:.1f} img/s "
                 f"waiting {values['waiting']:.0%} left {self._clock.left(place.now)}"
             )
+        self._log.steps += 1
 
     def _counted(self, step: int) -> float:
-        return self._state.epoch + step / self.num_steps
+        return self._epoch + step / self.num_steps
 
 
 class Meter:

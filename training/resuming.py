@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from config import RunConfig
 from datasets.spec import DatasetSpec, first_difference
 from training.averaging import WeightAverage
 from training.log import LAST, RunLog, free_run_folder, run_folder, tensorboard_folder
-from training.progress import State, remedy
+from training.progress import remedy
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state, not_finite, save_checkpoint
 from utils.distributed import lists_of_all, wait_for_all
 
@@ -23,6 +23,20 @@ from utils.distributed import lists_of_all, wait_for_all
 SAME_AS_BEFORE = (("optim", "adam"), ("optim", "amsgrad"), ("model", "freeze_trunk"))
 # Flags that may differ when a run is resumed, and the one of video/train.py that the checkpoint decides.
 MAY_DIFFER = ("resume", "restore_optimizer", "snapshot", "start_epoch", "width")
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a training has come: the next epoch, minutes spent, the best score and the latest ones.
+
+    is_due: whether the network, as the previous epoch left it, is still to be scored.
+    """
+
+    epoch: int
+    minutes: float = 0.0
+    best: float = -1.0  # mIoU, or PSNR in dB, which is never less than 0 either
+    scores: Mapping[str, float] = field(default_factory=dict)
+    is_due: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class Start:
         checkpoint, kept = self.checkpoint, self.checkpoint.training
         if not self.is_own:
             return State(checkpoint.epoch)
-        known = {key: kept[key] for key in ("minutes", "best", "is_due", "steps") if key in kept}
+        known = {key: kept[key] for key in ("minutes", "best", "is_due") if key in kept}
         return State(checkpoint.epoch, scores=dict(checkpoint.scores), **known)
 
 
@@ -143,8 +157,8 @@ def open_run(
     elif start and run.max_minutes and state.minutes >= run.max_minutes:
         log.say(f"finished: the run's time (--max_minutes {run.max_minutes:g}) is used up; raise it to continue.")
     if run.resume:
-        steps = log.rewind(state.epoch, is_due=state.is_due)
-        state = replace(state, steps=max(state.steps, steps))  # an older checkpoint does not have them
+        log.steps = start.checkpoint.training.get("steps", 0) if start else 0
+        log.rewind(state.epoch, is_due=state.is_due)
     return log, state
 
 
@@ -171,7 +185,7 @@ def save(
         "best": state.best,
         "minutes": state.minutes,
         "is_due": state.is_due,
-        "steps": state.steps,
+        "steps": log.steps,
     }
     if average:
         kept |= {"weights": net.state_dict(), "num_updates": average.num_updates}

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from datasets.spec import DatasetSpec
 from training.log import RunLog
-from training.progress import State
 from utils.images import Uint8Array, write_image
 from utils.pictures import colorize, shrunk, side_by_side
 
@@ -17,13 +16,13 @@ NUM_KEPT = 12  # scorings of which they are kept
 LARGEST_SAMPLE = 1536  # side of those with labels, in pixels: at 12 megapixels, a long training's would fill a disk
 
 
-def write_sample(log: RunLog, state: State, number: int, picture: Uint8Array) -> None:
-    """Write picture [H, W, 3] as sample `number` of what the network does by now.
+def write_sample(log: RunLog, epoch: int, number: int, picture: Uint8Array) -> None:
+    """Write picture [H, W, 3] as sample `number` of what the network does after `epoch` epochs.
 
     Of each sample the first, the latest and others evenly spread between them are kept, NUM_KEPT in all.
     """
-    write_image(log.folder / "samples" / f"epoch{state.epoch:03d}_{number}.png", picture)
-    log.image(f"sample{number}", state.steps, picture)
+    write_image(log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
+    log.image(f"sample{number}", picture)
     kept = sorted((_epoch_of(path), path) for path in (log.folder / "samples").glob(f"epoch*_{number}.png"))
     while len(kept) > NUM_KEPT:
         _, crowded = min((kept[i + 1][0] - kept[i - 1][0], i) for i in range(1, len(kept) - 1))

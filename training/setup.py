@@ -18,8 +18,8 @@ from network.deepv3 import DeepLabV3Plus
 from training.averaging import WeightAverage
 from training.log import RunLog
 from training.optim import build_optimizer, build_schedule, freeze
-from training.progress import TEST_STEPS, State
-from training.resuming import check_fits, find_start, open_run, restore
+from training.progress import TEST_STEPS
+from training.resuming import State, check_fits, find_start, open_run, restore
 from utils.checkpoint import load_checkpoint, load_matching
 from utils.columns import counted
 from utils.compiling import compiled

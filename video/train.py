@@ -25,8 +25,8 @@ from config import as_dict
 from datasets.workers import default_num_workers, prepare_worker
 from training.log import BEST, LAST, RunLog
 from training.optim import set_lr
-from training.progress import Clock, State, StepLog
-from training.resuming import check_weights, find_start, open_run, restore
+from training.progress import Clock, StepLog
+from training.resuming import State, check_weights, find_start, open_run, restore
 from training.resuming import save as save_state
 from training.samples import NUM_SAMPLES, as_picture, write_sample
 from utils.checkpoint import Checkpoint
@@ -125,30 +125,27 @@ def train(training: Training, state: State) -> None:
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
     if state.is_due:
         state = score(training, state)
-    is_due = True  # so far nothing is left to be scored
     for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
-        steps = state.steps + train_one_epoch(training, state, clock)
+        train_one_epoch(training, epoch, clock)
         check_weights(training.net, training.dtype)
         ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
         is_due = ends or (epoch + 1) % run.val_interval == 0
-        state = replace(state, epoch=epoch + 1, steps=steps, minutes=clock.minutes(), is_due=is_due)
+        state = replace(state, epoch=epoch + 1, minutes=clock.minutes(), is_due=is_due)
         save(training, state, LAST)
         if is_due:
             state = score(training, state)
-        if ends or clock.is_up():
+        if ends or (is_due and clock.is_up()):  # if it is up but nothing was due, one more step is trained and scored
             break
-    if not is_due:  # the time ran out while the last epoch was saved
-        state = score(training, state)
     log.say(f"best PSNR {state.best:.2f} dB: {log.folder / BEST}")
 
 
-def train_one_epoch(training: Training, state: State, clock: Clock) -> int:
-    """One pass over the training clips, one optimizer step per batch. Returns their number."""
-    config, epoch = training.config, state.epoch
+def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
+    """One pass over the training clips, one optimizer step per batch."""
+    config = training.config
     training.net.train()
     loader = training_loader(training, draw_clips(config.run.seed, epoch, len(training.train), config.frames.repeat))
     with StepLog(
-        loader, state, clock, training.log, training.device, training.dtype, test_mode=config.run.test_mode
+        loader, epoch, clock, training.log, training.device, training.dtype, test_mode=config.run.test_mode
     ) as steps:
         for place, (frames, flow) in steps:
             lr = config.optim.lr * 0.1 ** (place.now / config.run.max_epoch)
@@ -156,7 +153,6 @@ def train_one_epoch(training: Training, state: State, clock: Clock) -> int:
             loss = optimizer_step(training, frames, flow)
             parts = {name: value for name, value in loss._asdict().items() if name != "total"}
             steps.worked(place, lr, loss.total, len(frames), **parts)
-    return steps.done
 
 
 def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[ClipSample]:
@@ -210,7 +206,7 @@ def score(training: Training, state: State) -> State:
         losses = (sdc_loss(made, truth, way).total.item() for made, way in ((prediction, motion), (by_flow, flow)))
         rows.append([*(psnr(made, truth) for made in (prediction, by_flow, before)), *losses])
         if number < NUM_SAMPLES:
-            write_sample(training.log, state, number, sample(before[0], prediction[0], truth[0]))
+            write_sample(training.log, state.epoch, number, sample(before[0], prediction[0], truth[0]))
     scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
     if not math.isfinite(scores["psnr"]):
         raise ValueError(
@@ -221,7 +217,7 @@ def score(training: Training, state: State) -> State:
         f"epoch {state.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
         f"copying {scores['psnr_of_copying']:.2f}; loss {scores['loss']:.4f}, the flow's {scores['loss_of_flow']:.4f}"
     )
-    training.log.scalars("val", state.steps, {"epoch": state.epoch, **scores})
+    training.log.scalars("val", {"epoch": state.epoch, **scores})
     is_best = scores["psnr"] > state.best
     state = replace(state, scores=scores, best=max(state.best, scores["psnr"]), is_due=False)
     if is_best:
