@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.records import Record
-from utils.files import atomic_path
+from utils.files import atomic_path, write_json
 from utils.numbering import natural_order
 
 MANIFEST = "manifest.jsonl"
@@ -45,8 +45,7 @@ def write_summary(
 ) -> None:
     """Write the parameters of a run, its results for each step, and what was skipped."""
     content = {"parameters": parameters, "pairs": len(records), "steps": by_step(records), "left_out": list(left_out)}
-    with atomic_path(folder / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / SUMMARY, content)
 
 
 def by_step(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.index import files_below
-from utils.files import atomic_path
+from utils.files import write_json
 
 SOURCE_FILE = "source.json"
 FRAME_FOLDERS = ("images", "video")
@@ -69,8 +69,7 @@ def read_gathered(out: Path, video: Path, labels: Path) -> Gathered:
 
 def write_gathered(out: Path, gathered: Gathered) -> None:
     """Record it in `out`."""
-    with atomic_path(out / SOURCE_FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(gathered), indent=1) + "\n", encoding="utf-8")
+    write_json(out / SOURCE_FILE, asdict(gathered))
 
 
 def _check_unused(out: Path, video: Path, labels: Path) -> None:

@@ -8,7 +8,6 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(VerifyConfig)  # before heavy imports, so that --help answers at once
 
-import json
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from datasets.survey import SplitSurvey, Survey, survey
 from utils.columns import counted, display_width, escape, padded
 from utils.command import run_command
 from utils.cores import available_cores
-from utils.files import PLOT_SUFFIXES, atomic_path, writable_file
+from utils.files import PLOT_SUFFIXES, writable_file, write_json
 from utils.fonts import drawable
 from utils.plots import new_plot
 
@@ -50,8 +49,7 @@ def main(config: VerifyConfig) -> int:
     print("\n".join(["", *(f"note: {escape(note)}" for note in found.notes)]))
     print_findings(found)
     if output.json:
-        with atomic_path(Path(output.json)) as temporary:
-            temporary.write_text(json.dumps(as_json(found, spec, root, config.data), indent=1) + "\n", encoding="utf-8")
+        write_json(Path(output.json), as_json(found, spec, root, config.data))
     if output.plot and labelled:
         write_plot(Path(output.plot), found, spec)
     elif output.plot:

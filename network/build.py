@@ -10,7 +10,7 @@ from torch import Tensor
 from network import deepv3
 from network.deepv3 import DeepLabV3Plus
 from network.names import ARCHITECTURES
-from utils.checkpoint import LoadReport, compare_state, load_checkpoint
+from utils.checkpoint import LoadReport, compare_state, load_checkpoint, unwrap
 
 MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name
 CONSTRUCTORS: dict[str, Callable[[int], DeepLabV3Plus]] = {
@@ -42,13 +42,14 @@ def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
     """Copy ImageNet weights, or the trunk of another checkpoint, from a local file into the trunk of `net`.
 
     Accepts the keys of torchvision's ResNet and MobileNetV3, of the published SE-ResNeXt and WideResNet38 files,
-    and of this project, bare or with `module.`, plain or under `state_dict`. The file's head is ignored.
+    and of this project, bare or with any prefix, plain or under `state_dict`. The file's head is ignored.
     Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
     `TRUNK_SHARE` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
     """
     content = load_checkpoint(path).state_dict
-    found = {net.trunk_key(key): value for key, value in content.items() if not key.startswith(IMAGENET_HEADS)}
     own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
+    found = unwrap(content, lambda key: net.trunk_key(key) in own)
+    found = {net.trunk_key(key): value for key, value in found.items() if not key.startswith(IMAGENET_HEADS)}
     report = compare_state(own, found)
     foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
     num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)

@@ -1,20 +1,23 @@
 """Checkpoints describe themselves, published ones load, and none runs code."""
 
+import math
 import os
 import pickle
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from config import TrainConfig, as_dict
 from datasets.registry import dataset_spec
 from network.build import build_network
 from training.resuming import Start
-from utils.checkpoint import Checkpoint, load_checkpoint, load_matching, load_state, save_checkpoint
+from utils.checkpoint import Checkpoint, bare_key, load_checkpoint, load_matching, load_state, save_checkpoint
 from utils.flags import parse_command_line
 
 
@@ -61,6 +64,67 @@ def test_a_published_checkpoint_may_hold_a_numpy_number(tmp_path, core):
             rewritten.writestr(name, re.sub(rb"numpy\._?core\.", b"numpy." + core + b".", new.read(name)))
     assert b"numpy." + core + b".multiarray" in (tmp_path / "p.pth").read_bytes()
     assert load_checkpoint(tmp_path / "p.pth").state_dict["a"].tolist() == [1, 1]
+
+
+def test_safetensors_keep_the_description_and_half_precision_is_widened(tmp_path):
+    net, other = light_network(), light_network()
+    halves = {key: v.half() if v.is_floating_point() else v for key, v in net.state_dict().items()}
+    kept = replace(described(net), state_dict=halves, scores={"mean_iou": math.nan}, training={"optimizer": {}})
+    save_checkpoint(tmp_path / "a.safetensors", kept)
+    read = load_checkpoint(tmp_path / "a.safetensors")
+    assert (read.arch, read.dataset, read.classes, read.epoch) == (kept.arch, "camvid", kept.classes, 3)
+    assert (read.mean, read.std, read.scores, read.training) == (kept.mean, kept.std, {"mean_iou": None}, {})
+    load_state(other, read, "a.safetensors")
+    weight = other.state_dict()["final.6.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, halves["final.6.weight"].float())
+
+
+def test_safetensors_of_another_program_are_weights_alone(tmp_path):
+    save_file({f"model.{key}": value for key, value in light_network().state_dict().items()}, tmp_path / "a.bin")
+    checkpoint = load_checkpoint(tmp_path / "a.bin")  # known by its content, not by its name
+    assert checkpoint.arch is None
+    load_state(light_network(), checkpoint, "a.bin")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.bin").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        load_checkpoint(tmp_path / "cut.safetensors")
+
+
+PREFIXES = ("", "module.", "_orig_mod.", "model.", "net.", "network.", "segmentor.", "student.", "model.module.net.",
+            "module._orig_mod.model.", "any.thing._fsdp_wrapped_module.")  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_keys_may_have_any_prefix(prefix, tmp_path):
+    net, other = light_network(), light_network()
+    state = {prefix + key: value for key, value in net.state_dict().items()}
+    beside = {} if bare_key(f"{prefix}a") == "a" else {"criterion.weight": torch.ones(11)}
+    torch.save({"state_dict": {**beside, **state}}, tmp_path / "a.pth")
+    load_state(other, load_checkpoint(tmp_path / "a.pth"), "a.pth")
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    assert load_matching(light_network(19), load_checkpoint(tmp_path / "a.pth"), "a.pth").matched
+
+
+def test_of_two_networks_with_prefixes_the_first_is_taken():
+    nets = {name: light_network() for name in ("student", "teacher")}
+    state = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+    other = light_network()
+    load_state(other, Checkpoint(state_dict=state), "a.pth")
+    assert torch.equal(other.state_dict()["final.6.weight"], nets["student"].state_dict()["final.6.weight"])
+
+
+@pytest.mark.parametrize("key", ["final.6.weight", "features.0.1.running_mean", "features.0.1.running_var"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_weight_or_statistic_that_is_not_finite_is_named_on_loading_and_saving(key, value, tmp_path):
+    kept = described(light_network())
+    kept.state_dict[key].view(-1)[0] = value
+    for name in ("a.pth", "a.safetensors"):
+        with pytest.raises(ValueError, match=rf"{name}: NaN or infinite: {key} \(1 of \d+ values\)"):
+            save_checkpoint(tmp_path / name, kept)
+    assert not list(tmp_path.iterdir())
+    torch.save({f"model.{k}": v for k, v in kept.state_dict.items()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=rf"a.pth: NaN or infinite: model.{key} "):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 def test_a_checkpoint_for_other_classes_says_so(tmp_path):

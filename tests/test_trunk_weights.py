@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from network.build import build_network, load_trunk_weights
 from tests.networks import LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
@@ -49,6 +50,17 @@ def test_published_wrapping_and_missing_batch_counts_are_accepted(tmp_path):
     report = load_trunk_weights(net, tmp_path / "trunk.pth")
     assert len(report.matched) == 4
     assert all((parameter == 2).all() for parameter in trunk_parameters(net))
+
+
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "net.encoder.", "student.backbone."])
+def test_a_trunk_may_be_part_of_something_larger(prefix, tmp_path):
+    trunk = imagenet_file("DeepR18V3PlusD_m1", tmp_path / "bare.pth")
+    content = torch.load(tmp_path / "bare.pth")
+    wrapped = {**{prefix + key: value for key, value in content.items()}, "decode_head.weight": torch.ones(1)}
+    save_file(wrapped, tmp_path / "trunk.safetensors")
+    net = build_network("DeepR18V3PlusD_m1", 2)
+    assert load_trunk_weights(net, tmp_path / "trunk.safetensors").complete
+    assert torch.equal(net.state_dict()["layer0.0.weight"], trunk["layer0.0.weight"])
 
 
 def test_seresnext_files_need_no_renaming():

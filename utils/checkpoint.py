@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
 import platform
-import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from datasets.spec import SegClass
-from utils.files import atomic_path
+from utils.files import atomic_path, json_text
+from utils.weight_files import DAMAGED, NOTE, SAFETENSORS, read_weights
 
 FORMAT = 1
 
@@ -23,9 +25,8 @@ FORMAT = 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-DAMAGED = "truncated or damaged; copy or download it again"
-
-_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+# Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into keys.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,15 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to a temporary file, sync it and rename it to `path`."""
-    content = {
+    """Write `checkpoint` to a temporary file, sync it and rename it to `path`.
+
+    A name that ends in .safetensors gives a file of that format, which other programs read too: the tensors, and the
+    description as JSON in its metadata; `training` is left out. Raises ValueError if a tensor is NaN or infinite.
+    """
+    weights = {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()}
+    _check_finite(weights, path)
+    description = {
         "format": FORMAT,
-        "state_dict": {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()},
         "arch": checkpoint.arch,
         "dataset": checkpoint.dataset,
         "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
@@ -63,12 +69,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "versions": versions(),
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
-        "training": plain(checkpoint.training),
     }
     with atomic_path(path) as temporary:
         try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # raised by PyTorch on a full disk
+            if path.suffix == SAFETENSORS:
+                weights = {key: value.contiguous() for key, value in weights.items()}
+                save_file(weights, temporary, {"format": "pt", NOTE: json_text(description)})
+            else:
+                torch.save({**description, "state_dict": weights, "training": plain(checkpoint.training)}, temporary)
+        except (RuntimeError, SafetensorError) as error:  # raised on a full disk
             raise OSError(f"{path} could not be written completely. Is the disk full?") from error
 
 
@@ -78,16 +87,15 @@ def versions() -> dict[str, str]:
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint of this project or a published one; never runs code from the file.
+    """Read a checkpoint of this project or a published one, also from safetensors; never runs code from the file.
 
-    Raises FileNotFoundError, or ValueError if the file is truncated, unsafe or not a checkpoint.
+    Raises FileNotFoundError, or ValueError if the file is truncated, unsafe or not a checkpoint, or if a tensor is NaN
+    or infinite.
     """
     path = Path(path)
-    content = load_tensors(path)
-    weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
-    state_dict = {bare_key(key): value for key, value in weights.items()}
+    content = read_weights(path)
+    state_dict = {bare_key(key): value for key, value in _network_in(content, path).items()}
+    _check_finite(state_dict, path)
     if content.get("format") is None:
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
@@ -104,55 +112,49 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             config=content["config"],
             mean=tuple(content["mean"]),
             std=tuple(content["std"]),
-            training=content["training"],
+            training=content.get("training", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {DAMAGED}.") from error
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote to `path`, on the CPU, read with `weights_only`; the errors of `load_checkpoint`."""
-    if not path.exists():
-        raise FileNotFoundError(f"no such checkpoint: {path}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a checkpoint file.")
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
-            warnings.simplefilter("ignore")  # torch warns about a file that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (PermissionError, MemoryError):
-        raise
-    except pickle.UnpicklingError as error:
-        if "unsupported" in str(error).lower() and _is_checkpoint_file(path):
-            raise ValueError(
-                f"{path}: refused, it contains objects other than tensors and plain values, which could run code. "
-                "If you trust it, convert it: torch.save({'state_dict': net.state_dict()}, file)."
-            ) from error
-        raise ValueError(f"{path}: not a checkpoint, or damaged.") from error
-    except Exception as error:  # a damaged file can make the unpickler raise anything
-        raise ValueError(f"{path}: {DAMAGED}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
-    return content
+def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
+    """The tensors in what a file holds: `state_dict`, the file itself, or its only entry with tensors alone."""
+    named = [content["state_dict"]] if "state_dict" in content else [content, *content.values()]
+    found = [part for part in named if isinstance(part, Mapping) and part and _are_tensors(part)]
+    if not found:
+        raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
+    if len(found) > 1:
+        names = [key for key, part in content.items() if any(part is one for one in found)]
+        raise ValueError(
+            f"{path} holds several networks: {', '.join(names)}. Keep one: torch.save(torch.load(FILE)[{names[0]!r}], "
+            "OTHER_FILE)."
+        )
+    return found[0]
 
 
-def _numpy_numbers() -> list[Any]:
-    """What torch needs to read a NumPy number (a score, in published files): plain values, no code."""
-    number = np.float64(0).__reduce__()[0]
-    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
-    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "?")]
-    return [*((number, name) for name in names), np.dtype, *kinds]
+def _are_tensors(part: Mapping[str, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
 
 
-def _is_checkpoint_file(path: Path) -> bool:
-    """Whether it begins like a file of `torch.save`: a zip archive, formerly a pickle."""
-    with path.open("rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02")
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of the weights and batch norm statistics that has NaN or infinite values, and how many; or None."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not (finite := torch.isfinite(value.float())).all():
+            return f"{key} ({finite.numel() - int(finite.sum())} of {finite.numel()} values)"
+    return None
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    if bad := not_finite(tensors):
+        raise ValueError(f"{path}: NaN or infinite: {bad}. Take an earlier or another checkpoint.")
 
 
 def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:
     """Copy all weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches."""
-    report = compare_state(net.state_dict(), checkpoint.state_dict)
+    own = net.state_dict()
+    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
+    report = compare_state(own, state_dict)
     if report.wrong_shape and not report.missing and not report.unexpected:
         key, want, have = report.wrong_shape[-1]
         raise ValueError(
@@ -161,7 +163,7 @@ def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None
         )
     if not report.complete:
         raise ValueError(f"{path}: the checkpoint has another architecture (--arch): {report.summary()}.")
-    net.load_state_dict({key: checkpoint.state_dict[key] for key in report.matched}, strict=False)
+    net.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
 
 
 def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
@@ -170,11 +172,13 @@ def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, a
     Raises ValueError if less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
     deeper network of the same kind has all tensors of a shallower one, and more.
     """
-    report = compare_state(net.state_dict(), checkpoint.state_dict)
+    own = net.state_dict()
+    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
+    report = compare_state(own, state_dict)
     others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
     if len(report.matched) < at_least * (len(report.matched) + others):
         raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
-    net.load_state_dict({key: checkpoint.state_dict[key] for key in report.matched}, strict=False)
+    net.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
     return report
 
 
@@ -218,9 +222,22 @@ def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Loa
 
 def bare_key(key: str) -> str:
     """`module.layer1.weight` -> `layer1.weight`."""
-    while key.startswith(_PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def unwrap(tensors: Mapping[str, Tensor], is_own: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors of a network that are part of something larger, by the network's own keys; is_own tells these.
+
+    Whatever holds a network as an attribute puts that name before its keys: `model.` in Lightning, `student.`,
+    `segmentor.backbone.`. It is the prefix under which most of its keys are, the first one where several have as many;
+    tensors without it (of a loss, of the teacher) do not belong to the network.
+    """
+    found: Counter[str] = Counter()
+    for key in tensors:
+        starts = [0, *(i + 1 for i, letter in enumerate(key) if letter == ".")]
+        found.update(key[:start] for start in starts if is_own(key[start:]))
+    prefix = max(found, key=found.__getitem__, default="")
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def plain(value: Any) -> Any:

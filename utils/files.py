@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
+import functools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats of a plot
+_NEW = ".new-"  # how names of temporary files begin
 
 
 def _read_umask() -> int:
@@ -29,11 +34,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` to write to; synced and renamed to `path` if the block succeeds.
 
     The temporary name keeps the suffix, since some writers choose the format by it; it is short, since `path` may have
-    the longest name possible. An OSError of the block that names no file gets `path` as its file name.
+    the longest name possible. An OSError of the block that names no file gets `path` as its file name. The first use in
+    a folder removes temporary files there that killed processes have left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    _remove_leftovers(path.parent)
+    handle, name = _locked_file(path)
     temporary = Path(name)
     try:
         yield temporary
@@ -49,12 +55,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, and its open handle. The lock, which ends with the process, tells that it is in use."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_NEW, suffix=path.suffix, dir=path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks; then nothing can be removed either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if Path(name).exists():
+            return handle, name
+        os.close(handle)  # removed by another process before it was locked
+
+
+@functools.cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in `folder` that no process is writing."""
+    for path in folder.glob(f"{_NEW}*"):
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def json_text(content: Any, **options: Any) -> str:
+    """Plain values as JSON, with null for NaN and infinity, which JSON does not have. options: of `json.dumps`."""
+    return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values; NaN is an error."""
+    """Write plain values, with null for NaN."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import load_tensors
+from utils.checkpoint import load_checkpoint
 from utils.images import Uint8Array
 from video.warping import FlowArray
 
@@ -31,7 +31,7 @@ def load_raft(weights: str, device: torch.device | str) -> RaftFlow:
             f"--flow raft needs torchvision, in the version built for torch {torch.__version__} ({error}). "
             "Install it, or choose --flow dis."
         ) from error
-    state = load_tensors(Path(weights))
+    state = load_checkpoint(weights).state_dict
     for make in (raft_large, raft_small):
         net = make(weights=None, progress=False)
         if net.state_dict().keys() == state.keys():
