@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.spec import Color, DatasetSpec
-from inference.shares import percentages
+from inference.shares import SHARES_PICTURE, percentages
 from inference.writers import KINDS, MASK_SIZE_NOTE
 from utils.images import IMAGE_SUFFIXES, read_colors_or_ids
 from utils.noted_png import read_note
@@ -46,7 +46,7 @@ def mask_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     pictures = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    found = [p for p in pictures if not p.name.startswith(".")]
+    found = [p for p in pictures if not p.name.startswith(".") and not p.name.endswith(SHARES_PICTURE)]
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
     if not files:
