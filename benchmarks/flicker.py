@@ -17,6 +17,7 @@ from inference.build import load_model
 from inference.predictor import Predictor
 from inference.settings import SnapshotConfig
 from inference.temporal import Smoother, flicker
+from utils.columns import counted
 from utils.films import opened_video
 
 
@@ -30,7 +31,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
     found: list[tuple[float, float]] = []
     changed = []
     with opened_video(path) as video:
-        while (image := video.read()) is not None:
+        for _, image in video.frames:
             probabilities = predictor.probabilities(image)
             plain, smooth = (
                 p.argmax(0).to("cpu").numpy().astype(np.uint8)
@@ -42,7 +43,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
                 found.append((flicker(plain, before[0], grey, before[2]), flicker(smooth, before[1], grey, before[2])))
             before = (plain, smooth, grey)
     if not found:
-        sys.exit(f"{path}: {len(changed)} frame(s) could be read; flicker needs two.")
+        sys.exit(f"{path}: {counted(len(changed), 'frame')} could be read; flicker needs two.")
     plain, smooth = np.array(found).T
     print(f"{len(found) + 1} frames; flicker in percent: median (5th to 95th percentile)")
     for name, values in (("each frame alone", plain), ("--temporal", smooth)):
