@@ -29,10 +29,12 @@ from inference.build import Model, demo_predictor, load_model, wanted_classes
 from inference.errors import errors_naming
 from inference.legend import counted_shares, shares_line
 from inference.predictor import Predictor
-from inference.shares import percentages
+from inference.shares import SHARES_PICTURE, SHARES_TABLE, percentages
+from inference.timeline import draw_shares
 from inference.writers import (
     ResultPaths,
     check_names,
+    chosen_kinds,
     is_done,
     is_result,
     pixel_counts,
@@ -51,9 +53,8 @@ from utils.files import writable_folder, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, dark_notice, read_image
 from utils.numbering import natural_order
 
-SHARES = "class_shares.csv"
 ANY_FOLDERS = "**"  # in a pattern
-WITHOUT_EFFECT = ("save_dir", "max_memory", "resume")  # on the results
+WITHOUT_EFFECT = ("save_dir", "outputs", "max_memory", "resume")  # on the content of a result
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,13 @@ class Job:
 def main(config: DemoFolderConfig) -> int:
     """Predict every image. Returns 1 if some could not be read; the others are done all the same."""
     device = resolve_device(config.device.device)
+    kinds = chosen_kinds(config.output.outputs)
     base, images, others = find_images(config.input.demo_folder)
     model = load_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
-    all_paths = result_paths(folder, result_names(images, base), images)
+    all_paths = result_paths(folder, result_names(images, base), images, kinds)
     jobs = [
         Job(image, paths, fingerprint(config, model, wanted, image))
         for image, paths in zip(images, all_paths, strict=True)
@@ -85,7 +87,7 @@ def main(config: DemoFolderConfig) -> int:
         counts = sum_over_processes(counts.to(device)).cpu()
         unreadable = lists_of_all(unreadable)
         if me.is_main:
-            write_shares(folder / SHARES, base, jobs, counts, model)
+            write_shares(folder, base, jobs, counts, model, wanted)
             num_done = len(jobs) - len(unreadable)
             print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
             if others:
@@ -121,7 +123,8 @@ def segment(
                 job.paths, image, predicted.array(), model.classes, job.source, wanted=wanted, settings=job.settings
             )
             counts[i] = torch.tensor(found)
-            progress.write(f"{escape(job.paths.color)}: {shares_line(counted_shares(found, model.classes))}")
+            first = escape(next(iter(job.paths.values())))
+            progress.write(f"{first}: {shares_line(counted_shares(found, model.classes))}")
 
         for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
             try:
@@ -144,7 +147,7 @@ def segment(
 def counts_before(job: Job, model: Model) -> list[int] | None:
     """The pixels of each class that an earlier run found with these settings; None if its results are incomplete."""
     try:
-        return pixel_counts(job.paths.ids, model.classes) if is_done(job.paths, job.settings) else None
+        return pixel_counts(job.paths, model.classes) if is_done(job.paths, job.settings) else None
     except (ValueError, OSError):
         return None
 
@@ -176,11 +179,16 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
     found.sort(key=lambda path: natural_order(path.as_posix()))
-    files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
+    files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_own(path)]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise ValueError(f"--demo-folder {wanted} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return folder, images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES and path.name != SHARES]
+    return folder, images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+
+
+def is_own(path: Path) -> bool:
+    """Whether a demo wrote this file."""
+    return path.name.endswith((SHARES_TABLE, SHARES_PICTURE)) or is_result(path)
 
 
 def others_line(others: Sequence[Path]) -> str:
@@ -216,13 +224,15 @@ def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] |
     return hashlib.sha256(json.dumps([of_model, output, stamps]).encode()).hexdigest()[:16]
 
 
-def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model) -> None:
-    """Write the class shares of each image in percent; without those that could not be read.
+def write_shares(
+    folder: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model, wanted: frozenset[int] | None
+) -> None:
+    """Write the class shares of each image in percent, as a table and a picture; without those that could not be read.
 
     Lines of an earlier run with the same classes are kept if they are of other images, by path below the given folder,
     since the results of those images are kept too.
     """
-    header = ["image", *(c.name for c in model.classes)]
+    path, header = folder / SHARES_TABLE, ["image", *(c.name for c in model.classes)]
     of_this_run = {_as_text(job.source.relative_to(base)) for job in jobs}
     rows: list[Sequence[object]] = [
         (_as_text(job.source.relative_to(base)), *percentages(line))
@@ -231,6 +241,10 @@ def write_shares(path: Path, base: Path, jobs: list[Job], counts: Tensor, model:
     ]
     rows += [line for line in lines_of_table(path, header) if line[0] not in of_this_run]
     write_csv(path, header, rows)
+    if len(rows) > 1:
+        rows.sort(key=lambda row: natural_order(str(row[0])))
+        shares = [[float(str(share)) for share in row[1:]] for row in rows]
+        draw_shares(folder / SHARES_PICTURE, shares, model.classes, wanted)
 
 
 def lines_of_table(path: Path, header: list[str]) -> list[list[str]]:

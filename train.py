@@ -70,7 +70,7 @@ def train(training: Training, state: State) -> None:
         save(training, state, LAST)
         if is_due:
             state = score(training, state)
-        if ends:  # not asked again: if time runs out after this moment, one more epoch is trained and validated
+        if ends or (is_due and clock.is_up()):  # if it is up but nothing was due, one more step is trained and scored
             break
     if (best := log.folder / BEST).is_file():
         log.say(f"best mIoU {100 * state.best:.2f}: {best}\n{about_scores(training, best)}")
@@ -80,12 +80,14 @@ def score(training: Training, state: State) -> State:
     """The state with the network's scores; writes `last.pth` and, if they are the best, `best.pth`."""
     result = validate(training, state.epoch)
     training.log.say(f"epoch {state.epoch}\n{result.table()}")
+    if len(result.absent) == training.spec.num_classes:
+        training.log.say(f"no pixel of the validation labels has a class: no score and no {BEST}, use {LAST}.")
     per_class = zip(result.class_names, result.iou, strict=True)
     values = {f"iou/{name}": iou for name, iou in per_class if not math.isnan(iou)}
     about = {"epoch": state.epoch, "minutes": state.minutes}
-    training.log.scalars("val", state.epoch, {**about, **_main_scores(result), **values})
-    is_best = result.mean_iou > state.best
-    best = max(state.best, result.mean_iou)
+    training.log.scalars("val", {**about, **_main_scores(result), **values})
+    is_best = result.mean_iou > state.best  # never if it is NaN
+    best = result.mean_iou if is_best else state.best
     state = replace(state, best=best, scores=_main_scores(result), is_due=False)
     if is_best:
         save(training, state, BEST)

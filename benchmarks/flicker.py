@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from inference.build import load_model
 from inference.predictor import Predictor
 from inference.temporal import Smoother, flicker
+from utils.columns import counted
 from utils.films import opened_video
 
 
@@ -29,7 +30,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
     found: list[tuple[float, float]] = []
     changed = []
     with opened_video(path) as video:
-        while (image := video.read()) is not None:
+        for _, image in video.frames:
             probabilities = predictor.probabilities(image)
             plain, smooth = (
                 p.argmax(0).to("cpu").numpy().astype(np.uint8)
@@ -41,7 +42,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
                 found.append((flicker(plain, before[0], grey, before[2]), flicker(smooth, before[1], grey, before[2])))
             before = (plain, smooth, grey)
     if not found:
-        sys.exit(f"{path}: {len(changed)} frame(s) could be read; flicker needs two.")
+        sys.exit(f"{path}: {counted(len(changed), 'frame')} could be read; flicker needs two.")
     plain, smooth = np.array(found).T
     print(f"{len(found) + 1} frames; flicker in percent: median (5th to 95th percentile)")
     for name, values in (("each frame alone", plain), ("--temporal", smooth)):

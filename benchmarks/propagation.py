@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,7 @@ from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
 from datasets.synthetic.write import write_streets
 from datasets.workers import prepare_worker
+from utils.films import opened_video
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from utils.plots import new_plot
 from video.build import build_flow
@@ -247,12 +249,12 @@ def time_jobs(folder: Path, num_processes: int) -> float:
 
 
 def enlarged(video: str, count: int) -> Iterator[Uint8Array]:
-    capture = cv2.VideoCapture(video)
-    for _ in range(count):
-        found, frame = capture.read()
-        if not found:
-            raise SystemExit(f"{video} has fewer than {count} frames.")
-        yield cv2.cvtColor(cv2.resize(frame, (2048, 1024), interpolation=cv2.INTER_CUBIC), cv2.COLOR_BGR2RGB)
+    with opened_video(video) as opened:
+        frames = [frame for _, frame in islice(opened.frames, count)]
+    if len(frames) < count:
+        raise SystemExit(f"{video} has fewer than {count} frames.")
+    for frame in frames:
+        yield cv2.resize(frame, (2048, 1024), interpolation=cv2.INTER_CUBIC)
 
 
 def nothing(_: int) -> None:

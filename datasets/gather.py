@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
 from datasets.tables import read_table
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
-from utils.films import opened_video
+from utils.films import count_frames, opened_video
 from utils.images import write_image
 from utils.numbering import natural_order
 
@@ -109,8 +110,7 @@ def plan(source: Source, out: Path) -> tuple[int, list[str]]:
         left_out = _without_frame(labels, source)
     else:
         numbers, left_out = _numbers(labels)
-        with opened_video(str(source.video)) as video:
-            left_out += _beyond(numbers, labels, source, video.num_frames) if video.num_frames else []
+        left_out += _beyond(numbers, labels, source, count_frames(source.video))
     return len(labels) - len(left_out), left_out
 
 
@@ -204,12 +204,12 @@ def _take_frames(video: Path, wanted: Mapping[int, Sequence[Path]], *, resume: b
     """Write the wanted frames of the video; returns how many were read. Raises ValueError if it is not a video."""
     # Read one after another, since seeking by frame number is not exact in all formats.
     number = 0
-    with opened_video(str(video)) as opened:
-        while number <= max(wanted, default=-1) and (frame := opened.read()) is not None:
-            for path in wanted.get(number, ()):
+    # Labels lie on the pixels as stored, whatever their shape.
+    with opened_video(str(video), square_pixels=False) as opened:
+        for number, (_, frame) in enumerate(islice(opened.frames, max(wanted, default=-1) + 1), 1):
+            for path in wanted.get(number - 1, ()):
                 if not (resume and path.is_file()):
                     write_image(path, frame)
-            number += 1
     return number
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import cv2
 import torch
 
@@ -17,6 +19,7 @@ def default_num_workers(processes: Processes) -> int:
 
 def prepare_worker(worker: int) -> None:
     """Set up a loader process, number `worker`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     # There is one process per core; threads on top of that would only compete.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

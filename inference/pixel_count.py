@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datasets.index import files_below
 from datasets.label_files import UNKNOWN, pack_colors, read_label_file, train_ids, unpack_color
 from datasets.spec import COLORS, EITHER, Color, DatasetSpec
-from inference.shares import percentages
+from inference.shares import SHARES_PICTURE, percentages
 from inference.writers import KINDS, MASK_SIZE_NOTE, SOURCE_NOTE
 from utils.images import IMAGE_SUFFIXES, read_palette
 from utils.noted_png import read_note
@@ -52,8 +52,9 @@ def mask_files(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
-    names = sorted(files_below(path), key=natural_order)
-    found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and (path / name).is_file()]
+    names = [name for name in files_below(path) if name.lower().endswith(IMAGE_SUFFIXES)]
+    names = [name for name in sorted(names, key=natural_order) if not name.endswith(SHARES_PICTURE)]
+    found = [path / name for name in names if (path / name).is_file()]
     there = set(found)
     files = [p for p in found if not _shows_again(p, there)]
     if not files:

@@ -16,7 +16,7 @@ from inference.defaults import MAX_MEMORY, OVERLAP
 from inference.laying import add_tile, laid
 from inference.most_probable import most_probable
 from inference.resize import resized_part
-from inference.slices import held_at_a_time, slices
+from inference.slices import FLOAT, check_memory, held_at_a_time, slices
 from inference.tiling import Span, View, views
 from utils.copies import uploaded
 from utils.device import resolve_device
@@ -47,8 +47,8 @@ class Predictor:
 
     scales: the image is predicted at these scales, and the probabilities are averaged. flip: average with the mirrored
     image. tile: side of the tiles that the scaled image is cut into, in pixels; None: whole. overlap: share of a tile
-    that its neighbour also covers. batch_size: tiles per step. max_memory: GiB that `labels` may use for an image's
-    pixels and probabilities; the network's own memory, which depends on tile and batch size, is extra. amp: dtype to
+    that its neighbour also covers. batch_size: tiles per step. max_memory: GiB that an image's pixels and
+    probabilities may take; the network's own memory, which depends on tile and batch size, is extra. amp: dtype to
     autocast to; None: float32. mean, std: of each channel, for RGB in 0..1.
     """
 
@@ -114,6 +114,7 @@ class Predictor:
     def _probabilities(self, image: Uint8Array) -> Tensor:
         pixels, seen = self._shown(image)
         height, width = image.shape[:2]
+        check_memory((height, width), self.num_classes, self.num_classes * FLOAT * height * width, self.max_memory)
         _, probabilities = next(self._strip(pixels, seen, slice(0, width), height))
         return probabilities
 
@@ -122,7 +123,9 @@ class Predictor:
         pixels, seen = self._shown(image)
         height, width = image.shape[:2]
         if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit decides
+            check_memory((height, width), self.num_classes, 0, self.max_memory)
             logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
+            check_memory((height, width), self.num_classes, logits.nbytes, self.max_memory)
             return most_probable(logits[0], _padded_size(height, width))[:height, :width]
         rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
         labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)

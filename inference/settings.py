@@ -141,6 +141,9 @@ class DemoOutputConfig:
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
+    outputs: str = option(
+        "ids,color,overlay", "which results to write of each image, comma-separated; ids alone: nothing is drawn"
+    )
     classes: str = option(
         "",
         "classes to show, by name, comma-separated (a name may hold commas); everything else is grey, and black in "

@@ -8,6 +8,8 @@ import numpy as np
 
 from utils.images import Uint8Array
 
+SHARES_TABLE, SHARES_PICTURE = "class_shares.csv", "class_shares.png"  # over the frames of a folder or of a video
+
 
 def pixels_per_class(labels: Uint8Array, num_classes: int) -> list[int]:
     """The pixels of each class in train ids [H, W]; those without a class are not counted."""

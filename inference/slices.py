@@ -14,7 +14,7 @@ from inference.tiling import Span, View
 from utils.columns import counted
 
 GIB = 2**30
-FLOAT, LONG = 4, 8  # bytes
+PIXEL, FLOAT, LONG = 4, 4, 8  # bytes; a pixel is three colours and a label
 RESIZING = 3  # float32 RGB arrays that exist while a row of tiles is resized
 
 
@@ -58,19 +58,25 @@ def held_at_a_time(
     num_strips = 1
     while True:
         columns = -(-width // num_strips)
-        pixels = 4 * height * width + max(_resizing(view, size, columns, num_tiles) for view in views)
+        pixels = PIXEL * height * width + max(_resizing(view, size, columns, num_tiles) for view in views)
         per_row = columns * (num_classes * FLOAT + LONG)
         rows = int(min(height, (max_memory * GIB - pixels) / per_row))  # infinite memory is no limit
         if rows >= least_rows:
             return rows, columns
         if columns <= least_columns:
-            raise ValueError(
-                f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and "
-                f"{counted(num_classes, 'class', 'es')} needs "
-                f"{(pixels + least_rows * per_row) / GIB:.2f} GiB besides the network; allow more, or use smaller "
-                "tiles."
-            )
+            check_memory(size, num_classes, least_rows * per_row + pixels - PIXEL * height * width, max_memory)
         num_strips += 1
+
+
+def check_memory(size: tuple[int, int], num_classes: int, besides: int, max_memory: float) -> None:
+    """Raises ValueError if an image's pixels, its labels and `besides` bytes do not fit into `max_memory` GiB."""
+    height, width = size
+    needed = (PIXEL * height * width + besides) / GIB
+    if needed > max_memory:
+        raise ValueError(
+            f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and "
+            f"{counted(num_classes, 'class', 'es')} needs {needed:.4g} GiB besides the network; allow more, or use smaller tiles."
+        )
 
 
 def _from_the_top(views: Sequence[View]) -> list[tuple[int, Span]]:

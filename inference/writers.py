@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -27,39 +26,43 @@ LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detail
 UNWANTED_LIGHT = 0.6  # brightness of the photo outside the wanted classes
 KINDS = ("color", "overlay", "ids")
 
-# Text notes inside the PNG files: the input of a result, the settings it was made with, and the size of the mask in it;
-# the rest is legend.
+# Text notes inside the PNG files: the input of a result, the settings it was made with, the pixels of each class, and
+# the size of the mask in it; the rest is legend.
 SOURCE_NOTE = "kerbline-source"
 SETTINGS_NOTE = "kerbline-settings"
+COUNTS_NOTE = "kerbline-pixels"
 MASK_SIZE_NOTE = "kerbline-mask-size"
 
 
-@dataclass(frozen=True)
-class ResultPaths:
-    """Where the results of one input go: colour mask with legend, overlay on the photo, label ids."""
-
-    color: Path
-    overlay: Path
-    ids: Path
-
-    def all(self) -> tuple[Path, Path, Path]:
-        """All three paths."""
-        return self.color, self.overlay, self.ids
+# Where the results of one input go: kind -> file. Only these are made.
+ResultPaths = Mapping[str, Path]
 
 
-def result_paths(folder: Path, names: Sequence[str], sources: Sequence[Path]) -> list[ResultPaths]:
+def chosen_kinds(outputs: str) -> list[str]:
+    """The kinds of results that `--outputs` lists. Raises ValueError if it lists none, or others than there are."""
+    listed = {kind.strip().lower() for kind in outputs.split(",")} - {""}
+    if unknown := sorted(listed - set(KINDS)):
+        raise ValueError(f"--outputs: there is no output {unknown[0]!r}. Choose from: {', '.join(KINDS)}.")
+    if not listed:
+        raise ValueError(f"--outputs lists nothing to write. Choose from: {', '.join(KINDS)}.")
+    return [kind for kind in KINDS if kind in listed]
+
+
+def result_paths(
+    folder: Path, names: Sequence[str], sources: Sequence[Path], kinds: Sequence[str] = KINDS
+) -> list[ResultPaths]:
     """Paths below `folder` for each of `sources`, called <name>_color.png and so on; `names` are distinct.
 
-    A result of the same input may be replaced; if any other file has such a name, -2, -3, ... is added to it.
+    A result of the same input may be replaced; if any other file has the name of any kind, -2, -3, ... is added to it.
     """
     given = set(names)
 
     def paths_of(name: str, source: Path) -> ResultPaths:
         def is_taken(candidate: str) -> bool:
             is_anothers = candidate != name and candidate in given
-            return is_anothers or not _may_be_written(_paths(folder, candidate), source)
+            return is_anothers or not _may_be_written(_paths(folder, candidate, KINDS), source)
 
-        return _paths(folder, first_free(name, is_taken))
+        return _paths(folder, first_free(name, is_taken), kinds)
 
     return [paths_of(name, source) for name, source in zip(names, sources, strict=True)]
 
@@ -75,7 +78,7 @@ def unused_paths(folder: Path, name: str, endings: Sequence[str]) -> list[Path]:
 
 def check_names(paths: ResultPaths) -> None:
     """Raises OSError if the results cannot have these names, for example because they are too long."""
-    for path in paths.all():
+    for path in paths.values():
         with suppress(FileNotFoundError):
             path.stat()
 
@@ -103,32 +106,38 @@ def write_results(
     paths: ResultPaths, image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass], source: Path,
     *, wanted: frozenset[int] | None = None, settings: str = "",
 ) -> list[int]:
-    """Write all results of one input and return the pixels of each class, in train id order.
+    """Write the results of one input that `paths` names, and return the pixels of each class, in train id order.
 
     image: [H, W, 3] RGB. labels: [H, W] train ids. wanted: train ids that are shown; None: all. settings: a hash of
     what the results depend on, see `is_done`.
     """
     counts = pixels_per_class(labels, len(classes))
-    shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
-    shown_image, shown_labels = highlighted(image, labels, wanted)
-    height, width = labels.shape
-    note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings}
-    mask = with_legend(colorize(shown_labels, palette(classes)), shares)
-    write_png(paths.color, mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
-    write_png(paths.overlay, overlay(shown_image, shown_labels, classes), note)
-    write_png(paths.ids, label_id_map(labels, classes), note)
+    note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings, COUNTS_NOTE: " ".join(map(str, counts))}
+    if "ids" in paths:
+        write_png(paths["ids"], label_id_map(labels, classes), note)
+    if paths.keys() & {"color", "overlay"}:
+        shown_image, shown_labels = highlighted(image, labels, wanted)
+    if "color" in paths:
+        shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
+        height, width = labels.shape
+        mask = with_legend(colorize(shown_labels, palette(classes)), shares)
+        write_png(paths["color"], mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
+    if "overlay" in paths:
+        write_png(paths["overlay"], overlay(shown_image, shown_labels, classes), note)
     return counts
 
 
 def is_done(paths: ResultPaths, settings: str) -> bool:
     """Whether all results of an input exist and were made with these settings."""
-    return all(read_note(path, SETTINGS_NOTE) == settings for path in paths.all())
+    return all(read_note(path, SETTINGS_NOTE) == settings for path in paths.values())
 
 
-def pixel_counts(ids_path: Path, classes: Sequence[SegClass]) -> list[int]:
-    """What `write_results` returned, from the label ids that it wrote."""
+def pixel_counts(paths: ResultPaths, classes: Sequence[SegClass]) -> list[int]:
+    """What `write_results` returned, from the files that it wrote. Raises ValueError if they do not tell."""
+    if "ids" not in paths:
+        return [int(count) for count in (read_note(next(iter(paths.values())), COUNTS_NOTE) or "none").split()]
     ids = written_ids(classes)
-    by_id = np.bincount(read_label_ids(ids_path).ravel(), minlength=max(ids) + 1)
+    by_id = np.bincount(read_label_ids(paths["ids"]).ravel(), minlength=max(ids) + 1)
     return by_id[ids].tolist()
 
 
@@ -173,13 +182,13 @@ def is_result(path: Path) -> bool:
     return path.suffix.lower() == ".png" and read_note(path, SOURCE_NOTE) is not None
 
 
-def _paths(folder: Path, name: str) -> ResultPaths:
-    return ResultPaths(*(folder / f"{name}_{kind}.png" for kind in KINDS))
+def _paths(folder: Path, name: str, kinds: Sequence[str]) -> ResultPaths:
+    return {kind: folder / f"{name}_{kind}.png" for kind in kinds}
 
 
 def _may_be_written(paths: ResultPaths, source: Path) -> bool:
     # Path.exists raises if a name is too long; `check_names` reports that.
-    there = [path for path in paths.all() if os.path.exists(path)]  # noqa: PTH110
+    there = [path for path in paths.values() if os.path.exists(path)]  # noqa: PTH110
     return all(read_note(path, SOURCE_NOTE) == _source_id(source) for path in there)
 
 

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python}"
 
-"$PYTHON" -m torch.distributed.run --standalone --nproc_per_node="${NGPU:-8}" train.py \
+"$PYTHON" scripts/launch.py "${NGPU:-8}" train.py \
     --dataset cityscapes --cv 2 \
     --arch network.deepv3.DeepWV3Plus \
     --snapshot "${MAPILLARY_WEIGHTS:-logs/ckpt/mapillary_WideResNet38/best.pth}" \

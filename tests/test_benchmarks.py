@@ -32,7 +32,7 @@ def test_a_video_of_one_frame_has_no_flicker(tmp_path, light_checkpoint):
     command = [sys.executable, "benchmarks/flicker.py", str(tmp_path / "one.mp4"), str(light_checkpoint)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.strip().endswith("one.mp4: 1 frame(s) could be read; flicker needs two.")
+    assert result.stderr.strip().endswith("one.mp4: 1 frame could be read; flicker needs two.")
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from datasets.index import Pair
 from datasets.parallel import in_parallel
 from datasets.registry import dataset_spec
 from datasets.skipping import TrainLoader
+from tests.conftest import ROOT
 from utils.command import run_command
 
 
@@ -95,3 +99,64 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         run_command(fail, SETTINGS)
+
+
+INTERRUPTED = """
+import sys
+import time
+
+from torch.utils.data import DataLoader
+
+from config import TrainConfig
+from datasets.parallel import as_finished
+from datasets.workers import prepare_worker
+from utils.command import run_command
+from utils.flags import parse_command_line
+
+
+class Slow:
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        time.sleep(60 if index > 1 else 0)
+        return index
+
+
+def slow(index):
+    return Slow()[index]
+
+
+def load(config):
+    for index in DataLoader(Slow(), num_workers=2, batch_size=None, worker_init_fn=prepare_worker):
+        print("working", index, flush=True)
+
+
+def work(config):
+    for index in as_finished(slow, range(9), 2):
+        print("working", index, flush=True)
+
+
+if __name__ == "__main__":
+    run_command({"load": load, "work": work}[sys.argv[1]], parse_command_line(TrainConfig, []))
+"""
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["from the keyboard", "to one process"])
+@pytest.mark.parametrize("kind", ["load", "work"])
+def test_ctrl_c_ends_a_command_and_its_workers_at_once_whatever_they_do(kind, to_all, tmp_path):
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, script, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout
+    assert [process.stdout.readline() for _ in range(2)]  # both workers have begun to sleep, or are about to
+    time.sleep(0.5)
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+    start = time.monotonic()
+    _, told = process.communicate(timeout=30)  # until the last of them has closed its output
+    assert time.monotonic() - start < 3  # a second or less, where nothing else runs
+    assert process.returncode == 130
+    assert told == "interrupted\n"

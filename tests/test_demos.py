@@ -13,6 +13,7 @@ import torch
 
 import demo_folder
 from datasets.registry import dataset_spec
+from inference.timeline import draw_shares
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
 from utils.pictures import colorize
@@ -90,7 +91,7 @@ def test_demo_folder_mirrors_sub_folders_and_keeps_names_apart(photo, light_chec
     assert ended.code == 0
     results = sorted(p.relative_to(out).as_posix() for p in out.rglob("*_ids.png"))
     assert results == ["photo_jpg_ids.png", "photo_png_ids.png", "sub/deeper/b_ids.png", "sub/photo_ids.png"]
-    assert len([p for p in out.rglob("*") if p.is_file()]) == 13, "three for each, and the table"
+    assert len([p for p in out.rglob("*") if p.is_file()]) == 14, "three for each, the table and its picture"
     assert "4 of 4 images done" in ended.out
 
 
@@ -276,6 +277,76 @@ def test_a_picture_for_which_memory_is_too_small_is_left_out_and_the_others_are_
     ended = run_folder()
     assert "5 of 6 images done" in ended.out
     assert f"skipped: {photos / 'large.png'}: too large for the device's memory" in ended.err
+
+
+def results(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(("outputs", "kinds"), [("ids", ["ids"]), (" Overlay,ids,ids", ["ids", "overlay"])])
+def test_only_the_outputs_asked_for_are_made(
+    photo, run_folder, light_checkpoint, tmp_path, command, outputs, kinds, monkeypatch
+):
+    if "overlay" not in kinds:
+        for drawing in ("highlighted", "overlay", "with_legend", "colorize"):
+            monkeypatch.setattr(f"inference.writers.{drawing}", lambda *_: pytest.fail("nothing is to be drawn"))
+    assert run_folder("--outputs", outputs).code == 0
+    names = ["a", "b", "c", "sub/d", "sub/e"]
+    wanted = [f"{name}_{kind}.png" for name in names for kind in kinds]
+    assert results(tmp_path / "out") == sorted([*wanted, "class_shares.csv", "class_shares.png"])
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "one", "--outputs", outputs)
+    assert command("demo", "--demo-image", photo, *flags).code == 0
+    assert results(tmp_path / "one") == [f"photo_{kind}.png" for kind in kinds]
+
+
+def test_resume_goes_by_the_outputs_asked_for(run_folder, tmp_path, monkeypatch):
+    run_folder("--outputs", "overlay")
+    table = (tmp_path / "out" / "class_shares.csv").read_text()
+    (tmp_path / "out" / "class_shares.csv").unlink()
+    calls: list = []
+    original = demo_folder.Predictor.labels
+    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
+    run_folder("--outputs", "overlay", "--resume")
+    assert (len(calls), (tmp_path / "out" / "class_shares.csv").read_text()) == (0, table)
+    run_folder("--resume")
+    assert len(calls) == 5, "ids and colours are missing"
+    run_folder("--outputs", "ids", "--resume")
+    assert len(calls) == 5
+
+
+def test_outputs_that_there_are_not_are_told_before_any_work(run_folder, photo, light_checkpoint, command):
+    choices = "Choose from: color, overlay, ids."
+    assert f"error: --outputs: there is no output 'colour'. {choices}" in run_folder("--outputs", "ids,colour").err
+    assert f"error: --outputs lists nothing to write. {choices}" in run_folder("--outputs", " , ").err
+    flags = ("--snapshot", light_checkpoint, "--outputs")
+    for source in (("--demo-image", photo), ("--demo-video", "x.mp4")):
+        assert "there is no output 'id'" in command("demo", *source, *flags, "id").err
+    refused = command("demo", "--demo-video", "x.mp4", *flags, "ids").err
+    assert "--outputs works only with --demo-image" in refused and "demo_folder.py" in refused
+
+
+def test_the_picture_of_the_shares_is_no_input(run_folder, photos, light_checkpoint, command):
+    flags = ("--demo-folder", photos, "--snapshot", light_checkpoint, "--save-dir", photos)
+    for _ in range(2):
+        ended = command("demo_folder", *flags)
+        assert "5 of 5 images done" in ended.out and "skipped" not in ended.out
+    assert (photos / "class_shares.png").is_file()
+    photos_and_ids = "10 files"
+    assert photos_and_ids in command("Pixel_percentage", photos, "--dataset", "camvid").out
+
+
+def test_shares_are_drawn_over_time_in_the_colours_of_the_classes(tmp_path):
+    shares = [[100.0, 0, 0]] * 1000 + [[0.0, 50, 50]] * 1000
+    classes, (first, second, third) = CAMVID.classes[1:4], CAMVID.palette[1:4]
+    draw_shares(tmp_path / "all.png", shares, classes, None, range(2001))
+    drawn = read_image(tmp_path / "all.png")
+    height, width = drawn.shape[:2]
+    color_at = lambda x, y: tuple(drawn[int(y * height), int(x * width)])  # noqa: E731
+    assert color_at(0.2, 0.2) == color_at(0.2, 0.7) == first
+    assert (color_at(0.7, 0.2), color_at(0.7, 0.7)) == (third, second)
+    draw_shares(tmp_path / "one.png", shares, classes, frozenset({2}))
+    present = {tuple(color) for color in read_image(tmp_path / "one.png").reshape(-1, 3)}
+    assert third in present and not {first, second} & present
 
 
 def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -227,6 +229,24 @@ def test_classes_may_change_until_there_are_labels_of_them(propagate, video, few
     assert propagate(*flags).code == 0
     write_classes(tmp_path, ROAD | {"ids": [8]}, CAR | {"ids": [9]})
     assert "contains a set with other classes" in propagate(*flags).err
+
+
+def test_labels_lie_on_the_pixels_as_stored_and_a_late_start_costs_no_frame(propagate, few_labels, tmp_path):
+    film, flags = tmp_path / "late.mkv", ("--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
+    write_image(few_labels / "000012.png", ids(12, 0, 1))
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for number in range(12):
+            picture = av.VideoFrame.from_ndarray(frame(number), format="rgb24")
+            picture.pts, picture.time_base = number + 14, Fraction(1, 10)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    for more in (("--dry_run",), ()):
+        ended = propagate("--video", film, *flags, *more)
+        assert ended.err.count("000012.png") == ended.err.count("has frames 0 to 11") == 1
+    assert "4 pairs of 2 labelled frames" in ended.out
 
 
 def test_a_dry_run_of_a_video_wants_to_know_the_classes_too(propagate, video, few_labels, tmp_path):

@@ -319,9 +319,9 @@ def test_results_of_one_input_are_png_files_whatever_its_format(tmp_path: Path):
     [paths] = result_paths(tmp_path, ["photo"], [Path("photo.jpg")])
     assert write_results(paths, image, labels, CAMVID, Path("photo.jpg")) == [1200, *[0] * 10]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
-    assert (read_label_ids(paths.ids) == 0).all()
-    assert (read_image(paths.color)[:30, :40] == CAMVID[0].color).all()
-    assert read_image(paths.overlay).shape == image.shape
+    assert (read_label_ids(paths["ids"]) == 0).all()
+    assert (read_image(paths["color"])[:30, :40] == CAMVID[0].color).all()
+    assert read_image(paths["overlay"]).shape == image.shape
 
 
 def test_only_results_of_the_same_input_are_replaced(tmp_path: Path):
@@ -333,9 +333,9 @@ def test_only_results_of_the_same_input_are_replaced(tmp_path: Path):
     first = paths_of("a", "a.jpg")
     write_results(first, image, labels, CAMVID, Path("a.jpg"))
     assert paths_of("a", "a.jpg") == first
-    assert paths_of("a", "a.png").color.name == "a-2_color.png"
+    assert paths_of("a", "a.png")["color"].name == "a-2_color.png"
     Image.fromarray(image).save(tmp_path / "b_overlay.png")  # a picture of the user's
-    assert paths_of("b", "b.jpg").color.name == "b-2_color.png"
+    assert paths_of("b", "b.jpg")["color"].name == "b-2_color.png"
 
 
 def test_a_number_is_not_given_to_two_inputs(tmp_path: Path):
@@ -343,7 +343,7 @@ def test_a_number_is_not_given_to_two_inputs(tmp_path: Path):
     Image.fromarray(image).save(tmp_path / "a_color.png")
     sources = [Path("a.jpg"), Path("a-2.jpg")]
     paths = result_paths(tmp_path, ["a", "a-2"], sources)
-    assert [p.color.name for p in paths] == ["a-3_color.png", "a-2_color.png"]
+    assert [p["color"].name for p in paths] == ["a-3_color.png", "a-2_color.png"]
 
 
 def test_names_of_results_are_distinct():

@@ -42,7 +42,8 @@ ENTRY_POINTS = (
 )  # fmt: skip
 # Read by settings, so that --help can list the networks without torch.
 LIGHT = (
-    "network/names.py", "network/__init__.py", "utils/flags.py", "utils/columns.py", "utils/__init__.py",
+    "network/names.py", "network/__init__.py", "utils/flags.py", "utils/columns.py", "utils/torchrun.py",
+    "utils/__init__.py",
     "inference/defaults.py", "inference/__init__.py", "video/__init__.py", "datasets/synthetic/__init__.py",
 )  # fmt: skip
 SETTINGS = (

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,33 @@ def test_a_recipe_parses(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_takes_overrides(recipe):
     assert '"$@"' in (ROOT / "scripts" / recipe).read_text()
+
+
+@pytest.mark.parametrize("flags", [("--dataset_dir", "nowhere", "--device", "cpu"), ("--crop_sise", "3")])
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_the_last_line_of_a_recipe_that_fails_is_the_error(count, flags):
+    ended = subprocess.run(
+        ["bash", "scripts/train_kitti_SEResNeXt50.sh", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable, "NGPU": count, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode != 0
+    lines = ended.stderr.splitlines()
+    assert lines[-1].startswith("error: ")
+    assert flags[0] in lines[-1]
+    assert len(lines) == 1 if count == "1" else len(lines) < 8
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("count", ["0", "two", "-1"])
+def test_a_wrong_number_of_processes_is_told(count):
+    ended = subprocess.run(
+        [sys.executable, "scripts/launch.py", count, "train.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == f"error: NGPU={count}: give the number of processes, one for each GPU.\n"
 
 
 @pytest.mark.parametrize("network", ["WideResNet38", "SEResNeXt50"])

@@ -74,6 +74,22 @@ def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_a_checkpoint_of_an_earlier_version_lacks_what_is_newer(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    path = tmp_path / "ckpt/default/last.pth"
+    kept = load_checkpoint(path)
+    optim = {name: value for name, value in kept.config["optim"].items() if name != "amsgrad"}
+    training = {name: value for name, value in kept.training.items() if name in ("optimizer", "scaler", "minutes")}
+    save_checkpoint(path, replace(kept, config={**kept.config, "optim": optim}, training=training))
+    log = path.with_name("metrics.jsonl")
+    log.write_text(log.read_text().replace('"kind": "val", "step": 2', '"kind": "val", "step": 1'))  # the epoch
+    with pytest.raises(ValueError, match="its run was without --amsgrad, this one is with --amsgrad"):
+        run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--amsgrad")
+    run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
+    assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1, 2, 3]
+    assert [row["step"] for row in metrics(tmp_path, "val")] == [1, 4]
+
+
 def test_classes_that_changed_since_are_named(tiny_set, tmp_path):
     run(tiny_set, tmp_path, "--max_epoch", "1")
     path = tmp_path / "ckpt/default/last.pth"

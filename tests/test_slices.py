@@ -141,6 +141,14 @@ def test_what_does_not_fit_into_the_memory_allowed_is_told_with_the_way_out():
         whole.labels(picture(100, 200))
 
 
+@pytest.mark.parametrize("compute", [Predictor.labels, Predictor.probabilities])
+@pytest.mark.parametrize("limit", [1e-5, 1e-4])  # too little for the pixels, and for the classes
+def test_an_image_that_is_seen_once_and_whole_must_fit_too(compute, limit):
+    with pytest.raises(ValueError, match=r"--max_memory \S+: .* 200x100 pixels .* smaller tiles"):
+        compute(Predictor(pixel_net(), 3, max_memory=limit, **PLAIN), picture(100, 200))
+    assert compute(Predictor(pixel_net(), 3, max_memory=1e-3, **PLAIN), picture(100, 200)).shape[-2:] == (100, 200)
+
+
 def test_infinite_memory_is_no_limit():
     whole, tiled = (Predictor(pixel_net(), 3, max_memory=limit, flip=True, **PLAIN) for limit in (4.0, float("inf")))
     assert (tiled.labels(picture(20, 30)) == whole.labels(picture(20, 30))).all()

@@ -36,7 +36,8 @@ def test_a_run_leaves_everything_it_promises(tiny_set, tmp_path, capsys):
     assert expected <= {path.name for path in folder.iterdir()}
     assert (folder / "tensorboard").resolve() == (tmp_path / "tb" / "default").resolve()
     assert "Bicyclist" in capsys.readouterr().out
-    assert len(metrics(tmp_path, "val")) == 2
+    assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1, 2, 3]
+    assert [(row["epoch"], row["step"]) for row in metrics(tmp_path, "val")] == [(1, 2), (2, 4)]  # steps, for both
     assert metrics(tmp_path, "train")[0]["lr"] == 0.003
 
 
@@ -100,6 +101,31 @@ def test_wrong_flags_are_told_before_anything_is_prepared(tiny_set, tmp_path, mo
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("arch", "size", "batch"), [
+    ("DeepMNV3V3PlusD_m1", 16, 1), ("DeepMNV3V3PlusD_m1", 1, 1), ("DeepR18V3PlusD_m1", 8, 1),
+    ("DeepSRNX50V3PlusD_m1", 9, 1), ("DeepSRNX50V3PlusD_m1", 1, 2), ("network.deepv3.DeepWV3Plus", 8, 1),
+])  # fmt: skip
+def test_a_crop_too_small_for_batch_norm_is_told_before_anything_is_prepared(arch, size, batch, tiny_set, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=rf"--crop_size {size}: of {batch} crops? of {size}x{size} .*\(--bs_mult\)"):
+        run(tiny_set, tmp_path, "--arch", arch, "--crop_size", str(size), "--bs_mult", str(batch))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_set_smaller_than_a_batch_may_be_too_small_for_batch_norm_too(tiny_set, tmp_path):
+    for number in range(1, 8):
+        for folder in ("train", "trainannot"):
+            (tiny_set / folder / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match="--crop_size 16: of 1 crop of 16x16"):
+        run(tiny_set, tmp_path, "--crop_size", "16", "--bs_mult", "4")
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_the_architecture_of_a_snapshot_is_told(tiny_set, tmp_path, light_checkpoint):
+    with pytest.raises(ValueError, match="is a DeepMNV3V3PlusD_m1, not a DeepR18V3PlusD_m1; give it as --arch"):
+        run(tiny_set, tmp_path, "--snapshot", str(light_checkpoint), "--arch", "DeepR18V3PlusD_m1")
+
+
 def test_the_average_of_the_weights_lags_behind_them(tiny_set, tmp_path):
     run(tiny_set, tmp_path, "--max_epoch", "2", "--ema", "0.5")
     kept = load_checkpoint(tmp_path / "ckpt/default/last.pth")
@@ -113,8 +139,37 @@ def test_time_that_runs_out_between_two_epochs_still_ends_with_a_validation(tiny
     monkeypatch.setattr(train_command, "save", lambda *args: (saved(*args), is_up.append(True)))
     monkeypatch.setattr(train_command.Clock, "is_up", lambda clock: bool(is_up))
     run(tiny_set, tmp_path, "--max_epoch", "5", "--val_interval", "5")
-    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [2]
+    assert [(row["epoch"], row["step"]) for row in metrics(tmp_path, "val")] == [(2, 3)]
+    assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1, 2]
     assert (tmp_path / "ckpt" / "default" / "best.pth").is_file()
+
+
+def test_time_that_runs_out_during_a_validation_starts_no_further_epoch(tiny_set, tmp_path, monkeypatch):
+    scored, is_up = train_command.score, []
+    monkeypatch.setattr(train_command, "score", lambda *args: (scored(*args), is_up.append(True))[0])
+    monkeypatch.setattr(train_command.Clock, "is_up", lambda clock: bool(is_up))
+    run(tiny_set, tmp_path, "--max_epoch", "5")
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1]
+
+
+def test_an_epoch_that_began_in_time_makes_a_step(tiny_set, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train_command.Clock, "is_up", lambda clock: len(asked) > 0 or bool(asked.append(True)))
+    run(tiny_set, tmp_path, "--max_epoch", "5")
+    assert [row["step"] for row in metrics(tmp_path, "train")] == [0]
+    assert [row["step"] for row in metrics(tmp_path, "val")] == [1]
+
+
+def test_validation_labels_without_a_class_give_no_score_and_no_nan(tiny_set, tmp_path, capsys):
+    for path in (tiny_set / "valannot").iterdir():
+        write_image(path, np.full((64, 96), 11, np.uint8))
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    assert "no pixel of the validation labels has a class: no score and no best.pth" in capsys.readouterr().out
+    folder = tmp_path / "ckpt/default"
+    assert {"last.pth", "curves.png"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "best.pth").exists()
+    assert metrics(tmp_path, "val")[0]["mean_iou"] is None
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()
 
 
 def test_a_step_of_several_batches_is_logged_once(tiny_set, tmp_path):

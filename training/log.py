@@ -27,11 +27,13 @@ class RunLog:
 
     Files: config.json, metrics.jsonl (one object per line), curves.png, samples/, augmentation/, and a link to the
     TensorBoard events. In a `with` statement it is closed at the end, and after Ctrl-C it says what is saved.
+    steps: how many the optimizer has made; everything is logged at this number.
     """
 
     def __init__(self, folder: Path, tb_folder: Path, *, active: bool) -> None:
         self.folder = folder
         self.active = active
+        self.steps = 0
         self._events: Any = None
         if not active:
             return
@@ -62,7 +64,7 @@ class RunLog:
     def rewind(self, epoch: int, *, is_due: bool) -> None:
         """Forget what was logged after `epoch` whole epochs, and if it `is_due` also their score.
 
-        A run that continues from there logs it again.
+        A run that continues from there logs it again. `steps` becomes at least the number of those that are left.
         """
         if not self.active:
             return
@@ -72,6 +74,7 @@ class RunLog:
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
+        self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train")])
 
     def config(self, settings: Mapping[str, Any], start: Mapping[str, Any]) -> None:
         """Keep the run's settings, and what it starts with (training/record.py); a resumed run has started before."""
@@ -83,24 +86,24 @@ class RunLog:
         starts = [*(earlier for earlier in before if earlier != start), start]
         write_json(self.folder / CONFIG, {**settings, "starts": starts})
 
-    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers, e.g. `scalars("train", 120, {"loss": 0.4})`; step: the optimizer steps before this moment.
+    def scalars(self, kind: str, values: Mapping[str, float]) -> None:
+        """Log numbers at the current step, e.g. `scalars("train", {"loss": 0.4})`.
 
         What is NaN, as a score without labels, becomes null in metrics.jsonl and is left out of TensorBoard.
         """
         if not self.active:
             return
-        self._metrics.write(json_text({"kind": kind, "step": step, **values}) + "\n")
+        self._metrics.write(json_text({"kind": kind, "step": self.steps, **values}) + "\n")
         self._metrics.flush()
         if self._events is not None:
             for name, value in values.items():
                 if math.isfinite(value):
-                    self._events.add_scalar(f"{kind}/{name}", value, step)
+                    self._events.add_scalar(f"{kind}/{name}", value, self.steps)
 
-    def image(self, name: str, step: int, picture: Any) -> None:
+    def image(self, name: str, picture: Any) -> None:
         """Show a picture [H, W, 3] uint8 in TensorBoard."""
         if self._events is not None:
-            self._events.add_image(name, picture, step, dataformats="HWC")
+            self._events.add_image(name, picture, self.steps, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -142,7 +145,7 @@ def draw_curves(folder: Path) -> None:
     """Draw loss, learning rate and validation scores of metrics.jsonl into curves.png."""
     metrics = read_metrics(folder)
     train = [m for m in metrics if m["kind"] == "train"]
-    val = [m for m in metrics if m["kind"] == "val"]
+    val = [m for m in metrics if m["kind"] == "val" and m["mean_iou"] is not None and math.isfinite(m["mean_iou"])]
     with new_plot(folder / "curves.png", (13, 3.6), dpi=110) as figure:
         axes = figure.subplots(1, 3)
         for axis, rows, key, title in (
@@ -171,7 +174,6 @@ def draw_curves(folder: Path) -> None:
                 xytext=(0, 6),
                 ha="center",
             )
-
 
 def _is_score(row: Mapping[str, Any], epoch: int) -> bool:
     return row["kind"] == "val" and row["epoch"] == epoch

@@ -78,7 +78,8 @@ class StepLog(Generic[BatchT]):
     """The steps of one epoch: their batches, a progress bar, and a log entry every LOG_STEPS steps.
 
     Iterate over it in a `with` statement, and call `worked` after each batch. Iteration ends with the last whole step
-    of `accumulate` batches, when the time is up, or early in `test_mode`. dtype: that of autocast, None for none.
+    of `accumulate` batches, early in `test_mode`, or when the time is up, but not before the first step. dtype: that of
+    autocast, None for none.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class StepLog(Generic[BatchT]):
     def __iter__(self) -> Iterator[tuple[Place, BatchT]]:
         for number, batch in enumerate(self._loader):
             step, part = divmod(number, self.accumulate)
-            if step == self._end or self._clock.is_up():
+            if step == self._end or (step and self._clock.is_up()):
                 return
             now = self._clock.epoch(self._counted(step))
             self._meter.waited()
@@ -135,11 +136,12 @@ class StepLog(Generic[BatchT]):
         if place.step % LOG_STEPS == 0 or place.step == self.num_steps - 1:
             values = {"epoch": round(self._counted(place.step), 4), "lr": lr, **self._meter.read()}
             values |= {name: float(value) for name, value in parts.items()}
-            self._log.scalars("train", self._epoch * self.num_steps + place.step, values)
+            self._log.scalars("train", values)
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.4f} lr {lr:.2e} {values['images_per_s']:.1f} img/s "
                 f"waiting {values['waiting']:.0%} left {self._clock.left(place.now)}"
             )
+        self._log.steps += 1
 
     def _counted(self, step: int) -> float:
         return self._epoch + step / self.num_steps

@@ -16,7 +16,7 @@ from datasets.spec import DatasetSpec, first_difference
 from training.averaging import WeightAverage
 from training.log import LAST, RunLog, free_run_folder, run_folder, tensorboard_folder
 from training.progress import remedy
-from utils.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, load_state, not_finite, save_checkpoint
 from utils.distributed import lists_of_all, wait_for_all
 
 # Switches, with their group, that the optimizer's state depends on.
@@ -62,8 +62,8 @@ class Start:
         checkpoint, kept = self.checkpoint, self.checkpoint.training
         if not self.is_own:
             return State(checkpoint.epoch)
-        is_due = kept.get("is_due", False)
-        return State(checkpoint.epoch, kept["minutes"], kept["best"], dict(checkpoint.scores), is_due)
+        known = {key: kept[key] for key in ("minutes", "best", "is_due") if key in kept}
+        return State(checkpoint.epoch, scores=dict(checkpoint.scores), **known)
 
 
 def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
@@ -95,7 +95,8 @@ def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any]) -> 
     if checkpoint.arch not in (None, arch):
         raise ValueError(f"{path}: its run trained {checkpoint.arch}, not {arch}; name another --exp.")
     for group, name in SAME_AS_BEFORE:
-        before, now = checkpoint.config[group][name], settings[group][name]
+        # A switch that the version before did not have was off.
+        before, now = checkpoint.config.get(group, {}).get(name, False), settings[group][name]
         if before != now:
             there, here = (f"{'with' if value else 'without'} --{name}" for value in (before, now))
             raise ValueError(f"{path}: its run was {there}, this one is {here}; change it, or name another --exp.")
@@ -119,7 +120,7 @@ def restore(
     optimizer.load_state_dict(dict(kept["optimizer"]))
     for group, own in zip(optimizer.param_groups, flags, strict=True):
         group.update(own)
-    if scaler and kept["scaler"]:  # empty where the run before did not scale
+    if scaler and kept.get("scaler"):  # empty where the run before did not scale
         scaler.load_state_dict(dict(kept["scaler"]))
 
 
@@ -158,6 +159,7 @@ def open_run(
     elif start and run.max_minutes and state.minutes >= run.max_minutes:
         log.say(f"finished: the run's time (--max_minutes {run.max_minutes:g}) is used up; raise it to continue.")
     if run.resume:
+        log.steps = start.checkpoint.training.get("steps", 0) if start else 0
         log.rewind(state.epoch, is_due=state.is_due)
     return log, state
 
@@ -185,6 +187,7 @@ def save(
         "best": state.best,
         "minutes": state.minutes,
         "is_due": state.is_due,
+        "steps": log.steps,
     }
     if average:
         kept |= {"weights": net.state_dict(), "num_updates": average.num_updates}
@@ -193,12 +196,12 @@ def save(
 
 
 def check_weights(net: nn.Module, dtype: torch.dtype | None) -> None:
-    """Raise ValueError if a weight is NaN or infinite, so that no sound checkpoint is overwritten.
+    """Raise ValueError if a weight or a statistic is NaN or infinite, so that no sound checkpoint is overwritten.
 
     dtype: what the network was trained in, None for float32.
     """
-    if not all(torch.isfinite(values).all() for values in net.parameters()):
-        raise ValueError(f"the weights became NaN or infinite. {remedy(dtype)}")
+    if bad := not_finite(net.state_dict()):
+        raise ValueError(f"{bad} became NaN or infinite. {remedy(dtype)}")
 
 
 def _shown(value: Any) -> str:

@@ -29,6 +29,8 @@ from utils.compiling import compiled
 from utils.distributed import Processes
 from utils.precision import autocast_dtype
 
+SMALL_CROP = 32  # pixels: the coarsest grid on which a network sees an image is 16 pixels wide
+
 
 @dataclass(frozen=True)
 class Training:
@@ -75,6 +77,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
+    _check_crop(config, device, me, config.data.bs_mult)
     torch.manual_seed(run.seed)
     head = head_options(model_flags.aspp_rates, model_flags.refine)
     net = build_network(model_flags.arch, spec.num_classes, **head)
@@ -93,6 +96,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     model, about_model = _model(net, config.precision, device, me)
 
     data, val = _load_data(config, spec, device, me)
+    _check_crop(config, device, me, min(config.data.bs_mult, len(data.sampler)))  # of a set smaller than a batch
     if config.loss.class_balance:
         criterion = build_loss(config.loss, spec, data.class_pixels)
     if me.count > 1:
@@ -110,6 +114,29 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     return training, state
 
 
+def _check_crop(config: TrainConfig, device: torch.device, me: Processes, batch: int) -> None:
+    """Raise ValueError if batch norm cannot normalise `batch` crops: where a channel has one value, it has no variance.
+
+    The network is tried without memory; in a crop above SMALL_CROP a channel always has more.
+    """
+    height = config.augment.crop_size
+    width = config.augment.crop_width or height
+    if min(height, width) > SMALL_CROP:
+        return
+    arch = config.model.arch
+    count = me.count if config.precision.syncbn and device.type == "cuda" else 1
+    with torch.device("meta"):
+        net, crops = build_network(arch, 2).train(), torch.empty(batch * count, 3, height, width)
+    try:
+        net(crops)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--crop_size {height}: of {counted(batch, 'crop')} of {width}x{height} pixels the deepest layers of "
+            f"{arch.split('.')[-1]} see a single value, from which batch norm learns nothing. Use a larger "
+            "--crop_size, or more crops per process and step (--bs_mult)."
+        ) from error
+
+
 def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
     """Load what --trunk_weights and --snapshot name. Returns what to print about it."""
     notices = []
@@ -118,7 +145,10 @@ def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
         path = find_imagenet_weights(flags.arch) if wanted == IMAGENET else wanted
         notices.append(f"trunk weights {path}: {load_trunk_weights(net, path).summary()}")
     if flags.snapshot:
-        report = load_matching(net, load_checkpoint(flags.snapshot), flags.snapshot)
+        checkpoint, arch = load_checkpoint(flags.snapshot), flags.arch.split(".")[-1]
+        if checkpoint.arch not in (None, arch):
+            raise ValueError(f"--snapshot {flags.snapshot} is a {checkpoint.arch}, not a {arch}; give it as --arch.")
+        report = load_matching(net, checkpoint, flags.snapshot)
         notices.append(f"snapshot {flags.snapshot}: {report.summary()}")
     return notices
 

@@ -59,7 +59,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     description as JSON in its metadata; `training` is left out. Raises ValueError if a tensor is NaN or infinite.
     """
     weights = {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()}
-    check_finite(weights, path)
+    _check_finite(weights, path)
     description = {
         "format": FORMAT,
         "arch": checkpoint.arch,
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     content = read_weights(path)
     state_dict = {bare_key(key): value for key, value in _network_in(content, path).items()}
-    check_finite(state_dict, path)
+    _check_finite(state_dict, path)
     if content.get("format") is None:
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
@@ -141,13 +141,17 @@ def _are_tensors(part: Mapping[str, Any]) -> bool:
     return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
 
 
-def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Raise ValueError naming the first of the weights and batch norm statistics that has NaN or infinite values."""
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of the weights and batch norm statistics that has NaN or infinite values, and how many; or None."""
     for key, value in tensors.items():
-        # float16 ends at 65504: a weight that is larger becomes infinite.
         if value.is_floating_point() and not (finite := torch.isfinite(value.float())).all():
-            bad = f"{finite.numel() - int(finite.sum())} of {finite.numel()} values"
-            raise ValueError(f"{source}: {key} is NaN or infinite ({bad}); take an earlier or another checkpoint.")
+            return f"{key} ({finite.numel() - int(finite.sum())} of {finite.numel()} values)"
+    return None
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    if bad := not_finite(tensors):
+        raise ValueError(f"{path}: NaN or infinite: {bad}. Take an earlier or another checkpoint.")
 
 
 def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, Protocol, TypeVar
 
 from utils.columns import escape
 from utils.memory import is_out_of_memory, keep_freed_memory
+from utils.torchrun import report_error
 
 # What a user can fix. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
@@ -42,6 +47,11 @@ def run_command(main: Callable[[Config], int | None], config: Config) -> None:
     A user's mistake is one line on standard error and exit code 1; with `--debug` the traceback is shown instead.
     """
     keep_freed_memory()
+    with _interrupted_at_once():
+        _run(main, config)
+
+
+def _run(main: Callable[[Config], int | None], config: Config) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be valid text
     if config.errors.debug:
@@ -49,23 +59,45 @@ def run_command(main: Callable[[Config], int | None], config: Config) -> None:
     try:
         sys.exit(main(config))
     except USER_ERRORS as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(EXIT_MISTAKE)
+        _fail(one_line(error))
     except BaseException as error:
         if is_out_of_memory(error):
-            print(
-                f"error: out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.",
-                file=sys.stderr,
-            )
-            sys.exit(EXIT_MISTAKE)
+            _fail(f"out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.")
         if _is_dead_worker(error):
-            print(f"error: {WORKER_DIED}", file=sys.stderr)
-            sys.exit(EXIT_MISTAKE)
+            _fail(WORKER_DIED)
         if isinstance(error, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
-            # Workers may hang on to their pipes; everything worth keeping was written atomically.
             os._exit(EXIT_INTERRUPTED)
         raise
+
+
+def _fail(problem: str) -> NoReturn:
+    print(f"error: {problem}", file=sys.stderr)
+    report_error(problem)
+    sys.exit(EXIT_MISTAKE)
+
+
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """In the block, Ctrl-C first ends this process's helpers, which else finish, or wait for seconds, before they end.
+
+    They ignore Ctrl-C themselves, and so print nothing. Everything worth keeping is written atomically.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would report their ends as errors
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,20 +1,22 @@
-"""Video files and cameras in, MP4 out: H.264 if PyAV is installed, else OpenCV's MPEG-4."""
+"""Video files (PyAV) and cameras (OpenCV) in, H.264 in MP4 out."""
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
+import av
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 
 from utils.files import atomic_path
 from utils.images import Uint8Array
@@ -23,7 +25,8 @@ DEFAULT_RATE = 25.0  # frames per second, if a file or a camera does not tell
 BT709 = 1  # the number of its colour matrix, primaries and transfer in ITU-T H.273
 QUALITY = "20"  # x264's constant rate factor: hardly distinguishable from the source
 TICKS = 90_000  # per second, the time unit of H.264 videos; a multiple of all common frame rates
-MOST_TICKS = 65_535  # per second, in MPEG-4
+MOST_ASPECT = 8  # of a pixel; what says more is damaged
+MOST_PADDING = 0.03  # seconds by which a complete file may seem too short, since its sound is stored in blocks
 
 
 class WriteFrame(Protocol):
@@ -35,81 +38,67 @@ class WriteFrame(Protocol):
 
 @dataclass(frozen=True)
 class Video:
-    """An opened file or camera. num_frames: as stored in the file, 0 if unknown. rate: frames per second.
+    """An opened file or camera. num_frames: as the file says, perhaps only roughly; 0 if unknown. rate: per second.
 
-    read: the next frame, [H, W, 3] uint8 RGB and upright; None after the last. seconds: when the last frame read is
-    shown, from the beginning; frames need not be equally spaced.
+    frames: when each is shown, in seconds since the first, and the frame, [H, W, 3] uint8 RGB, upright; they need not
+    be equally spaced. missing: after the last frame, how many seconds the file is shorter than it says.
     """
 
     name: str
     is_camera: bool
     num_frames: int
     rate: float
-    read: Callable[[], Uint8Array | None]
-    seconds: Callable[[], float]
+    frames: Iterator[tuple[float, Uint8Array]]
+    missing: Callable[[], float] = float
 
 
 @contextmanager
-def opened_video(source: str) -> Iterator[Video]:
+def opened_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
     """Open a video file, or the camera of that number.
 
+    square_pixels: resize frames whose pixels are not square, as they are shown; else they stay as stored.
     Raises FileNotFoundError, or ValueError if there is no such camera or the file is not a video.
     """
-    path, is_camera = Path(source), source.isdecimal()
-    if not is_camera and not path.exists():
-        raise FileNotFoundError(f"no such file: {source}")
-    with _quiet():
-        # FFmpeg takes the part before a colon in a relative name for a protocol, as in 12:30:00.mp4.
-        capture = cv2.VideoCapture(int(source)) if is_camera else cv2.VideoCapture(str(path.absolute()))
-    try:
-        if not capture.isOpened() or path.is_dir():
-            raise ValueError(f"there is no camera {source}." if is_camera else f"{source}: not a video, or damaged.")
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
-        reader = _Reader(capture, rate, is_camera=is_camera)
+    if source.isdecimal():
+        with _opened_camera(int(source)) as capture:
+            rate = _plausible(capture.get(cv2.CAP_PROP_FPS))
+            yield Video(f"camera{source}", is_camera=True, num_frames=0, rate=rate, frames=_frames_of_camera(capture))
+        return
+    with _opened_file(source) as (container, stream):
+        rate = _plausible(float(stream.average_rate or stream.guessed_rate or 0))
+        length = (container.duration or 0) / av.time_base
+        reader = _Reader(container, stream, rate, square_pixels=square_pixels)
         yield Video(
-            name=f"camera{source}" if is_camera else path.stem,
-            is_camera=is_camera,
-            num_frames=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
-            rate=rate,
-            read=reader.read,
-            seconds=lambda: reader.seconds,
-        )
-    finally:
-        capture.release()
+            Path(source).stem, is_camera=False, num_frames=stream.frames or round(length * rate), rate=rate,
+            frames=reader.frames(), missing=reader.missing,
+        )  # fmt: skip
+
+
+def count_frames(path: Path) -> int:
+    """The frames of a video file, counted without decoding them. Raises what `opened_video` raises."""
+    with _opened_file(str(path)) as (container, stream):
+        return sum(p.stream is stream and p.size > 0 and not p.is_discard for p in _packets(container))
 
 
 @contextmanager
 def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
     """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded.
 
-    rate: frames per second. OpenCV writes them equally spaced, and repeats one that is shown for longer.
+    rate: frames per second, where no times are given.
     """
     assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
-    with atomic_path(path) as temporary, (_h264 if has_h264() else _mpeg4)(temporary, rate, size) as write_frame:
-        yield write_frame
-
-
-def has_h264() -> bool:
-    """Whether PyAV, which writes H.264, is installed."""
-    try:
-        import av
-    except ImportError:
-        return False
-    return "libx264" in av.codecs_available
-
-
-def mpeg4_rate(rate: float) -> float:
-    """The nearest frame rate that OpenCV's MPEG-4 can store: a two-byte number over a power of ten."""
-    parts = next(parts for parts in (1000, 100, 10, 1) if rate * parts <= MOST_TICKS)
-    return max(round(rate * parts), 1) / parts
+    with atomic_path(path) as temporary:
+        try:
+            with _writer(temporary, rate, size) as write:
+                yield write
+        except av.FFmpegError as error:  # an OSError of its own, to which no file name can be given
+            raise OSError(error.errno, error.strerror) from error
 
 
 @contextmanager
-def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    import av
-    from av.video.reformatter import ColorRange, Colorspace
-
+def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
+    if "libx264" not in av.codecs_available:
+        raise OSError("this PyAV cannot write H.264; install that of PyPI: pip install --force-reinstall av.")
     # Without the tags players guess the colour matrix from the size of the image, and class colours change.
     # faststart: players can start before they have the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -139,75 +128,118 @@ def _h264(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame
         container.mux(stream.encode(None))
 
 
+class _Reader:
+    """Reads the frames of a file, and notices if it ends early."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, rate: float, *, square_pixels: bool) -> None:
+        self._container = container
+        self._stream = stream
+        self._rate = rate
+        self._aspect = _pixel_aspect(stream) if square_pixels else 1.0
+        self._begin, self._end = math.inf, -math.inf  # of what was read, with the sound, in seconds
+
+    def frames(self) -> Iterator[tuple[float, Uint8Array]]:
+        """(seconds since the first frame, frame); what cannot be decoded is left out."""
+        seconds, begin, size = 0.0, None, None
+        for frame in self._decode():
+            # All frames get the size of the first, also if the size changes on the way.
+            size = size or (round(frame.width * max(self._aspect, 1)), round(frame.height / min(self._aspect, 1)))
+            stated = frame.time or 0.0  # some formats have no times
+            if begin is None:
+                begin = stated
+            elif stated - begin <= seconds:
+                begin = stated - seconds - 1 / self._rate
+            seconds = stated - begin
+            picture = frame.to_ndarray(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC")
+            yield seconds, _turn_upright(picture, frame)  # type: ignore[arg-type]
+
+    def missing(self) -> float:
+        """After the last frame: how many seconds the file is shorter than it says; 0 if complete or unknown."""
+        # Some formats count their length from 0, some from their first frame; a late start is not missing at the end.
+        missing = (self._container.duration or 0) / av.time_base - max(self._end, self._end - self._begin)
+        return missing if max(0.5 / self._rate, MOST_PADDING) < missing < math.inf else 0.0
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        for packet in _packets(self._container):
+            when = packet.dts if packet.pts is None else packet.pts
+            if when is not None and not packet.is_corrupt:  # one at which the file is cut off is
+                begin, duration = float(when * packet.time_base), float((packet.duration or 0) * packet.time_base)
+                self._begin, self._end = min(self._begin, begin), max(self._end, begin + (duration or 1 / self._rate))
+            if packet.stream is self._stream:
+                with suppress(av.FFmpegError):
+                    yield from packet.decode()
+        with suppress(av.FFmpegError):
+            yield from self._stream.decode(None)
+
+
+def _packets(container: InputContainer) -> Iterator[av.Packet]:
+    """The packets of all streams, up to where the file is damaged."""
+    with suppress(av.FFmpegError):
+        yield from container.demux()
+
+
+def _pixel_aspect(stream: VideoStream) -> float:
+    """How many times as wide as high a pixel is shown; 1 if the file does not tell."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
+
+
+def _turn_upright(picture: Uint8Array, frame: av.VideoFrame) -> Uint8Array:
+    """`picture` [H, W, 3] turned and mirrored as the frame's display matrix says; telephones rely on it."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture
+    entries = np.frombuffer(bytes(matrix), np.int32)  # type: ignore[call-overload]
+    (a, b, _), (c, d, _), _ = entries.reshape(3, 3).tolist()
+    if abs(b) > abs(a):  # x is shown as y
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _plausible(rate: float) -> float:
+    return rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_RATE
+
+
 @contextmanager
-def _mpeg4(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    rate = mpeg4_rate(rate)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+def _opened_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {source}")
     try:
-        if not writer.isOpened():
-            raise OSError(f"{path.parent}: OpenCV cannot write MP4 on this machine; pip install av.")
+        # FFmpeg takes the part before a colon in a relative name for a protocol, as in 12:30:00.mp4.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(f"{source}: not a video, or damaged.") from error
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.codec_context is None:
+            raise ValueError(f"{source}: contains no video that can be decoded.")
+        stream.thread_type = "AUTO"
+        yield container, stream
 
-        last, num_written = np.empty(0, np.uint8), 0
 
-        def write(frame: Uint8Array, seconds: float | None = None) -> None:
-            nonlocal last, num_written
-            for _ in range(num_written, 0 if seconds is None or not num_written else round(seconds * rate)):
-                writer.write(last)
-                num_written += 1
-            last = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
-            writer.write(last)
-            num_written += 1
-
-        yield write
-        writer.release()
-        if not _is_film(path):  # OpenCV does not report it
-            raise OSError(errno.ENOSPC, "the video could not be written in full; is the disk full?", str(path.parent))
+@contextmanager
+def _opened_camera(number: int) -> Iterator[cv2.VideoCapture]:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own error follows
+    try:
+        capture = cv2.VideoCapture(number)
     finally:
-        writer.release()
-
-
-def _is_film(path: Path) -> bool:
-    """Whether a frame can be read from it; MP4 files get their index last."""
-    with _quiet():
-        capture = cv2.VideoCapture(str(path.absolute()))
+        cv2.utils.logging.setLogLevel(level)
     try:
-        return capture.read()[0]
+        if not capture.isOpened():
+            raise ValueError(f"there is no camera {number}.")
+        yield capture
     finally:
         capture.release()
 
 
-class _Reader:
-    """Reads frames, and knows when the last one is shown; for a camera, when it arrived."""
-
-    def __init__(self, capture: cv2.VideoCapture, rate: float, *, is_camera: bool) -> None:
-        self.seconds = 0.0
-        self._capture = capture
-        self._rate = rate
-        self._is_camera = is_camera
-        self._begun: float | None = None
-
-    def read(self) -> Uint8Array | None:
-        """The next frame; None after the last."""
-        success, frame = self._capture.read()
-        if not success:
-            return None
+def _frames_of_camera(capture: cv2.VideoCapture) -> Iterator[tuple[float, Uint8Array]]:
+    """Frames, and when they arrived, in seconds since the first."""
+    begin: float | None = None
+    while (frame := capture.read()[1]) is not None:
         now = time.monotonic()
-        if self._begun is None:
-            self._begun = now
-        else:
-            stated = now - self._begun if self._is_camera else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            # Some formats have no times, and then it is always 0.
-            self.seconds = stated if self.seconds < stated < math.inf else self.seconds + 1 / self._rate
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # What OpenCV and FFmpeg print about a file that cannot be opened does not help; our own error follows.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+        begin = now if begin is None else begin
+        yield now - begin, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # type: ignore[misc]

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, TypeVar
 
+from utils.torchrun import report_error
+
 Config = TypeVar("Config")
 
 POSITIVE = "positive"
@@ -113,7 +115,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         """Exit with one line; argparse would print all flags above it."""
-        self.exit(2, f"error: {message}{self._near(message)} ({self.prog} --help explains the flags)\n")
+        problem = f"{message}{self._near(message)} ({self.prog} --help explains the flags)"
+        report_error(problem)
+        self.exit(2, f"error: {problem}\n")
 
     def _near(self, message: str) -> str:
         """A suggestion: the known flag that an unknown one resembles; "" if none does."""

@@ -201,7 +201,7 @@ def _frames_of_video(path: Path) -> list[Frame]:
     frames: list[Frame] = []
     size = 0
     with opened_video(str(path)) as video:
-        while (frame := video.read()) is not None:
+        for _, frame in video.frames:
             frames.append(frame)
             size += frame.nbytes
             if size > MOST_VIDEO:

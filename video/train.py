@@ -130,7 +130,7 @@ def train(training: Training, state: State) -> None:
         save(training, state, LAST)
         if is_due:
             state = score(training, state)
-        if ends:  # not asked again: if time runs out after this moment, one more epoch is trained and scored
+        if ends or (is_due and clock.is_up()):  # if it is up but nothing was due, one more step is trained and scored
             break
     log.say(f"best PSNR {state.best:.2f} dB: {log.folder / BEST}")
 
@@ -216,7 +216,7 @@ def score(training: Training, state: State) -> State:
         f"epoch {state.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
         f"copying {scores['psnr_of_copying']:.2f}; loss {scores['loss']:.4f}, the flow's {scores['loss_of_flow']:.4f}"
     )
-    training.log.scalars("val", state.epoch, {"epoch": state.epoch, **scores})
+    training.log.scalars("val", {"epoch": state.epoch, **scores})
     is_best = scores["psnr"] > state.best
     state = replace(state, scores=scores, best=max(state.best, scores["psnr"]), is_due=False)
     if is_best:
