@@ -75,7 +75,8 @@ def check_memory(size: tuple[int, int], num_classes: int, besides: int, max_memo
     if needed > max_memory:
         raise ValueError(
             f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and "
-            f"{counted(num_classes, 'class', 'es')} needs {needed:.4g} GiB besides the network; allow more, or use smaller tiles."
+            f"{counted(num_classes, 'class', 'es')} needs {needed:.4g} GiB besides the network; allow more, "
+            "or use smaller tiles."
         )
 
 
