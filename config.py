@@ -68,10 +68,23 @@ class ModelConfig:
     arch: str = option("network.deepv3.DeepWV3Plus", "architecture, full or short name: " + ", ".join(ARCHITECTURES))
     snapshot: str | None = option(None, "checkpoint to start from; a head with other classes is not loaded")
     trunk_weights: str | None = option(
-        None, "local file with ImageNet weights of the trunk; nothing is ever downloaded"
+        None,
+        "file with ImageNet weights of the trunk, or 'imagenet': those that this project carries or that lie in "
+        "pretrained_models/; nothing is ever downloaded",
     )
     restore_optimizer: bool = option(False, "also restore optimizer and epoch from --snapshot")
     freeze_trunk: bool = option(False, "train the head only")
+    aspp_rates: str = option(
+        "",
+        "dilations of the pyramid, comma-separated, in place of the architecture's own; of the light networks, 3,6,9 "
+        "suit small images, 6,12,18 large ones",
+    )
+    refine: bool = option(
+        False, "add a decoder stage that reads the trunk at stride 2, for thin objects; for the light networks"
+    )
+    trunk_freeze_bn: bool = option(
+        False, "train the trunk, but keep the statistics of its batch norms; for very small batches or data sets"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +193,9 @@ class OptimConfig:
     """the optimizer and its schedule"""
 
     lr: float = option(0.002, "initial learning rate", must_be=POSITIVE)
+    trunk_lr: float = option(
+        1.0, "learning rate of the trunk, as a factor of --lr; below 1, ImageNet weights change less", must_be=POSITIVE
+    )
     lr_schedule: str = option(
         "poly",
         "poly, or scl-poly: poly until --rlx_off_epoch, then a restart at lr * --rescale",

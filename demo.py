@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from inference.build import Model, demo_predictor, load_model, wanted_classes
+from inference.build import Model, build_model, demo_predictor, wanted_classes
 from inference.frame_painter import FramePainter
 from inference.legend import counted_shares, shares_table
 from inference.predictor import Predictor
@@ -68,7 +68,7 @@ def segment_image(config: DemoConfig) -> int:
     image = read_image(source)
     if notice := dark_notice(source, image):
         print(escape(notice), file=sys.stderr)
-    model = load_model(config.model)
+    model = build_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
@@ -89,7 +89,7 @@ def segment_video(config: DemoConfig) -> int:
     """Write the video with the classes overlaid, and the class shares of every frame as a table and as a picture."""
     device = resolve_device(config.device.device)
     with opened_video(config.input.demo_video) as video:
-        model = load_model(config.model)
+        model = build_model(config.model)
         wanted = wanted_classes(config.output.classes, model.classes)
         predictor = demo_predictor(model, config.output, device)
         folder = writable_folder(Path(config.output.save_dir), "--save-dir")

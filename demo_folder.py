@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from config import as_dict
 from datasets.index import files_below
-from inference.build import Model, demo_predictor, load_model, wanted_classes
+from inference.build import Model, build_model, demo_predictor, wanted_classes
 from inference.errors import errors_naming
 from inference.legend import counted_shares, shares_line
 from inference.predictor import Predictor
@@ -71,7 +71,7 @@ def main(config: DemoFolderConfig) -> int:
     device = resolve_device(config.device.device)
     kinds = chosen_kinds(config.output.outputs)
     base, images, others = find_images(config.input.demo_folder)
-    model = load_model(config.model)
+    model = build_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")

@@ -25,7 +25,7 @@ from datasets.index import Pair, dataset_root, find_pairs, load_spec
 from datasets.registry import NAMES
 from datasets.segmentation import load_pair
 from datasets.spec import DatasetSpec, first_difference
-from inference.build import DEFAULT_DATASET, Model, eval_predictor, load_model
+from inference.build import DEFAULT_DATASET, Model, build_model, eval_predictor
 from inference.defaults import AS_IN_TRAINING
 from inference.errors import errors_naming
 from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
@@ -76,7 +76,7 @@ class Evaluation:
 def main(config: EvalConfig) -> int:
     """Predict the split's images, each once; print and write the scores where there are labels."""
     device = resolve_device(config.device.device)
-    model = load_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
+    model = build_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
     spec = known_spec(model, config)
     root = dataset_root(spec, config.data.dataset_dir)
     fold = chosen_fold(config, model, spec)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from datasets.index import load_spec
 from datasets.spec import DatasetSpec
 from inference.defaults import AS_IN_TRAINING
+from network.build import head_options
 from training.log import BEST, LAST, draw_curves
 from training.optim import set_lr
 from training.progress import Clock, StepLog
@@ -114,7 +115,7 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
     """One pass over the epoch's crops, one optimizer step per `--accumulate` batches."""
     config = training.config
     training.model.train()
-    if config.model.freeze_trunk:
+    if config.model.freeze_trunk or config.model.trunk_freeze_bn:
         for module in training.net.trunk_modules():
             module.eval()  # frozen batch norms keep their statistics
     loader = training.data.epoch(epoch)
@@ -187,6 +188,7 @@ def save(training: Training, state: State, name: str) -> None:
     checkpoint = Checkpoint(
         state_dict=training.scored_net.state_dict(),
         arch=training.config.model.arch.split(".")[-1],
+        head=head_options(training.config.model.aspp_rates, training.config.model.refine),
         dataset=training.spec.name,
         classes=training.spec.classes,
         config=as_dict(training.config),

@@ -15,14 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from inference.build import load_model
 from inference.predictor import Predictor
-from inference.settings import SnapshotConfig
 from inference.temporal import Smoother, flicker
 from utils.columns import counted
 from utils.films import opened_video
 
 
 def main(path: str, snapshot: str, scale: float) -> None:
-    model = load_model(SnapshotConfig(snapshot=snapshot))
+    model = load_model(snapshot)
     predictor = Predictor(
         model.net, len(model.classes), scales=(scale,), mean=model.checkpoint.mean, std=model.checkpoint.std
     )

@@ -36,7 +36,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from datasets.registry import dataset_spec
 from inference.build import fast_network, load_model
 from inference.predictor import Predictor
-from inference.settings import SnapshotConfig
 from inference.writers import result_paths, write_results
 from network.build import build_network
 from network.deepv3 import DeepLabV3Plus
@@ -271,7 +270,7 @@ def matrix_peak(device: torch.device) -> float | None:
 def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> None:
     """How many pixels of an image get another class in bfloat16."""
     torch.backends.cudnn.allow_tf32 = False  # the reference is float32 throughout
-    model = load_model(SnapshotConfig(snapshot=str(snapshot)))
+    model = load_model(snapshot)
     labels = []
     for amp in (None, torch.bfloat16):
         net = fast_network(copy.deepcopy(model.net), device, amp=amp)

@@ -2,4 +2,18 @@
 
 Only `settings.py`, `build.py` and `submission.py` read the command line's settings, and only the last a data set's
 files. Elsewhere an error may name a flag, as the way out.
+
+In Python: `from inference import load_model`; the README shows how to go on.
 """
+
+from importlib import import_module
+from typing import Any
+
+HOMES = {"load_model": "inference.build", "Predictor": "inference.predictor"}
+
+
+def __getattr__(name: str) -> Any:
+    """What Python programs use, imported when it is asked for: the commands' settings need no torch."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from datasets.registry import DATASETS, dataset_spec
-from datasets.spec import DatasetSpec, SegClass
+from datasets.spec import DatasetSpec, SegClass, palette
+from inference.defaults import SNAPSHOT
 from inference.predictor import Predictor
 from inference.settings import DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from network.build import MODULE_PREFIX, build_network
@@ -24,7 +27,10 @@ from network.tensor_cores import suit_tensor_cores
 from utils.checkpoint import Checkpoint, load_checkpoint, load_state
 from utils.columns import counted, escape
 from utils.compiling import compiled
+from utils.device import resolve_device
 from utils.flags import parse_scales
+from utils.images import Uint8Array
+from utils.pictures import colorize
 from utils.precision import has_matrix_tiles, is_hopper
 from video.sdc import NUM_FRAMES, RECONSTRUCTION, arch_name
 
@@ -39,7 +45,7 @@ SMALLEST_TILE = 32  # pixels: two steps of the coarsest grid that a network sees
 class Model:
     """A network with its weights, and what its outputs mean.
 
-    spec: the data set; None if this project does not know it.
+    spec: the data set; None if this project does not know it. checkpoint: its description; the weights are in `net`.
     """
 
     net: DeepLabV3Plus
@@ -48,21 +54,48 @@ class Model:
     spec: DatasetSpec | None
     checkpoint: Checkpoint
 
+    def predictor(
+        self, device: str | torch.device = "auto", *, bf16: bool = False, compile: bool = False, **how: Any
+    ) -> Predictor:
+        """A predictor with a fast copy of the network. how: scales, flip, tile ... of `Predictor`."""
+        device = resolve_device(device) if isinstance(device, str) else device
+        amp = torch.bfloat16 if bf16 else None
+        net = fast_network(copy.deepcopy(self.net), device, amp=amp, compile=compile)
+        mean, std = self.checkpoint.mean, self.checkpoint.std
+        return Predictor(net, len(self.classes), device=device, amp=amp, mean=mean, std=std, **how)
 
-def load_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
-    """Build the network that `--snapshot` holds and load its weights.
+    def paint(self, prediction: Uint8Array) -> Uint8Array:
+        """The colours [H, W, 3] uint8 RGB of train ids [H, W] uint8."""
+        return colorize(prediction, palette(self.classes))
 
-    find_spec: name -> declaration; if the data's folder is known, a function that also reads it.
-    Raises ValueError if `--arch` or `--dataset` contradict the description in the checkpoint, or do not fit it.
+
+def load_model(
+    snapshot: Path | str = SNAPSHOT,
+    *,
+    arch: str | None = None,
+    dataset: str | None = None,
+    find_spec: Callable[[str], DatasetSpec] = dataset_spec,
+) -> Model:
+    """Build the network that a checkpoint holds, by default the one that this project carries, and load its weights.
+
+    arch, dataset: of a checkpoint that does not say so itself. find_spec: name -> declaration; if the data's folder is
+    known, a function that also reads it.
+    Raises FileNotFoundError, or ValueError if `arch` or `dataset` contradict the description in the checkpoint, or do
+    not fit it.
     """
-    if config.dataset is not None:
-        find_spec(config.dataset)  # a misspelt name fails before a large file is read
-    checkpoint = load_checkpoint(config.snapshot)
-    arch = _arch(config, checkpoint)
-    classes, spec = _classes(config, checkpoint, find_spec)
-    net = build_network(arch, len(classes))
-    load_state(net, checkpoint, config.snapshot)
-    return Model(net, arch, classes, spec, checkpoint)
+    if dataset is not None:
+        find_spec(dataset)  # a misspelt name fails before a large file is read
+    checkpoint = load_checkpoint(snapshot)
+    arch = _arch(arch, checkpoint, snapshot)
+    classes, spec = _classes(dataset, checkpoint, snapshot, find_spec)
+    net = build_network(arch, len(classes), **checkpoint.head)
+    load_state(net, checkpoint, snapshot)
+    return Model(net, arch, classes, spec, replace(checkpoint, state_dict={}, training={}))
+
+
+def build_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
+    """The model that the commands' flags name; see `load_model`."""
+    return load_model(config.snapshot, arch=config.arch, dataset=config.dataset, find_spec=find_spec)
 
 
 def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
@@ -72,8 +105,8 @@ def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device)
             f"--tile {config.tile}: in fewer than {SMALLEST_TILE} pixels the network recognises nothing, and a photo "
             "has a great many such tiles. Take a larger side, say 512."
         )
-    return _predictor(
-        model, device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
+    return model.predictor(
+        device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
         max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
     )  # fmt: skip
 
@@ -82,8 +115,8 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
     """The predictor that the flags of `eval.py` describe. Raises ValueError for an overlap of 1."""
     if config.sliding_overlap >= 1:
         raise ValueError(f"--sliding_overlap must be below 1, got {config.sliding_overlap}.")
-    return _predictor(
-        model, device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
+    return model.predictor(
+        device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
         tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
         batch_size=config.batch_size, max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
     )  # fmt: skip
@@ -133,42 +166,34 @@ def fast_network(
     return compiled(net, device, frozen=True) if compile else net
 
 
-def _predictor(model: Model, device: torch.device, *, bf16: bool, compile: bool, **how: Any) -> Predictor:
-    """The predictor of a model, for every command."""
-    amp = torch.bfloat16 if bf16 else None
-    net = fast_network(model.net, device, amp=amp, compile=compile)
-    mean, std = model.checkpoint.mean, model.checkpoint.std
-    return Predictor(net, len(model.classes), device=device, amp=amp, mean=mean, std=std, **how)
-
-
-def _arch(config: SnapshotConfig, checkpoint: Checkpoint) -> str:
-    given = config.arch.removeprefix(MODULE_PREFIX) if config.arch else None
+def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
+    given = wanted.removeprefix(MODULE_PREFIX) if wanted else None
     known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
     if known in [arch_name(mode) for mode in NUM_FRAMES]:
         use = "it works with propagate.py --flow sdc" if known == arch_name(RECONSTRUCTION) else "it segments nothing"
-        raise ValueError(f"{config.snapshot} holds {known}, a motion network of video.train; {use}.")
+        raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; {use}.")
     if given and known and given != known:
-        raise ValueError(f"--arch {config.arch} contradicts {config.snapshot}, which is a {known}. Leave --arch out.")
+        raise ValueError(f"--arch {wanted} contradicts {snapshot}, which is a {known}. Leave --arch out.")
     if not given and not known:
-        _notice(f"{config.snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch).")
+        _notice(f"{snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch).")
     return given or known or DEFAULT_ARCH
 
 
 def _classes(
-    config: SnapshotConfig, checkpoint: Checkpoint, find_spec: Callable[[str], DatasetSpec]
+    dataset: str | None, checkpoint: Checkpoint, snapshot: Path | str, find_spec: Callable[[str], DatasetSpec]
 ) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
     if checkpoint.classes is None:
-        if config.dataset is None:
-            _notice(f"{config.snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset).")
-        spec = find_spec(config.dataset or DEFAULT_DATASET)
+        if dataset is None:
+            _notice(f"{snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset).")
+        spec = find_spec(dataset or DEFAULT_DATASET)
         return spec.classes, spec
-    if config.dataset is None:
+    if dataset is None:
         return checkpoint.classes, DATASETS.get(checkpoint.dataset or "")
-    spec = find_spec(config.dataset)
+    spec = find_spec(dataset)
     # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
     if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
         raise ValueError(
-            f"--dataset {config.dataset} contradicts {config.snapshot}, which was trained on the "
+            f"--dataset {dataset} contradicts {snapshot}, which was trained on the "
             f"{counted(len(checkpoint.classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
         )
     return checkpoint.classes, spec

@@ -1,4 +1,8 @@
-"""Defaults of inference that flags and `Predictor` share. Imports nothing heavy."""
+"""Defaults of inference that flags and Python share. Imports nothing heavy."""
+
+from pathlib import Path
+
+SNAPSHOT = str(Path(__file__).parent.parent / "pretrained_models" / "camvid_light.safetensors")
 
 MAX_MEMORY = 4.0  # GiB for an image's pixels and probabilities
 OVERLAP = 1 / 3  # share of a tile that its neighbour also covers

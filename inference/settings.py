@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from config import DATASET_CHOICES, DATASET_DIR, DeviceConfig, ErrorConfig, IgnoredConfig
-from inference.defaults import MAX_MEMORY, OVERLAP
+from inference.defaults import MAX_MEMORY, OVERLAP, SNAPSHOT
 from network.names import ARCHITECTURES
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
@@ -32,7 +32,7 @@ class SnapshotConfig:
 class DemoSnapshotConfig(SnapshotConfig):
     """the checkpoint"""
 
-    snapshot: str = option("./pretrained_models/cityscapes_best.pth", "checkpoint file", required=True)
+    snapshot: str = option(SNAPSHOT, "checkpoint file; default: the network that this project carries")
 
 
 @dataclass(frozen=True, kw_only=True)

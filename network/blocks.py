@@ -138,5 +138,10 @@ class Trunk(NamedTuple):
     """the stage whose output is the decoder's fine input"""
     fine_channels: int
     out_channels: int
+    finest_stage: str | None = None
+    """the stage whose output, at stride 2, a refined decoder reads as well; None: it has none"""
+    finest_channels: int = 0
     published_keys: dict[str, str] = {}  # noqa: RUF012 - never changed
-    """prefixes in published ImageNet files -> prefixes here, where they differ"""
+    """prefixes in other people's ImageNet files -> prefixes here, where they differ"""
+    published_norm: tuple[float, float] | None = None
+    """mean and deviation, of values from 0 to 1, that such files were trained with, if not ImageNet's usual ones"""

@@ -7,10 +7,13 @@ decoder's fine input comes from the first stage (stride 4). Networks contain no 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from network.blocks import ASPP, JoiningConv2d, Trunk, conv_layers, init_weights
 from network.depthwise import DepthwiseConv2d
+from network.efficientnet_lite import efficientnet_lite
 from network.mobilenetv3 import mobilenetv3_large
 from network.resnet import resnet18, resnet50, resnet101
 from network.seresnext import seresnext50, seresnext101
@@ -18,6 +21,8 @@ from network.wider_resnet import wider_resnet38
 from utils.upsampling import upsample
 
 RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice the rates for stride 16
+# For small images, whose maps are small: half of the rates for stride 16. --aspp_rates 6,12,18 suits large ones.
+LIGHT_HEAD: dict[str, Any] = {"rates": (3, 6, 9), "width": 128, "separable": True}
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
 
 
@@ -33,35 +38,44 @@ class DeepLabV3Plus(nn.Module):
     upsamples = True
 
     def __init__(
-        self, trunk: Trunk, num_classes: int, *, rates: tuple[int, ...], width: int = 256, separable: bool = False
+        self,
+        trunk: Trunk,
+        num_classes: int,
+        *,
+        rates: tuple[int, ...],
+        width: int = 256,
+        separable: bool = False,
+        refine: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        if refine and trunk.finest_stage is None:
+            raise ValueError("--refine needs a trunk with a stage at stride 2 that the decoder does not read yet.")
         self.trunk_names = tuple(trunk.modules)
         self.stages = trunk.stages
         self.fine_stage = trunk.fine_stage
+        self.finest_stage = trunk.finest_stage if refine else None
         self.published_keys = dict(trunk.published_keys)
+        self.published_norm = trunk.published_norm
         # Attribute names, and their order, are keys of published checkpoints. Renaming breaks loading.
         for name, module in trunk.modules.items():
             self.add_module(name, module)
         self.aspp = ASPP(trunk.out_channels, width, rates, separable)
         self.bot_fine = nn.Conv2d(trunk.fine_channels, FINE_WIDTH, 1, bias=False)
         self.bot_aspp = nn.Conv2d(width * (2 + len(rates)), width, 1, bias=False)
-        classifier = nn.Conv2d(width, num_classes, 1, bias=False)
-        joining = JoiningConv2d(FINE_WIDTH, width, width, 1 if separable else 3)
-        self.final = nn.Sequential(
-            *([joining, DepthwiseConv2d(width, 3)] if separable else [joining]),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            *conv_layers(width, width, 3, separable=separable),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            classifier,
-        )
+        self.final = _decoder_layers(FINE_WIDTH, width, width, separable)
+        if refine:
+            self.refined = _decoder_layers(trunk.finest_channels, width, width // 2, separable)
+        self.last_decoder.append(nn.Conv2d(width // 2 if refine else width, num_classes, 1, bias=False))
         init_weights(self)
         # Small, so that a new network finds all classes about equally likely, and no large first step is wasted.
-        nn.init.normal_(classifier.weight, std=0.01)
+        nn.init.normal_(self.last_decoder[-1].weight, std=0.01)  # type: ignore[arg-type]
+
+    @property
+    def last_decoder(self) -> nn.Sequential:
+        """The part of the decoder that ends with the classifier."""
+        return self.final if self.finest_stage is None else self.refined
 
     def trunk_modules(self) -> list[nn.Module]:
         """The feature extractor's modules, which ImageNet weights initialise and `--freeze_trunk` freezes."""
@@ -78,61 +92,91 @@ class DeepLabV3Plus(nn.Module):
                 return ours + key.removeprefix(published)
         return key
 
-    def run_trunk(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the trunk: the decoder's fine input [B, fine_channels, h, w] and the deepest map."""
-        x = fine = images
+    def run_trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the trunk: the decoder's inputs at stride 2 (`images` without --refine) and 4, and the deepest map."""
+        x = fine = finest = images
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
+            if stage == self.finest_stage:
+                finest = x
             if stage == self.fine_stage:
                 fine = x
-        return fine, x
+        return finest, fine, x
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
-        fine, deep = self.run_trunk(images)
+        finest, fine, deep = self.run_trunk(images)
         logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(deep))))
+        if self.finest_stage is not None:
+            logits = self.refined((finest, logits))
         if self.training:
             logits = logits.float().contiguous()  # as the loss needs them, while they are small
         return upsample(logits, (images.shape[2], images.shape[3])) if self.upsamples else logits
 
 
-# Recipes and checkpoints of the published code use the names below.
+def _decoder_layers(fine_channels: int, context_channels: int, width: int, separable: bool) -> nn.Sequential:
+    """Two convolutions over the fine input and the upsampled context: pair of maps -> [B, width, H, W]."""
+    joining = JoiningConv2d(fine_channels, context_channels, width, 1 if separable else 3)
+    return nn.Sequential(
+        *([joining, DepthwiseConv2d(width, 3)] if separable else [joining]),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        *conv_layers(width, width, 3, separable=separable),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+# Recipes and checkpoints of the published code use the names below. head: `rates` and `refine` of DeepLabV3Plus, where
+# they are not the network's usual ones.
 # ruff: noqa: N802
 
 
-def DeepWV3Plus(num_classes: int) -> DeepLabV3Plus:
+def DeepWV3Plus(num_classes: int, **head: Any) -> DeepLabV3Plus:
     """WideResNet38 (A2), fine input at stride 2: the paper's best network."""
-    return DeepLabV3Plus(wider_resnet38(), num_classes, rates=RATES_STRIDE_8)
+    return DeepLabV3Plus(wider_resnet38(), num_classes, **{"rates": RATES_STRIDE_8, **head})
 
 
-def DeepSRNX50V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+def DeepSRNX50V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
     """SE-ResNeXt50 32x4d: the paper's network for ablations."""
-    return DeepLabV3Plus(seresnext50(), num_classes, rates=RATES_STRIDE_8)
+    return DeepLabV3Plus(seresnext50(), num_classes, **{"rates": RATES_STRIDE_8, **head})
 
 
-def DeepSRNX101V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+def DeepSRNX101V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
     """SE-ResNeXt101 32x4d."""
-    return DeepLabV3Plus(seresnext101(), num_classes, rates=RATES_STRIDE_8)
+    return DeepLabV3Plus(seresnext101(), num_classes, **{"rates": RATES_STRIDE_8, **head})
 
 
-def DeepR50V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+def DeepR50V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
     """ResNet-50."""
-    return DeepLabV3Plus(resnet50(), num_classes, rates=RATES_STRIDE_8)
+    return DeepLabV3Plus(resnet50(), num_classes, **{"rates": RATES_STRIDE_8, **head})
 
 
-def DeepR101V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+def DeepR101V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
     """ResNet-101."""
-    return DeepLabV3Plus(resnet101(), num_classes, rates=RATES_STRIDE_8)
+    return DeepLabV3Plus(resnet101(), num_classes, **{"rates": RATES_STRIDE_8, **head})
 
 
-def DeepR18V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
+def DeepR18V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
     """ResNet-18: the smallest network with the published head."""
-    return DeepLabV3Plus(resnet18(), num_classes, rates=RATES_STRIDE_8)
+    return DeepLabV3Plus(resnet18(), num_classes, **{"rates": RATES_STRIDE_8, **head})
 
 
-def DeepMNV3V3PlusD_m1(num_classes: int) -> DeepLabV3Plus:
-    """MobileNetV3-Large at output stride 16 with a separable head of half the width; can be trained on a CPU.
+def DeepMNV3V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
+    """MobileNetV3-Large at output stride 16 with a separable head of half the width; can be trained on a CPU."""
+    return DeepLabV3Plus(mobilenetv3_large(), num_classes, **{**LIGHT_HEAD, **head})
 
-    The rates are half of those for stride 16, since it is meant for small images, whose maps are small.
-    """
-    return DeepLabV3Plus(mobilenetv3_large(), num_classes, rates=(3, 6, 9), width=128, separable=True)
+
+def DeepEffLite0V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
+    """EfficientNet-Lite0 with the head of the MobileNetV3 network: the light network with ImageNet weights at hand."""
+    return DeepLabV3Plus(efficientnet_lite(0), num_classes, **{**LIGHT_HEAD, **head})
+
+
+def DeepEffLite1V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
+    """EfficientNet-Lite1: deeper."""
+    return DeepLabV3Plus(efficientnet_lite(1), num_classes, **{**LIGHT_HEAD, **head})
+
+
+def DeepEffLite2V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
+    """EfficientNet-Lite2: deeper and wider."""
+    return DeepLabV3Plus(efficientnet_lite(2), num_classes, **{**LIGHT_HEAD, **head})

@@ -19,10 +19,12 @@ class DepthwiseConv2d(nn.Conv2d):
     shorter.
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__(
-            channels, channels, kernel, stride, dilation * (kernel // 2), dilation, groups=channels, bias=False
-        )
+    def __init__(
+        self, channels: int, kernel: int, stride: int = 1, dilation: int = 1, padding: int | None = None
+    ) -> None:
+        """padding: of each side; by default as much as keeps H and W at stride 1."""
+        padding = dilation * (kernel // 2) if padding is None else padding
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, channels, H, W]."""
@@ -51,13 +53,17 @@ class _Bf16Depthwise(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         channels = x.shape[1]
 
-        # "Same" padding and an odd kernel: the gradient at the kernel's positions, 0 between them, correlated with
-        # the mirrored kernel.
+        # The kernel is odd: the gradient at the places of its centre, 0 elsewhere, correlated with the mirrored kernel.
+        reach = [d * (k // 2) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         spaced = gradient
-        if stride != (1, 1):
+        if gradient.shape != x.shape:
             spaced = torch.zeros_like(x)
-            spaced[:, :, :: stride[0], :: stride[1]] = gradient
-        x_gradient = F.conv2d(spaced, weight.flip(2, 3), None, 1, padding, dilation, channels)
+            rows, columns = (
+                slice(r - p, r - p + s * n, s)
+                for r, p, s, n in zip(reach, padding, stride, gradient.shape[2:], strict=True)
+            )
+            spaced[:, :, rows, columns] = gradient
+        x_gradient = F.conv2d(spaced, weight.flip(2, 3), None, 1, reach, dilation, channels)
         weight_gradient = torch.ops.aten.convolution_backward(
             gradient.float(), x.float(), weight.float(), None, stride, padding, dilation, False, [0, 0], channels,
             [False, True, False],

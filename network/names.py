@@ -8,4 +8,7 @@ ARCHITECTURES: tuple[str, ...] = (
     "DeepR50V3PlusD_m1",
     "DeepR101V3PlusD_m1",
     "DeepMNV3V3PlusD_m1",
+    "DeepEffLite0V3PlusD_m1",
+    "DeepEffLite1V3PlusD_m1",
+    "DeepEffLite2V3PlusD_m1",
 )

@@ -85,6 +85,12 @@ def seresnext_trunk(depths: tuple[int, int, int, int]) -> Trunk:
         fine_stage="layer1",
         fine_channels=STAGE_CHANNELS[0] * EXPANSION,
         out_channels=in_channels,
+        published_keys={"conv1.": "layer0.conv1.", "bn1.": "layer0.bn1."}  # timm's; the published keys are ours
+        | {
+            f"layer{stage}.{block}.se.": f"layer{stage}.{block}.se_module."
+            for stage, depth in enumerate(depths, start=1)
+            for block in range(depth)
+        },
     )
 
 

@@ -157,4 +157,4 @@ def split_dilated(net: DeepLabV3Plus) -> None:
 
 def pad_classifier(net: DeepLabV3Plus) -> None:
     """Have the last convolution compute a multiple of 8 classes, in place."""
-    net.final[-1] = PaddedConv2d(net.final[-1])  # type: ignore[arg-type]
+    net.last_decoder[-1] = PaddedConv2d(net.last_decoder[-1])  # type: ignore[arg-type]

@@ -84,6 +84,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     from config import TrainConfig
     from datasets.settings import ShowConfig, VerifyConfig
     from datasets.synthetic.settings import StreetsConfig
+    from network.convert import ConvertConfig
     from training.settings import CompareConfig
     from utils.command import run_command
     from utils.flags import parse_command_line
@@ -96,6 +97,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,
         "eval": settings.EvalConfig,
+        "network.convert": ConvertConfig,
         "inference.submission": settings.SubmissionConfig,
         "Pixel_percentage": settings.PixelPercentageConfig,
         "propagate": PropagateConfig,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from datasets.spec import SegClass
 from inference.build import load_model
 from inference.legend import class_shares, with_legend
 from inference.predictor import Predictor
-from inference.settings import SnapshotConfig
 from inference.shares import percentages
 from inference.tiling import cover_counts, spans, tile_starts
 from inference.writers import (
@@ -207,7 +206,7 @@ def test_senseless_settings_are_refused(wrong):
 
 
 def test_a_real_network_predicts_a_single_pixel(light_checkpoint: Path):
-    model = load_model(SnapshotConfig(snapshot=str(light_checkpoint)))
+    model = load_model(light_checkpoint)
     predictor = Predictor(model.net, 11, device="cpu", mean=model.checkpoint.mean, std=model.checkpoint.std)
     assert predictor.probabilities(picture(1, 1)).shape == (11, 1, 1)
 
@@ -235,31 +234,31 @@ def test_an_unknown_an_absent_and_a_shared_device_are_told(monkeypatch):
 
 
 def test_the_checkpoint_says_what_it_is(light_checkpoint: Path):
-    model = load_model(SnapshotConfig(snapshot=str(light_checkpoint)))
+    model = load_model(light_checkpoint)
     assert (model.arch, model.spec, len(model.classes)) == ("DeepMNV3V3PlusD_m1", dataset_spec("camvid"), 11)
 
 
 def test_flags_that_contradict_the_checkpoint_are_an_error(light_checkpoint: Path):
     with pytest.raises(ValueError, match=r"--arch DeepWV3Plus contradicts"):
-        load_model(SnapshotConfig(snapshot=str(light_checkpoint), arch="DeepWV3Plus"))
+        load_model(light_checkpoint, arch="DeepWV3Plus")
     with pytest.raises(ValueError, match=r"--dataset cityscapes contradicts"):
-        load_model(SnapshotConfig(snapshot=str(light_checkpoint), dataset="cityscapes"))
+        load_model(light_checkpoint, dataset="cityscapes")
 
 
 def test_flags_may_agree_and_a_set_with_the_same_classes_may_stand_in(light_checkpoint: Path):
-    config = SnapshotConfig(snapshot=str(light_checkpoint), arch="network.deepv3.DeepMNV3V3PlusD_m1", dataset="streets")
-    assert load_model(config).spec == dataset_spec("streets")
+    model = load_model(light_checkpoint, arch="network.deepv3.DeepMNV3V3PlusD_m1", dataset="streets")
+    assert model.spec == dataset_spec("streets")
 
 
 def test_a_checkpoint_without_description_is_taken_for_cityscapes_with_a_notice(light_checkpoint, tmp_path, capsys):
     described = load_checkpoint(light_checkpoint)
     save_checkpoint(tmp_path / "plain.pth", Checkpoint(state_dict=described.state_dict))
     torch.save({"state_dict": {f"module.{k}": v for k, v in described.state_dict.items()}}, tmp_path / "plain.pth")
-    config = SnapshotConfig(snapshot=str(tmp_path / "plain.pth"), arch="DeepMNV3V3PlusD_m1")
+    published = partial(load_model, tmp_path / "plain.pth", arch="DeepMNV3V3PlusD_m1")
     with pytest.raises(ValueError, match="another number of classes"):  # 19 of Cityscapes, the file has 11
-        load_model(config)
+        published()
     assert "assuming cityscapes" in capsys.readouterr().err
-    assert len(load_model(replace(config, dataset="camvid")).classes) == 11
+    assert len(published(dataset="camvid").classes) == 11
 
 
 # Pictures

@@ -38,7 +38,7 @@ BUILDERS = (
 ENTRY_POINTS = (
     "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "propagate.py",
     "inference/submission.py", "video/train.py", "datasets/verify.py", "datasets/show.py",
-    "datasets/synthetic/__main__.py", "training/compare.py",
+    "datasets/synthetic/__main__.py", "training/compare.py", "network/convert.py",
 )  # fmt: skip
 # Read by settings, so that --help can list the networks without torch.
 LIGHT = (

@@ -16,7 +16,7 @@ from torch import nn
 
 from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d
 from network.build import CONSTRUCTORS, build_network
-from network.mobilenetv3 import nearest_multiple_of_8
+from network.inverted_residual import nearest_multiple_of_8
 from network.names import ARCHITECTURES
 from tests.golden import parity_fixtures as fixtures
 from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory

@@ -6,20 +6,32 @@ import pytest
 import torch
 
 from config import OptimConfig, TrainConfig
+from tests.networks import tiny_network, trunk_parameters
 from training.averaging import WeightAverage
-from training.optim import build_optimizer, build_schedule
+from training.optim import build_optimizer, build_schedule, set_lr
 from training.progress import Clock, remedy
 from utils.flags import make_parser
 from video.settings import VideoTrainConfig
 
 
 def test_adam_wins_over_sgd_and_no_optimizer_at_all_is_an_error():
-    net = torch.nn.Linear(2, 2)
+    net = tiny_network()
     assert isinstance(build_optimizer(OptimConfig(), net), torch.optim.SGD)
     for sgd in (True, False):
         assert isinstance(build_optimizer(OptimConfig(sgd=sgd, adam=True), net), torch.optim.AdamW)
     with pytest.raises(ValueError, match="--no-sgd leaves no optimizer; choose the other one with --adam"):
         build_optimizer(OptimConfig(sgd=False), net)
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_the_trunk_learns_at_its_own_rate(adam):
+    net = tiny_network()
+    optimizer = build_optimizer(OptimConfig(lr=0.1, trunk_lr=0.25, adam=adam), net)
+    set_lr(optimizer, 0.08)
+    trunk = {id(parameter) for parameter in trunk_parameters(net)}
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(net.parameters()))
+    assert all(rate == pytest.approx(0.02 if key in trunk else 0.08) for key, rate in rates.items())
 
 
 def test_poly_starts_at_lr_and_the_last_step_is_not_at_zero():

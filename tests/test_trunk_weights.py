@@ -1,5 +1,6 @@
 """ImageNet weights for trunks: what is accepted, what they fill, and what is refused."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from network.build import build_network, load_trunk_weights
-from tests.networks import LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
+from network.build import build_network
+from network.names import ARCHITECTURES
+from network.weights import IMAGENET_FILES, find_imagenet_weights, load_trunk_weights
+from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
 
 
 def imagenet_file(arch, path):
@@ -38,6 +41,38 @@ def test_imagenet_weights_fill_the_trunk_and_leave_the_head(arch, tmp_path):
     for key, value in net.state_dict().items():
         expected = trunk[key].to(value.dtype) if net.is_trunk_key(key) else before[key]
         assert torch.equal(value, expected), key
+
+
+def timm_keys():
+    """model -> its keys that end in weight, with shapes, as timm has them."""
+    rows = {}
+    with (GOLDEN.parent / "timm_keys.tsv").open() as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            rows.setdefault(row["model"], {})[row["key"]] = tuple(map(int, row["shape"].split(",")))
+    return rows
+
+
+@pytest.mark.parametrize("model", timm_keys())
+def test_every_weight_of_a_trunk_has_its_place_in_timms_files(model):
+    (arch,) = (arch for arch, names in IMAGENET_FILES.items() if names.timm == model)
+    net = without_memory(arch)
+    found = {net.trunk_key(key): shape for key, shape in timm_keys()[model].items()}
+    own = {key: tuple(value.shape) for key, value in net.state_dict().items() if net.is_trunk_key(key)}
+    assert {key: found.get(key) for key in own if key.endswith("weight")} == {
+        key: shape for key, shape in own.items() if key.endswith("weight")
+    }
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_error_about_missing_imagenet_weights_says_what_to_get(arch, tmp_path, monkeypatch):
+    monkeypatch.setattr("network.weights.CARRIED", tmp_path)
+    names = IMAGENET_FILES[arch]
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))) as error:
+        find_imagenet_weights(arch)
+    assert all(name in str(error.value) for name in names)
+    name = f"{names.timm}.safetensors" if names.timm else names.published.replace("*", "")
+    (tmp_path / name).touch()
+    assert find_imagenet_weights(f"network.deepv3.{arch}") == tmp_path / name
 
 
 def test_published_wrapping_and_missing_batch_counts_are_accepted(tmp_path):

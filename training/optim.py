@@ -8,19 +8,30 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from config import OptimConfig
+from network.deepv3 import DeepLabV3Plus
 
 
-def build_optimizer(config: OptimConfig, net: nn.Module) -> Optimizer:
+def build_optimizer(config: OptimConfig, net: DeepLabV3Plus) -> Optimizer:
     """SGD, or AdamW with --adam. Biases and batch norm are not decayed under AdamW, as is usual there.
 
-    Raises ValueError if SGD is switched off and no other optimizer is named.
+    Each group has `lr_factor`, which `set_lr` applies: --trunk_lr for the trunk, 1 for the head. Raises ValueError if
+    SGD is switched off and no other optimizer is named.
     """
     if not config.sgd and not config.adam:
         raise ValueError("--no-sgd leaves no optimizer; choose the other one with --adam.")
-    trained = [p for p in net.parameters() if p.requires_grad]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            factor = config.trunk_lr if net.is_trunk_key(name) else 1.0
+            decay = 0.0 if config.adam and parameter.ndim <= 1 else config.weight_decay
+            groups.setdefault((factor, decay), []).append(parameter)
+    settings = [
+        {"params": parameters, "lr_factor": factor, "lr": config.lr * factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
     if config.adam:
-        return AdamW(_decay_groups(trained, config.weight_decay), lr=config.lr, amsgrad=config.amsgrad)
-    return SGD(trained, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return AdamW(settings, amsgrad=config.amsgrad)
+    return SGD(settings, momentum=config.momentum)
 
 
 def build_schedule(config: OptimConfig, *, max_epoch: int, rlx_off_epoch: int) -> Callable[[float], float]:
@@ -47,19 +58,12 @@ def build_schedule(config: OptimConfig, *, max_epoch: int, rlx_off_epoch: int) -
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group this learning rate times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def freeze(modules: Iterable[nn.Module]) -> None:
     """Stop training these modules. Put them in evaluation mode as well, so that batch norms keep their statistics."""
     for module in modules:
         module.requires_grad_(False)
-
-
-def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]

@@ -14,8 +14,9 @@ from datasets.index import dataset_root, find_pairs
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.spec import DatasetSpec
 from loss.build import build_loss
-from network.build import build_network, load_trunk_weights
+from network.build import build_network, head_options
 from network.deepv3 import DeepLabV3Plus
+from network.weights import IMAGENET, find_imagenet_weights, load_trunk_weights
 from training.averaging import WeightAverage
 from training.log import RunLog
 from training.optim import build_optimizer, build_schedule, freeze
@@ -78,7 +79,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     criterion = build_loss(config.loss, spec, None)
     _check_crop(config, device, me, config.data.bs_mult)
     torch.manual_seed(run.seed)
-    net = build_network(model_flags.arch, spec.num_classes)
+    head = head_options(model_flags.aspp_rates, model_flags.refine)
+    net = build_network(model_flags.arch, spec.num_classes, **head)
     start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
     if start:
         check_fits(start, spec, settings)
@@ -139,7 +141,9 @@ def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
     """Load what --trunk_weights and --snapshot name. Returns what to print about it."""
     notices = []
     if flags.trunk_weights:
-        notices.append(f"trunk weights: {load_trunk_weights(net, flags.trunk_weights).summary()}")
+        wanted = flags.trunk_weights
+        path = find_imagenet_weights(flags.arch) if wanted == IMAGENET else wanted
+        notices.append(f"trunk weights {path}: {load_trunk_weights(net, path).summary()}")
     if flags.snapshot:
         checkpoint, arch = load_checkpoint(flags.snapshot), flags.arch.split(".")[-1]
         if checkpoint.arch not in (None, arch):

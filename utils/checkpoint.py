@@ -34,12 +34,14 @@ class Checkpoint:
     """A network's weights and everything needed to use them.
 
     A published checkpoint holds only weights; then `arch`, `dataset` and `classes` are None.
+    head: what differs from the architecture's usual head (`network.build.head_options`).
     training: what else is needed to resume a run: optimizer, loss scaler, best score, minutes spent, and with --ema the
     weights that are averaged; {} if not saved. Learning rate and random numbers follow from flags and epoch.
     """
 
     state_dict: Mapping[str, Tensor]
     arch: str | None = None
+    head: Mapping[str, Any] = field(default_factory=dict)
     dataset: str | None = None
     classes: tuple[SegClass, ...] | None = None
     epoch: int = 0
@@ -61,6 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     description = {
         "format": FORMAT,
         "arch": checkpoint.arch,
+        "head": plain(checkpoint.head),
         "dataset": checkpoint.dataset,
         "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
         "epoch": checkpoint.epoch,
@@ -105,6 +108,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         return Checkpoint(
             state_dict=state_dict,
             arch=content["arch"],
+            head=content.get("head", {}),  # absent from files of earlier versions
             dataset=content["dataset"],
             classes=classes or None,
             epoch=content["epoch"],

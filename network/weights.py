@@ -1,0 +1,113 @@
+"""ImageNet weights for trunks: which files are at hand, whose keys are understood, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from network.deepv3 import DeepLabV3Plus
+from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint, unwrap
+
+# Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
+# torchvision's, timm's and the published keys.
+IMAGENET_HEADS = ("fc.", "last_linear.", "classifier.", "bn_out.", "conv_head.", "bn2.", "_conv_head.", "_bn1.", "_fc.")
+TRUNK_SHARE = 0.9
+
+IMAGENET = "imagenet"  # --trunk_weights: the file that is at hand
+CARRIED = Path(__file__).parent.parent / "pretrained_models"
+
+
+class ImageNetFile(NamedTuple):
+    """What ImageNet weights of a trunk are called: pattern of file names, and model, there; "" if there are none."""
+
+    torchvision: str = ""
+    timm: str = ""
+    published: str = ""
+
+
+# Files of torchvision have a checksum in their name; those of timm are all called model.safetensors and are renamed.
+IMAGENET_FILES = {
+    "DeepWV3Plus": ImageNetFile(published="wider_resnet38*.pth*"),
+    "DeepSRNX50V3PlusD_m1": ImageNetFile(timm="seresnext50_32x4d", published="se_resnext50_32x4d*.pth"),
+    "DeepSRNX101V3PlusD_m1": ImageNetFile(timm="seresnext101_32x4d", published="se_resnext101_32x4d*.pth"),
+    "DeepR18V3PlusD_m1": ImageNetFile("resnet18", "resnet18"),
+    "DeepR50V3PlusD_m1": ImageNetFile("resnet50", "resnet50", "resnet50*.pth"),
+    "DeepR101V3PlusD_m1": ImageNetFile("resnet101", "resnet101"),
+    "DeepMNV3V3PlusD_m1": ImageNetFile("mobilenet_v3_large", "mobilenetv3_large_100"),
+    "DeepEffLite0V3PlusD_m1": ImageNetFile(timm="tf_efficientnet_lite0", published="efficientnet-lite0*.pth"),
+    "DeepEffLite1V3PlusD_m1": ImageNetFile(timm="tf_efficientnet_lite1", published="efficientnet-lite1*.pth"),
+    "DeepEffLite2V3PlusD_m1": ImageNetFile(timm="tf_efficientnet_lite2", published="efficientnet-lite2*.pth"),
+}
+
+
+def find_imagenet_weights(arch: str) -> Path:
+    """The ImageNet weights for the trunk of `arch` that this project carries, or that lie in `pretrained_models/`.
+
+    Raises FileNotFoundError saying what to get, and how the file has to be called.
+    """
+    names = IMAGENET_FILES[arch.split(".")[-1]]
+    patterns = [f"{model}[-_.]*" for model in (names.timm, names.torchvision) if model] + [names.published]
+    for pattern in patterns:
+        for path in sorted(CARRIED.glob(pattern)) if pattern else ():
+            return path
+    sources = [
+        f"torchvision's {names.torchvision} ({names.torchvision}-….pth)" if names.torchvision else "",
+        f"timm's {names.timm} (model.safetensors, renamed to {names.timm}.safetensors)" if names.timm else "",
+        f"the published code's ({names.published})" if names.published else "",
+    ]
+    raise FileNotFoundError(
+        f"--trunk_weights {IMAGENET}: there are none for {arch} in {CARRIED}. Put there "
+        f"{' or '.join(filter(None, sources))}, or name the file itself."
+    )
+
+
+def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
+    """Copy ImageNet weights, or the trunk of another checkpoint, from a local file into the trunk of `net`.
+
+    Accepts the keys of torchvision, timm and the published files for every trunk that has a counterpart there, and this
+    project's, bare or with any prefix, plain or under `state_dict`. The file's head is ignored.
+    Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
+    `TRUNK_SHARE` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
+    """
+    content = load_checkpoint(path).state_dict
+    own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
+    bare = unwrap(content, lambda key: net.trunk_key(key) in own)
+    found = {net.trunk_key(key): value for key, value in bare.items() if not key.startswith(IMAGENET_HEADS)}
+    report = compare_state(own, found)
+    foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
+    num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)
+    if len(report.matched) < TRUNK_SHARE * num_tensors:
+        raise ValueError(
+            f"{path}: not the weights of this trunk (--arch): {len(report.matched)} of {num_tensors} tensors match. "
+            f"The file has {_examples(content)}; expected {_examples(own)}."
+        )
+    if net.published_norm and found.keys().isdisjoint(bare):
+        expect_imagenet_norm(found, *net.published_norm)
+    net.load_state_dict({key: found[key] for key in report.matched}, strict=False)
+    return report
+
+
+def expect_imagenet_norm(trunk: dict[str, Tensor], mean: float, std: float) -> None:
+    """Rewrite the first convolution of `trunk`, in place, for images normalised with ImageNet's mean and deviation.
+
+    mean, std: what its weights expect, of values from 0 to 1. With x = (v - mean) / std, the deviation goes into the
+    weights and the offset into the batch norm that follows. (Zeros beyond the image now mean ImageNet's mean colour,
+    which differs by at most 0.18 of a deviation.)
+    """
+    weight_key, _, _, mean_key = list(trunk)[:4]
+    weight = trunk[weight_key].float()
+    factor = torch.tensor(IMAGENET_STD) / std
+    offset = (torch.tensor(IMAGENET_MEAN) - mean) / std
+    trunk[mean_key] = trunk[mean_key].float() - (weight * offset[:, None, None]).sum((1, 2, 3))
+    trunk[weight_key] = weight * factor[:, None, None]
+
+
+def _examples(tensors: Mapping[str, Tensor]) -> str:
+    """The first, the middle and the last key, with shapes."""
+    keys = list(tensors)
+    picked = dict.fromkeys((keys[0], keys[len(keys) // 2], keys[-1]))
+    return ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in picked)
