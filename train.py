@@ -21,7 +21,6 @@ from tqdm import tqdm
 from datasets.index import load_spec
 from datasets.spec import DatasetSpec
 from inference.defaults import AS_IN_TRAINING
-from network.build import head_options
 from training.log import BEST, LAST, draw_curves
 from training.optim import set_lr
 from training.progress import Clock, StepLog
@@ -188,7 +187,7 @@ def save(training: Training, state: State, name: str) -> None:
     checkpoint = Checkpoint(
         state_dict=training.scored_net.state_dict(),
         arch=training.config.model.arch.split(".")[-1],
-        head=head_options(training.config.model.aspp_rates, training.config.model.refine),
+        head=training.net.head,
         dataset=training.spec.name,
         classes=training.spec.classes,
         config=as_dict(training.config),

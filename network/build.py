@@ -34,7 +34,9 @@ def build_network(arch: str, num_classes: int, **head: Any) -> DeepLabV3Plus:
     name = arch.removeprefix(MODULE_PREFIX)
     if name not in CONSTRUCTORS:
         raise ValueError(f"--arch {arch!r} is unknown. Choose one of: {', '.join(ARCHITECTURES)}.")
-    return CONSTRUCTORS[name](num_classes, **head)
+    net = CONSTRUCTORS[name](num_classes, **head)
+    net.head = head
+    return net
 
 
 def head_options(aspp_rates: str, refine: bool) -> dict[str, Any]:

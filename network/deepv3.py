@@ -7,6 +7,8 @@ decoder's fine input comes from the first stage (stride 4). Networks contain no 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,10 +34,12 @@ class DeepLabV3Plus(nn.Module):
     `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in both training and
     evaluation. Any H and W work, as long as the deepest map has more than one pixel during training.
     upsamples: whether logits are upsampled to the image size; if False, they keep the size of the decoder's fine
-    input, for callers that upsample them themselves (`utils.upsampling.upsample`).
+    input, for callers that upsample them themselves (`utils.upsampling.upsample`). head: in what the head differs from
+    the architecture's usual one (`network.build.build_network`); part of a checkpoint.
     """
 
     upsamples = True
+    head: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,

@@ -208,7 +208,7 @@ def test_the_demo_for_one_picture_names_the_way_for_folders_and_videos(refused, 
 
 
 def test_a_required_flag_is_missing(command):
-    ended = command("demo", "--demo-image", "x.jpg")
+    ended = command("eval", "--split", "val")
     assert ended.code == 2
     assert "--snapshot" in ended.err
 

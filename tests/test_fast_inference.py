@@ -70,11 +70,14 @@ def test_a_network_in_training_is_not_folded():
         fold_batch_norms(conv_and_norm(1.0, 0.0).train())
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_network_says_the_same_when_it_is_fast(arch: str):
+@pytest.mark.parametrize(("arch", "head"), [
+    *((arch, {}) for arch in ARCHITECTURES),
+    ("DeepEffLite0V3PlusD_m1", {"refine": True, "rates": (6, 12, 18)}),
+])  # fmt: skip
+def test_every_network_says_the_same_when_it_is_fast(arch: str, head: dict):
     torch.manual_seed(0)
     # In float32, a hundred untrained layers make much of a last bit.
-    net = as_if_trained(build_network(arch, 5).eval().double())
+    net = as_if_trained(build_network(arch, 5, **head).eval().double())
     images = torch.randn(1, 3, 48, 65, dtype=torch.float64)
     with torch.inference_mode():
         before = net(images)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d
-from network.build import CONSTRUCTORS, build_network
+from network.build import CONSTRUCTORS, build_network, head_options
 from network.inverted_residual import nearest_multiple_of_8
 from network.names import ARCHITECTURES
 from tests.golden import parity_fixtures as fixtures
@@ -177,6 +177,38 @@ def test_a_training_step_on_one_image_reaches_every_parameter(fresh):
         assert gradient is not None, key
         assert torch.isfinite(gradient).all(), key
         assert gradient.any(), key
+
+
+# --- heads that flags change ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepEffLite2V3PlusD_m1"])
+def test_a_refined_decoder_ends_at_stride_2_and_trains_all_of_its_layers(arch):
+    net = build_network(arch, 5, refine=True).train()
+    logits = net(torch.randn(2, 3, 40, 56))
+    assert logits.shape == (2, 5, 40, 56)
+    logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    net.upsamples = False
+    assert net.eval()(torch.randn(1, 3, 40, 56)).shape == (1, 5, 20, 28)
+
+
+def test_a_refined_decoder_needs_a_stage_that_is_not_read_yet():
+    with pytest.raises(ValueError, match="--refine needs a trunk"):
+        build_network("DeepR18V3PlusD_m1", 5, refine=True)
+
+
+def test_the_pyramids_rates_are_those_of_the_flag_or_the_architectures_own():
+    def rates(**head):
+        with torch.device("meta"):
+            net = build_network("DeepEffLite0V3PlusD_m1", 5, **head)
+        return [branch[1].dilation[0] for branch in net.aspp.features[1:]]
+
+    assert rates() == [3, 6, 9]
+    assert rates(**head_options("6, 12,18", refine=False)) == [6, 12, 18]
+    assert head_options("", refine=False) == {}
+    with pytest.raises(ValueError, match="--aspp_rates"):
+        head_options("0,6", refine=False)
 
 
 # --- the light networks, closer ---------------------------------------------------------------------------------

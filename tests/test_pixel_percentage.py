@@ -115,7 +115,7 @@ def test_a_photo_ends_with_one_line_for_the_many_other_colors(tmp_path, command)
 def test_the_legend_of_a_demo_mask_is_not_counted(labels, tmp_path, command):
     [paths] = result_paths(tmp_path, ["x"], [Path("x.jpg")])
     write_results(paths, np.zeros((2, 3, 3), np.uint8), labels, CAMVID.classes, Path("x.jpg"))
-    for counted in (paths.color, paths.ids, tmp_path):  # of the folder's three pictures one is counted
+    for counted in (paths["color"], paths["ids"], tmp_path):  # of the folder's three pictures one is counted
         table = table_of(command("Pixel_percentage", counted, "--dataset", "camvid").out)
         assert (table["Sky"], table["sum"]) == ((3, 50.0), (6, 100.0)), counted
 
@@ -176,7 +176,7 @@ def test_what_a_demo_leaves_without_a_class_needs_no_advice(labels, tmp_path, co
     [paths] = result_paths(tmp_path, ["x"], [Path("x.jpg")])
     image = np.zeros((2, 3, 3), np.uint8)
     write_results(paths, image, labels, CITYSCAPES.classes, Path("x.jpg"), wanted=frozenset({0}))
-    for path in (paths.color, paths.ids):
+    for path in (paths["color"], paths["ids"]):
         assert command("Pixel_percentage", path).err == ""
 
 

@@ -116,7 +116,7 @@ def test_resuming_with_sdc_makes_again_what_saw_a_frame_beyond_that_has_changed(
         propagate(*flags, *flow)
         write_image(beyond, frame(6 + num_again))
         told = propagate(*flags, *flow, "--resume", "--dry_run").out
-        assert f"would write {num_again} pairs" in told
+        assert f"would write {num_again} pair" in told
 
 
 @pytest.mark.parametrize("flow", ["dis", "exact"])

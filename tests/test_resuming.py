@@ -65,6 +65,8 @@ def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_
         (("--arch", "DeepR18V3PlusD_m1"), "its run trained DeepMNV3V3PlusD_m1, not DeepR18V3PlusD_m1"),
         (("--freeze_trunk",), "its run was without --freeze_trunk, this one is with --freeze_trunk"),
         (("--amsgrad",), "its run was without --amsgrad, this one is with --amsgrad"),
+        (("--aspp_rates", "6,12,18"), "its run had another head"),
+        (("--trunk_lr", "0.5"), "only one of its run and this one has a --trunk_lr"),
     ):
         with pytest.raises(ValueError, match=told):
             run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", *flags)

@@ -17,6 +17,7 @@ import torch
 import train as train_command
 from config import TrainConfig
 from datasets.registry import dataset_spec
+from inference import load_model
 from loss.build import build_loss
 from loss.relaxation import RelaxedCrossEntropy
 from network.build import build_network
@@ -269,6 +270,25 @@ def test_a_frozen_trunk_does_not_change(tiny_set, tmp_path):
 def test_a_network_for_other_classes_lends_its_weights(tiny_set, tmp_path):
     save_checkpoint(tmp_path / "city.pth", Checkpoint(state_dict=build_network("DeepMNV3V3PlusD_m1", 19).state_dict()))
     assert run(tiny_set, tmp_path, "--test_mode", "--snapshot", str(tmp_path / "city.pth")) == 0
+
+
+def test_a_head_that_flags_changed_is_kept_evaluated_and_fine_tuned(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--refine", "--aspp_rates", "1,2", "--exp", "first")
+    first = tmp_path / "ckpt/first/best.pth"
+    model = load_model(first)
+    assert [branch[1].dilation[0] for branch in model.net.aspp.features[1:]] == [1, 2]
+    assert model.predictor("cpu").labels(np.zeros((40, 56, 3), np.uint8)).shape == (40, 56)
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--snapshot", str(first), "--exp", "second")
+    assert load_checkpoint(tmp_path / "ckpt/second/last.pth").head == {"rates": [1, 2], "refine": True}
+
+
+def test_a_trunk_may_learn_while_its_batch_norms_stay(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1", "--trunk_freeze_bn")
+    trained = load_checkpoint(tmp_path / "ckpt/default/last.pth").state_dict
+    fresh = build_network("DeepMNV3V3PlusD_m1", 11).state_dict()
+    assert torch.equal(trained["features.0.1.running_mean"], fresh["features.0.1.running_mean"])
+    assert not torch.equal(trained["features.0.1.weight"], fresh["features.0.1.weight"])
+    assert not torch.equal(trained["final.2.running_mean"], fresh["final.2.running_mean"])
 
 
 def test_a_wrong_folder_leaves_no_run_behind(tmp_path):

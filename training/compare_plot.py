@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from training.runs import VALIDATION, Group, Measure, Run
-from utils.files import atomic_path
-from utils.fonts import drawable, use_fonts
+from utils.fonts import drawable
+from utils.plots import new_plot
 
 # Of Okabe and Ito: distinguishable also for the colour-blind. After the last, lines are dashed.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -21,37 +21,30 @@ WIDTH, LEGEND_WIDTH = 13.0, 140  # inches, characters
 
 def write_plot(path: Path, groups: Sequence[Group]) -> None:
     """Validation mIoU and training loss over epochs: mean and range of each group; below, the IoU of each class."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     source, names = _classes(groups)
     heights = [4.0, 0.5 + (0.16 + 0.07 * len(groups)) * len(names)][: 2 if names else 1]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.25 * len(groups)), layout="constrained")
     rows: Any = [["mIoU", "loss"], ["classes"] * 2][: len(heights)]
-    axes = figure.subplot_mosaic(rows, height_ratios=heights)
-    drawn = [_draw_curve(axes["mIoU"], group, "val", "mean_iou", 100.0) for group in groups]
-    for group in groups:
-        _draw_curve(axes["loss"], group, "train", "loss", 1.0)
-    axes["mIoU"].set_title("validation mIoU in percent; line: mean, band: lowest to highest seed", loc="left")
-    axes["loss"].set_title("training loss (of different losses not comparable)", loc="left")
-    for axis in (axes["mIoU"], axes["loss"]):
-        axis.set_xlabel("epoch")
-        axis.set_xlim(left=0)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if names:
-        _draw_classes(axes["classes"], groups, source, names)
-    for axis in axes.values():
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    labels = [textwrap.fill(group.title(), LEGEND_WIDTH, subsequent_indent="    ") for group in groups]
-    legend = figure.legend(drawn, [drawable(label, label.encode("ascii", "replace").decode()) for label in labels],
-                           loc="outside upper left", frameon=False)  # fmt: skip
-    texts = [*legend.get_texts(), *(axes["classes"].get_yticklabels() if names else ())]
-    use_fonts(texts)
-    for text in texts:
-        text.set_parse_math(False)  # paths and class names may contain dollar signs
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with new_plot(path, (WIDTH, sum(heights) + 0.25 * len(groups)), dpi=110) as figure:
+        axes = figure.subplot_mosaic(rows, height_ratios=heights)
+        drawn = [_draw_curve(axes["mIoU"], group, "val", "mean_iou", 100.0) for group in groups]
+        for group in groups:
+            _draw_curve(axes["loss"], group, "train", "loss", 1.0)
+        axes["mIoU"].set_title("validation mIoU in percent; line: mean, band: lowest to highest seed", loc="left")
+        axes["loss"].set_title("training loss (of different losses not comparable)", loc="left")
+        for axis in (axes["mIoU"], axes["loss"]):
+            axis.set_xlabel("epoch")
+            axis.set_xlim(left=0)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if names:
+            _draw_classes(axes["classes"], groups, source, names)
+        for axis in axes.values():
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        labels = [textwrap.fill(group.title(), LEGEND_WIDTH, subsequent_indent="    ") for group in groups]
+        labels = [drawable(label, label.encode("ascii", "replace").decode()) for label in labels]
+        figure.legend(drawn, labels, loc="outside upper left", frameon=False)
 
 
 def _style(group: Group) -> dict[str, Any]:
@@ -77,7 +70,7 @@ def _draw_curve(axis: Any, group: Group, kind: str, key: str, factor: float) -> 
 
 
 def _curve(run: Run, kind: str, key: str, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    points = {row["epoch"]: factor * row[key] for row in run.rows if row["kind"] == kind and key in row}
+    points = {row["epoch"]: factor * row[key] for row in run.rows if row["kind"] == kind and row.get(key) is not None}
     epochs = sorted(points)
     return np.array(epochs, float), np.array([points[epoch] for epoch in epochs], float)
 
@@ -103,4 +96,4 @@ def _draw_classes(axis: Any, groups: Sequence[Group], source: str, names: Sequen
     axis.set_ylim(len(names) - 0.5, -0.5)  # the first class at the top
     axis.set_xlim(left=-1)  # points at 0 are whole
     title = f"IoU of each class in percent, {source}; point: mean, bar: lowest to highest seed"
-    axis.set_title(title, loc="left", parse_math=False)
+    axis.set_title(title, loc="left")

@@ -16,7 +16,7 @@ from datasets.spec import DatasetSpec, first_difference
 from training.averaging import WeightAverage
 from training.log import LAST, RunLog, free_run_folder, run_folder, tensorboard_folder
 from training.progress import remedy
-from utils.checkpoint import Checkpoint, load_checkpoint, load_state, not_finite, save_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, load_state, not_finite, plain, save_checkpoint
 from utils.distributed import lists_of_all, wait_for_all
 
 # Switches, with their group, that the optimizer's state depends on.
@@ -82,8 +82,11 @@ def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
     return start
 
 
-def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError if it is of other classes than `spec`, or of another kind of optimizer. settings: all flags."""
+def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any], head: Mapping[str, Any]) -> None:
+    """Raise ValueError if it is of other classes than `spec`, another head, or another kind of optimizer.
+
+    settings: all flags. head: of the network to be trained.
+    """
     path, checkpoint = start.path, start.checkpoint
     if checkpoint.dataset != spec.name:
         raise ValueError(f"{path}: its run was on {checkpoint.dataset}, not on {spec.name}; name another --exp.")
@@ -94,6 +97,8 @@ def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any]) -> 
     arch = settings["model"]["arch"].split(".")[-1]
     if checkpoint.arch not in (None, arch):
         raise ValueError(f"{path}: its run trained {checkpoint.arch}, not {arch}; name another --exp.")
+    if plain(head) != plain(checkpoint.head):
+        raise ValueError(f"{path}: its run had another head (--aspp_rates, --refine); change it, or --exp.")
     for group, name in SAME_AS_BEFORE:
         # A switch that the version before did not have was off.
         before, now = checkpoint.config.get(group, {}).get(name, False), settings[group][name]
@@ -117,6 +122,8 @@ def restore(
         load_state(average.net, checkpoint, start.path)
         average.num_updates = kept.get("num_updates", 0)
     flags = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    if len(kept["optimizer"]["param_groups"]) != len(flags):
+        raise ValueError(f"{start.path}: only one of its run and this one has a --trunk_lr; change it, or --exp.")
     optimizer.load_state_dict(dict(kept["optimizer"]))
     for group, own in zip(optimizer.param_groups, flags, strict=True):
         group.update(own)

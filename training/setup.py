@@ -23,7 +23,7 @@ from training.optim import build_optimizer, build_schedule, freeze
 from training.progress import TEST_STEPS
 from training.record import data_fingerprint, record_start
 from training.resuming import State, check_fits, find_start, open_run, restore
-from utils.checkpoint import load_checkpoint, load_matching
+from utils.checkpoint import Checkpoint, load_checkpoint, load_matching
 from utils.columns import counted
 from utils.compiling import compiled
 from utils.distributed import Processes
@@ -78,13 +78,14 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
     _check_crop(config, device, me, config.data.bs_mult)
-    torch.manual_seed(run.seed)
-    head = head_options(model_flags.aspp_rates, model_flags.refine)
-    net = build_network(model_flags.arch, spec.num_classes, **head)
     start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
+    given = start.checkpoint if start else load_checkpoint(model_flags.snapshot) if model_flags.snapshot else None
+    head = head_options(model_flags.aspp_rates, model_flags.refine) or dict(given.head if given else {})
     if start:
-        check_fits(start, spec, settings)
-    about = [] if start and start.is_own else _load_start_weights(net, model_flags)
+        check_fits(start, spec, settings, head)
+    torch.manual_seed(run.seed)
+    net = build_network(model_flags.arch, spec.num_classes, **head)
+    about = [] if start and start.is_own else _load_start_weights(net, model_flags, given)
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model_flags.freeze_trunk:
         freeze(net.trunk_modules())
@@ -137,18 +138,18 @@ def _check_crop(config: TrainConfig, device: torch.device, me: Processes, batch:
         ) from error
 
 
-def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig) -> list[str]:
-    """Load what --trunk_weights and --snapshot name. Returns what to print about it."""
+def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig, snapshot: Checkpoint | None) -> list[str]:
+    """Load what --trunk_weights names, then `snapshot`. Returns what to print about it."""
     notices = []
     if flags.trunk_weights:
         wanted = flags.trunk_weights
         path = find_imagenet_weights(flags.arch) if wanted == IMAGENET else wanted
         notices.append(f"trunk weights {path}: {load_trunk_weights(net, path).summary()}")
-    if flags.snapshot:
-        checkpoint, arch = load_checkpoint(flags.snapshot), flags.arch.split(".")[-1]
-        if checkpoint.arch not in (None, arch):
-            raise ValueError(f"--snapshot {flags.snapshot} is a {checkpoint.arch}, not a {arch}; give it as --arch.")
-        report = load_matching(net, checkpoint, flags.snapshot)
+    if snapshot and flags.snapshot:
+        arch = flags.arch.split(".")[-1]
+        if snapshot.arch not in (None, arch):
+            raise ValueError(f"--snapshot {flags.snapshot} is a {snapshot.arch}, not a {arch}; give it as --arch.")
+        report = load_matching(net, snapshot, flags.snapshot)
         notices.append(f"snapshot {flags.snapshot}: {report.summary()}")
     return notices
 
