@@ -124,6 +124,13 @@ def test_what_a_png_says_besides_its_pixels_changes_nothing_and_prints_nothing(t
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "JPEG2000", "AVIF", "BMP", "PPM"])
+def test_an_image_that_is_cut_off_is_damaged_in_every_format(kind, problem):
+    content = encoded(PHOTO, kind)
+    for length in (40, len(content) // 2):
+        assert "truncated or damaged" in problem(content[:length])
+
+
 def test_an_image_too_large_for_the_memory_is_named(problem, monkeypatch):
     def fail(*_: Any) -> None:
         raise MemoryError

@@ -54,6 +54,8 @@ _FOREIGN = (
 # Pillow's formats and modes that OpenCV can read too.
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "I;16B")
+# How they begin, TIFF aside.
+_READABLE = rb"\x89PNG|RIFF....WEBP|GIF8|BM|P[1-6]\s|\xff\x4f\xff\x51|....jP  |....ftyp.{0,60}avi[fs]"
 # Formats that change values, by what is in them: lossy WebP has no VP8L data, lossy JPEG 2000 the wavelet 0.
 _LOSSY = (
     (rb"\xff\xd8", "a JPEG"),
@@ -176,8 +178,8 @@ def _decode(
         raise ValueError(f"{name}: cannot be decoded ({error.err}).") from error
     if pixels is None:
         raise ValueError(f"{name}: {_why_not(encoded)}.")
-    if encoded.startswith(TIFF) and (damage := _damage_of_tiff(encoded)):
-        raise ValueError(f"{name}: {DAMAGED.format(damage)}.")
+    if encoded.startswith(TIFF) and _is_damaged_tiff(encoded):
+        raise ValueError(f"{name}: {DAMAGED.format('it cannot be decoded')}.")
     return pixels
 
 
@@ -238,14 +240,14 @@ def _problem_of_tiff(encoded: bytes, *, exact: bool) -> str | None:
     return None
 
 
-def _damage_of_tiff(encoded: bytes) -> str | None:
-    """What libtiff finds, which OpenCV passes over. None also for kinds of TIFF that Pillow does not know."""
+def _is_damaged_tiff(encoded: bytes) -> bool:
+    """Whether libtiff finds damage, which OpenCV passes over. False also for kinds of TIFF that Pillow cannot read."""
     with suppress(Exception), _opened(encoded) as picture:
         try:
             picture.load()
-        except OSError as error:
-            return str(error)
-    return None
+        except OSError:
+            return True
+    return False
 
 
 def _png_chunks(encoded: bytes) -> list[tuple[bytes, memoryview]]:
@@ -301,6 +303,7 @@ def _why_not(encoded: bytes) -> str:
             kind = f"{picture.format}, of mode {picture.mode},"
     except Exception:
         if not encoded.startswith(TIFF):
-            return UNKNOWN
+            is_known = re.match(_READABLE, encoded, re.DOTALL)
+            return DAMAGED.format("it cannot be decoded") if is_known else UNKNOWN
         kind = "TIFF"
     return UNSUPPORTED.format(kind)
