@@ -228,6 +228,13 @@ def test_a_photo_is_turned_and_mirrored_as_exif_or_avif_says(suffix, orientation
     assert exif_orientation(path) == orientation
 
 
+def test_a_photo_is_turned_whatever_precedes_its_exif_data(tmp_path):
+    content = encoded(PHOTO, "JPEG", exif=exif(6))
+    comment = b"\xff\xfe\0\x06\xff\xda\0\0"  # with the bytes that begin the pixels
+    (tmp_path / "a.jpg").write_bytes(content[:2] + comment + content[2:])
+    assert read_image(tmp_path / "a.jpg").shape == (80, 60, 3)
+
+
 def test_damaged_exif_data_leave_the_photo_as_it_is_and_print_nothing(tmp_path, capfd):
     content = encoded(PHOTO, "JPEG", exif=exif(6))
     (tmp_path / "a.jpg").write_bytes(content.replace(b"\x01\x12", b"\xf1\x12", 1).replace(b"MM\0*", b"MM\xff*"))
@@ -251,6 +258,7 @@ def test_damaged_exif_data_leave_the_photo_as_it_is_and_print_nothing(tmp_path, 
 def test_formats_that_change_values_are_no_label_files_whatever_their_name(kind, options, told, problem):
     for reader in (read_label_ids, read_label_colors, read_colors_or_ids):
         assert told in problem(encoded(PHOTO, kind, **options), reader)
+        assert "is a HEIC: values are not exact" in problem(b"\0\0\0\x18ftypmif1\0\0\0\0heic", reader)
 
 
 @pytest.mark.parametrize(

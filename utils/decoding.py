@@ -62,6 +62,7 @@ _LOSSY = (
     (rb"(\xff\x4f\xff\x51|....jP  )((?!\xff\x90).)*?\xff\x52.{11}\0", "a JPEG 2000"),
     (rb"RIFF....WEBP(?!.*VP8L)", "a lossy WebP"),
     (rb"....ftyp.{0,60}avi[fs]", "an AVIF"),
+    (rb"....ftyp.{0,60}he[iv][cxms]", "a HEIC"),
 )
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
@@ -122,7 +123,7 @@ def orientation(encoded: bytes) -> int:
     start = encoded[:16]
     # Most files have none, and for a PNG Pillow would then decode the pixels to look behind them.
     if not (
-        (start.startswith(JPEG) and b"Exif\0" in encoded[: encoded.find(b"\xff\xda")])
+        (start.startswith(JPEG) and b"Exif\0" in encoded)
         or (start.startswith(PNG) and any(kind == b"eXIf" for kind, _ in _png_chunks(encoded)))
         or (start[8:12] == b"WEBP" and b"EXIF" in encoded)
         or start[4:8] == b"ftyp"
