@@ -42,7 +42,7 @@ class Video:
 
     frames: when each is shown, in seconds since the first, and the frame, [H, W, 3] uint8 RGB, upright; they need not
     be equally spaced. missing: after the last frame, how many seconds the file is shorter than it says. is_damaged:
-    after the last frame, whether some could not be decoded.
+    whether some of the frames so far could not be decoded.
     """
 
     name: str
@@ -165,6 +165,7 @@ class _Reader:
         return missing if max(0.5 / self._rate, MOST_PADDING) < missing < math.inf else 0.0
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        has_begun = False
         for packet in _packets(self._container):
             when = packet.dts if packet.pts is None else packet.pts
             if when is not None and not packet.is_corrupt:  # one at which the file is cut off is
@@ -172,9 +173,11 @@ class _Reader:
                 self._begin, self._end = min(self._begin, begin), max(self._end, begin + (duration or 1 / self._rate))
             if packet.stream is self._stream:
                 try:
-                    yield from packet.decode()
+                    for frame in packet.decode():
+                        has_begun = True
+                        yield frame
                 except av.FFmpegError:
-                    self.has_failed = True
+                    self.has_failed |= has_begun  # what is recorded from anywhere begins with parts of a picture
         with suppress(av.FFmpegError):
             yield from self._stream.decode(None)
 
