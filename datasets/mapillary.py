@@ -152,7 +152,8 @@ def read_spec_2(root: Path) -> DatasetSpec:
 def _read_config(path: Path) -> tuple[tuple[SegClass, ...], tuple[SegClass, ...]]:
     """The evaluated classes, each with its id, and the others. An id is the position in the file's list."""
     _, labels = read_table(path, "labels")
-    classes, ignored = [], []
+    classes: list[SegClass] = []
+    ignored: list[SegClass] = []
     for label_id, label in enumerate(labels):
         where = f"{path}, label {label_id}"
         if not isinstance(label.get("readable"), str) or not isinstance(label.get("evaluate"), bool):
