@@ -111,6 +111,22 @@ def test_zeros_before_a_jpegs_end_and_notes_behind_it_are_no_damage(tmp_path):
         assert (read_image(tmp_path / "b.jpg") == read_image(tmp_path / "a.jpg")).all()
 
 
+def test_odd_headers_of_cameras_are_no_damage_unless_the_end_is_missing(tmp_path, problem):
+    content = encoded(PHOTO, "JPEG")
+    start = content.find(b"\xff\xda")
+    spectrum = start + int.from_bytes(content[start + 2 : start + 4], "big")  # the last coefficient, 63 by the standard
+    odd = (
+        content[:spectrum] + b"\0" + content[spectrum + 1 :],
+        content.replace(b"JFIF\0\1", b"JFIF\0\2"),
+        content[:start] + b"\0\0\0\0" + content[start:],
+    )
+    (tmp_path / "a.jpg").write_bytes(content)
+    for photo in odd:
+        (tmp_path / "b.jpg").write_bytes(photo)
+        assert (read_image(tmp_path / "b.jpg") == read_image(tmp_path / "a.jpg")).all()
+        assert "truncated or damaged" in problem(photo[:-300])
+
+
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"mode": "L"}, {"mode": "CMYK"}, {"keep_rgb": True}])
 def test_a_jpeg_has_the_values_that_opencv_gives(options, tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(PHOTO, "JPEG", **options))

@@ -56,6 +56,8 @@ _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG200
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "I;16B")
 # How they begin, TIFF aside.
 _READABLE = rb"\x89PNG|RIFF....WEBP|GIF8|BM|P[1-6]\s|\xff\x4f\xff\x51|....jP  |....ftyp.{0,60}avi[fs]"
+# What the JPEG library warns of before the pixels; cameras of several makers write such headers.
+_HARMLESS = "Invalid SOS|JFIF revision|Adobe color transform|extraneous bytes before marker 0x(c[0-24]|d[a-d]|[ef])"
 # Formats that change values, by what is in them: lossy WebP has no VP8L data, lossy JPEG 2000 the wavelet 0.
 _LOSSY = (
     (rb"\xff\xd8", "a JPEG"),
@@ -195,8 +197,9 @@ def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
         surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", text)
         if surplus and encoded[: encoded.rfind(b"\xff\xd9")].endswith(bytes(int(surplus[1]))):
             return simplejpeg.decode_jpeg(encoded, "RGB", strict=False)  # zeros that a camera filled up with
+        is_complete = encoded.rfind(b"\xff\xd9") > encoded.rfind(b"\xff\xda")  # the end, after the pixels' beginning
         with suppress(Exception):
-            if "subsampling" in text:  # Pillow knows more kinds
+            if "subsampling" in text or (is_complete and re.search(_HARMLESS, text)):  # Pillow knows more kinds
                 with _opened(encoded) as picture:
                     return np.array(picture.convert("RGB"))
         if re.match("Unsupported (JPEG|color)", text) or _is_unusual_jpeg(encoded):
