@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from inference.build import Model, build_model, demo_predictor, wanted_classes
+from inference.errors import errors_naming
 from inference.frame_painter import FramePainter
 from inference.legend import counted_shares, shares_table
 from inference.predictor import Predictor
@@ -76,7 +77,8 @@ def segment_image(config: DemoConfig) -> int:
     [paths] = result_paths(folder, [source.stem], [source], kinds)
     check_names(paths)
 
-    labels = predictor.labels(image).cpu().numpy()
+    with errors_naming(source):
+        labels = predictor.labels(image).cpu().numpy()
     counts = write_results(paths, image, labels, model.classes, source, wanted=wanted)
 
     print(shares_table(counted_shares(counts, model.classes)))
@@ -107,6 +109,8 @@ def segment_video(config: DemoConfig) -> int:
                 "the file may be truncated",
                 file=sys.stderr,
             )
+        elif video.is_damaged():
+            print("notice: the video is damaged: frames that could not be decoded are left out", file=sys.stderr)
 
     shares = [percentages(line) for line in counts]
     header = ("frame", "seconds", *(c.name for c in model.classes))
@@ -147,7 +151,7 @@ def predict_frames(
                     if frame is None:
                         break
                     seconds, image = frame
-                    with network.working():
+                    with network.working(), errors_naming(Path(options.demo_video)):
                         predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
                     if options.temporal:
                         predicted = smoother(image, predicted).argmax(0).to(torch.uint8)

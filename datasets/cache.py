@@ -27,7 +27,7 @@ from utils.files import atomic_path, writable_folder
 from utils.images import Uint8Array
 
 _HEAD = 4096  # one page, so that the pixels are page-aligned
-_VERSION = 2  # increase it when the same files would decode differently
+_VERSION = 3  # increase it when the same files would decode differently
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from datasets.registry import DATASETS, check_name, dataset_spec
 from datasets.segmentation import load_pair
 from datasets.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout
 from datasets.tables import read_table
+from utils.columns import escape
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
 from utils.films import count_frames, opened_video
@@ -210,6 +212,12 @@ def _take_frames(video: Path, wanted: Mapping[int, Sequence[Path]], *, resume: b
             for path in wanted.get(number - 1, ()):
                 if not (resume and path.is_file()):
                     write_image(path, frame)
+        if opened.is_damaged():
+            print(
+                escape(f"warning: {video} is damaged: frames that cannot be decoded have no number, so labels of later "
+                       "ones may be on wrong frames"),
+                file=sys.stderr,
+            )  # fmt: skip
     return number
 
 

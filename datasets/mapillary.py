@@ -102,6 +102,7 @@ SPEC = DatasetSpec(
     unlabelled=("test",),
     num_images={"train": 18000, "val": 2000, "trainval": 20000, "test": 5000},
     ignored_ids=(65,),
+    ignored_colors=((0, 0, 0),),
 )
 
 
@@ -112,8 +113,9 @@ def read_spec_1(root: Path) -> DatasetSpec:
     """
     path = next((root / name for name in CONFIGS_1 if (root / name).is_file()), None)
     if path is not None:
-        classes, ignored_ids = _read_config(path)
-        found = {i: c.name for c in classes for i in c.label_ids} | dict.fromkeys(ignored_ids, "not evaluated")
+        classes, ignored = _read_config(path)
+        found = {i: c.name for c in classes for i in c.label_ids}
+        found |= {i: "not evaluated" for c in ignored for i in c.label_ids}
         declared = dict(enumerate(SPEC.class_names)) | dict.fromkeys(SPEC.ignored_ids, "not evaluated")
         for label_id in sorted({*found, *declared}):
             there, here = found.get(label_id, "missing"), declared.get(label_id, "missing")
@@ -133,7 +135,7 @@ def read_spec_2(root: Path) -> DatasetSpec:
     path = root / CONFIG_2
     if not path.is_file():
         raise FileNotFoundError(f"no {path}, which defines the labels of Mapillary Vistas 2.0. Copy it there.")
-    classes, ignored_ids = _read_config(path)
+    classes, ignored = _read_config(path)
     if len(classes) != NUM_CLASSES_2:
         raise ValueError(f"{path}: {len(classes)} evaluated classes; Mapillary Vistas 2.0 has {NUM_CLASSES_2}.")
     return replace(
@@ -142,21 +144,21 @@ def read_spec_2(root: Path) -> DatasetSpec:
         title="Mapillary Vistas 2.0",
         classes=classes,
         layouts=(Layout("{folder}/images", "{folder}/v2.0/labels"),),
-        ignored_ids=ignored_ids,
+        ignored_ids=tuple(i for c in ignored for i in c.label_ids),
+        ignored_colors=tuple(c.color for c in ignored),
     )
 
 
-def _read_config(path: Path) -> tuple[tuple[SegClass, ...], tuple[int, ...]]:
-    """The evaluated classes, each with its id, and the ids of the others. An id is the position in the file's list."""
+def _read_config(path: Path) -> tuple[tuple[SegClass, ...], tuple[SegClass, ...]]:
+    """The evaluated classes, each with its id, and the others. An id is the position in the file's list."""
     _, labels = read_table(path, "labels")
-    classes, ignored_ids = [], []
+    classes: list[SegClass] = []
+    ignored: list[SegClass] = []
     for label_id, label in enumerate(labels):
         where = f"{path}, label {label_id}"
         if not isinstance(label.get("readable"), str) or not isinstance(label.get("evaluate"), bool):
             raise ValueError(f'{where}: needs "readable", a name, and "evaluate", true or false.')
-        if label["evaluate"]:
-            classes.append(SegClass(label["readable"], color_of(label.get("color"), where), (label_id,)))
-        else:
-            ignored_ids.append(label_id)
+        seg_class = SegClass(label["readable"], color_of(label.get("color"), where), (label_id,))
+        (classes if label["evaluate"] else ignored).append(seg_class)
     check_classes(classes, path)
-    return tuple(classes), tuple(ignored_ids)
+    return tuple(classes), tuple(ignored)

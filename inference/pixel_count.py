@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datasets.index import files_below
 from datasets.label_files import UNKNOWN, pack_colors, read_label_file, train_ids, unpack_color
-from datasets.spec import COLORS, EITHER, Color, DatasetSpec
+from datasets.spec import COLORS, EITHER, IDS, Color, DatasetSpec
 from inference.shares import SHARES_PICTURE, percentages
 from inference.writers import KINDS, MASK_SIZE_NOTE, SOURCE_NOTE
 from utils.images import IMAGE_SUFFIXES, read_palette
@@ -121,7 +121,8 @@ def _read(path: Path, spec: DatasetSpec, *, may_be_colors: bool) -> NDArray[np.i
         return pixels
     # Predictions for a set of colours are grey files of ids; but a grey file may also show grey colours of classes.
     colors = read_label_file(path, COLORS)
-    return colors if read_palette(path) or (train_ids(colors, COLORS, spec) != UNKNOWN).all() else pixels
+    is_known = [(train_ids(*read, spec) != UNKNOWN).all() for read in ((colors, COLORS), (pixels, IDS))]
+    return pixels if is_known == [False, True] and not read_palette(path) else colors
 
 
 def _shows_again(path: Path, there: set[Path]) -> bool:

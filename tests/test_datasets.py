@@ -227,6 +227,7 @@ def test_the_classes_of_mapillary_1_are_the_published_ones(shared):
     assert [c.name for c in spec.classes] == [label["readable"] for label in labels if label["evaluate"]]
     assert [list(c.color) for c in spec.classes] == [label["color"] for label in labels if label["evaluate"]]
     assert list(spec.ignored_ids) == [label["train_id"] for label in labels if not label["evaluate"]]
+    assert [list(color) for color in spec.ignored_colors] == [lb["color"] for lb in labels if not lb["evaluate"]]
 
 
 @pytest.mark.parametrize("name", ["config.json", "config_v1.2.json"])
@@ -247,6 +248,7 @@ def test_the_classes_of_mapillary_2_are_those_of_its_config(tmp_path):
     spec = load_spec("mapillary2", str(tmp_path))
     assert (spec.name, spec.num_classes) == ("mapillary2", 123)
     assert spec.classes[0] == SegClass("c0", (0, 1, 7), (1,))
+    assert (spec.ignored_ids, spec.ignored_colors) == ((0,), ((0, 0, 7),))
     labels = load_labels(find_pairs(spec, tmp_path, "val")[0], spec)
     assert labels.tolist() == [[IGNORE_LABEL, 0, 122]]
 

@@ -93,12 +93,38 @@ def test_a_jpeg_whose_data_do_not_add_up_is_damaged(options, problem):
         assert "truncated or damaged" in problem(content[:-cut])
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", None])
+def test_a_tiff_whose_data_do_not_add_up_is_damaged(compression, problem):
+    content = encoded(PHOTO, "TIFF", compression=compression)
+    for cut in (1, 30, len(content) // 2):
+        assert "truncated or damaged" in problem(content[:-cut])
+    zeroed = content[:60] + bytes(len(content) // 2) + content[60 + len(content) // 2 :]
+    if "tiff" in str(compression):  # the others take any data for pixels
+        assert "truncated or damaged" in problem(zeroed)
+
+
 def test_zeros_before_a_jpegs_end_and_notes_behind_it_are_no_damage(tmp_path):
     content = encoded(PHOTO, "JPEG")
     (tmp_path / "a.jpg").write_bytes(content)
     for whole in (content + b"a camera's note", content[:-2] + bytes(9) + b"\xff\xd9"):
         (tmp_path / "b.jpg").write_bytes(whole)
         assert (read_image(tmp_path / "b.jpg") == read_image(tmp_path / "a.jpg")).all()
+
+
+def test_odd_headers_of_cameras_are_no_damage_unless_the_end_is_missing(tmp_path, problem):
+    content = encoded(PHOTO, "JPEG")
+    start = content.find(b"\xff\xda")
+    spectrum = start + int.from_bytes(content[start + 2 : start + 4], "big")  # the last coefficient, 63 by the standard
+    odd = (
+        content[:spectrum] + b"\0" + content[spectrum + 1 :],
+        content.replace(b"JFIF\0\1", b"JFIF\0\2"),
+        content[:start] + b"\0\0\0\0" + content[start:],
+    )
+    (tmp_path / "a.jpg").write_bytes(content)
+    for photo in odd:
+        (tmp_path / "b.jpg").write_bytes(photo)
+        assert (read_image(tmp_path / "b.jpg") == read_image(tmp_path / "a.jpg")).all()
+        assert "truncated or damaged" in problem(photo[:-300])
 
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"mode": "L"}, {"mode": "CMYK"}, {"keep_rgb": True}])
@@ -112,6 +138,13 @@ def test_what_a_png_says_besides_its_pixels_changes_nothing_and_prints_nothing(t
     (tmp_path / "a.png").write_bytes(encoded(PHOTO, "PNG", icc_profile=b"no profile" * 20))
     assert (read_image(tmp_path / "a.png") == PHOTO).all()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "JPEG2000", "AVIF", "BMP", "PPM"])
+def test_an_image_that_is_cut_off_is_damaged_in_every_format(kind, problem):
+    content = encoded(PHOTO, kind)
+    for length in (40, len(content) // 2):
+        assert "truncated or damaged" in problem(content[:length])
 
 
 def test_an_image_too_large_for_the_memory_is_named(problem, monkeypatch):
@@ -139,6 +172,19 @@ def test_an_image_too_large_for_the_memory_is_named(problem, monkeypatch):
         (cv2.imencode(".tif", PHOTO.astype(np.float64))[1].tobytes(), "TIFF, of float64 values"),
         (encoded(IDS.astype(np.int32), "TIFF"), "this kind of TIFF"),
         (encoded(PHOTO, "ICO"), "this kind of ICO"),
+        (encoded(PHOTO, "TIFF", compression="zstd"), "TIFF, of compression 50000"),
+        (encoded(PHOTO, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "a raw photo; develop it"),
+        (encoded(IDS, "TIFF", tiffinfo={254: 1, 330: 8}), "a raw photo; develop it"),
+        (b"II*\0\x10\0\0\0CR\2\0\0\0\0\0\1\0\0\1\4\0\1\0\0\0\1\0\0\0" + bytes(4), "a raw photo; develop it"),
+        (b"FUJIFILMCCD-RAW 0201", "a raw photo; develop it"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a raw photo; develop it"),
+        (b"\x1aE\xdf\xa3\0\1", "video"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "SVG"),
+        (b"<!-- drawn -->\n<svg/>", "SVG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript"),
+        (b'{"error": "not found"}\n', "a text; download"),
+        (b"\xff\xd8\xff\xf7\0\x0b\x08\0\x10\0\x10\1\1\x11\0" + bytes(30), "this kind of JPEG"),
+        (b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\1\1\x11\0\xff\xda\0\x08\1\1\0\0\x3f\0", "this kind of JPEG"),
         (b"P6 40000 30000 255\n" + bytes(99), "has 40000x30000 pixels; at most"),
         (b"P5 2000000 2 255\n" + bytes(99), "has 2000000x2 pixels; at most"),
     ],
@@ -198,6 +244,13 @@ def test_a_photo_is_turned_and_mirrored_as_exif_or_avif_says(suffix, orientation
     assert exif_orientation(path) == orientation
 
 
+def test_a_photo_is_turned_whatever_precedes_its_exif_data(tmp_path):
+    content = encoded(PHOTO, "JPEG", exif=exif(6))
+    comment = b"\xff\xfe\0\x06\xff\xda\0\0"  # with the bytes that begin the pixels
+    (tmp_path / "a.jpg").write_bytes(content[:2] + comment + content[2:])
+    assert read_image(tmp_path / "a.jpg").shape == (80, 60, 3)
+
+
 def test_damaged_exif_data_leave_the_photo_as_it_is_and_print_nothing(tmp_path, capfd):
     content = encoded(PHOTO, "JPEG", exif=exif(6))
     (tmp_path / "a.jpg").write_bytes(content.replace(b"\x01\x12", b"\xf1\x12", 1).replace(b"MM\0*", b"MM\xff*"))
@@ -215,11 +268,13 @@ def test_damaged_exif_data_leave_the_photo_as_it_is_and_print_nothing(tmp_path, 
         ("WEBP", {}, "is a lossy WebP: values are not exact"),
         ("AVIF", {}, "is an AVIF: values are not exact"),
         ("JPEG2000", {"irreversible": True}, "is a JPEG 2000: values are not exact"),
+        ("TIFF", {"compression": "jpeg"}, "is a TIFF of lossy compression: values are not exact"),
     ],
 )
 def test_formats_that_change_values_are_no_label_files_whatever_their_name(kind, options, told, problem):
     for reader in (read_label_ids, read_label_colors, read_colors_or_ids):
         assert told in problem(encoded(PHOTO, kind, **options), reader)
+        assert "is a HEIC: values are not exact" in problem(b"\0\0\0\x18ftypmif1\0\0\0\0heic", reader)
 
 
 @pytest.mark.parametrize(
@@ -258,10 +313,12 @@ def test_colors_that_need_16_bits_are_refused(problem):
         assert "must have 8 bits per channel" in said
 
 
-@pytest.mark.parametrize("orientation", [3, 6])
-def test_label_files_are_never_turned(orientation, tmp_path):
-    for mode in ("L", "P", "RGB"):
-        (tmp_path / "a.png").write_bytes(encoded(IDS, "PNG", mode, exif=exif(orientation)))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_label_files_are_never_turned(kind, orientation, tmp_path):
+    options = {"exif": exif(orientation)} if kind == "PNG" else {"tiffinfo": {0x112: orientation}}
+    for mode in ("L", "P", "RGB") if kind == "PNG" else ("L", "RGB"):
+        (tmp_path / "a.png").write_bytes(encoded(IDS, kind, mode, **options))
         assert (read_colors_or_ids(tmp_path / "a.png").reshape(*IDS.shape, -1)[..., 0] == IDS).all()
 
 

@@ -1,6 +1,7 @@
 """EfficientNet-Lite trunks: the reference's values, and the ways in which their weights arrive."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from network.inverted_residual import LatePad
 from network.weights import load_trunk_weights
 from tests.golden import parity_fixtures
 from tests.networks import GOLDEN
-from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, load_checkpoint, save_checkpoint
 
 VARIANTS = (0, 1, 2)
 
@@ -87,6 +88,18 @@ def test_a_converted_trunk_is_half_as_large_and_loads_as_it_is(tmp_path, command
     for key, value in load_file(out).items():
         assert torch.allclose(converted.state_dict()[key], direct.state_dict()[key], rtol=1e-3, atol=1e-6), key
         assert value.dtype == torch.float16 or value.ndim <= 1
+
+
+def test_a_converted_network_says_what_it_is_but_not_where_it_was_trained(tmp_path, light_checkpoint, command):
+    trained = load_checkpoint(light_checkpoint)
+    flags = {"data": {"dataset": "camvid", "dataset_dir": "/home/me/camvid"}}
+    save_checkpoint(tmp_path / "best.pth", replace(trained, config=flags, training={"minutes": 3.0}))
+    command("network.convert", tmp_path / "best.pth", "--out", tmp_path / "small.safetensors")
+    small = load_checkpoint(tmp_path / "small.safetensors")
+    assert (small.arch, small.classes, small.training) == (trained.arch, trained.classes, {})
+    assert small.config == {"data": {"dataset": "camvid"}}
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.55 * (tmp_path / "best.pth").stat().st_size
+    assert command("network.convert", published_file(0), "--out", tmp_path / "x.safetensors").code == 1
 
 
 def test_stride_2_keeps_the_later_pixels_of_even_sizes_and_the_middle_of_odd_ones():

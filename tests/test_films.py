@@ -102,6 +102,8 @@ def test_frames_that_are_not_equally_far_apart_keep_their_times(light_checkpoint
     lines = list(csv.DictReader((out / "phone_class_shares.csv").open()))
     assert [float(line["seconds"]) for line in lines] == UNEVEN
     assert read_film(out / "phone_overlay.mp4")[0] == pytest.approx(UNEVEN, abs=0.0005)
+    with av.open(str(out / "phone_overlay.mp4")) as container:  # else players stop before the last frame
+        assert container.duration / av.time_base > UNEVEN[-1]
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts", "flv"])
@@ -135,6 +137,18 @@ def test_of_a_video_that_is_cut_off_what_is_there_is_segmented_and_the_rest_told
     assert ended.code == 0
     assert "earlier than it says; the file may be truncated" in ended.err
     assert 8 < len(read_film(out / "cut_overlay.mp4")[0]) < 17
+
+
+def test_of_a_video_that_is_damaged_on_the_way_it_is_told_that_frames_are_left_out(tmp_path, light_checkpoint, command):
+    film = write_film(tmp_path / "film.mp4", [0.1 * i for i in range(20)])
+    content = bytearray(film.read_bytes())
+    quarter = len(content) // 4
+    content[quarter : 2 * quarter] = bytes([255]) * quarter
+    film.write_bytes(content)
+    ended = command("demo", "--demo-video", film, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
+    assert ended.code == 0
+    assert "frames that could not be decoded are left out" in ended.err
+    assert "truncated" not in ended.err
 
 
 @pytest.mark.parametrize(
@@ -240,6 +254,13 @@ def test_a_video_can_be_smoothed_and_a_picture_not(video, light_checkpoint, tmp_
     flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--temporal")
     assert "7 frames" in command("demo", "--demo-video", video, *flags).out
     assert "--temporal works only with --demo-video" in command("demo", "--demo-image", "photo.png", *flags).err
+
+
+def test_a_video_too_large_for_the_memory_allowed_is_named(video, light_checkpoint, tmp_path, command):
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--max_memory", "1e-7")
+    ended = command("demo", "--demo-video", video, *flags)
+    assert ended.code == 1
+    assert f"error: {video}: --max_memory" in ended.err
 
 
 def test_a_second_run_leaves_the_video_of_the_first_alone(video, light_checkpoint, tmp_path, command):

@@ -18,6 +18,7 @@ from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import CAR, ROAD, files_of, write_classes
 from utils.checkpoint import Checkpoint, save_checkpoint
+from utils.films import new_video
 from utils.images import read_colors_or_ids, write_image
 from video.sdc import SDCNet
 
@@ -76,6 +77,19 @@ def trained_as_told(command, told: str, tmp_path: Path) -> Outcome:
         "train", *words[1:], "--crop_size", 32, "--test_mode", "--num_workers", 0, "--index_dir", tmp_path / "index",
         "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
     )  # fmt: skip
+
+
+def test_of_a_damaged_video_it_is_told_that_frame_numbers_may_be_wrong(propagate, few_labels, tmp_path):
+    film = tmp_path / "drive.mp4"
+    with new_video(film, 10, (64, 48)) as write:
+        for number in range(12):
+            write(frame(number))
+    content = bytearray(film.read_bytes())
+    fifth = len(content) // 5
+    content[3 * fifth : 4 * fifth] = b"\xff" * fifth
+    film.write_bytes(content)
+    ended = propagate("--video", film, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
+    assert f"warning: {film} is damaged" in ended.err
 
 
 def test_for_flow_sdc_a_frame_more_is_taken_from_the_video_at_each_end(propagate, video, few_labels, tmp_path):

@@ -158,13 +158,23 @@ def test_predicted_ids_of_a_set_of_colors_are_counted_as_ids(tmp_path, command):
     assert table_of(command("Pixel_percentage", tmp_path / "pred.png", "--dataset", "camvid32").out)["Car"][0] == 2
 
 
+def test_a_strange_grey_in_a_mask_of_colors_does_not_make_it_a_mask_of_ids(tmp_path, command):
+    folder_tree(tmp_path, 5, ROAD | {"color": [255, 255, 255]}, CAR, masks="colors")
+    write_image(tmp_path / "labels" / "00.png", np.array([[255, 255, 9]], np.uint8))
+    counted = table_of(
+        command("Pixel_percentage", tmp_path / "labels/00.png", "--dataset", "folder", "--dataset_dir", tmp_path).out
+    )
+    assert counted["road"][0] == 2
+    assert counted["no class: colour (9, 9, 9)"][0] == 1
+
+
 @pytest.mark.parametrize("name", ["cityscapes", "kitti", "camvid", "camvid32", "streets", "mapillary"])
 def test_values_that_are_declared_as_no_class_are_counted_without_advice(name, tmp_path, command):
     spec = dataset_spec(name)
     if spec.ignored_ids:
         write_image(tmp_path / "ids.png", np.array([[*spec.ignored_ids, 255]], np.uint8))
-    if spec.ignored_colors:
-        write_image(tmp_path / "colors.png", np.array([spec.ignored_colors], np.uint8))
+    assert (0, 0, 0) in spec.ignored_colors
+    write_image(tmp_path / "colors.png", np.array([spec.ignored_colors], np.uint8))
     ended = command("Pixel_percentage", tmp_path, "--dataset", name)
     assert ended.err == ""
     assert all(table_of(ended.out)[class_name] == (0, 0.0) for class_name in spec.class_names)

@@ -13,6 +13,7 @@ from config import TrainConfig
 from datasets.settings import ShowConfig, VerifyConfig
 from datasets.synthetic.settings import StreetsConfig
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
+from network.convert import ConvertConfig
 from network.names import ARCHITECTURES
 from training.settings import CompareConfig
 from utils.flags import parse_command_line
@@ -32,6 +33,7 @@ MODULES = {
     "datasets.show": ShowConfig,
     "datasets.synthetic": StreetsConfig,
     "inference.submission": SubmissionConfig,
+    "network.convert": ConvertConfig,
     "training.compare": CompareConfig,
     "video.train": VideoTrainConfig,
 }

@@ -5,7 +5,9 @@ Decoders pass over damage, or print a line that names no file: so check sums are
 
 from __future__ import annotations
 
+import ctypes
 import io
+import logging
 import re
 import warnings
 import zlib
@@ -17,7 +19,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin, _imaging
 
 Uint8Array = NDArray[np.uint8]
 
@@ -26,36 +28,56 @@ MOST_PIXELS = 1 << 30  # OpenCV refuses more
 
 DAMAGED = "the image is truncated or damaged ({}); copy or download it again"
 UNSUPPORTED = "this kind of {} cannot be read; save it as JPEG or PNG of 8 bits"
+UNKNOWN = "damaged, or no image that can be read; if another program shows it, save it there as JPEG or PNG"
 
 EXIF_ORIENTATION = 0x112
 UPRIGHT = 1  # its value in an image that needs no rotation
+_UNDOING = {6: 8, 8: 6}  # the orientation that undoes one; the others undo themselves
 
+_RAW_PHOTO = "a raw photo; develop it to JPEG or PNG"
+_NOT_EXACT = (
+    "is {}: values are not exact. Save label files as PNG from their source; converting this file does not bring the "
+    "values back"
+)
 # What may have the name of an image, by how it begins.
 _FOREIGN = (
     (rb"....ftyp(?!.{0,56}avi[fs]).{0,56}(he[iv][cxms]|mif1|msf1)", "a HEIC photo; convert it to JPEG or PNG"),
-    (rb"....ftyp(?!.{0,56}avi[fs])", "a video or a raw photo; convert its frames to JPEG or PNG"),
+    (rb"....ftypcrx |IIRO|IIRS|MMOR|IIU\0|II.{4}HEAP|FUJIFILM|FOVb|\0MRM", _RAW_PHOTO),
+    (rb"....ftyp(?!.{0,56}avi[fs])|\x1aE\xdf\xa3|RIFF....AVI ", "a video; convert its frames to JPEG or PNG"),
     (rb"\xff\x0a|....JXL ", "a JPEG XL image; convert it to JPEG or PNG"),
-    (rb"8BPS|v/1\x01|%PDF", "a Photoshop, OpenEXR or PDF file; export it as PNG"),
-    (rb"\s*<(!doctype )?html", "a web page; download the image again"),
-    (rb"\s*<(\?xml|svg)", "a drawing in SVG or XML; export it as PNG"),
+    (rb"8BPS|v/1\x01|%PDF|%!PS|gimp xcf", "a Photoshop, GIMP, OpenEXR, PostScript or PDF file; export it as PNG"),
+    (rb".{0,4}\s*<(!doctype )?html", "a web page; download the image again"),
+    (rb".{0,3}\s*<(.*<)?(svg|\?xml)", "a drawing in SVG or XML; export it as PNG"),
     (rb"version https://git-lfs", "a pointer to the image; run git lfs pull"),
+    (rb"[\t\r\n -~]{4,}$", "a text; download the image again"),
 )
 # Pillow's formats and modes that OpenCV can read too.
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16B")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "I;16B")
+# How they begin, TIFF aside.
+_READABLE = rb"\x89PNG|RIFF....WEBP|GIF8|BM|P[1-6]\s|\xff\x4f\xff\x51|....jP  |....ftyp.{0,60}avi[fs]"
+# What the JPEG library warns of before the pixels; cameras of several makers write such headers.
+_HARMLESS = "Invalid SOS|JFIF revision|Adobe color transform|extraneous bytes before marker 0x(c[0-24]|d[a-d]|[ef])"
 # Formats that change values, by what is in them: lossy WebP has no VP8L data, lossy JPEG 2000 the wavelet 0.
 _LOSSY = (
     (rb"\xff\xd8", "a JPEG"),
-    (rb"(\xff\x4f\xff\x51|....jP  ).*?\xff\x52.{11}\0", "a JPEG 2000"),
+    (rb"(\xff\x4f\xff\x51|....jP  )((?!\xff\x90).)*?\xff\x52.{11}\0", "a JPEG 2000"),
     (rb"RIFF....WEBP(?!.*VP8L)", "a lossy WebP"),
     (rb"....ftyp.{0,60}avi[fs]", "an AVIF"),
+    (rb"....ftyp.{0,60}he[iv][cxms]", "a HEIC"),
 )
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
 _GREY, _PALETTE = 0, 3
+_EXACT_TIFF, _LOSSY_TIFF = (1, 2, 3, 4, 5, 8, 32771, 32773, 32809, 32946), (6, 7, 34676, 34677)  # known compressions
+_WIDTH, _COMPRESSION, _SUBFILE, _SUBFILES, _DNG = 256, 259, 254, 330, 50706  # tags of TIFF
+_JPEG_FRAMES = b"\xc0\xc1\xc2\xc9\xca"  # frame markers of JPEG's usual kinds; others are lossless, or JPEG-LS
 
 warnings.filterwarnings("ignore", module=r"PIL\.")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with suppress(AttributeError, OSError):  # libtiff prints what Pillow also raises; some builds do not tell where it is
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def decode_photo(encoded: bytes, name: Path | str) -> Uint8Array:
@@ -80,11 +102,10 @@ def decode_values(encoded: bytes, name: Path | str, *, colors: bool = False) -> 
     Raises ValueError that begins with `name`, also for formats that do not keep values exact.
     """
     if lossy := next((kind for pattern, kind in _LOSSY if re.match(pattern, encoded, re.DOTALL)), None):
-        raise ValueError(
-            f"{name}: is {lossy}: values are not exact. Save label files as PNG from their source; converting this "
-            "file does not bring the values back."
-        )
-    pixels = _decode(encoded, name, cv2.IMREAD_UNCHANGED, indices=not colors)
+        raise ValueError(f"{name}: {_NOT_EXACT.format(lossy)}.")
+    pixels = _decode(encoded, name, cv2.IMREAD_UNCHANGED, indices=not colors, exact=True)
+    if encoded.startswith(TIFF):  # which OpenCV has turned
+        pixels = _turn(pixels, _UNDOING.get(stored := orientation(encoded), stored))
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{name}: label files have 8 or 16 bits per value, but this one is {pixels.dtype}.")
     bits = encoded[24] if encoded.startswith(PNG) else 8
@@ -104,7 +125,7 @@ def orientation(encoded: bytes) -> int:
     start = encoded[:16]
     # Most files have none, and for a PNG Pillow would then decode the pixels to look behind them.
     if not (
-        (start.startswith(JPEG) and b"Exif\0" in encoded[: encoded.find(b"\xff\xda")])
+        (start.startswith(JPEG) and b"Exif\0" in encoded)
         or (start.startswith(PNG) and any(kind == b"eXIf" for kind, _ in _png_chunks(encoded)))
         or (start[8:12] == b"WEBP" and b"EXIF" in encoded)
         or start[4:8] == b"ftyp"
@@ -145,8 +166,12 @@ def _turn(pixels: NDArray[Any], stored: int) -> NDArray[Any]:
     return pixels
 
 
-def _decode(encoded: bytes, name: Path | str, flags: int, *, indices: bool = False) -> NDArray[Any]:
-    """What OpenCV makes of it. indices: those of a PNG with a palette, instead of its colours."""
+def _decode(
+    encoded: bytes, name: Path | str, flags: int, *, indices: bool = False, exact: bool = False
+) -> NDArray[Any]:
+    """What OpenCV makes of it. indices: those of a PNG with a palette, not its colours. exact: refuse lossy TIFF."""
+    if encoded.startswith(TIFF) and (problem := _problem_of_tiff(encoded, exact=exact)):
+        raise ValueError(f"{name}: {problem}.")
     source = _sound_png(encoded, name, indices=indices) if encoded.startswith(PNG) else encoded
     try:
         pixels = cv2.imdecode(np.frombuffer(source, np.uint8), flags)
@@ -156,6 +181,8 @@ def _decode(encoded: bytes, name: Path | str, flags: int, *, indices: bool = Fal
         raise ValueError(f"{name}: cannot be decoded ({error.err}).") from error
     if pixels is None:
         raise ValueError(f"{name}: {_why_not(encoded)}.")
+    if encoded.startswith(TIFF) and _is_damaged_tiff(encoded):
+        raise ValueError(f"{name}: {DAMAGED.format('it cannot be decoded')}.")
     return pixels
 
 
@@ -170,16 +197,61 @@ def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
         surplus = re.search(r"(\d+) extraneous bytes before marker 0xd9", text)
         if surplus and encoded[: encoded.rfind(b"\xff\xd9")].endswith(bytes(int(surplus[1]))):
             return simplejpeg.decode_jpeg(encoded, "RGB", strict=False)  # zeros that a camera filled up with
+        is_complete = encoded.rfind(b"\xff\xd9") > encoded.rfind(b"\xff\xda")  # the end, after the pixels' beginning
         with suppress(Exception):
-            if "subsampling" in text:  # Pillow knows more kinds
+            if "subsampling" in text or (is_complete and re.search(_HARMLESS, text)):  # Pillow knows more kinds
                 with _opened(encoded) as picture:
                     return np.array(picture.convert("RGB"))
-        if re.match("Unsupported (JPEG|color)", text):
+        if re.match("Unsupported (JPEG|color)", text) or _is_unusual_jpeg(encoded):
             raise ValueError(f"{name}: {UNSUPPORTED.format('JPEG')} ({text}).") from error
         raise ValueError(f"{name}: {DAMAGED.format(text)}.") from error
     except MemoryError as error:
         raise ValueError(f"{name}: cannot be decoded (out of memory).") from error
     raise _too_large(name, (width, height))
+
+
+def _is_unusual_jpeg(encoded: bytes) -> bool:
+    """Whether a JPEG's frame is of a kind that is hardly ever used, or has other than 8 bits per value."""
+    position = len(JPEG)
+    while len(encoded) > position + 4 and encoded[position] == 0xFF and encoded[position + 1] != 0xDA:
+        marker = encoded[position + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return marker not in _JPEG_FRAMES or encoded[position + 4] != 8
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    return False
+
+
+def _problem_of_tiff(encoded: bytes, *, exact: bool) -> str | None:
+    """Why OpenCV should not read a TIFF: it leaves black what it cannot decode, and takes a raw photo's preview."""
+    tags: dict[int, Any] = {}
+    with suppress(Exception), io.BytesIO(encoded) as file:  # Pillow's parsers raise almost anything for damaged data
+        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if 43 in encoded[2:4] else 8))
+        start = file.seek(directory.next)
+        directory.load(file)
+        if directory.next != start:  # the directory is there in full
+            wanted = (_WIDTH, _COMPRESSION, _SUBFILE, _SUBFILES, _DNG)
+            tags = {tag: directory[tag] for tag in wanted if tag in directory}
+    if _WIDTH not in tags:
+        return DAMAGED.format("its directory cannot be read")
+    has_small_preview = _SUBFILES in tags and tags.get(_SUBFILE) == 1
+    if _DNG in tags or has_small_preview or encoded[8:10] == b"CR":  # the last is Canon's
+        return f"this is not an image that can be read but {_RAW_PHOTO}"
+    compression = tags.get(_COMPRESSION, 1)
+    if exact and compression in _LOSSY_TIFF:
+        return _NOT_EXACT.format("a TIFF of lossy compression")
+    if compression not in _EXACT_TIFF + _LOSSY_TIFF:
+        return UNSUPPORTED.format(f"TIFF, of compression {compression},")
+    return None
+
+
+def _is_damaged_tiff(encoded: bytes) -> bool:
+    """Whether libtiff finds damage, which OpenCV passes over. False also for kinds of TIFF that Pillow cannot read."""
+    with suppress(Exception), _opened(encoded) as picture:
+        try:
+            picture.load()
+        except OSError:
+            return True
+    return False
 
 
 def _png_chunks(encoded: bytes) -> list[tuple[bytes, memoryview]]:
@@ -207,6 +279,8 @@ def _sound_png(encoded: bytes, name: Path | str, *, indices: bool) -> bytes:
         header = first[4:_COLOR_TYPE] + bytes([_GREY]) + first[_COLOR_TYPE + 1 : -4]
         kept = [chunk for chunk in kept[1:] if chunk[4:8] != b"PLTE"]
         return b"".join([PNG, first[:4], header, zlib.crc32(header).to_bytes(4, "big"), *kept])
+    if first[_COLOR_TYPE] != _PALETTE:
+        kept = [chunk for chunk in kept if chunk[4:8] != b"PLTE"]  # only a suggestion
     return b"".join([PNG, *kept]) if len(kept) < len(chunks) else encoded
 
 
@@ -233,6 +307,7 @@ def _why_not(encoded: bytes) -> str:
             kind = f"{picture.format}, of mode {picture.mode},"
     except Exception:
         if not encoded.startswith(TIFF):
-            return "not an image, or damaged"
+            is_known = re.match(_READABLE, encoded, re.DOTALL)
+            return DAMAGED.format("it cannot be decoded") if is_known else UNKNOWN
         kind = "TIFF"
     return UNSUPPORTED.format(kind)

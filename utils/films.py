@@ -41,7 +41,8 @@ class Video:
     """An opened file or camera. num_frames: as the file says, perhaps only roughly; 0 if unknown. rate: per second.
 
     frames: when each is shown, in seconds since the first, and the frame, [H, W, 3] uint8 RGB, upright; they need not
-    be equally spaced. missing: after the last frame, how many seconds the file is shorter than it says.
+    be equally spaced. missing: after the last frame, how many seconds the file is shorter than it says. is_damaged:
+    whether some of the frames so far could not be decoded.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Video:
     rate: float
     frames: Iterator[tuple[float, Uint8Array]]
     missing: Callable[[], float] = float
+    is_damaged: Callable[[], bool] = bool
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def opened_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
         reader = _Reader(container, stream, rate, square_pixels=square_pixels)
         yield Video(
             Path(source).stem, is_camera=False, num_frames=stream.frames or round(length * rate), rate=rate,
-            frames=reader.frames(), missing=reader.missing,
+            frames=reader.frames(), missing=reader.missing, is_damaged=lambda: reader.has_failed,
         )  # fmt: skip
 
 
@@ -105,7 +107,9 @@ def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFra
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": QUALITY}
+        # Without B frames packets are stored in the order of their times: else the file would say that it ends several
+        # frames early, and players would stop there.
+        stream.options = {"crf": QUALITY, "bf": "0"}
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
         for tag in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, tag, BT709)
@@ -136,6 +140,7 @@ class _Reader:
         self._stream = stream
         self._rate = rate
         self._aspect = _pixel_aspect(stream) if square_pixels else 1.0
+        self.has_failed = False  # to decode a packet
         self._begin, self._end = math.inf, -math.inf  # of what was read, with the sound, in seconds
 
     def frames(self) -> Iterator[tuple[float, Uint8Array]]:
@@ -160,14 +165,19 @@ class _Reader:
         return missing if max(0.5 / self._rate, MOST_PADDING) < missing < math.inf else 0.0
 
     def _decode(self) -> Iterator[av.VideoFrame]:
+        has_begun = False
         for packet in _packets(self._container):
             when = packet.dts if packet.pts is None else packet.pts
             if when is not None and not packet.is_corrupt:  # one at which the file is cut off is
                 begin, duration = float(when * packet.time_base), float((packet.duration or 0) * packet.time_base)
                 self._begin, self._end = min(self._begin, begin), max(self._end, begin + (duration or 1 / self._rate))
             if packet.stream is self._stream:
-                with suppress(av.FFmpegError):
-                    yield from packet.decode()
+                try:
+                    for frame in packet.decode():
+                        has_begun = True
+                        yield frame
+                except av.FFmpegError:
+                    self.has_failed |= has_begun  # what is recorded from anywhere begins with parts of a picture
         with suppress(av.FFmpegError):
             yield from self._stream.decode(None)
 
@@ -211,7 +221,7 @@ def _opened_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise
-        raise ValueError(f"{source}: not a video, or damaged.") from error
+        raise ValueError(f"{source}: not a video, or damaged; if a player shows it, convert it to MP4.") from error
     with container:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.codec_context is None:
