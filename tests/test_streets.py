@@ -34,7 +34,7 @@ def bare(worlds):
 
 
 def with_quad(world, corner, label, size=2.0, velocity=(0, 0, 0), holes=None):
-    """`world` with an upright square, `size` metres wide; `corner`: its top left one; `holes`: what is cut out of it."""
+    """`world` with an upright square, `size` metres wide; `corner`: its top left one; `holes`: what is cut out."""
     canvas = Canvas(label, size, size, (120, 120, 120), filled=True)
     if holes:
         canvas.opaque[holes] = 0
@@ -187,7 +187,7 @@ def test_a_frame_has_the_promised_shapes_and_types(worlds):
 
 
 def test_things_cast_a_shadow_away_from_the_sun(bare):
-    look = replace(bare.look, sun=(0.6, 0.8, 0.0), sunlight=0.5)  # from the right, 3 m of shadow for 4 m of height
+    look = replace(bare.look, sun=np.array([0.6, 0.8, 0.0]), sunlight=0.5)  # 4 m throw 3 m of shadow to the left
     bare = replace(bare, look=look, ground=Ground(dash=0))
     square = Quad(np.array([0.0, 4.0, 6.0]), np.array([0, 0, 2.0]), np.array([0, -0.5, 0]),
                   Canvas(CAR, 2, 0.5, (9, 9, 9), filled=True), np.zeros(3))  # fmt: skip

@@ -74,7 +74,7 @@ def trace(world: World, t: float, height: int, width: int, per_pixel: int = 1) -
     camera = Camera(*world.pose(t), FOCAL_PER_HEIGHT * height, np.array([width - 1, height - 1]) / 2)
     xs, ys = (np.arange(1 - per_pixel, per_pixel * size) / per_pixel for size in (width, height))
     planes, corners, brightness = _surfaces(world, t, camera)
-    ahead = corners[..., 2] > NEAR
+    ahead: NDArray[np.bool_] = np.asarray(corners[..., 2] > NEAR)
     image = camera.project(np.where(ahead[..., None], corners, [0.0, 0.0, 1.0]))
     whole = ahead.all(1)[:, None]  # of the others only a part is ahead of the camera: they are searched for everywhere
     low, high = np.where(whole, image.min(1), -np.inf), np.where(whole, image.max(1), np.inf)
@@ -188,8 +188,7 @@ def paint_ground(world: World, t: float, x: FloatArray, z: FloatArray, inverse: 
 
 def sunshine(world: World, t: float, x: FloatArray, z: FloatArray) -> FloatArray:
     """Light [n] on ground points: the shadow of each quad is its outline, moved along the rays of the sun."""
-    sun = np.asarray(world.look.sun)
-    origin, u, v, velocity = world.geometry
+    sun, (origin, u, v, velocity) = world.look.sun, world.geometry
     origin = origin + t * velocity
     corners = np.stack([origin, origin + u, origin + u + v, origin + v], 1)[1:]
     outlines = (corners - corners[..., 1:2] / sun[1] * sun)[..., [0, 2]]
@@ -197,7 +196,7 @@ def sunshine(world: World, t: float, x: FloatArray, z: FloatArray) -> FloatArray
     shadow = np.zeros((int(SHADOW_LENGTH * SHADOW_DENSITY), int(2 * SHADOW_REACH * SHADOW_DENSITY)), np.float32)
     for outline in np.round((outlines - first) * SHADOW_DENSITY).astype(np.int32):
         cv2.fillConvexPoly(shadow, outline, 1.0)
-    shadow = cv2.blur(shadow, (3, 3))
+    shadow = np.asarray(cv2.blur(shadow, (3, 3)), np.float32)
     columns, rows = ((np.stack([x, z], -1) - first) * SHADOW_DENSITY).T.astype(int)
     level = shadow[np.clip(rows, 0, shadow.shape[0] - 1), np.clip(columns, 0, shadow.shape[1] - 1)]
     return 1 - (0.15 + world.look.sunlight) * level

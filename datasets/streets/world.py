@@ -77,11 +77,11 @@ class Drive:
 class Look:
     """Weather and lens. sun: direction to it; sunlight: 0 overcast .. 0.6 clear; clouds: 0 .. 1; exposure: a colour."""
 
-    sun: ArrayLike
+    sun: FloatArray
     sunlight: float
-    sky: ArrayLike
+    sky: FloatArray
     clouds: float
-    exposure: ArrayLike
+    exposure: FloatArray
 
 
 class Canvas:
@@ -182,7 +182,7 @@ def build_world(seed: int | tuple[int, ...], num_frames: int = 1) -> World:
     )  # fmt: skip
     overcast, height, azimuth = rng.random() < 0.35, rng.uniform(0.4, 1.0), rng.uniform(-np.pi, np.pi)
     look = Look(
-        sun=(np.cos(height) * np.sin(azimuth), np.sin(height), np.cos(height) * np.cos(azimuth)),
+        sun=np.array([np.cos(height) * np.sin(azimuth), np.sin(height), np.cos(height) * np.cos(azimuth)]),
         sunlight=0.0 if overcast else rng.uniform(0.35, 0.6), clouds=rng.uniform(0, 0.5) + 0.5 * overcast,
         sky=vary(rng, (178, 184, 190) if overcast else (88, 138, 204), 0.1),
         exposure=vary(rng, (1, 1, 1), 0.15),

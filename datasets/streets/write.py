@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ class Street:
         return f"street{self.number:04d}_{frame:06d}"
 
 
-def write_streets(root: Path, *, num_workers: int | None = None, progress: bool = True, **values: int) -> bool:
+def write_streets(root: Path, *, num_workers: int | None = None, progress: bool = True, **values: Any) -> bool:
     """Write a data set of drawn streets below `root`, unless the same one already exists there.
 
     If `root` holds other streets, the drawn files are replaced; anything else in it stays.
