@@ -1,7 +1,7 @@
 """The settings of train.py, and those that several commands share: one field = one flag = one default = one help text.
 
 Read-only after parsing. The other commands' settings are in inference/settings.py (evaluation, demos, percentages,
-submission), datasets/settings.py, datasets/synthetic/settings.py, training/settings.py and video/settings.py.
+submission), datasets/settings.py, training/settings.py and video/settings.py.
 """
 
 from __future__ import annotations

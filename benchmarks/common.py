@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # makes the project importable
 
-from datasets.synthetic.write import write_streets
+from datasets.streets.write import write_streets
 from utils.images import read_image, write_image
 
 Lap = tuple[float, float]  # milliseconds of wall time and of core time

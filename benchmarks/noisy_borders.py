@@ -45,7 +45,7 @@ def make_data(root: Path, pixels: float) -> Path:
     folder = root / f"streets_{pixels:g}px"
     if folder.is_dir():
         return folder
-    subprocess.run([sys.executable, "-m", "datasets.synthetic", "--root", root / "streets"], check=True)
+    subprocess.run([sys.executable, "-m", "datasets.streets", "--root", root / "streets"], check=True)
     unfinished = root / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(root / "streets", unfinished)

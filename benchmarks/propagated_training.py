@@ -30,7 +30,7 @@ def make_streets(root: Path) -> Path:
         unfinished = root / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         subprocess.run(
-            [sys.executable, "-m", "datasets.synthetic", "--root", unfinished,
+            [sys.executable, "-m", "datasets.streets", "--root", unfinished,
              "--num_train", str(NUM_STREETS * FRAMES_PER_STREET), "--num_test", "91", "--num_val", "7",
              "--frames_per_sequence", str(FRAMES_PER_STREET)],
             **QUIET,

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from datasets.index import Pair, find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
-from datasets.synthetic.write import write_streets
+from datasets.streets.write import write_streets
 from datasets.workers import prepare_worker
 from utils.films import opened_video
 from utils.images import Uint8Array, read_image, read_label_ids, write_image

@@ -1,4 +1,4 @@
-"""The settings of `python -m datasets.verify` and `datasets.show`; see config.py."""
+"""The settings of `python -m datasets.verify`, `datasets.show` and `datasets.streets`; see config.py."""
 
 from __future__ import annotations
 
@@ -72,4 +72,27 @@ class ShowConfig:
     data: ShowDataConfig
     augment: ShowAugmentConfig
     sheet: SheetConfig
+    errors: ErrorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreetsSetConfig:
+    """the set"""
+
+    root: str = option("", "folder to write to; drawn streets in it are replaced, anything else stays", required=True)
+    size: str = option("240x320", "image size, HEIGHTxWIDTH")
+    num_train: int = option(240, "training images", must_be=NOT_NEGATIVE)
+    num_val: int = option(39, "validation images", must_be=NOT_NEGATIVE)
+    num_test: int = option(39, "test images", must_be=NOT_NEGATIVE)
+    frames_per_sequence: int = option(3, "frames per street", must_be=POSITIVE)
+    seed: int = option(0, "seed; changes the streets", must_be=NOT_NEGATIVE)
+    with_flow: bool = option(False, "also write optical flow and visibility")
+    num_workers: int | None = option(None, NUM_WORKERS, must_be=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreetsConfig:
+    """Draw streets and write them as a data set: python -m datasets.streets --root DIR."""
+
+    data: StreetsSetConfig
     errors: ErrorConfig

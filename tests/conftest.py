@@ -82,8 +82,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
     import inference.settings as settings
     from config import TrainConfig
-    from datasets.settings import ShowConfig, VerifyConfig
-    from datasets.synthetic.settings import StreetsConfig
+    from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
     from network.convert import ConvertConfig
     from training.settings import CompareConfig
     from utils.command import run_command
@@ -92,7 +91,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
     classes: dict[str, Any] = {
         "datasets.show": ShowConfig,
-        "datasets.synthetic.__main__": StreetsConfig,
+        "datasets.streets.__main__": StreetsConfig,
         "datasets.verify": VerifyConfig,
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import TrainConfig, as_dict
-from datasets.settings import ShowConfig, VerifyConfig
-from datasets.synthetic.settings import StreetsConfig
+from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
 from inference.defaults import SNAPSHOT
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from network.convert import ConvertConfig
@@ -27,7 +26,7 @@ OTHERS = {
     "inference/submission.py": SubmissionConfig,
     "datasets/verify.py": VerifyConfig,
     "datasets/show.py": ShowConfig,
-    "datasets/synthetic/__main__.py": StreetsConfig,
+    "datasets/streets/__main__.py": StreetsConfig,
     "training/compare.py": CompareConfig,
     "network/convert.py": ConvertConfig,
 }

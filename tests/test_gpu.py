@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from datasets.registry import dataset_spec
-from datasets.synthetic.write import write_streets
+from datasets.streets.write import write_streets
 from inference.build import fast_network
 from inference.most_probable import most_probable
 from inference.predictor import Predictor

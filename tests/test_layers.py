@@ -12,7 +12,7 @@ DECLARATIONS = (
     "datasets/lists.py",
     "datasets/tables.py",
     "datasets/camvid.py",
-    "datasets/streets.py",
+    "datasets/streets/__init__.py",
     "datasets/cityscapes.py",
     "datasets/kitti.py",
     "datasets/mapillary.py",
@@ -38,16 +38,16 @@ BUILDERS = (
 ENTRY_POINTS = (
     "train.py", "eval.py", "demo.py", "demo_folder.py", "Pixel_percentage.py", "propagate.py",
     "inference/submission.py", "video/train.py", "datasets/verify.py", "datasets/show.py",
-    "datasets/synthetic/__main__.py", "training/compare.py", "network/convert.py",
+    "datasets/streets/__main__.py", "training/compare.py", "network/convert.py",
 )  # fmt: skip
 # Read by settings, so that --help can list the networks without torch.
 LIGHT = (
     "network/names.py", "network/__init__.py", "utils/flags.py", "utils/columns.py", "utils/torchrun.py",
     "utils/__init__.py",
-    "inference/defaults.py", "inference/__init__.py", "video/__init__.py", "datasets/synthetic/__init__.py",
+    "inference/defaults.py", "inference/__init__.py", "video/__init__.py",
 )  # fmt: skip
 SETTINGS = (
-    "config.py", "datasets/settings.py", "datasets/synthetic/settings.py", "inference/settings.py", "video/settings.py",
+    "config.py", "datasets/settings.py", "inference/settings.py", "video/settings.py",
     "training/settings.py",
 )  # fmt: skip
 PACKAGES = ("datasets", "network", "loss", "transforms", "inference", "training", "utils", "video")

@@ -16,7 +16,7 @@ from datasets.label_files import label_pixels, train_ids
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels, load_pair
 from datasets.spec import COLORS, IDS, PROPAGATED
-from datasets.synthetic.write import write_streets
+from datasets.streets.write import write_streets
 from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import files_of

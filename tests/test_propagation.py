@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from datasets.index import find_pairs
 from datasets.registry import dataset_spec
 from datasets.segmentation import load_pair
-from datasets.synthetic.write import write_streets
+from datasets.streets.write import write_streets
 from utils.images import read_image, read_label_ids
 from video.doubt import doubt, hidden, trust, wrong
 from video.exact import StreetMotion

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import TrainConfig
-from datasets.settings import ShowConfig, VerifyConfig
-from datasets.synthetic.settings import StreetsConfig
+from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from network.convert import ConvertConfig
 from network.names import ARCHITECTURES
@@ -31,7 +30,7 @@ CONFIGS = {
 MODULES = {
     "datasets.verify": VerifyConfig,
     "datasets.show": ShowConfig,
-    "datasets.synthetic": StreetsConfig,
+    "datasets.streets": StreetsConfig,
     "inference.submission": SubmissionConfig,
     "network.convert": ConvertConfig,
     "training.compare": CompareConfig,

@@ -12,14 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.synthetic.camera import CameraPath, Lens, Pose
-from datasets.synthetic.ground import Ground, Junction, kerb_distance
-from datasets.synthetic.light import Footprint
-from datasets.synthetic.materials import CAR, HOLE, POLE, ROAD, SKY, TREE, make_texture
-from datasets.synthetic.motion import render_frame
-from datasets.synthetic.render import draw
-from datasets.synthetic.scene import build_scene
-from datasets.synthetic.write import write_streets
+from datasets.streets.render import GROUND_ID, SKY_ID, draw, flow_and_visibility, trace
+from datasets.streets.world import CAR, POLE, ROAD, SIDEWALK, SKY, TREE, Canvas, Drive, Ground, Quad, build_world
+from datasets.streets.write import write_streets
 from tests.conftest import ROOT
 
 SIZE = (96, 128)
@@ -28,180 +23,179 @@ SMALL = {"num_train": 2, "num_val": 1, "num_test": 1, "frames_per_sequence": 2, 
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    return [build_scene(seed, num_frames=3) for seed in range(3)]
+def worlds():
+    return [build_world(seed, num_frames=3) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
-def bare(scenes):
-    """A straight street with nothing in it but the ground, seen from a camera that stands still and level."""
-    ground = replace(scenes[0].ground, curve=CameraPath().curve, junctions=(), crossings=(), lawn=False)
-    return replace(scenes[0], **NOTHING, ground=ground, path=CameraPath(speed=0.0))
+def bare(worlds):
+    """A street with nothing on it, seen from a camera 1.5 m above its centre line that stands still and level."""
+    return replace(worlds[0], quads=(), ground=Ground(half_width=4), drive=Drive(speed=0.0))
 
 
-NOTHING = {"origins": np.zeros((0, 3)), "us": np.zeros((0, 3)), "vs": np.zeros((0, 3)), "velocities": np.zeros((0, 3)),
-           "tints": np.zeros((0, 3)), "textures": (), "two_sided": np.zeros(0, bool), "footprints": []}  # fmt: skip
+def with_quad(world, corner, label, size=2.0, velocity=(0, 0, 0), holes=None):
+    """`world` with an upright square, `size` metres wide; `corner`: its top left one; `holes`: what is cut out."""
+    canvas = Canvas(label, size, size, (120, 120, 120), filled=True)
+    if holes:
+        canvas.opaque[holes] = 0
+    u, v = np.array([size, 0, 0]), np.array([0, -size, 0])
+    return replace(world, quads=(*world.quads, Quad(np.array(corner), u, v, canvas, np.array(velocity))))
 
 
-def with_quad(scene, corner, u, v, labels, velocity=(0, 0, 0)):
-    """`scene` with one more quad; `labels` is a small array of classes."""
-    labels = np.array(labels, np.uint8)
-    texture = make_texture(np.full((*labels.shape, 3), 120.0), labels)
-    return replace(
-        scene,
-        origins=np.concatenate([scene.origins, [corner]]),
-        us=np.concatenate([scene.us, [u]]),
-        vs=np.concatenate([scene.vs, [v]]),
-        velocities=np.concatenate([scene.velocities, [velocity]]).astype(float),
-        tints=np.concatenate([scene.tints, np.ones((1, 3))]),
-        textures=(*scene.textures, texture),
-        two_sided=np.append(scene.two_sided, True),
-    )
+def labels_of(world, *size):
+    return draw(world, 0, *size)[1]
 
 
-# Projection, on cases one can work out by hand.
+# Projection, on cases one can work out by hand. The focal length is 1.15 times the image's height.
 
 
-def test_ground_straight_ahead_lands_on_the_known_row():
-    lens, pose = Lens.for_size(100, 200), Pose(np.array([0.0, 1.5, 0.0]), yaw=0.0, pitch=0.0)
-    point = (np.array([0.0, 0.0, 10.0]) - pose.position) @ pose.rotation().T
+def test_ground_straight_ahead_lands_on_the_known_row(bare):
+    camera = trace(bare, 0, 100, 200).camera
+    point = (np.array([0.0, 0.0, 10.0]) - camera.position) @ camera.rotation.T
     # focal length 115 pixels: 1.5 m below the axis at 10 m are 17.25 rows below the middle, 49.5
-    np.testing.assert_allclose(lens.project(point), [99.5, 49.5 + 17.25])
+    np.testing.assert_allclose(camera.project(point), [99.5, 49.5 + 17.25])
 
 
 def test_depth_of_the_ground_is_height_times_focal_length_over_rows_below_the_horizon(bare):
-    frame = render_frame(bare, 0, 101, 65)  # the horizon is row 50
+    view = trace(bare, 0, 101, 65)  # the horizon is row 50
+    assert (view.ids[:50] == SKY_ID).all() and (view.ids[51:] == GROUND_ID).all()
     for row in (60, 75, 100):
-        np.testing.assert_allclose(frame.depth[row, 32], 1.5 * 1.15 * 101 / (row - 50), rtol=1e-5)
-    assert (frame.labels[51:, 32] == ROAD).all()
-    assert (frame.labels[:50] == SKY).all() and np.isinf(frame.depth[:50]).all()
+        inverse_depth, right, _ = view.places(view.ids[row, 32:33], view.xs[32:33], view.ys[row : row + 1])
+        np.testing.assert_allclose(inverse_depth, (row - 50) / (1.5 * 1.15 * 101))
+        np.testing.assert_allclose(right, 0, atol=1e-9)
+    labels = labels_of(bare, 101, 65)
+    assert (labels[51:, 32] == ROAD).all() and (labels[:50] == SKY).all()
 
 
-def test_looking_right_moves_things_left_and_looking_down_moves_them_up():
-    lens, point = Lens.for_size(100, 100), np.array([0.0, 1.5, 10.0])
-    for yaw, pitch, axis in ((0.1, 0.0, 0), (0.0, 0.1, 1)):
-        pose = Pose(np.array([0.0, 1.5, 0.0]), yaw, pitch)
-        image_point = lens.project((point - pose.position) @ pose.rotation().T)
+def test_the_kerb_lies_where_the_plan_says_and_beyond_the_sidewalk_lies_the_lawn(bare):
+    labels = labels_of(replace(bare, ground=Ground(half_width=2, sidewalk=1, lawn=True)), 101, 201)
+    # row 80: 30 rows below the horizon, so that 1 m of ground is 20 pixels wide; the middle is column 100
+    assert [labels[80, 100 + 20 * x + 5] for x in (-4, -3, -2, 0, 1, 2, 3)] == [
+        TREE, SIDEWALK, ROAD, ROAD, ROAD, SIDEWALK, TREE]  # fmt: skip
+
+
+def test_looking_right_moves_things_left_and_looking_down_moves_them_up(bare):
+    point = np.array([0.0, 1.5, 10.0])
+    for drive, axis in ((Drive(yaw=0.1, speed=0), 0), (Drive(pitch=0.1, speed=0), 1)):
+        camera = trace(replace(bare, drive=drive), 0, 100, 100).camera
+        image_point = camera.project((point - camera.position) @ camera.rotation.T)
         np.testing.assert_allclose(image_point[axis], 49.5 - 115 * np.tan(0.1))
         np.testing.assert_allclose(image_point[1 - axis], 49.5)
 
 
 def test_a_rotation_keeps_lengths_and_the_nearest_surface_hides_the_rest(bare):
-    rotation = Pose(np.zeros(3), 0.3, -0.2).rotation()
+    rotation = replace(bare, drive=Drive(yaw=0.3, pitch=-0.2)).pose(0)[1]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
-    far = with_quad(bare, [-1, 2.5, 8], [2, 0, 0], [0, -2, 0], [[CAR]])
-    both = with_quad(far, [-0.5, 2, 4], [1, 0, 0], [0, -1, 0], [[POLE]])
-    labels = render_frame(both, 0, 101, 101).labels
-    assert labels[50, 50] == POLE
+    both = with_quad(with_quad(bare, [-1, 2.5, 8], CAR), [-0.5, 2, 4], POLE, size=1.0)
     # At 4 m, 0.5 m are 14.5 pixels; at 8 m, 1 m too: only the far quad's own size would show beside the near one.
-    assert labels[50, 50 + 14] == POLE and labels[50, 50 + 16] == SKY
+    labels = labels_of(both, 101, 101)
+    assert labels[50, 50] == labels[50, 50 + 14] == POLE and labels[50, 50 + 16] == SKY
 
 
-def test_one_sees_through_holes(bare):
-    scene = with_quad(bare, [-1, 2.5, 5], [2, 0, 0], [0, -2, 0], [[POLE, HOLE], [HOLE, TREE]])
-    labels = render_frame(scene, 0, 100, 100).labels
+def test_one_sees_through_what_is_not_painted(bare):
+    labels = labels_of(with_quad(bare, [-1, 2.5, 5], CAR, holes=np.s_[48:, :48]), 100, 100)
     # The middle of the quad is the image's middle, at rows and columns 49.5.
-    assert (labels[45, 45], labels[45, 54], labels[54, 54]) == (POLE, SKY, TREE)
-    assert labels[54, 45] == ROAD
+    assert (labels[45, 45], labels[45, 54], labels[54, 54], labels[54, 45]) == (CAR, CAR, CAR, ROAD)
+
+
+def test_what_lies_partly_behind_the_camera_is_drawn_as_far_as_it_is_ahead(bare):
+    wall = Quad(np.array([1.0, 3.0, -5.0]), np.array([0, 0, 15.0]), np.array([0, -3.0, 0]),
+                Canvas(CAR, 15, 3, (9, 9, 9), filled=True), np.zeros(3))  # fmt: skip
+    labels = labels_of(replace(bare, quads=(wall,)), 100, 100)
+    assert labels[49, 99] == CAR and labels[49, 49 + 13] == CAR and labels[49, 49 + 10] == SKY  # it ends at 10 m
 
 
 # Motion.
 
 
-def test_a_still_camera_sees_no_motion_in_a_still_scene(bare):
-    frame = render_frame(with_quad(bare, [-1, 2, 6], [2, 0, 0], [0, -2, 0], [[CAR]]), 0, *SIZE)
-    np.testing.assert_allclose(frame.flow, 0, atol=1e-4)
-    assert frame.visible.all()
+def test_a_still_camera_sees_no_motion_in_a_still_world(bare):
+    flow, visible = flow_and_visibility(with_quad(bare, [-1, 2, 6], CAR), 0, 1, *SIZE)
+    np.testing.assert_allclose(flow, 0, atol=1e-4)
+    assert visible.all()
 
 
 def test_a_moving_thing_moves_by_focal_length_times_way_over_depth(bare):
-    scene = with_quad(bare, [-1, 2.5, 5], [2, 0, 0], [0, -2, 0], [[CAR]], velocity=(0.1, 0, 0))
-    frame = render_frame(scene, 0, 100, 100)
-    car = frame.labels == CAR
-    np.testing.assert_allclose(frame.flow[car], np.broadcast_to([115 * 0.1 / 5, 0], (car.sum(), 2)), atol=1e-4)
-    np.testing.assert_allclose(frame.flow[~car], 0, atol=1e-4)
-    assert not frame.visible[~car].all()  # the car now hides what was beside it
+    world = with_quad(bare, [-1, 2.5, 5], CAR, velocity=(0.1, 0, 0))
+    flow, visible = flow_and_visibility(world, 0, 1, 100, 100)
+    car = labels_of(world, 100, 100) == CAR
+    np.testing.assert_allclose(flow[car], np.broadcast_to([115 * 0.1 / 5, 0], (car.sum(), 2)), atol=1e-4)
+    np.testing.assert_allclose(flow[~car], 0, atol=1e-4)
+    assert visible[car].all() and not visible[~car].all()  # the car now hides what was beside it
 
 
 def test_driving_ahead_makes_the_image_flow_out_of_the_vanishing_point(bare):
-    frame = render_frame(replace(bare, path=CameraPath(speed=0.5)), 0, *SIZE)
+    flow, visible = flow_and_visibility(replace(bare, drive=Drive(speed=0.5)), 0, 1, *SIZE)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     outwards = np.stack([x - (SIZE[1] - 1) / 2, y - (SIZE[0] - 1) / 2], -1)
-    ground = frame.labels != SKY
-    cross = frame.flow[..., 0] * outwards[..., 1] - frame.flow[..., 1] * outwards[..., 0]
+    ground = labels_of(bare, *SIZE) != SKY
+    cross = flow[..., 0] * outwards[..., 1] - flow[..., 1] * outwards[..., 0]
     assert np.abs(cross[ground]).max() < 1e-2
-    assert ((frame.flow * outwards).sum(-1)[ground] > 0).all()
-    np.testing.assert_allclose(frame.flow[~ground], 0, atol=1e-4)  # the sky is infinitely far
+    assert ((flow * outwards).sum(-1)[ground] > 0).all()
+    np.testing.assert_allclose(flow[~ground], 0, atol=1e-4)  # the sky is infinitely far
     # What lies at the lower edge leaves the image.
-    assert not frame.visible[-1].any() and frame.visible[SIZE[0] * 2 // 3].any()
+    assert not visible[-1].any() and visible[SIZE[0] * 2 // 3].any()
 
 
 def test_the_sky_turns_with_the_camera(bare):
-    sway = CameraPath(speed=0.0, yaw_sway=0.05, sway_period=8)
-    flow = render_frame(replace(bare, path=sway), 0, 101, 101).flow
-    turned = sway.pose(1).yaw - sway.pose(0).yaw
+    world = replace(bare, drive=Drive(speed=0.0, yaw_sway=0.05, period=8))
+    turned = 0.05 * (np.sin(2 * np.pi / 8 + 1) - np.sin(1))
     assert turned > 0
+    flow, _ = flow_and_visibility(world, 0, 1, 101, 101)
     np.testing.assert_allclose(flow[50, 50], [-116.15 * np.tan(turned), 0], atol=1e-3)
 
 
 def test_what_passes_behind_the_camera_is_not_visible(bare):
-    scene = with_quad(bare, [-0.3, 1.8, 0.4], [0.6, 0, 0], [0, -0.6, 0], [[CAR]])
-    frame = render_frame(replace(scene, path=CameraPath(speed=1.0)), 0, *SIZE)
-    car = frame.labels == CAR
-    assert car.any() and not frame.visible[car].any() and not frame.flow[car].any()
+    world = replace(with_quad(bare, [-0.3, 1.8, 0.4], CAR, size=0.6), drive=Drive(speed=1.0))
+    flow, visible = flow_and_visibility(world, 0, 1, *SIZE)
+    car = labels_of(world, *SIZE) == CAR
+    assert car.any() and not visible[car].any() and not flow[car].any()
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_next_frame_warped_back_has_the_same_labels(scenes, number):
+def test_the_next_frame_warped_back_has_the_same_labels(worlds, number):
     height, width = 168, 224
-    now, later = (render_frame(scenes[number], t, height, width) for t in (0, 1))
+    (image, labels), (later_image, later_labels) = (draw(worlds[number], t, height, width) for t in (0, 1))
+    flow, visible = flow_and_visibility(worlds[number], 0, 1, height, width)
     y, x = np.mgrid[:height, :width]
-    column = np.round(x + now.flow[..., 0]).astype(int)[now.visible]
-    row = np.round(y + now.flow[..., 1]).astype(int)[now.visible]
-    assert now.visible.mean() > 0.6
-    assert (later.labels[row, column] == now.labels[now.visible]).mean() >= 0.995
+    column, row = (np.round(at)[visible].astype(int) for at in (x + flow[..., 0], y + flow[..., 1]))
+    assert visible.mean() > 0.6
+    assert (later_labels[row, column] == labels[visible]).mean() >= 0.995
     # Colours travel along too: much closer than the same places without motion.
-    colour, before = now.image[now.visible].astype(int), later.image[now.visible].astype(int)
-    assert np.abs(later.image[row, column] - colour).mean() < 0.75 * np.abs(before - colour).mean()
+    colour, before = image[visible].astype(int), later_image[visible].astype(int)
+    assert np.abs(later_image[row, column] - colour).mean() < 0.75 * np.abs(before - colour).mean()
 
 
 # Content.
 
 
-def test_kerbs_follow_side_streets(bare):
-    ground: Ground = replace(bare.ground, half_width=4.0, junctions=(Junction(20.0, 3.0, False, True),))
-    x, z = np.array([0.0, 5.0, 5.0, -5.0, 30.0, 30.0]), np.array([0.0, 0.0, 20.0, 20.0, 20.0, 25.0])
-    np.testing.assert_allclose(kerb_distance(ground, x.astype(np.float32), z.astype(np.float32)),
-                               [-4, 1, -3, 1, -3, 2], atol=1e-5)  # fmt: skip
-
-
-def test_every_class_is_drawn(scenes):
-    labels = np.concatenate([draw(scene, 1, 120, 160)[1].labels.ravel() for scene in scenes])
+def test_every_class_is_drawn():
+    labels = np.concatenate([draw(build_world(seed, 3), 1, 120, 160)[1].ravel() for seed in range(6)])
     assert set(np.unique(labels)) == set(range(12))
 
 
-def test_a_street_looks_the_same_each_time_and_others_look_different(scenes):
-    again, other = build_scene(0, num_frames=3), scenes[1]
-    first, second, third = (render_frame(scene, 1, 48, 64) for scene in (scenes[0], again, other))
-    for name in ("image", "labels", "depth", "flow", "visible"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    assert (first.labels != third.labels).mean() > 0.1
+def test_a_street_looks_the_same_each_time_and_others_look_different(worlds):
+    frames = [draw(world, 1, 48, 64) for world in (worlds[0], build_world(0, num_frames=3), worlds[1])]
+    for first, again in zip(*frames[:2], strict=True):
+        np.testing.assert_array_equal(first, again)
+    assert (frames[0][1] != frames[2][1]).mean() > 0.1
 
 
-def test_a_frame_has_the_promised_shapes_and_types(scenes):
-    frame = render_frame(scenes[0], 0, 40, 56)
-    kinds = {name: (getattr(frame, name).shape, getattr(frame, name).dtype.name) for name in vars(frame)}
-    assert kinds == {"image": ((40, 56, 3), "uint8"), "labels": ((40, 56), "uint8"), "depth": ((40, 56), "float32"),
-                     "flow": ((40, 56, 2), "float32"), "visible": ((40, 56), "bool")}  # fmt: skip
+def test_a_frame_has_the_promised_shapes_and_types(worlds):
+    arrays = (*draw(worlds[0], 0, 40, 56), *flow_and_visibility(worlds[0], 0, 1, 40, 56))
+    assert [(array.shape, array.dtype.name) for array in arrays] == [
+        ((40, 56, 3), "uint8"), ((40, 56), "uint8"), ((40, 56, 2), "float32"), ((40, 56), "bool")]  # fmt: skip
 
 
-def test_things_darken_the_ground_below_them(bare):
-    square = np.array([[-1, 5], [1, 5], [1, 7], [-1, 7.0]])
-    shaded = replace(bare, footprints=[Footprint(square, 0.1, np.array([1e-6, 0, 0]), contact=1.0)])
-    before, after = (draw(scene, 0, 101, 101)[0].astype(int) for scene in (bare, shaded))
-    row = 50 + round(1.5 * 116.15 / 6)
-    assert after[row, 50].mean() < 0.6 * before[row, 50].mean()
-    np.testing.assert_array_equal(after[row, :10], before[row, :10])
+def test_things_cast_a_shadow_away_from_the_sun(bare):
+    look = replace(bare.look, sun=np.array([0.6, 0.8, 0.0]), sunlight=0.5)  # 4 m throw 3 m of shadow to the left
+    bare = replace(bare, look=look, ground=Ground(dash=0))
+    square = Quad(np.array([0.0, 4.0, 6.0]), np.array([0, 0, 2.0]), np.array([0, -0.5, 0]),
+                  Canvas(CAR, 2, 0.5, (9, 9, 9), filled=True), np.zeros(3))  # fmt: skip
+    before, after = (draw(world, 0, 101, 201)[0].astype(int) for world in (bare, replace(bare, quads=(square,))))
+    row, metre = 50 + round(1.5 * 116.15 / 7), 116.15 / 7
+    shaded = 100 + round(-2.8 * metre)  # from -3 to -2.6 m
+    assert after[row, shaded].mean() < 0.8 * before[row, shaded].mean()
+    np.testing.assert_array_equal(after[row, 100:], before[row, 100:])
 
 
 # Files.
@@ -237,12 +231,11 @@ def test_the_files_lie_as_in_camvid(tmp_path):
 
 def test_the_file_on_disk_is_the_frame_that_was_drawn(tmp_path):
     write_streets(tmp_path / "set", **SMALL)
-    scene = build_scene((3, 0), num_frames=2)
-    frame = render_frame(scene, 1, 48, 64)
+    drawn, drawn_labels = draw(build_world((3, 0), num_frames=2), 1, 48, 64)
     labels = cv2.imread(str(tmp_path / "set/trainannot/street0000_000001.png"), cv2.IMREAD_UNCHANGED)
     image = cv2.imread(str(tmp_path / "set/train/street0000_000001.jpg"))[..., ::-1]
-    np.testing.assert_array_equal(labels, frame.labels)
-    assert np.abs(image.astype(int) - frame.image).mean() < 4  # what JPEG loses; red and blue are in their places
+    np.testing.assert_array_equal(labels, drawn_labels)
+    assert np.abs(image.astype(int) - drawn).mean() < 4  # what JPEG loses; red and blue are in their places
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path):
@@ -272,7 +265,7 @@ def test_what_fits_the_old_streets_alone_is_named_and_neither_kept_beside_others
     (root / name).parent.mkdir(parents=True)
     (root / name).write_bytes(b"x")
     before = files_of(root)
-    monkeypatch.setattr("datasets.synthetic.write._write_all", lambda *_: pytest.fail("told too late"))
+    monkeypatch.setattr("datasets.streets.write._write_all", lambda *_: pytest.fail("told too late"))
     with pytest.raises(FileExistsError, match=rf"{name.split('/')[0]} belongs to the existing streets"):
         write_streets(root, **{**SMALL, "seed": 4})
     assert files_of(root) == before
@@ -308,7 +301,7 @@ def test_a_replacement_that_was_stopped_half_way_is_drawn_anew(tmp_path, monkeyp
         raise OSError("stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr("datasets.synthetic.write._remove", stop)
+        patched.setattr(Path, "replace", stop)
         with pytest.raises(OSError, match="stopped"):
             write_streets(root, **{**SMALL, "seed": 4})
     assert write_streets(root, **SMALL)  # not taken for the old set either
@@ -323,7 +316,7 @@ def test_a_half_written_set_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("datasets.synthetic.write._write_image", fail)
+    monkeypatch.setattr("datasets.streets.write._write_image", fail)
     with pytest.raises(OSError, match="disk full"):
         write_streets(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -338,32 +331,31 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert (tmp_path / "holiday.jpg").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize(
-    ("flag", "values"),
-    [
-        ("--num_val", {"num_val": -1}),
-        ("--num_train", {"num_train": 0, "num_val": 0, "num_test": 0}),
-        ("--frames_per_sequence", {"frames_per_sequence": 0}),
-        ("--size", {"height": 8}),
-        ("--seed", {"seed": -1}),
-        ("--num_workers", {"num_workers": 0}),
-    ],
-)
-def test_a_bad_value_is_named(tmp_path, flag, values):
-    with pytest.raises(ValueError, match=flag):
+@pytest.mark.parametrize("values", [{"num_train": 0, "num_val": 0, "num_test": 0}, {"height": 8}])
+def test_a_set_of_nothing_or_of_tiny_images_is_refused(tmp_path, values):
+    with pytest.raises(ValueError, match=r"--num_train|--size"):
         write_streets(tmp_path / "set", **{**SMALL, **values})
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("flag", ["--num_val=-1", "--frames_per_sequence=0", "--seed=-1", "--num_workers=0"])
+def test_the_command_names_a_bad_value(tmp_path, flag):
+    words = [sys.executable, "-m", "datasets.streets", "--root", tmp_path / "set", flag]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: {flag.split('=')[0]} ") and told.stderr.count("\n") == 1
     assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("size", ["240", "axb", "240x", "-3x5", "8x8"])
 def test_the_command_answers_a_bad_size_with_one_line(tmp_path, command, size):
-    ended = command("datasets.synthetic.__main__", "--root", tmp_path / "set", f"--size={size}")
+    ended = command("datasets.streets.__main__", "--root", tmp_path / "set", f"--size={size}")
     assert ended.code == 1
     assert ended.err.startswith("error: --size") and ended.err.count("\n") == 1
 
 
 def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
-    flags = ("datasets.synthetic.__main__", "--root", tmp_path / "set", "--size", "32x48", "--num_train", 1,
+    flags = ("datasets.streets.__main__", "--root", tmp_path / "set", "--size", "32x48", "--num_train", 1,
              "--num_val", 0, "--num_test", 0, "--num_workers", 1)  # fmt: skip
     assert "written" in command(*flags).out
     found = command(*flags)
@@ -371,17 +363,17 @@ def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
 
 
 def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_started():
-    words = [sys.executable, "-m", "datasets.synthetic", "--root", "x", "--sise", "32x48"]
+    words = [sys.executable, "-m", "datasets.streets", "--root", "x", "--sise", "32x48"]
     told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 2
     assert told.stderr == (
         "error: unrecognized arguments: --sise; did you mean --size? "
-        "(python -m datasets.synthetic --help explains the flags)\n"
+        "(python -m datasets.streets --help explains the flags)\n"
     )
 
 
 def test_ctrl_c_ends_the_drawing_with_one_word_and_nothing_half_written(tmp_path):
-    words = [sys.executable, "-m", "datasets.synthetic", "--root", tmp_path / "set", "--num_workers", "2"]
+    words = [sys.executable, "-m", "datasets.streets", "--root", tmp_path / "set", "--num_workers", "2"]
     drawing = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, bufsize=0, start_new_session=True)
     seen = ""
     while "drew 12 of" not in seen:  # all processes are at work

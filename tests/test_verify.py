@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.synthetic.write import write_streets
+from datasets.streets.write import write_streets
 from tests.conftest import ROOT, Outcome
 from tests.trees import CAR, ROAD, cityscapes_tree, folder_tree, write_classes, write_pair
 from utils.images import read_image, write_image

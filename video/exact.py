@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
-from datasets.synthetic.camera import Lens
-from datasets.synthetic.motion import flow_and_visibility
-from datasets.synthetic.render import planes_at, trace
-from datasets.synthetic.scene import build_scene
-from datasets.synthetic.write import DRAWING_VERSION, MARKER, StreetsPlan, read_plan, streets_of
+from datasets.streets.render import flow_and_visibility
+from datasets.streets.world import build_world
+from datasets.streets.write import DRAWING_VERSION, MARKER, StreetsPlan, read_plan, streets_of
 from video.motion import Displacement
 
 
@@ -34,14 +30,12 @@ class StreetMotion:
         street = next((s for s in streets_of(self._plan) if s.number == number), None)
         if street is None or self._frame >= street.num_frames:
             raise ValueError(f"{name} is not a frame of the streets in {root}.")
-        self._scene = build_scene((self._plan.seed, number), street.num_frames)
+        self._world = build_world((self._plan.seed, number), street.num_frames)
 
     def __call__(self, step: int) -> Displacement:
         """See `video.motion.Motion`; `visible` is known."""
-        height, width, t = self._plan.height, self._plan.width, self._frame + step
-        planes = planes_at(self._scene, t, self._scene.path.pose(t), Lens.for_size(height, width), height, width)
-        view = trace(self._scene, planes, np.arange(width, dtype=float), np.arange(height, dtype=float))
-        return Displacement(*flow_and_visibility(self._scene, t, view, planes, -step))
+        size = self._plan.height, self._plan.width
+        return Displacement(*flow_and_visibility(self._world, self._frame + step, -step, *size))
 
 
 def _numbers(name: str) -> tuple[int, int]:

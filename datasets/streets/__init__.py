@@ -1,4 +1,8 @@
-"""Streets: scenes that this project draws itself (`datasets/synthetic`), with CamVid's classes and SegNet's folders."""
+"""Streets: scenes that this project draws itself, with CamVid's classes and SegNet's folders.
+
+This file only declares the set. `world` builds a street from a seed, `render` draws its frames with exact labels and
+motion, `write` writes them to disk.
+"""
 
 from dataclasses import replace
 

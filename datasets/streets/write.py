@@ -1,0 +1,197 @@
+"""Write drawn streets to disk in CamVid's folder layout.
+
+For each split, ROOT/<split>/<stem>.jpg (images), <split>annot/<stem>.png (labels, 11 = void), if requested
+<split>flow/<stem>.npz (flow [H, W, 2] float32, visible [H, W] bool), and <split>.txt, lines of `<image> <label>`.
+ROOT/streets.json holds the parameters. A stem is `<street>_<frame number>`; a street lies in one split.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from datasets.parallel import as_finished
+from datasets.spec import PROPAGATED
+from datasets.streets.render import draw, flow_and_visibility
+from datasets.streets.world import build_world
+from utils.columns import counted
+from utils.cores import available_cores
+
+SPLITS = ("train", "val", "test")
+MARKER = "streets.json"
+DRAWING_VERSION = 3  # increase it when the same parameters give different files
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+SMALLEST_SIDE = 32
+PART = ".part"  # suffix of the folder in which a set is drawn
+OF_DRAWN_STREETS = (PROPAGATED, "video")  # folders that others add, with frames named after the drawn ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreetsPlan:
+    """The parameters that determine every byte of a written set.
+
+    num_train, num_val, num_test: images per split. frames_per_sequence: consecutive frames of one street.
+    height, width: image size in pixels. with_flow: also write optical flow and visibility.
+    """
+
+    num_train: int = 240
+    num_val: int = 39
+    num_test: int = 39
+    frames_per_sequence: int = 3
+    height: int = 240
+    width: int = 320
+    seed: int = 0
+    with_flow: bool = False
+    version: int = DRAWING_VERSION
+
+
+@dataclass(frozen=True)
+class Street:
+    """One street, whose frames lie in one split; its number is counted across all splits."""
+
+    split: str
+    number: int
+    num_frames: int
+
+    def stem(self, frame: int) -> str:
+        """File name of a frame, without suffix."""
+        return f"street{self.number:04d}_{frame:06d}"
+
+
+def write_streets(root: Path, *, num_workers: int | None = None, progress: bool = True, **values: Any) -> bool:
+    """Write a data set of drawn streets below `root`, unless the same one already exists there.
+
+    If `root` holds other streets, the drawn files are replaced; anything else in it stays.
+
+    num_workers: processes, None for one per core; the files do not depend on it. values: those of `StreetsPlan`.
+    Returns whether anything was written. The set appears under its final name when it is complete.
+    Raises ValueError for a bad value, FileExistsError if `root` holds anything other than drawn streets, or files
+    that only fit the existing streets.
+    """
+    plan = StreetsPlan(**values)
+    if plan.num_train + plan.num_val + plan.num_test == 0:
+        raise ValueError("--num_train, --num_val and --num_test are all 0: there is nothing to write.")
+    if min(plan.height, plan.width) < SMALLEST_SIDE:
+        raise ValueError(f"--size must be at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, got {plan.height}x{plan.width}.")
+    root = Path(root).resolve()  # the target of a link is filled, the link stays
+    if read_plan(root) == asdict(plan):
+        return False
+    _refuse_foreign(root)
+    place = root if root.exists() else root.parent  # on the same disk, so that a move is a rename
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=PART, dir=place))
+    try:
+        temporary.chmod(0o755)  # mkdtemp excludes other users, a data set should not
+        _write_all(temporary, plan, num_workers or available_cores(), progress)
+        _move_into_place(temporary, root, plan)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def read_plan(root: Path) -> dict[str, object] | None:
+    """The parameters of the streets in `root`, a `StreetsPlan` as a dictionary; None if there are none."""
+    try:
+        plan = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Drawn streets may be replaced; anything else stays, and files that only fit them must be moved away first."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise FileExistsError(f"--root {root} is not a folder. Choose a new or empty one.")
+    if read_plan(root) is None:
+        if any(not path.name.endswith(PART) for path in root.iterdir()):
+            raise FileExistsError(f"--root {root} holds files but no {MARKER}; they are kept. Choose a new folder.")
+        return
+    way_out = "Move it away, or choose another --root."
+    for folder in (root / name for name in OF_DRAWN_STREETS):
+        if any(path.is_file() for path in folder.rglob("*")):
+            raise FileExistsError(f"{folder} belongs to the existing streets and would not fit others. {way_out}")
+    for path in (path for name in _drawn_names() for path in (root / name).glob("*")):
+        if not re.fullmatch(r"street\d+_\d+\.\w+", path.name):
+            raise FileExistsError(f"{path} was not drawn and would be lost. {way_out}")
+
+
+def _drawn_names() -> Iterator[str]:
+    """Names of everything that may be written to the root, the marker last."""
+    for split in SPLITS:
+        yield from (split, f"{split}annot", f"{split}flow", f"{split}.txt")
+    yield MARKER
+
+
+def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
+    if read_plan(root) == asdict(plan):
+        return  # another process has already written the same files
+    _refuse_foreign(root)
+    if not root.exists():
+        temporary.rename(root)
+        return
+    (root / MARKER).write_text("{}\n")  # if interrupted here: drawn streets without a plan, so they are redrawn
+    for name in _drawn_names():
+        if (root / name).is_dir() and not (root / name).is_symlink():
+            shutil.rmtree(root / name)
+        elif name != MARKER:
+            (root / name).unlink(missing_ok=True)
+        if (temporary / name).exists():
+            (temporary / name).replace(root / name)
+
+
+def streets_of(plan: StreetsPlan) -> Iterator[Street]:
+    """The streets of a set, in drawing order."""
+    number = 0
+    for split, num_images in zip(SPLITS, (plan.num_train, plan.num_val, plan.num_test), strict=True):
+        for first in range(0, num_images, plan.frames_per_sequence):
+            yield Street(split, number, min(plan.frames_per_sequence, num_images - first))
+            number += 1
+
+
+def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool) -> None:
+    streets = list(streets_of(plan))
+    for split in dict.fromkeys(street.split for street in streets):  # a split without images has no folder
+        for name in (split, f"{split}annot", *((f"{split}flow",) if plan.with_flow else ())):
+            (folder / name).mkdir()
+        stems = [street.stem(k) for street in streets if street.split == split for k in range(street.num_frames)]
+        lines = [f"{split}/{stem}.jpg {split}annot/{stem}.png\n" for stem in stems]
+        (folder / f"{split}.txt").write_text("".join(lines))
+    total, done = sum(street.num_frames for street in streets), 0
+    for num_frames in as_finished(partial(_write_street, folder, plan), streets, min(num_workers, len(streets))):
+        done += num_frames
+        if progress:
+            end = "\n" if done == total else ""
+            print(f"\rstreets: drew {done} of {counted(total, 'image')}", end=end, file=sys.stderr, flush=True)
+    (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
+
+
+def _write_street(folder: Path, plan: StreetsPlan, street: Street) -> int:
+    """Draw and write one street; returns the number of frames."""
+    world, size = build_world((plan.seed, street.number), street.num_frames), (plan.height, plan.width)
+    for t in range(street.num_frames):
+        split, stem = street.split, street.stem(t)
+        image, labels = draw(world, t, *size)
+        _write_image(folder / split / f"{stem}.jpg", image[..., ::-1])
+        _write_image(folder / f"{split}annot" / f"{stem}.png", labels)
+        if plan.with_flow:
+            flow, visible = flow_and_visibility(world, t, 1, *size)
+            np.savez_compressed(folder / f"{split}flow" / f"{stem}.npz", flow=flow, visible=visible)
+    return street.num_frames
+
+
+def _write_image(path: Path, image: np.ndarray) -> None:
+    data = cv2.imencode(path.suffix, np.ascontiguousarray(image), JPEG if path.suffix == ".jpg" else [])[1]
+    path.write_bytes(data.tobytes())
