@@ -137,6 +137,17 @@ def test_older_runs_lack_facts_classes_and_flags(tmp_path, compare):
     assert f"warning: {old}: not recorded: data, commit, processes, numbers, versions\n" == told.err
 
 
+def test_names_that_are_no_text_of_one_line_are_escaped(tmp_path, compare, table):
+    one = write_run(tmp_path / "a\nb", 0, 0.5, "--trunk_weights", "x\ny")
+    other = write_run(tmp_path / "\udcdf", 0, 0.6)
+    told = compare(one, other, tmp_path / "no\nrun")
+    assert told.code == 0
+    assert f"\n  {tmp_path}/a\\nb\n" in told.out
+    assert "--trunk_weights x\\ny\n" in told.out
+    assert told.err.startswith(f"left out: {tmp_path}/no\\nrun is no run folder")
+    assert {row["flags"] for row in table().values()} == {"--trunk_weights x\\ny", "--trunk_weights none"}
+
+
 def test_a_run_that_cannot_be_compared_is_one_line(tmp_path, compare):
     good = write_run(tmp_path / "good", 0, 0.5)
     going = write_run(tmp_path / "going", 1, 0.5, epochs=1)

@@ -48,7 +48,7 @@ def test_a_run_that_died_is_logged_once_when_it_goes_on(tiny_set, tmp_path, monk
         with pytest.raises(OSError, match="no space"):
             run(tiny_set, tmp_path, "--max_epoch", "2")
     with (tmp_path / "ckpt/default/metrics.jsonl").open("a") as file:
-        file.write('{"kind": "tra')  # as a full disk leaves it
+        file.write('5\n{"loss": 1.0}\n{"kind": "tra')  # as a damaged or full disk leaves it
     run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
     assert "has no last.pth to resume from" in capsys.readouterr().out
     run(tiny_set, tmp_path, "--max_epoch", "3", "--resume")
@@ -90,6 +90,16 @@ def test_a_checkpoint_of_an_earlier_version_lacks_what_is_newer(tiny_set, tmp_pa
     run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
     assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1, 2, 3]
     assert [row["step"] for row in metrics(tmp_path, "val")] == [1, 4]
+
+
+def test_a_checkpoint_without_the_optimizer_is_not_continued(tiny_set, tmp_path):
+    run(tiny_set, tmp_path, "--max_epoch", "1")
+    path = tmp_path / "ckpt/default/last.pth"
+    kept = load_checkpoint(path)
+    training = {name: value for name, value in kept.training.items() if name != "optimizer"}
+    save_checkpoint(path, replace(kept, training=training))
+    with pytest.raises(ValueError, match="contains no optimizer state; leave out --resume"):
+        run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
 
 
 def test_classes_that_changed_since_are_named(tiny_set, tmp_path):

@@ -100,3 +100,35 @@ def test_weights_are_found_in_the_only_entry_that_holds_tensors_alone(tmp_path):
     torch.save({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pth")
     with pytest.raises(ValueError, match=r"several networks: model, ema. Keep one: torch.save\(torch.load"):
         load_checkpoint(tmp_path / "two.pth")
+
+
+@pytest.mark.parametrize("content", [
+    {"model": {"state_dict": {"a": torch.ones(1)}}, "epoch": 1},
+    {"state": {"net": {"a": torch.ones(1)}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}},
+    {"state_dict": {"net": {"a": torch.ones(1)}, "epoch": 3}},
+    {"format": "pt", "state_dict": {"a": torch.ones(1)}},
+    {"n_averaged": torch.tensor(3), "module.a": torch.ones(1)},  # torch.optim.swa_utils.AveragedModel
+])  # fmt: skip
+def test_weights_are_found_where_other_programs_keep_them(content, tmp_path):
+    torch.save(content, tmp_path / "a.pth")
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    assert (list(checkpoint.state_dict), checkpoint.arch) == (["a"], None)
+
+
+def test_of_nested_networks_each_is_named_by_its_place(tmp_path):
+    torch.save({"state": {"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}}, tmp_path / "a.pth")
+    told = r"networks: state.model, state.ema. Keep one: torch.save\(torch.load\(FILE\)\['state'\]\['model'\], OTHER"
+    with pytest.raises(ValueError, match=told):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.filterwarnings("ignore")  # quantized tensors are deprecated, but files of them exist
+@pytest.mark.parametrize(("make", "kind"), [
+    (lambda: torch.eye(2).to_sparse(), "torch.sparse_coo"),
+    (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8), "quantized"),
+    (lambda: torch.empty(2, device="meta"), "empty"),
+])  # fmt: skip
+def test_a_tensor_of_another_kind_is_named(make, kind, tmp_path):
+    torch.save({"a": torch.ones(1), "b": make()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=rf"a.pth: b is {kind}.*, not a plain tensor"):
+        load_checkpoint(tmp_path / "a.pth")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from training.compare_plot import write_plot
 from training.runs import FACTS, MEANS, NOT_RECORDED, VALIDATION, Group, Measure, Run, group_runs, read_run
-from utils.columns import counted, display_width, padded
+from utils.columns import counted, display_width, escape, padded
 from utils.command import run_command
 from utils.files import writable_file, write_csv
 
@@ -53,7 +53,7 @@ def main(config: CompareConfig) -> int:
     for group in groups:
         print(describe(group))
     for text in warnings(groups):
-        print(f"warning: {text}", file=sys.stderr)
+        print(f"warning: {escape(text)}", file=sys.stderr)
     measured = measures(groups)
     for source in dict.fromkeys(measure.source for measure in measured):
         print(f"\n{source}, in percent: mean ± standard deviation (lowest to highest) of the seeds")
@@ -63,7 +63,7 @@ def main(config: CompareConfig) -> int:
         print(f"scores of each class: {NOT_RECORDED}; eval.py writes them into the run folder")
     write_csv(csv, CSV_HEADER, csv_lines(groups, measured))
     write_plot(png, groups)
-    print(f"\nwrote {csv} and {png}")
+    print(f"\nwrote {escape(csv)} and {escape(png)}")
     return 0
 
 
@@ -84,7 +84,7 @@ def read_runs(names: Sequence[str]) -> list[Run]:
         try:
             runs.append(read_run(folder))
         except ValueError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {escape(error)}", file=sys.stderr)
     if not runs:
         raise ValueError("no finished run is left to compare; give run folders of train.py, such as logs/ckpt/*.")
     return runs
@@ -94,7 +94,7 @@ def describe(group: Group) -> str:
     """What a group is, and where its runs are."""
     seeds = ", ".join(str(run.seed) for run in group.runs)
     facts = [f"{name} {' / '.join(dict.fromkeys(run.facts[name] for run in group.runs))}" for name in FACTS[:3]]
-    folders = " ".join(str(run.folder) for run in group.runs)
+    folders = " ".join(escape(run.folder) for run in group.runs)
     return f"{group.title()}\n  seed {seeds}; {'; '.join(facts)}\n  {folders}"
 
 

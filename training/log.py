@@ -74,7 +74,7 @@ class RunLog:
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
-        self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train")])
+        self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train" and "step" in row)])
 
     def config(self, settings: Mapping[str, Any], start: Mapping[str, Any]) -> None:
         """Keep the run's settings, and what it starts with (training/record.py); a resumed run has started before."""
@@ -133,12 +133,12 @@ def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All objects of a run's metrics.jsonl, except a line that a crash or a full disk cut short."""
+    """All rows of a run's metrics.jsonl, except a line that a crash or a full disk damaged."""
     rows = []
     for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict) and {"kind", "epoch"} <= row.keys()]
 
 
 def draw_curves(folder: Path) -> None:

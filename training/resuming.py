@@ -76,7 +76,7 @@ def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
         start = Start(Path(snapshot), load_checkpoint(snapshot), is_own=False)
         if start.checkpoint.epoch >= run.max_epoch:
             raise ValueError(f"{snapshot} was already trained to epoch {start.checkpoint.epoch}; raise --max_epoch.")
-    if start and not start.checkpoint.training:
+    if start and "optimizer" not in start.checkpoint.training:
         flag = "--resume" if start.is_own else "--restore_optimizer"
         raise ValueError(f"{start.path} contains no optimizer state; leave out {flag}.")
     return start

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from config import TrainConfig, as_dict
 from training.log import CONFIG, read_metrics
-from utils.columns import counted
+from utils.columns import counted, escape
 from utils.command import one_line
 from utils.flags import parse_command_line
 
@@ -163,7 +163,7 @@ def _defaults() -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return ("off", "on")[value]
-    return f"{value:.10g}" if isinstance(value, float) else "none" if value in (None, "") else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else "none" if value in (None, "") else escape(value)
 
 
 def _fact(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into keys.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_COUNT = "n_averaged"  # what torch's AveragedModel keeps beside the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,11 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     content = read_weights(path)
-    state_dict = {bare_key(key): value for key, value in _network_in(content, path).items()}
+    network = _network_in(content, path)
+    state_dict = {bare_key(key): value for key, value in network.items() if key.split(".")[-1] != _COUNT}
+    _check_plain(state_dict, path)
     _check_finite(state_dict, path)
-    if content.get("format") is None:
+    if not isinstance(content.get("format"), int):  # other programs mean something else by it
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
         raise ValueError(f"{path}: unknown checkpoint format {content['format']}; update this project.")
@@ -123,22 +126,36 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
-    """The tensors in what a file holds: `state_dict`, the file itself, or its only entry with tensors alone."""
-    named = [content["state_dict"]] if "state_dict" in content else [content, *content.values()]
-    found = [part for part in named if isinstance(part, Mapping) and part and _are_tensors(part)]
+    """The tensors in what a file holds: the only mapping of tensors alone in its `state_dict`, else in all of it."""
+    inside = "state_dict" in content
+    found = dict(_networks(content["state_dict"], "state_dict") if inside else _networks(content))
     if not found:
         raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
     if len(found) > 1:
-        names = [key for key, part in content.items() if any(part is one for one in found)]
         raise ValueError(
-            f"{path} holds several networks: {', '.join(names)}. Keep one: torch.save(torch.load(FILE)[{names[0]!r}], "
-            "OTHER_FILE)."
+            f"{path} holds several networks: {', '.join('.'.join(keys) for keys in found)}. Keep one: "
+            f"torch.save(torch.load(FILE){''.join(f'[{key!r}]' for key in next(iter(found)))}, OTHER_FILE)."
         )
-    return found[0]
+    [network] = found.values()
+    return network
 
 
-def _are_tensors(part: Mapping[str, Any]) -> bool:
-    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
+def _networks(part: Any, *keys: str) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+    """Every mapping of tensors alone in `part`, with the keys that lead to it; numbered ones are of an optimizer."""
+    if not isinstance(part, Mapping) or not all(isinstance(key, str) for key in part):
+        return
+    if part and all(isinstance(value, Tensor) for value in part.values()):
+        yield keys, part
+    else:
+        for key, value in part.items():
+            yield from _networks(value, *keys, key)
+
+
+def _check_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            kind = "quantized" if value.is_quantized else "empty (meta)" if value.is_meta else str(value.layout)
+            raise ValueError(f"{path}: {key} is {kind}, not a plain tensor. Take the checkpoint that it was made from.")
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
