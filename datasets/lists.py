@@ -42,8 +42,14 @@ def listed_names(path: Path, layout: Layout, root: Path, files: Mapping[str, str
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list; bytes that are not UTF-8 become what they are in file names."""
-    return path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    """The lines of a list; bytes that are not UTF-8 become what they are in file names.
+
+    Raises ValueError if it holds bytes of value 0, which no file name does, but every UTF-16 text.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise ValueError(f"{path} is not UTF-8 text, but maybe UTF-16; save it as UTF-8.")
+    return text.split("\n")
 
 
 def readings(line: str, layout: Layout, root: Path) -> Iterator[list[str]]:

@@ -230,11 +230,12 @@ def test_a_line_that_may_mean_two_images_is_told(tmp_path):
         assert split_names(tmp_path)["train"] == [name]
 
 
-def test_a_list_that_is_no_text_is_told(tmp_path):
+@pytest.mark.parametrize(("text", "encoding"), [("00", "utf-16"), ("/x/00\n", "utf-16-le")])
+def test_a_list_that_is_no_text_is_told(tmp_path, text, encoding):
     folder_tree(tmp_path, 2)
-    (tmp_path / "train.txt").write_text("00", encoding="utf-16")
+    (tmp_path / "train.txt").write_text(text, encoding=encoding)
     (tmp_path / "val.txt").write_text("01")
-    with pytest.raises(FileNotFoundError, match=r"line 1: no image .*; the list is not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"train\.txt is not UTF-8 text, but maybe UTF-16; save it as UTF-8"):
         split_names(tmp_path)
 
 
