@@ -16,15 +16,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from datasets.index import load_spec
-from datasets.registry import DATASETS, dataset_spec
-from datasets.spec import DatasetSpec
-from inference.pixel_count import Row, count_file, mask_files, rows
-from utils.columns import counted, display_width, escape, padded
+from datasets.files import load_spec
+from datasets.specs.registry import DATASETS, dataset_spec
+from datasets.specs.spec import DatasetSpec
+from inference.pixel_percentage import Row, count_file, mask_files, rows
 from utils.command import run_command
 from utils.files import PLOT_SUFFIXES, writable_file, write_csv, write_json
-from utils.fonts import drawable
-from utils.plots import new_plot
+from utils.plots import drawable, new_plot
+from utils.text import counted, display_width, escape, padded
 
 
 def main(config: PixelPercentageConfig) -> int:

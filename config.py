@@ -1,7 +1,7 @@
 """The settings of train.py, and those that several commands share: one field = one flag = one default = one help text.
 
 Read-only after parsing. The other commands' settings are in inference/settings.py (evaluation, demos, percentages,
-submission), datasets/settings.py, training/settings.py and video/settings.py.
+submission), datasets/settings.py, training/compare.py and video/settings.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from datasets.registry import NAMES
-from network.names import ARCHITECTURES
+from datasets.specs.registry import NAMES
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
 # Where each data set is if neither --dataset_dir nor its environment variable KERBLINE_<NAME> is given.
@@ -26,6 +25,19 @@ NUM_WORKERS = "worker processes; default: one per core available to this process
 
 # Of a crop, in pixels. If an image is too large for memory, OpenCV fails with an error that names no flag.
 LARGEST_SIDE = 16384
+
+ARCHITECTURES: tuple[str, ...] = (
+    "DeepWV3Plus",
+    "DeepSRNX50V3PlusD_m1",
+    "DeepSRNX101V3PlusD_m1",
+    "DeepR18V3PlusD_m1",
+    "DeepR50V3PlusD_m1",
+    "DeepR101V3PlusD_m1",
+    "DeepMNV3V3PlusD_m1",
+    "DeepEffLite0V3PlusD_m1",
+    "DeepEffLite1V3PlusD_m1",
+    "DeepEffLite2V3PlusD_m1",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,25 +17,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from inference.build import Model, build_model, demo_predictor, wanted_classes
-from inference.errors import errors_naming
-from inference.frame_painter import FramePainter
-from inference.legend import counted_shares, shares_table
-from inference.predictor import Predictor
-from inference.shares import SHARES_PICTURE, SHARES_TABLE, percentages, pixels_per_class
+from datasets.legend import counted_shares, percentages, pixels_per_class, shares_table
+from inference.load import Model, build_model, demo_predictor, wanted_classes
+from inference.pixel_percentage import SHARES_PICTURE, SHARES_TABLE
+from inference.predictor import Predictor, errors_naming
 from inference.temporal import Smoother
-from inference.timeline import draw_shares
+from inference.visualize import FramePainter, draw_shares
 from inference.writers import KINDS, check_names, chosen_kinds, result_paths, unused_paths, write_results
-from utils.background import WriteBehind, read_ahead
-from utils.columns import counted, escape
 from utils.command import run_command
-from utils.copies import Arriving
-from utils.device import resolve_device
-from utils.device_queue import DeviceQueue
+from utils.device import Arriving, DeviceQueue, resolve_device
 from utils.distributed import processes
 from utils.files import writable_folder, write_csv
-from utils.films import Video, new_video, opened_video
 from utils.images import Uint8Array, dark_notice, read_image
+from utils.parallel import WriteBehind, read_ahead
+from utils.text import counted, escape
+from utils.video_io import Video, new_video, opened_video
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 VIDEO_RESULTS = ("_overlay.mp4", f"_{SHARES_TABLE}", f"_{SHARES_PICTURE}")

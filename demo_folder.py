@@ -24,13 +24,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.index import files_below
-from inference.build import Model, build_model, demo_predictor, wanted_classes
-from inference.errors import errors_naming
-from inference.legend import counted_shares, shares_line
-from inference.predictor import Predictor
-from inference.shares import SHARES_PICTURE, SHARES_TABLE, percentages
-from inference.timeline import draw_shares
+from datasets.files import files_below
+from datasets.legend import counted_shares, percentages, shares_line
+from inference.load import Model, build_model, demo_predictor, wanted_classes
+from inference.pixel_percentage import SHARES_PICTURE, SHARES_TABLE
+from inference.predictor import Predictor, errors_naming
+from inference.visualize import draw_shares
 from inference.writers import (
     ResultPaths,
     check_names,
@@ -42,16 +41,13 @@ from inference.writers import (
     result_paths,
     write_results,
 )
-from utils.background import WriteBehind, read_ahead
-from utils.columns import counted, escape
 from utils.command import one_line, run_command
-from utils.copies import Arriving
-from utils.device import resolve_device
-from utils.device_queue import DeviceQueue
+from utils.device import Arriving, DeviceQueue, resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
-from utils.files import writable_folder, write_csv
+from utils.files import natural_order, writable_folder, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, dark_notice, read_image
-from utils.numbering import natural_order
+from utils.parallel import WriteBehind, read_ahead
+from utils.text import counted, escape
 
 ANY_FOLDERS = "**"  # in a pattern
 WITHOUT_EFFECT = ("save_dir", "outputs", "max_memory", "resume")  # on the content of a result

@@ -21,28 +21,36 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.index import Pair, dataset_root, find_pairs, load_spec
-from datasets.registry import NAMES
+from datasets.files import Pair, dataset_root, find_pairs, load_spec
 from datasets.segmentation import load_pair
-from datasets.spec import DatasetSpec, first_difference
-from inference.build import DEFAULT_DATASET, Model, build_model, eval_predictor
-from inference.defaults import AS_IN_TRAINING
-from inference.errors import errors_naming
-from inference.kept import Kept, count, kept_file, label_channels, load_kept, save_kept, small
-from inference.page import page_data, write_page
-from inference.predictor import Predictor
-from inference.report import pictures_of, remove_pictures, write_pictures, write_prediction, write_scores
-from utils.background import Stopwatch, WriteBehind, read_ahead
-from utils.boundary import NUM_COUNTS
-from utils.columns import counted, escape
+from datasets.specs.registry import NAMES
+from datasets.specs.spec import DatasetSpec, first_difference
+from inference.load import DEFAULT_DATASET, Model, build_model, eval_predictor
+from inference.predictor import Predictor, errors_naming
+from inference.report import page_data, write_page
+from inference.results import (
+    Kept,
+    count,
+    kept_file,
+    label_channels,
+    load_kept,
+    pictures_of,
+    remove_pictures,
+    save_kept,
+    small,
+    write_pictures,
+    write_prediction,
+    write_scores,
+)
+from inference.settings import AS_IN_TRAINING
 from utils.command import run_command
-from utils.copies import Arriving
-from utils.device import resolve_device
-from utils.device_queue import DeviceQueue
+from utils.device import Arriving, DeviceQueue, resolve_device
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder, write_json
 from utils.images import Uint8Array, read_image
-from utils.metrics import Scores
+from utils.metrics import NUM_COUNTS, Scores
+from utils.parallel import Stopwatch, WriteBehind, read_ahead
+from utils.text import counted, escape
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
 WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode")  # on the result of an image

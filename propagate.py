@@ -22,31 +22,34 @@ import torch
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.frames import find_propagated_pairs
-from datasets.gather import Source, find_classes, gather, plan, with_frames_of, write_classes
-from datasets.index import dataset_root, find_pairs, load_spec
-from datasets.label_files import label_pixels
-from datasets.manifest import SUMMARY, read_manifest, steps_table, write_manifest, write_summary
-from datasets.parallel import as_finished
-from datasets.records import Record
+from datasets.files import dataset_root, find_pairs, load_spec
+from datasets.frames import Record, find_propagated_pairs
+from datasets.labels import label_pixels
+from datasets.legend import ClassShare, class_list, with_legend
 from datasets.segmentation import load_pair
-from datasets.sequences import LabelledSequence, find_sequences
-from datasets.spec import PROPAGATED, DatasetSpec
-from datasets.workers import default_num_workers
-from inference.legend import ClassShare, class_list, with_legend
-from utils.background import Stopwatch
-from utils.columns import counted, escape
+from datasets.specs.spec import PROPAGATED, DatasetSpec
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
-from utils.files import writable_folder
+from utils.files import natural_order, writable_folder
 from utils.images import write_image
-from utils.numbering import natural_order
-from video.build import build_flow, frames_beyond
-from video.exact import StreetMotion
+from utils.parallel import Stopwatch, as_finished, default_num_workers
+from utils.text import counted, escape
+from video.contact_sheet import VOID_COLOR, Cell, sheet
+from video.flow import build_flow, frames_beyond
+from video.flow_chain import StreetMotion
 from video.pairs import Method, Propagation
 from video.propagation import VOID_TESTS
-from video.sheet import VOID_COLOR, Cell, sheet
+from video.sequences import (
+    SUMMARY,
+    LabelledSequence,
+    find_sequences,
+    read_manifest,
+    steps_table,
+    write_manifest,
+    write_summary,
+)
+from video.video_dataset import Source, find_classes, gather, plan, with_frames_of, write_classes
 
 SHEET = "sheet.png"
 MOST_REPORTED = 20  # skipped items printed one by one; the summary lists them all

@@ -18,23 +18,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from datasets.index import load_spec
-from datasets.spec import DatasetSpec
-from inference.defaults import AS_IN_TRAINING
-from training.log import BEST, LAST, draw_curves
+from datasets.files import load_spec
+from datasets.specs.spec import DatasetSpec
+from inference.settings import AS_IN_TRAINING
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
+from training.checkpoints import State, check_weights
+from training.checkpoints import save as save_state
+from training.loop import Clock, StepLog
 from training.optim import set_lr
-from training.progress import Clock, StepLog
-from training.resuming import State, check_weights
-from training.resuming import save as save_state
-from training.samples import NUM_SAMPLES, labelled_sample, write_augmentation, write_sample
+from training.run_log import BEST, LAST, NUM_SAMPLES, draw_curves, labelled_sample, write_augmentation, write_sample
 from training.setup import Training, set_up
-from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
 from utils.command import run_command
-from utils.device import resolve_device
+from utils.device import normalise, resolve_device
 from utils.distributed import Processes, gradients_summed_later, process_group, share_buffers
 from utils.memory import give_back_freed_memory
 from utils.metrics import ConfusionMatrix, Scores, scores
-from utils.precision import normalise
 
 
 def main(config: TrainConfig) -> int:

@@ -20,12 +20,11 @@ import cv2
 import numpy as np
 from common import TABLE_HEAD, Stopwatch, describe_machine, draw_streets, row
 
-from datasets.class_index import IndexPlan, index_of_classes
-from datasets.class_uniform import scan_labels
-from datasets.index import find_pairs
-from datasets.registry import dataset_spec
+from datasets.class_positions import IndexPlan, index_of_classes, scan_labels
+from datasets.files import find_pairs
 from datasets.segmentation import load_labels
-from datasets.workers import prepare_worker
+from datasets.specs.registry import dataset_spec
+from utils.parallel import prepare_worker
 
 
 def main() -> None:

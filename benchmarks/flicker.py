@@ -13,11 +13,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from inference.build import load_model
+from inference.load import load_model
 from inference.predictor import Predictor
 from inference.temporal import Smoother, flicker
-from utils.columns import counted
-from utils.films import opened_video
+from utils.text import counted
+from utils.video_io import opened_video
 
 
 def main(path: str, snapshot: str, scale: float) -> None:

@@ -33,16 +33,16 @@ from common import describe_machine
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from datasets.registry import dataset_spec
-from inference.build import fast_network, load_model
+from datasets.specs.registry import dataset_spec
+from inference.load import fast_network, load_model
 from inference.predictor import Predictor
 from inference.writers import result_paths, write_results
 from network.build import build_network
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import DeepLabV3Plus
-from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from utils.device import upsample
 from utils.images import Uint8Array, read_image
 from utils.memory import keep_freed_memory
-from utils.upsampling import upsample
 
 NUM_CLASSES = 19
 IN_A_ROW = {"cpu": 1, "cuda": 8}  # calls of a network: a GPU receives the next image while it works

@@ -26,16 +26,16 @@ from common import TABLE_HEAD, Lap, Stopwatch, describe_machine, draw_streets, r
 
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
-from datasets.index import Pair, find_pairs
+from datasets.files import Pair, find_pairs
 from datasets.loaders import LoaderOptions, train_data
-from datasets.registry import dataset_spec
 from datasets.segmentation import Draw, Load, TrainingSet, as_tensors, load_pair
-from datasets.spec import DatasetSpec
-from datasets.workers import prepare_worker
+from datasets.specs.registry import dataset_spec
+from datasets.specs.spec import DatasetSpec
 from transforms.joint import flip
 from transforms.photometric import color_jitter, random_gaussian_blur
 from transforms.presets import train_transform
 from utils.distributed import Processes
+from utils.parallel import prepare_worker
 
 AUGMENT = AugmentConfig(crop_size=896, scale_min=0.5, scale_max=2.0, color_aug=0.25, gblur=True)
 BATCH = 8

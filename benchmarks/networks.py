@@ -18,11 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from inference.build import fast_network
+from config import ARCHITECTURES
+from inference.load import fast_network
 from inference.predictor import Predictor
 from network.build import build_network
-from network.names import ARCHITECTURES
-from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from utils.device import resolve_device
 from utils.memory import keep_freed_memory
 

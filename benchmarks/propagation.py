@@ -27,18 +27,17 @@ import numpy as np
 from common import describe_machine
 from numpy.typing import NDArray
 
-from datasets.index import Pair, find_pairs
-from datasets.registry import dataset_spec
+from datasets.files import Pair, find_pairs
 from datasets.segmentation import load_pair
+from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
-from datasets.workers import prepare_worker
-from utils.films import opened_video
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
+from utils.parallel import prepare_worker
 from utils.plots import new_plot
-from video.build import build_flow
-from video.doubt import doubt, unlike
-from video.exact import StreetMotion
-from video.motion import Displacement, EstimatedMotion
+from utils.video_io import opened_video
+from video.flow import build_flow
+from video.flow_chain import Displacement, EstimatedMotion, StreetMotion
+from video.occlusion import doubt, unlike
 from video.propagation import VOID_TESTS, propagate
 from video.warping import compose, inside, warp_image, warp_labels
 

@@ -19,12 +19,10 @@ import torch.nn.functional as F
 from common import describe_machine
 from torch import Tensor, nn
 
-from network.blocks import JoiningConv2d
+from network.blocks import DepthwiseConv2d, JoiningConv2d
 from network.build import build_network
-from network.depthwise import DepthwiseConv2d
+from utils.device import autocast_dtype, upsample
 from utils.memory import keep_freed_memory
-from utils.precision import autocast_dtype
-from utils.upsampling import upsample
 
 ARCH = "DeepMNV3V3PlusD_m1"
 NUM_CLASSES = 11

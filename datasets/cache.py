@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from datasets.index import Pair
-from datasets.parallel import in_parallel
-from datasets.segmentation import load_pair
-from datasets.skipping import BadFiles
-from datasets.spec import DatasetSpec
+from datasets.files import Pair
+from datasets.segmentation import BadFiles, load_pair
+from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
 from utils.images import Uint8Array
+from utils.parallel import in_parallel
 
 _HEAD = 4096  # one page, so that the pixels are page-aligned
 _VERSION = 3  # increase it when the same files would decode differently

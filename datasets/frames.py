@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets.index import Pair, label_file
-from datasets.lists import unicode_forms
-from datasets.spec import DatasetSpec, Frames, Layout
+from tqdm import tqdm
+
+from config import DataConfig
+from datasets.files import Pair, find_images, label_file
+from datasets.specs.lists import compose, unicode_forms
+from datasets.specs.spec import DatasetSpec, Frames, Layout
+from utils.images import read_note
+from utils.text import counted
 
 SCENE_FLOW_REACH = 10  # frames on either side of a labelled one in KITTI's multi-view extension
 
@@ -131,3 +139,83 @@ def _image_candidates(layout: Layout, root: Path, folder: str, name: str) -> lis
     stems = [root / layout.image_dir.format(folder=folder) / form for form in unicode_forms(name)]
     suffixes = [form for suffix in layout.image_suffixes for form in (suffix, suffix.upper())]
     return [Path(f"{stem}{suffix}") for stem in stems for suffix in suffixes]
+
+
+def frames_of_video(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair], *, show: bool) -> list[Pair]:
+    """What `--maxSkip` and `--scf` add, without validation images. show: print how many frames that is."""
+    if data.propagated_dir and not data.maxSkip:
+        raise ValueError("--propagated_dir needs --maxSkip, the steps to use; add it, or leave --propagated_dir out.")
+    if (data.maxSkip or data.scf) and not (data.class_uniform_pct and data.max_cu_epoch):
+        raise ValueError(
+            "--maxSkip and --scf add to the class-uniform sampling, which is off (--class_uniform_pct, --max_cu_epoch)."
+        )
+    elsewhere = Path(data.propagated_dir) if data.propagated_dir else None
+    propagated = find_propagated_pairs(spec, root, pairs, data.maxSkip, elsewhere) if data.maxSkip else []
+    if propagated and show:
+        reached = num_with_frames(spec, pairs, propagated, data.maxSkip)
+        tqdm.write(
+            f"--maxSkip {data.maxSkip}: {counted(len(propagated), 'propagated frame')} around {reached} of "
+            f"{counted(len(pairs), 'training image')}",
+            file=sys.stderr,
+        )
+    found = sorted(propagated + (find_scene_flow_pairs(spec, root, pairs) if data.scf else []))
+    kept = without_frames_of(found, _held_out(data, spec, root, pairs)) if found else []
+    if len(kept) < len(found) and show:
+        left_out = counted(len(found) - len(kept), "propagated frame")
+        tqdm.write(f"{left_out} skipped: validation images show the same moments", file=sys.stderr)
+    return kept
+
+
+def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, pairs: list[Pair]) -> set[str]:
+    """Names of the validation images that are not among the training `pairs`."""
+    try:
+        held_out = find_images(spec, root, "val", data.cv)
+    except FileNotFoundError:  # reported by validation, if it is needed
+        return set()
+    return {pair.name for pair in held_out} - {pair.name for pair in pairs}
+
+
+PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the pair's record
+
+Record = dict[str, Any]  # plain values, one line of the manifest
+Place = tuple[str, int]  # of a frame in a video: the beginning of its name, and its number
+
+
+def record_of(pair: Pair) -> Record | None:
+    """The record of a propagated pair on disk; None if it is missing or incomplete."""
+    note = read_note(pair.labels, PAIR_NOTE) if pair.labels and pair.labels.is_file() else None
+    return json.loads(note) if note and pair.image.is_file() else None
+
+
+def without_frames_of(propagated: Iterable[Pair], held_out: Iterable[str]) -> list[Pair]:
+    """Those `propagated` pairs that do not show the same moment of the same video as a frame in `held_out`.
+
+    Frames whose names, including the folder, differ only in the number are assumed to be of one video.
+    """
+    places = {place for name in held_out if (place := _place(name))}
+    videos = {start for start, _ in places}
+    return [pair for pair in propagated if _start(pair) not in videos or _place_of(pair) not in places]
+
+
+def _start(pair: Pair) -> str | None:
+    # From the name, since most pairs are of other videos and their files need not be opened.
+    place = _place(_labelled_and_step(pair.name)[0])
+    return place[0] if place else None
+
+
+def _place_of(pair: Pair) -> Place | None:
+    labelled, step = _labelled_and_step(pair.name)
+    record = record_of(pair) if step else None
+    place = _place(labelled)
+    return (place[0], place[1] + step * (record["stride"] if record else 1)) if place else None
+
+
+def _labelled_and_step(name: str) -> tuple[str, int]:
+    """The labelled frame and step from which `Frames` made the name; the name and 0 if it is the frame's own number."""
+    parts = re.fullmatch(r"(.*)_([+-]\d+)", name, re.DOTALL)
+    return (parts[1], int(parts[2])) if parts else (name, 0)
+
+
+def _place(name: str) -> Place | None:
+    parts = re.fullmatch(r"(.*?)(\d+)", compose(name), re.DOTALL)
+    return (parts[1], int(parts[2])) if parts else None

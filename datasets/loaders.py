@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
-from datasets.class_index import IndexPlan, index_of_classes
-from datasets.class_uniform import ClassIndex, draw_epoch, with_places
-from datasets.index import Pair, dataset_root, find_coarse_pairs, find_pairs
-from datasets.sampler import EpochSampler, part_of
-from datasets.segmentation import Draw, Load, TrainingSet, ValidationSet
-from datasets.skipping import SkippingSet, TrainLoader, collate
-from datasets.spec import DatasetSpec
-from datasets.video_frames import frames_of_video
-from datasets.workers import default_num_workers, prepare_worker
+from datasets.class_positions import ClassIndex, IndexPlan, draw_epoch, index_of_classes, with_places
+from datasets.files import Pair, dataset_root, find_coarse_pairs, find_pairs
+from datasets.frames import frames_of_video
+from datasets.segmentation import Draw, Load, SkippingSet, TrainingSet, TrainLoader, ValidationSet, collate
+from datasets.specs.spec import DatasetSpec
 from transforms.presets import train_transform
-from utils.columns import counted
 from utils.distributed import Processes, wait_for_all
 from utils.flags import parse_numbers
+from utils.parallel import default_num_workers, prepare_worker
+from utils.text import counted
+
+Item = TypeVar("Item")
+
+
+class EpochSampler(Sampler[Draw]):
+    """This process's part of each epoch's samples. The processes partition the epoch, in whole rounds of `batch`.
+
+    draw: epoch -> all samples of that epoch, the same on every process.
+    """
+
+    def __init__(self, draw: Callable[[int], list[Draw]], *, rank: int, num_processes: int, batch: int) -> None:
+        self.draw = draw
+        self.rank = rank
+        self.num_processes = num_processes
+        self.batch = batch
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the next iteration visits."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Draw]:
+        samples = self.draw(self.epoch)
+        return iter(samples[self.rank : self._usable(len(samples)) : self.num_processes])
+
+    def __len__(self) -> int:
+        return self._usable(len(self.draw(self.epoch))) // self.num_processes
+
+    def _usable(self, length: int) -> int:
+        # Every process takes the same number of steps with full batches. A smaller set is used as far as it is equal
+        # on every process.
+        step = self.num_processes * self.batch
+        return length - length % step if length >= step else length - length % self.num_processes
+
+
+def part_of(items: Sequence[Item], index: int, count: int) -> list[Item]:
+    """Every `count`-th item from `index` on: over all indices, each item exactly once."""
+    return list(items[index::count])
 
 
 class Loader(Protocol):

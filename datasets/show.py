@@ -17,18 +17,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.examine import palette_doubt
-from datasets.index import Pair, dataset_root, find_pairs, load_spec
-from datasets.label_files import read_mask
+from datasets.files import Pair, dataset_root, find_pairs, load_spec
+from datasets.labels import read_mask
+from datasets.legend import class_shares, with_legend
 from datasets.segmentation import load_pair
-from datasets.spec import DatasetSpec
-from inference.legend import class_shares, with_legend
+from datasets.specs.spec import DatasetSpec
+from datasets.survey import palette_doubt
 from transforms.presets import TrainTransform, train_transform
-from utils.columns import counted, escape
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import Uint8Array, read_image, write_image
-from utils.pictures import blend, colorize, shrunk, side_by_side
+from utils.images import Uint8Array, blend, colorize, read_image, shrunk, side_by_side, write_image
+from utils.text import counted, escape
 
 LARGEST_SIDE = 360  # of a crop on the sheet, in pixels
 GAP = 12  # between crops, in pixels

@@ -14,16 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from datasets.examine import ALIKE
-from datasets.index import dataset_root, load_spec
-from datasets.spec import DatasetSpec
-from datasets.survey import SplitSurvey, Survey, survey
-from utils.columns import counted, display_width, escape, padded
+from datasets.files import dataset_root, load_spec
+from datasets.specs.spec import DatasetSpec
+from datasets.survey import ALIKE, SplitSurvey, Survey, survey
 from utils.command import run_command
-from utils.cores import available_cores
 from utils.files import PLOT_SUFFIXES, writable_file, write_json
-from utils.fonts import drawable
-from utils.plots import new_plot
+from utils.parallel import available_cores
+from utils.plots import drawable, new_plot
+from utils.text import counted, display_width, escape, padded
 
 MOST_LINES = 10  # findings per kind that are printed; --json has all
 MOST_SIZES = 3  # image sizes that are listed one by one

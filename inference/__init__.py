@@ -9,7 +9,7 @@ In Python: `from inference import load_model`; the README shows how to go on.
 from importlib import import_module
 from typing import Any
 
-HOMES = {"load_model": "inference.build", "Predictor": "inference.predictor"}
+HOMES = {"load_model": "inference.load", "Predictor": "inference.predictor"}
 
 
 def __getattr__(name: str) -> Any:

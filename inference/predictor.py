@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar, overload
 
 import numpy as np
@@ -12,18 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inference.defaults import MAX_MEMORY, OVERLAP
-from inference.laying import add_tile, laid
-from inference.most_probable import most_probable
-from inference.resize import resized_part
-from inference.slices import FLOAT, check_memory, held_at_a_time, slices
-from inference.tiling import Span, View, views
-from utils.copies import uploaded
-from utils.device import resolve_device
+from inference.argmax import most_probable
+from inference.settings import MAX_MEMORY, OVERLAP
+from inference.sliding_window import (
+    FLOAT,
+    Span,
+    View,
+    add_tile,
+    check_memory,
+    held_at_a_time,
+    laid,
+    resized_part,
+    slices,
+    views,
+)
+from utils.device import normalise, resolve_device, uploaded, upsample
 from utils.images import Uint8Array
-from utils.memory import give_back_freed_memory
-from utils.precision import normalise
-from utils.upsampling import upsample
+from utils.memory import give_back_freed_memory, is_out_of_memory
 
 # The trunks halve the image up to five times; below this, less than one pixel would be left.
 MIN_SIDE = 32
@@ -227,3 +234,16 @@ def _move_up(total: Tensor, num_rows: int) -> None:
         kept = plane[num_rows:].clone()
         plane[: len(kept)] = kept
         plane[len(kept) :] = 0
+
+
+@contextmanager
+def errors_naming(picture: Path) -> Iterator[None]:
+    """Around the prediction of `picture`: turns its ValueErrors and out-of-memory errors into ValueErrors naming it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{picture}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f"{picture}: too large for the device's memory; use smaller tiles.") from error

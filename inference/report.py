@@ -1,83 +1,107 @@
-"""The results of an evaluation: scores as JSON and CSV, and images."""
+"""report.html: one file with the scores and small images, for any browser, without network access.
+
+Layout and style are in `page.html`, behaviour in `page.js`; here they get their data. Full images are in the folders
+next to the page and are loaded on demand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import html
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import numpy as np
 from torch import Tensor
 
-from datasets.spec import SegClass, palette
-from inference.writers import label_id_map, overlay
-from utils.files import write_csv, write_json
-from utils.images import Uint8Array, write_image
-from utils.metrics import PER_CLASS, TOTALS, Scores, scores
-from utils.pictures import colorize, dark_grey
+from datasets.specs.spec import SegClass
+from inference.results import Kept
+from utils.files import atomic_path
+from utils.metrics import PER_CLASS, Scores
+from utils.text import counted, escape
 
-RIGHT_LIGHT = 0.45  # brightness of the photo where a prediction is right or unknown
-PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files written for each image
+MOST_PICTURES = 1000  # in the page, those with the lowest scores; with more it would open slowly
 
 
-def pictures_of(folder: Path, name: str, *, labelled: bool = True, dumped: bool = True) -> list[Path]:
-    """The files written for an image: all if they are `dumped`, else the prediction if there are no labels."""
-    kinds = [kind for kind in PICTURES if labelled or kind != "diff"] if dumped else [] if labelled else ["pred"]
-    return [folder / kind / f"{name}.png" for kind in kinds]
+def write_page(path: Path, data: Mapping[str, Any]) -> None:
+    """Write the page that shows `data`, see `page_data`."""
+    here = Path(__file__).parent
+    # "<" could end the script element, for example in a file name.
+    embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    script = (here / "page.js").read_text(encoding="utf-8")
+    parts = {"script": script, "title": html.escape(str(data["title"])), "data": embedded}
+    page = (here / "page.html").read_text(encoding="utf-8")
+    text = re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page)  # at once: a title may hold such a mark
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def remove_pictures(folder: Path, name: str) -> None:
-    """Remove what an earlier evaluation wrote for an image: it would not belong to the new scores."""
-    for path in pictures_of(folder, name):
-        path.unlink(missing_ok=True)
+def page_data(
+    title: str, about: str, classes: Sequence[SegClass], names: Sequence[str], kept: Sequence[Kept | None],
+    *, overall: Scores | None, per_image: Sequence[Scores], confusion: Tensor, pictures: bool, facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the page shows, as plain values.
+
+    kept: the small images of `names`; None if they are missing. overall, per_image: None and () for a split without
+    labels. pictures: whether full images are next to the page.
+    """  # fmt: skip
+    by_score = sorted(range(len(names)), key=lambda i: _short(per_image[i].mean_iou) or 0.0 if per_image else 0.0)
+    pictured = set(by_score[:MOST_PICTURES])
+    tiles = [("image" if len(names) == 1 else "images", str(len(names)))]
+    if overall is not None:
+        values = (("mIoU", overall.mean_iou), ("boundary IoU", overall.mean_boundary_iou),
+                  ("boundary F", overall.mean_boundary_f), ("pixel accuracy", overall.pixel_accuracy))
+        tiles = [*((name, "–" if math.isnan(value) else f"{100 * value:.1f}") for name, value in values), *tiles]
+    if "speed" in facts:
+        tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
+    per_class = overall.as_dict()["classes"] if overall else {}
+    blank = dict.fromkeys(PER_CLASS)
+    about += f"; small versions of {counted(len(pictured), 'image')}" if len(pictured) < len(names) else ""
+    return {
+        "title": title,
+        "about": about,
+        "labelled": overall is not None,
+        "pictures": pictures,
+        "tiles": tiles,
+        "settings": facts["settings"],
+        "classes": [{"name": c.name, "color": c.color, **per_class.get(c.name, blank)} for c in classes],
+        "confusion": confusion.tolist(),
+        "images": [
+            {
+                "name": escape(name),
+                "file": quote(name, errors="surrogateescape"),
+                **_pictures(one, i in pictured),
+                **_scores(per_image[i] if per_image else None),
+            }
+            for i, (name, one) in enumerate(zip(names, kept, strict=True))
+        ],
+    }
 
 
-def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:
-    """Write train ids [H, W] to pred/ as the label ids that benchmark servers expect."""
-    write_image(folder / "pred" / f"{name}.png", label_id_map(labels, classes))
+def _pictures(kept: Kept | None, embed: bool) -> dict[str, Any]:
+    if kept is None or not embed:
+        return {"size": kept.size if kept else (2, 1), "photo": None, "map": None}
+    return {"size": kept.size, "photo": _embedded("jpeg", kept.photo), "map": _embedded("png", kept.labels)}
 
 
-def write_pictures(
-    folder: Path, name: str, image: Uint8Array, truth: Uint8Array | None, labels: Uint8Array,
-    channels: Uint8Array, classes: Sequence[SegClass],
-) -> None:
-    """Write the photo to rgb/, its overlay with the prediction to compose/, and the mistakes, if known, to diff/.
-
-    image: [H, W, 3]. truth, labels: [H, W] train ids. channels: both for the page, see `label_channels`, to maps/.
-    """
-    write_image(folder / "rgb" / f"{name}.png", image)
-    write_image(folder / "maps" / f"{name}.png", channels)
-    write_image(folder / "compose" / f"{name}.png", overlay(image, labels, classes))
-    if truth is not None:
-        write_image(folder / "diff" / f"{name}.png", mistakes(image, truth, labels, classes))
+def _scores(scores: Scores | None) -> dict[str, Any]:
+    if scores is None:
+        return {"iou": None}
+    return {
+        "iou": _short(scores.mean_iou),
+        "boundary_iou": _short(scores.mean_boundary_iou),
+        "accuracy": _short(scores.pixel_accuracy),
+        "by_class": [_short(value) for value in scores.iou],
+    }
 
 
-def mistakes(image: Uint8Array, truth: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
-    """The colour of the predicted class where it is wrong, else the photo, dark and grey. All [H, W]; result RGB."""
-    wrong = (labels != truth) & (truth < len(classes))
-    return np.where(wrong[..., None], colorize(labels, palette(classes)), dark_grey(image, RIGHT_LIGHT))
+def _embedded(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: dict[str, Any],
-                 class_names: Sequence[str]) -> tuple[Scores, list[Scores]]:
-    """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
-
-    counts: [N, C, C + 7] of the images `names`, see `inference/kept.py`. Returns the scores of all and of each.
-    """
-    overall, *per_image = (
-        scores(one[:, : len(class_names)], class_names, one[:, len(class_names) :]) for one in (counts.sum(0), *counts)
-    )
-    confusion = counts.sum(0)[:, : len(class_names)].tolist()
-    content = {**overall.as_dict(), "num_images": len(names), "confusion": confusion, **facts}
-    write_json(folder / f"metrics{suffix}.json", content)
-    per_class = overall.as_dict()["classes"]
-    write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS),
-              [(name, *(per_class[name][key] for key in PER_CLASS)) for name in class_names])
-    write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names),
-              [(name, *(_blank_nan(getattr(one, key)) for key in TOTALS), *map(_blank_nan, one.iou))
-               for name, one in zip(names, per_image, strict=True)])
-    return overall, per_image
-
-
-def _blank_nan(value: float) -> float | None:
-    return None if value != value else value
+def _short(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from config import DATASET_CHOICES, DATASET_DIR, DeviceConfig, ErrorConfig, IgnoredConfig
-from inference.defaults import MAX_MEMORY, OVERLAP, SNAPSHOT
-from network.names import ARCHITECTURES
+from config import ARCHITECTURES, DATASET_CHOICES, DATASET_DIR, DeviceConfig, ErrorConfig, IgnoredConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
+
+SNAPSHOT = str(Path(__file__).parent.parent / "pretrained_models" / "camvid_light.safetensors")
+
+MAX_MEMORY = 4.0  # GiB for an image's pixels and probabilities
+OVERLAP = 1 / 3  # share of a tile that its neighbour also covers
+AS_IN_TRAINING = "--inference_mode pooling --single_scale --no_flip"  # with these, eval.py scores as train.py does
+
 
 MEMORY = "GiB for an image's pixels and probabilities; the network's own memory, which depends on the tile, is extra"
 BF16 = "compute in bfloat16: faster if the device supports it; about one label in 500 changes"

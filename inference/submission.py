@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from datasets.index import Pair, dataset_root, files_below, find_pairs, load_spec
-from datasets.spec import written_ids
-from utils.columns import counted, escape
+from datasets.files import Pair, dataset_root, files_below, find_pairs, load_spec
+from datasets.specs.spec import written_ids
 from utils.command import one_line, run_command
 from utils.decoding import PNG, decode_values
 from utils.files import atomic_path, writable_folder
 from utils.images import image_size
+from utils.text import counted, escape
 
 MOST_REPORTED = 20  # problems that are printed one by one
 PNG_KIND = slice(24, 26)  # where a PNG file stores its bits per channel and kind of channels

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.copies import to_device
+from utils.device import to_device
 from utils.images import Uint8Array
 
 KEPT = 0.7  # weight of the past where both frames look the same

@@ -13,13 +13,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.spec import IGNORE_LABEL, SegClass, palette, written_ids
-from inference.legend import counted_shares, with_legend
-from inference.shares import pixels_per_class
-from utils.images import Uint8Array, read_label_ids
-from utils.noted_png import read_note, write_png
-from utils.numbering import first_free
-from utils.pictures import blend, colorize, dark_grey
+from datasets.legend import counted_shares, pixels_per_class, with_legend
+from datasets.specs.spec import IGNORE_LABEL, SegClass, palette, written_ids
+from utils.files import first_free
+from utils.images import Uint8Array, blend, colorize, dark_grey, read_label_ids, read_note, write_png
 
 OVERLAY_STRENGTH = 0.5
 LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detailed photo, as they surround every speck

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from config import LossConfig
-from datasets.spec import DatasetSpec
-from loss.base import Loss
-from loss.class_weights import balanced_weights
-from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
+from datasets.specs.spec import DatasetSpec
+from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy, Loss, balanced_weights
 from loss.relaxation import RelaxedCrossEntropy
 from utils.flags import parse_numbers
 

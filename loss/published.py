@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.class_weights import class_weights
-from loss.inputs import at_least_float32
+from loss.cross_entropy import at_least_float32, class_weights
 
 
 def published_target(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int]) -> Tensor:

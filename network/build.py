@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from config import ARCHITECTURES
 from network import deepv3
 from network.deepv3 import DeepLabV3Plus
-from network.names import ARCHITECTURES
 from utils.flags import parse_numbers
 
 MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config import ErrorConfig
-from network.names import ARCHITECTURES
+from config import ARCHITECTURES, ErrorConfig
 from utils.flags import option, parse_command_line
 
 
@@ -41,10 +40,10 @@ from typing import Any
 from torch import Tensor
 
 from network.build import build_network
+from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from network.weight_files import SAFETENSORS
 from network.weights import load_trunk_weights
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.command import run_command
-from utils.weight_files import SAFETENSORS
 
 
 def main(config: ConvertConfig) -> int:

@@ -13,14 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from network.blocks import ASPP, JoiningConv2d, Trunk, conv_layers, init_weights
-from network.depthwise import DepthwiseConv2d
+from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Trunk, conv_layers, init_weights
 from network.efficientnet_lite import efficientnet_lite
 from network.mobilenetv3 import mobilenetv3_large
 from network.resnet import resnet18, resnet50, resnet101
 from network.seresnext import seresnext50, seresnext101
 from network.wider_resnet import wider_resnet38
-from utils.upsampling import upsample
+from utils.device import upsample
 
 RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice the rates for stride 16
 # For small images, whose maps are small: half of the rates for stride 16. --aspp_rates 6,12,18 suits large ones.
@@ -34,7 +33,7 @@ class DeepLabV3Plus(nn.Module):
     `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in both training and
     evaluation. Any H and W work, as long as the deepest map has more than one pixel during training.
     upsamples: whether logits are upsampled to the image size; if False, they keep the size of the decoder's fine
-    input, for callers that upsample them themselves (`utils.upsampling.upsample`). head: in what the head differs from
+    input, for callers that upsample them themselves (`utils.device.upsample`). head: in what the head differs from
     the architecture's usual one (`network.build.build_network`); part of a checkpoint.
     """
 

@@ -13,14 +13,7 @@ from typing import NamedTuple
 from torch import nn
 
 from network.blocks import Trunk
-from network.inverted_residual import (
-    BlockSpec,
-    InvertedResidual,
-    conv_bn,
-    layer_names,
-    nearest_multiple_of_8,
-    timm_keys,
-)
+from network.mobilenetv3 import BlockSpec, InvertedResidual, conv_bn, layer_names, nearest_multiple_of_8, timm_keys
 
 
 class StageSpec(NamedTuple):

@@ -40,9 +40,9 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def light_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained DeepMNV3V3PlusD_m1 for CamVid's classes, as `train.py` would keep it."""
-    from datasets.registry import dataset_spec
+    from datasets.specs.registry import dataset_spec
     from network.build import build_network
-    from utils.checkpoint import Checkpoint, save_checkpoint
+    from network.checkpoint import Checkpoint, save_checkpoint
 
     torch.manual_seed(0)
     spec = dataset_spec("camvid")
@@ -84,7 +84,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     from config import TrainConfig
     from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
     from network.convert import ConvertConfig
-    from training.settings import CompareConfig
+    from training.compare import CompareConfig
     from utils.command import run_command
     from utils.flags import parse_command_line
     from video.settings import PropagateConfig, VideoTrainConfig

@@ -8,8 +8,8 @@ from itertools import count, islice
 import pytest
 import torch
 
-from utils.background import AHEAD, Stopwatch, WriteBehind, read_ahead
-from utils.device_queue import DeviceQueue
+from utils.device import DeviceQueue
+from utils.parallel import AHEAD, Stopwatch, WriteBehind, read_ahead
 
 
 def test_items_come_in_order_with_what_was_read():

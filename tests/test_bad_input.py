@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
+from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.conftest import ROOT
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.command import one_line
 from utils.files import UMASK, atomic_path
 from utils.images import write_image

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from utils.films import new_video
 from utils.images import write_image
+from utils.video_io import new_video
 
 
 @pytest.mark.slow

@@ -11,9 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import boundary
-from utils.boundary import border_lines, boundary_counts, boundary_scores, close_pixels, near_border
-from utils.metrics import scores
+from utils import metrics as boundary
+from utils.metrics import border_lines, boundary_counts, boundary_scores, close_pixels, near_border, scores
 
 IGNORE = 255
 

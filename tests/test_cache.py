@@ -10,9 +10,9 @@ import pytest
 import datasets.cache
 from config import AugmentConfig
 from datasets.cache import DecodedCache
-from datasets.index import find_pairs
-from datasets.registry import dataset_spec
+from datasets.files import find_pairs
 from datasets.segmentation import Draw, TrainingSet, ValidationSet, load_pair
+from datasets.specs.registry import dataset_spec
 from transforms.presets import train_transform
 from utils.images import write_image
 

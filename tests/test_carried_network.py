@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference import load_model
-from inference.defaults import SNAPSHOT
+from inference.settings import SNAPSHOT
 from network.build import build_network
 from network.weights import find_imagenet_weights, load_trunk_weights
 from tests.conftest import ROOT

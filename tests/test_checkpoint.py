@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from config import TrainConfig, as_dict
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
 from network.build import build_network
-from training.resuming import Start
-from utils.checkpoint import Checkpoint, bare_key, load_checkpoint, load_matching, load_state, save_checkpoint
+from network.checkpoint import Checkpoint, bare_key, load_checkpoint, load_matching, load_state, save_checkpoint
+from training.checkpoints import Start
 from utils.flags import parse_command_line
 
 

@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from datasets.class_index import IndexPlan, index_of_classes
-from datasets.class_uniform import ClassIndex, Scan, class_index, draw_epoch, scan_labels, with_places
-from datasets.index import find_pairs
-from datasets.registry import dataset_spec
+from datasets.class_positions import (
+    ClassIndex,
+    IndexPlan,
+    Scan,
+    class_index,
+    draw_epoch,
+    index_of_classes,
+    scan_labels,
+    with_places,
+)
+from datasets.files import find_pairs
+from datasets.specs.registry import dataset_spec
 from utils.images import write_image
 
 IGNORE = 255
@@ -144,7 +152,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def no_label_file_may_be_read(monkeypatch):
-    monkeypatch.setattr("datasets.class_index.load_labels", lambda *_: pytest.fail("a label file was read"))
+    monkeypatch.setattr("datasets.class_positions.load_labels", lambda *_: pytest.fail("a label file was read"))
 
 
 def plan_of(root, **changes):

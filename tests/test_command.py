@@ -14,13 +14,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 from config import ErrorConfig
-from datasets.examine import CHUNK, examine_all
-from datasets.index import Pair
-from datasets.parallel import in_parallel
-from datasets.registry import dataset_spec
-from datasets.skipping import TrainLoader
+from datasets.files import Pair
+from datasets.segmentation import TrainLoader
+from datasets.specs.registry import dataset_spec
+from datasets.survey import CHUNK, examine_all
 from tests.conftest import ROOT
 from utils.command import run_command
+from utils.parallel import in_parallel
 
 
 def die(*_: object) -> None:
@@ -108,8 +108,8 @@ import time
 from torch.utils.data import DataLoader
 
 from config import TrainConfig
-from datasets.parallel import as_finished
-from datasets.workers import prepare_worker
+from utils.parallel import as_finished
+from utils.parallel import prepare_worker
 from utils.command import run_command
 from utils.flags import parse_command_line
 

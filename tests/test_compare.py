@@ -7,11 +7,11 @@ import subprocess
 import pytest
 
 from config import TrainConfig, as_dict
-from datasets.index import Pair
-from datasets.registry import dataset_spec
+from datasets.files import Pair
+from datasets.specs.registry import dataset_spec
 from tests.tiny import run as train
 from training.compare import spread
-from training.record import commit, data_fingerprint
+from training.run_log import commit, data_fingerprint
 from utils.flags import parse_command_line
 from utils.images import read_image
 
@@ -202,7 +202,7 @@ def test_a_training_records_what_a_comparison_needs(tiny_set, tmp_path, command,
     assert {"torch", "python", "numpy"} <= set(start["versions"])
     ended = command("training.compare", folder, "--out", tmp_path)
     assert "Bicyclist" in ended.out and f"data {start['data']}" in ended.out
-    monkeypatch.setattr("training.record.commit", lambda _: "later")
+    monkeypatch.setattr("training.run_log.commit", lambda _: "later")
     train(tiny_set, tmp_path, "--test_mode", "--exp", "a", "--resume")
     starts = json.loads((folder / "config.json").read_text())["starts"]
     assert starts == [start, start | {"commit": "later"}]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from config import DATASET_ROOTS
-from datasets.index import dataset_root, find_coarse_pairs, find_images, find_pairs, load_spec
-from datasets.mapillary import NUM_CLASSES_2
-from datasets.registry import DATASETS, NAMES, READERS, dataset_spec
+from datasets.files import dataset_root, find_coarse_pairs, find_images, find_pairs, load_spec
 from datasets.segmentation import load_labels, load_pair
 from datasets.settings import VerifyConfig
-from datasets.spec import IGNORE_LABEL, SegClass, written_ids
+from datasets.specs.mapillary import NUM_CLASSES_2
+from datasets.specs.registry import DATASETS, NAMES, READERS, dataset_spec
+from datasets.specs.spec import IGNORE_LABEL, SegClass, written_ids
 from tests.conftest import ROOT
 from tests.trees import cityscapes_tree, kitti_tree, write_pair
 from utils.flags import parse_command_line

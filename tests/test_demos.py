@@ -12,12 +12,11 @@ import pytest
 import torch
 
 import demo_folder
-from datasets.registry import dataset_spec
-from inference.pixel_count import mask_files
-from inference.timeline import draw_shares
+from datasets.specs.registry import dataset_spec
+from inference.pixel_percentage import mask_files
+from inference.visualize import draw_shares
 from tests.conftest import ROOT
-from utils.images import read_image, read_label_ids, write_image
-from utils.pictures import colorize
+from utils.images import colorize, read_image, read_label_ids, write_image
 
 CAMVID = dataset_spec("camvid")
 

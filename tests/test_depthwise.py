@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from network.depthwise import DepthwiseConv2d
+from network.blocks import DepthwiseConv2d
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 1, 2), (3, 2, 1), (5, 2, 1)])

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from network.build import build_network
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, load_checkpoint, save_checkpoint
 from network.efficientnet_lite import PUBLISHED_MEAN, PUBLISHED_STD, efficientnet_lite
-from network.inverted_residual import LatePad
+from network.mobilenetv3 import LatePad
 from network.weights import load_trunk_weights
 from tests.golden import parity_fixtures
 from tests.networks import GOLDEN
-from utils.checkpoint import IMAGENET_MEAN, IMAGENET_STD, load_checkpoint, save_checkpoint
 
 VARIANTS = (0, 1, 2)
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import eval as evaluation
-from datasets.registry import DATASETS, dataset_spec
-from inference.kept import Kept, load_kept, save_kept
+from datasets.specs.registry import DATASETS, dataset_spec
+from inference.results import Kept, load_kept, save_kept
 from network.build import build_network
+from network.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import ROOT
-from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.images import read_image, read_label_ids, write_image
 
 CAMVID = dataset_spec("camvid")

@@ -12,16 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from inference.build import fast_network
-from inference.most_probable import most_probable
+from config import ARCHITECTURES
+from inference.argmax import most_probable
+from inference.load import fast_network
 from inference.predictor import Predictor
 from network.build import build_network
-from network.fold import fold_batch_norms, fold_reductions, store_convolutions_in
-from network.names import ARCHITECTURES
+from network.fuse import fold_batch_norms, fold_reductions, store_convolutions_in
 from tests.conftest import as_if_trained
-from utils.compiling import compiled
+from utils.device import compiled, upsample
 from utils.images import read_label_ids, write_image
-from utils.upsampling import upsample
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "device": "cpu"}
@@ -103,7 +102,7 @@ def test_weights_kept_in_bfloat16_change_nothing_beside_those_that_autocast_cast
 @pytest.mark.slow
 def test_a_compiler_that_is_missing_is_reported_before_anything_is_compiled(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr("utils.compiling.why_no_triton", lambda: "Triton is not installed")
+    monkeypatch.setattr("utils.device.why_no_triton", lambda: "Triton is not installed")
     for device, missing in (("cpu", r"needs a C\+\+ compiler"), ("cuda", "needs Triton: Triton is not installed")):
         with pytest.raises(ValueError, match=missing):
             compiled(nn.Conv2d(3, 2, 1), torch.device(device))
@@ -142,7 +141,7 @@ def test_labels_of_coarse_logits_are_those_of_the_enlarged_ones(num_classes, h, 
     logits = torch.randn(num_classes, h, w)
     enlarged = upsample(logits[None], (height, width))[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("inference.most_probable._BAND", together)
+        patch.setattr("inference.argmax._BAND", together)
         labels = most_probable(logits, (height, width)).long()
     chosen = enlarged.gather(0, labels[None])[0]
     assert (enlarged.amax(0) - chosen).max() < 1e-5  # of two classes that differ in the last bit, either will do

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
 from tests.moving import frames_of
-from utils.films import Video, _frames_of_camera, count_frames, new_video, opened_video
 from utils.images import read_image
+from utils.video_io import Video, _frames_of_camera, count_frames, new_video, opened_video
 
 CAMVID = dataset_spec("camvid")
 VIDEO_SIZE = (33, 25)  # odd, which H.264 has no room for
@@ -211,7 +211,7 @@ def test_frames_of_a_camera_have_the_times_at_which_they_came(monkeypatch):
             return True, np.zeros((2, 2, 3), np.uint8)
 
     came = iter([100.0, 100.7, 101.0])
-    monkeypatch.setattr("utils.films.time.monotonic", lambda: next(came))
+    monkeypatch.setattr("utils.video_io.time.monotonic", lambda: next(came))
     frames = _frames_of_camera(Camera())
     assert [next(frames)[0] for _ in range(3)] == pytest.approx([0, 0.7, 1.0])
 
@@ -274,7 +274,7 @@ def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, t
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.frame_painter.FramePainter.__call__", fail)
+    monkeypatch.setattr("inference.visualize.FramePainter.__call__", fail)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
     assert not list((tmp_path / "out").iterdir())

@@ -9,10 +9,16 @@ import pytest
 
 from config import TrainConfig, as_dict
 from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
-from inference.defaults import SNAPSHOT
-from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
+from inference.settings import (
+    SNAPSHOT,
+    DemoConfig,
+    DemoFolderConfig,
+    EvalConfig,
+    PixelPercentageConfig,
+    SubmissionConfig,
+)
 from network.convert import ConvertConfig
-from training.settings import CompareConfig
+from training.compare import CompareConfig
 from utils.flags import make_parser, parse_command_line, parse_scales
 from video.settings import PropagateConfig, VideoTrainConfig
 

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from config import AugmentConfig, DataConfig
-from datasets.folder import read_spec
-from datasets.index import find_pairs, load_spec
-from datasets.label_files import UNKNOWN, Stranger, train_ids, unknown_values
+from datasets.files import find_pairs, load_spec
+from datasets.labels import UNKNOWN, Stranger, train_ids, unknown_values
 from datasets.loaders import LoaderOptions, train_data
-from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels, load_pair
-from datasets.spec import COLORS, EITHER, IDS, IGNORE_LABEL, SegClass
+from datasets.specs.folder import read_spec
+from datasets.specs.registry import dataset_spec
+from datasets.specs.spec import COLORS, EITHER, IDS, IGNORE_LABEL, SegClass
 from tests.trees import CAR, ROAD, VOID, folder_tree, write_classes, write_gray_png, write_pair
 from utils.distributed import Processes
-from utils.images import read_image, read_label_ids, write_image
-from utils.pictures import colorize
+from utils.images import colorize, read_image, read_label_ids, write_image
 
 HALVES = [[0, 0, 1, 1]] * 6  # the labels of `folder_tree`
 

@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 
 from config import AugmentConfig, DataConfig
-from datasets.frames import find_propagated_pairs, find_scene_flow_pairs, frames_around, num_with_frames
-from datasets.index import Pair, find_pairs
+from datasets.files import Pair, find_pairs
+from datasets.frames import (
+    PAIR_NOTE,
+    find_propagated_pairs,
+    find_scene_flow_pairs,
+    frames_around,
+    num_with_frames,
+    without_frames_of,
+)
 from datasets.loaders import LoaderOptions, train_data
-from datasets.records import PAIR_NOTE, without_frames_of
-from datasets.registry import dataset_spec
 from datasets.segmentation import load_labels
-from datasets.spec import BY_FRAME_NUMBER, Frames
+from datasets.specs.registry import dataset_spec
+from datasets.specs.spec import BY_FRAME_NUMBER, Frames
 from tests.trees import cityscapes_tree, folder_tree, kitti_tree, write_pair
 from utils.distributed import Processes
-from utils.images import read_label_ids
-from utils.noted_png import write_png
+from utils.images import read_label_ids, write_png
 
 CITYSCAPES = dataset_spec("cityscapes")
 KITTI = dataset_spec("kitti")

@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.files import find_pairs
 from datasets.frames import find_propagated_pairs
-from datasets.index import find_pairs
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
+from network.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import CAR, ROAD, files_of, write_classes
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.films import new_video
 from utils.images import read_colors_or_ids, write_image
+from utils.video_io import new_video
 from video.sdc import SDCNet
 
 

@@ -11,22 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
-from inference.build import fast_network
-from inference.most_probable import most_probable
+from inference.argmax import most_probable
+from inference.load import fast_network
 from inference.predictor import Predictor
 from network.build import build_network
 from network.deepv3 import DeepLabV3Plus
-from network.tensor_cores import ConvReLU
+from network.fuse import ConvReLU
 from tests.conftest import as_if_trained
 from tests.moving import frames_of
-from utils.background import AHEAD
-from utils.copies import Arriving, uploaded, uploads
-from utils.device_queue import DeviceQueue
+from utils.device import Arriving, DeviceQueue, normalise, uploaded, uploads, upsample
 from utils.images import read_label_ids, write_image
-from utils.precision import normalise
-from utils.upsampling import upsample
+from utils.parallel import AHEAD
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -132,9 +129,9 @@ def test_a_convolution_joined_with_its_relu_has_bias_and_geometry(groups, stride
 def test_labels_of_a_large_picture_are_found_band_by_band(monkeypatch):
     logits = torch.randn(7, 12, 17, device=GPU)
     whole = most_probable(logits, (47, 66))
-    monkeypatch.setattr("inference.most_probable._WHOLE_GPU", 100)
+    monkeypatch.setattr("inference.argmax._WHOLE_GPU", 100)
     for band in (1, 2000):
-        monkeypatch.setattr("inference.most_probable._BAND_GPU", band)
+        monkeypatch.setattr("inference.argmax._BAND_GPU", band)
         assert (most_probable(logits, (47, 66)) == whole).float().mean() > 0.999
 
 
@@ -215,7 +212,7 @@ def test_a_folder_is_segmented(light_checkpoint, command, tmp_path):
 
 @pytest.mark.parametrize("temporal", [(), ("--temporal",)])
 def test_a_film_keeps_its_frames(temporal, light_checkpoint, command, tmp_path):
-    from utils.films import new_video
+    from utils.video_io import new_video
 
     with new_video(tmp_path / "drive.mp4", 10, (128, 96)) as write_frame:
         for seed in range(7):

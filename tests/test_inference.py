@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from datasets.registry import dataset_spec
-from datasets.spec import SegClass
-from inference.build import load_model
-from inference.legend import class_shares, with_legend
+from datasets.legend import class_shares, percentages, with_legend
+from datasets.specs.registry import dataset_spec
+from datasets.specs.spec import SegClass
+from inference.load import load_model
 from inference.predictor import Predictor
-from inference.shares import percentages
-from inference.tiling import cover_counts, spans, tile_starts
+from inference.sliding_window import cover_counts, spans, tile_starts
 from inference.writers import (
     ResultPaths,
     label_id_map,
@@ -29,7 +28,7 @@ from inference.writers import (
     result_paths,
     write_results,
 )
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.device import resolve_device
 from utils.images import read_image, read_label_ids
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.index import Pair
-from datasets.registry import dataset_spec
+from datasets.files import Pair
 from datasets.segmentation import load_labels, load_pair
+from datasets.specs.registry import dataset_spec
 from inference.submission import image_size
 from utils.images import read_image, read_label_ids, write_image
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loss.class_weights import balanced_weights
-from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy
+from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy, balanced_weights
 from loss.relaxation import RelaxedCrossEntropy
 from tests.losses import loss_and_gradient, random_case
 

@@ -3,7 +3,7 @@
 import pytest
 
 from config import LossConfig, TrainConfig
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
 from loss.build import build_loss
 from loss.cross_entropy import CrossEntropy
 from loss.relaxation import RelaxedCrossEntropy

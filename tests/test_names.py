@@ -12,21 +12,20 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 
-from datasets.folder import class_table, read_spec
-from datasets.gather import Source
-from datasets.index import find_pairs
-from datasets.lists import compose
-from datasets.spec import SegClass
+from datasets.files import find_pairs
+from datasets.specs.folder import class_table, read_spec
+from datasets.specs.lists import compose
+from datasets.specs.spec import SegClass
 from demo_folder import others_line
-from inference.build import wanted_classes
+from inference.load import wanted_classes
 from network.build import build_network
+from network.checkpoint import Checkpoint, save_checkpoint
 from tests.trees import ROAD, VOID, folder_tree, write_classes, write_pair
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.columns import escape
-from utils.files import write_csv
+from utils.files import natural_order, write_csv
 from utils.images import write_image
-from utils.numbering import natural_order
+from utils.text import escape
 from video.clips import in_sequences
+from video.video_dataset import Source
 
 # Not UTF-8; more than one line; what HTML, CSV, URLs, terminals and templates read as their own.
 NASTY = [os.fsdecode(b"stra\xdfe"), "a\nb", "a\rb", "<b>'\"", "\x1b[31m", "{{data}}", " 5, 50% #1? ", "$x_1$ \\frac{"]

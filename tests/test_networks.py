@@ -1,6 +1,6 @@
 """The networks: the published function, and what every network must be able to do.
 
-A network inherits its checks by being listed in `network/names.py`.
+A network inherits its checks by being listed in `network/__init__.py`.
 """
 
 import re
@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from config import ARCHITECTURES
 from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d
 from network.build import CONSTRUCTORS, build_network, head_options
-from network.inverted_residual import nearest_multiple_of_8
-from network.names import ARCHITECTURES
+from network.mobilenetv3 import nearest_multiple_of_8
 from tests.golden import parity_fixtures as fixtures
 from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
-from utils.upsampling import upsample
+from utils.device import upsample
 
 RECORDED = ("DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1", "DeepR50V3PlusD_m1")
 # Parameters of the ImageNet classifiers as published, less their last layers.
@@ -124,7 +124,7 @@ def test_a_network_without_classes_is_refused():
 
 
 def test_names_are_readable_without_torch():
-    code = "import sys, network.names; sys.exit('torch' in sys.modules)"
+    code = "import sys, network; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

@@ -7,9 +7,8 @@ import torch
 
 from config import OptimConfig, TrainConfig
 from tests.networks import tiny_network, trunk_parameters
-from training.averaging import WeightAverage
-from training.optim import build_optimizer, build_schedule, set_lr
-from training.progress import Clock, remedy
+from training.loop import Clock, remedy
+from training.optim import WeightAverage, build_optimizer, build_schedule, set_lr
 from utils.flags import make_parser
 from video.settings import VideoTrainConfig
 
@@ -64,7 +63,7 @@ def test_warming_up_joins_the_schedule_without_a_jump():
 
 def test_with_max_minutes_the_clock_drives_the_schedule(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("training.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: now[0])
     clock = Clock(max_minutes=10, max_epoch=100, spent=5)
     assert (clock.epoch(0), clock.epoch(70), clock.is_up()) == (50, 70, False)
     now[0] += 2.5 * 60

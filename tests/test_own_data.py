@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.spec import SegClass, first_difference
-from inference.legend import class_shares, shares_table, with_legend
+from datasets.legend import class_shares, shares_table, with_legend
+from datasets.specs.spec import SegClass, first_difference
 from tests.conftest import Outcome
 from tests.trees import CAR, ROAD, folder_tree, write_classes, write_pair
-from utils import fonts
-from utils.columns import display_width, padded
+from utils import plots as fonts
 from utils.images import IMAGE_SUFFIXES, dark_notice, exif_orientation, read_image, write_image
 from utils.metrics import ConfusionMatrix, scores
+from utils.text import display_width, padded
 
 ROAD_COLOR, CAR_COLOR = (64, 32, 32), (0, 255, 102)
 

@@ -11,17 +11,16 @@ import torch
 
 import train as train_command
 from config import AugmentConfig, DataConfig, TrainConfig
-from datasets.index import find_pairs
-from datasets.loaders import LoaderOptions, train_data, val_loader
-from datasets.registry import dataset_spec
-from datasets.sampler import EpochSampler
+from datasets.files import find_pairs
+from datasets.loaders import EpochSampler, LoaderOptions, train_data, val_loader
 from datasets.segmentation import Draw, TrainingSet, as_tensors
-from datasets.workers import default_num_workers
+from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
 from transforms.presets import train_transform
 from utils.distributed import Processes, processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
+from utils.parallel import default_num_workers
 
 SPEC = dataset_spec("camvid")
 ALONE = Processes(0, 1, 0)

@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 import Pixel_percentage
-from datasets.registry import DATASETS, dataset_spec
+from datasets.specs.registry import DATASETS, dataset_spec
 from inference.writers import result_paths, write_results
 from tests.trees import CAR, ROAD, folder_tree
-from utils.images import write_image
-from utils.pictures import colorize
+from utils.images import colorize, write_image
 
 CAMVID = dataset_spec("camvid")
 CITYSCAPES = dataset_spec("cityscapes")

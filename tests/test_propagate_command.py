@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.files import Pair, find_pairs
 from datasets.frames import find_propagated_pairs
-from datasets.index import Pair, find_pairs
-from datasets.label_files import label_pixels, train_ids
-from datasets.registry import dataset_spec
+from datasets.labels import label_pixels, train_ids
 from datasets.segmentation import load_labels, load_pair
-from datasets.spec import COLORS, IDS, PROPAGATED
+from datasets.specs.registry import dataset_spec
+from datasets.specs.spec import COLORS, IDS, PROPAGATED
 from datasets.streets.write import write_streets
+from network.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import files_of
-from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.images import read_image, read_label_ids, write_image
+from video.contact_sheet import VOID_COLOR, Cell, sheet
 from video.sdc import SDCNet
-from video.sheet import VOID_COLOR, Cell, sheet
 
 CITYSCAPES = dataset_spec("cityscapes")
 STREETS = dataset_spec("streets")

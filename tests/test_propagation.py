@@ -6,17 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.index import find_pairs
-from datasets.registry import dataset_spec
+from datasets.files import find_pairs
 from datasets.segmentation import load_pair
+from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from utils.images import read_image, read_label_ids
-from video.doubt import doubt, hidden, trust, wrong
-from video.exact import StreetMotion
 from video.flow import DisFlow
-from video.motion import Displacement, EstimatedMotion
+from video.flow_chain import Displacement, EstimatedMotion, StreetMotion
+from video.occlusion import doubt, hidden, trust, wrong
 from video.propagation import VOID_TESTS, propagate
-from video.votes import vote
+from video.refine_labels import vote
 
 VOID = 255
 HEIGHT, WIDTH = 64, 96

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from config import TrainConfig
+from config import ARCHITECTURES, TrainConfig
 from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from network.convert import ConvertConfig
-from network.names import ARCHITECTURES
-from training.settings import CompareConfig
+from training.compare import CompareConfig
 from utils.flags import parse_command_line
 from video.settings import PropagateConfig, VideoTrainConfig
 

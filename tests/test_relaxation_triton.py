@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loss.cross_entropy import set_loss
 from loss.relaxation import RelaxedCrossEntropy
-from loss.set_loss import set_loss
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux")
 from loss import relaxation_triton  # interpreted where there is no GPU, see conftest.py

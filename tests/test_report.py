@@ -19,10 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.registry import dataset_spec
-from inference.kept import Kept, count, label_channels, small
-from inference.page import page_data, write_page
-from inference.report import write_pictures
+from datasets.specs.registry import dataset_spec
+from inference.report import page_data, write_page
+from inference.results import Kept, count, label_channels, small, write_pictures
 from utils.metrics import scores
 
 CAMVID = dataset_spec("camvid")
@@ -139,7 +138,7 @@ def test_the_page_is_one_file_and_holds_what_it_shows(report):
 
 
 def test_of_very_many_images_the_worst_alone_have_their_picture_in_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.page.MOST_PICTURES", 2)
+    monkeypatch.setattr("inference.report.MOST_PICTURES", 2)
     text = write_report(tmp_path, pictures=False).read_text(encoding="utf-8")
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert [image["name"] for image in data["images"] if image["photo"]] == list(NAMES)[-2:]

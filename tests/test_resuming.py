@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import train as train_command
+from network.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny import metrics, run, weights
-from utils.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize("flags", [(), ("--ema", "0.9")], ids=" ".join)

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 
-from training.log import METRICS, RunLog, draw_curves
-from training.samples import NUM_KEPT, write_sample
+from training.run_log import METRICS, NUM_KEPT, RunLog, draw_curves, write_sample
 
 
 def test_samples_of_a_long_training_are_few_and_spread_evenly(tmp_path):

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from network.checkpoint import Checkpoint, save_checkpoint
 from tests.golden import parity_fixtures as fixtures
-from utils.checkpoint import Checkpoint, save_checkpoint
-from video.build import build_flow
-from video.flow import DisFlow
+from video.flow import DisFlow, build_flow
 from video.sdc import (
     BUFFERS,
     NUM_FRAMES,

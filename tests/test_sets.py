@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loss.sets import relaxed_sets
+from loss.relaxation import relaxed_sets
 
 
 def sets_of(labels, num_classes=3, **options):

@@ -15,9 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inference.predictor import Predictor
-from inference.resize import resized_part
-from inference.slices import GIB, held_at_a_time, slices
-from inference.tiling import views
+from inference.sliding_window import GIB, held_at_a_time, resized_part, slices, views
 from tests.conftest import ROOT, needs_kept_memory
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu"}

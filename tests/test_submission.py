@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.registry import DATASETS, dataset_spec
+from datasets.specs.registry import DATASETS, dataset_spec
 from inference.writers import label_id_map
 from utils.images import write_image
 

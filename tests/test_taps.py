@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from inference.build import fast_network
+from inference.load import fast_network
 from network.build import build_network
-from network.taps import TapwiseConv2d, sum_of_taps, sum_pyramid_by_taps
+from network.kn2row import TapwiseConv2d, sum_of_taps, sum_pyramid_by_taps
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation,
 )  # fmt: skip
 def test_the_gpus_sum_of_taps_is_that_of_the_cpu(height, width, dilation, kernel, bias, batch, channels):
     pytest.importorskip("triton", reason="the kernel needs Triton, which is made for Linux")
-    from network.taps_triton import sum_in_one_pass  # interpreted where there is no GPU, see conftest.py
+    from network.kn2row_triton import sum_in_one_pass
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     taps = torch.randn(batch, kernel * kernel * channels, height, width, device=device).bfloat16()
@@ -77,7 +77,7 @@ def test_the_gpus_sum_of_taps_can_be_compiled_where_there_is_no_gpu():
         from triton import compile
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from network.taps_triton import _sum_kernel
+        from network.kn2row_triton import _sum_kernel
 
         sizes = {"HAS_BIAS": True, "ROWS": 3, "COLUMNS": 3, "PIXELS": 16, "CHANNELS": 128}
         kinds = {"taps": "*bf16", "bias": "*bf16", "out": "*bf16"}

@@ -10,11 +10,11 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from network.build import build_network
-from network.fold import fold_batch_norms
-from network.tensor_cores import (
+from network.fuse import (
     ConvReLU,
     PaddedConv2d,
     SplitConv2d,
+    fold_batch_norms,
     fuse_activations,
     merged,
     pad_classifier,

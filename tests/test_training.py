@@ -16,13 +16,13 @@ import torch
 
 import train as train_command
 from config import TrainConfig
-from datasets.registry import dataset_spec
+from datasets.specs.registry import dataset_spec
 from inference import load_model
 from loss.build import build_loss
 from loss.relaxation import RelaxedCrossEntropy
 from network.build import build_network
+from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.tiny import arguments, metrics, run, weights
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.command import one_line
 from utils.flags import parse_command_line
 from utils.images import read_label_ids, write_image

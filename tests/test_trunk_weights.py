@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from config import ARCHITECTURES
 from network.build import build_network
-from network.names import ARCHITECTURES
 from network.weights import IMAGENET_FILES, find_imagenet_weights, load_trunk_weights
 from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
 

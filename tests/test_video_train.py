@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import video.train
-from training.log import read_metrics
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.run_log import read_metrics
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
-from video.build import build_flow
 from video.clips import (
     ClipDraw,
     TrainingClips,
@@ -30,6 +29,7 @@ from video.clips import (
     load_clip,
     split_sequences,
 )
+from video.flow import build_flow
 from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, displace, load_sdc, sdc_loss
 from video.settings import VideoTrainConfig
 from video.train import psnr
@@ -265,7 +265,7 @@ def test_going_on_reads_the_checkpoint_once_and_tells_what_is_asked_for_that_was
         read.append(path)
         return load_checkpoint(path)
 
-    for module in ("training.resuming", "video.sdc"):
+    for module in ("training.checkpoints", "video.sdc"):
         monkeypatch.setattr(f"{module}.load_checkpoint", counted)
     last = tmp_path / "ckpt/sdc/last.pth"
     resumed = train(*flags, "--max_epoch", 2, "--weight_decay", 0.5, "--width", 8, "--resume")

@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from video.build import build_flow
-from video.flow import SMALL, DisFlow
-from video.raft import RaftFlow
+from video.flow import SMALL, DisFlow, RaftFlow, build_flow
 from video.warping import compose, grey_difference, inside, places, warp_image, warp_labels
 
 SHIFTS = st.integers(-4, 4)

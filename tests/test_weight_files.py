@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint import load_checkpoint
+from network.checkpoint import load_checkpoint
 
 
 def write_zip(path, *names):

@@ -6,7 +6,7 @@ import json
 
 import train as train_command
 from config import TrainConfig
-from utils.checkpoint import load_checkpoint
+from network.checkpoint import load_checkpoint
 from utils.flags import parse_command_line
 
 

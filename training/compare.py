@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from training.settings import CompareConfig
-from utils.flags import parse_command_line
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from config import ErrorConfig
+from utils.flags import option, parse_command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsConfig:
+    """what to compare"""
+
+    runs: Sequence[str] = option((), "run folders of train.py, such as logs/ckpt/*", "runs", required=True)
+    out: str = option(
+        "comparison", "the results are OUT.csv and OUT.png; if OUT is a folder, comparison.csv and .png in it"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare trainings: runs that differ only in their seed form a group, with means and spread of their scores."""
+
+    runs: RunsConfig
+    errors: ErrorConfig
+
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(CompareConfig)  # before heavy imports, so that --help answers at once
 
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.compare_plot import write_plot
-from training.runs import FACTS, MEANS, NOT_RECORDED, VALIDATION, Group, Measure, Run, group_runs, read_run
-from utils.columns import counted, display_width, escape, padded
+from training.compare_runs import FACTS, MEANS, NOT_RECORDED, VALIDATION, Group, Measure, Run, group_runs, read_run
 from utils.command import run_command
 from utils.files import writable_file, write_csv
+from utils.text import counted, display_width, escape, padded
 
 CSV_HEADER = ("group", "flags", "source", "class", "score", "seeds", "mean", "std", "min", "max", "per_seed")
 

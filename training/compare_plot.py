@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from training.runs import VALIDATION, Group, Measure, Run
-from utils.fonts import drawable
-from utils.plots import new_plot
+from training.compare_runs import VALIDATION, Group, Measure, Run
+from utils.plots import drawable, new_plot
 
 # Of Okabe and Ito: distinguishable also for the colour-blind. After the last, lines are dashed.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -10,24 +10,21 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dict
-from datasets.index import dataset_root, find_pairs
+from datasets.files import dataset_root, find_pairs
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
-from datasets.spec import DatasetSpec
+from datasets.specs.spec import DatasetSpec
 from loss.build import build_loss
 from network.build import build_network, head_options
+from network.checkpoint import Checkpoint, load_checkpoint, load_matching
 from network.deepv3 import DeepLabV3Plus
 from network.weights import IMAGENET, find_imagenet_weights, load_trunk_weights
-from training.averaging import WeightAverage
-from training.log import RunLog
-from training.optim import build_optimizer, build_schedule, freeze
-from training.progress import TEST_STEPS
-from training.record import data_fingerprint, record_start
-from training.resuming import State, check_fits, find_start, open_run, restore
-from utils.checkpoint import Checkpoint, load_checkpoint, load_matching
-from utils.columns import counted
-from utils.compiling import compiled
+from training.checkpoints import State, check_fits, find_start, open_run, restore
+from training.loop import TEST_STEPS
+from training.optim import WeightAverage, build_optimizer, build_schedule, freeze
+from training.run_log import RunLog, data_fingerprint, record_start
+from utils.device import autocast_dtype, compiled
 from utils.distributed import Processes
-from utils.precision import autocast_dtype
+from utils.text import counted
 
 SMALL_CROP = 32  # pixels: the coarsest grid on which a network sees an image is 16 pixels wide
 

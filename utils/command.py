@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, Protocol, TypeVar
 
-from utils.columns import escape
+from utils.flags import report_error
 from utils.memory import is_out_of_memory, keep_freed_memory
-from utils.torchrun import report_error
+from utils.text import escape
 
 # What a user can fix. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)

@@ -9,12 +9,28 @@ import functools
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+
+def first_free(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The first of `name`, `name`-2, `name`-3, … that is not taken."""
+    if not is_taken(name):
+        return name
+    return next(numbered for number in count(2) if not is_taken(numbered := f"{name}-{number}"))
+
+
+def natural_order(name: str) -> tuple[list[tuple[str, int]], str]:
+    """A key that sorts names as text, but the numbers in them by value: frame2 before frame10."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name)
+    return [(text, int(digits or -1)) for text, digits in parts], name
+
 
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats of a plot
 _NEW = ".new-"  # how names of temporary files begin

@@ -5,16 +5,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import math
+import os
 import re
 import sys
+import time
 import types
 import typing
 from collections.abc import Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any, TypeVar
 
-from utils.torchrun import report_error
+
+def report_error(problem: str) -> None:
+    """Make it part of torchrun's report; scripts/launch.py prints it again at the end."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        content = {"message": {"message": problem, "extraInfo": {"timestamp": int(time.time())}}}
+        Path(file).write_text(json.dumps(content), encoding="utf-8")
+
 
 Config = TypeVar("Config")
 

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 
 from utils import decoding
 from utils.decoding import Uint8Array
 from utils.files import atomic_path
+
+
+def write_png(path: Path, pixels: NDArray[np.integer], notes: dict[str, str]) -> None:
+    """Write [H, W, 3] RGB or [H, W] as PNG, atomically, with text notes inside."""
+    info = PngImagePlugin.PngInfo()
+    for key, text in notes.items():
+        info.add_text(key, text)
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info, compress_level=4)
+
+
+def read_note(path: Path, key: str) -> str | None:
+    """A text note of a PNG file written by `write_png`; None if there is none."""
+    try:
+        # Not Image.open, which refuses very large images; nothing is decoded here.
+        with PngImagePlugin.PngImageFile(path) as picture:
+            value = picture.info.get(key)
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return value if isinstance(value, str) else None
+
 
 # Formats that `read_image` can decode. It goes by the content, whatever the suffix; this is for finding image files.
 IMAGE_SUFFIXES = (
@@ -118,3 +141,46 @@ def _read_bytes(path: Path | str) -> bytes:
     if not encoded:
         raise ValueError(f"{path}: the file is empty.")
     return encoded
+
+
+Color = tuple[int, int, int]  # RGB
+
+IGNORE_COLOR: Color = (0, 0, 0)
+
+
+def colorize(labels: Uint8Array, palette: Sequence[Color]) -> Uint8Array:
+    """Train ids [H, W] uint8 -> RGB [H, W, 3] uint8; ids that are not a class become black."""
+    table = np.tile(np.array(IGNORE_COLOR, np.uint8), (256, 1))
+    table[: len(palette)] = palette
+    return table[labels]
+
+
+def blend(image: Uint8Array, labels: Uint8Array, palette: Sequence[Color], opacity: float = 0.55) -> Uint8Array:
+    """`image` overlaid with the colours of `labels`; it is unchanged where there is no class."""
+    # uint8 throughout: for a very large image, 8-byte numbers would take all memory.
+    mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, palette), opacity, 0)
+    return np.where((labels < len(palette))[..., None], mixed, image)
+
+
+def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
+    """`image` [H, W, 3] in grey, with its brightness multiplied by `light`: [H, W, 1] uint8."""
+    return cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=light)[..., None]  # type: ignore[return-value]
+
+
+def shrunk(picture: Uint8Array, largest_side: int, interpolation: int = cv2.INTER_AREA) -> Uint8Array:
+    """`picture` [H, W, 3] or [H, W], shrunk if a side is longer than `largest_side` pixels.
+
+    interpolation: OpenCV's constant; labels need one that does not blend pixels.
+    """
+    factor = largest_side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
+    return cv2.resize(picture, size, interpolation=interpolation)  # type: ignore[return-value]
+
+
+def side_by_side(pictures: Sequence[Uint8Array], gap: int = 6) -> Uint8Array:
+    """RGB images of the same height side by side, with a white gap."""
+    bar = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
+    row = [part for picture in pictures for part in (picture, bar)][:-1]
+    return np.concatenate(row, axis=1)

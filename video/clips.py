@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.films import opened_video
+from utils.files import natural_order
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
-from utils.numbering import natural_order
+from utils.video_io import opened_video
 from video.flow import Flow
 from video.sdc import as_sample
 

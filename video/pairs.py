@@ -10,19 +10,16 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from datasets.label_files import label_pixels
-from datasets.records import PAIR_NOTE, Record, record_of
+from datasets.frames import PAIR_NOTE, Record, record_of
+from datasets.labels import label_pixels
 from datasets.segmentation import load_pair
-from datasets.sequences import LabelledSequence
-from datasets.spec import DatasetSpec
+from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
-from utils.images import Uint8Array, read_image, write_image
-from utils.noted_png import write_png
-from video.build import build_flow, frames_beyond
-from video.exact import StreetMotion
-from video.flow import SMALLEST, Flow
-from video.motion import Displacement, EstimatedMotion, Motion
+from utils.images import Uint8Array, read_image, write_image, write_png
+from video.flow import SMALLEST, Flow, build_flow, frames_beyond
+from video.flow_chain import Displacement, EstimatedMotion, Motion, StreetMotion
 from video.propagation import Propagated, propagate
+from video.sequences import LabelledSequence
 
 VERSION = 1  # increase it when the same files and method would give other pairs
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.images import Uint8Array
-from video.doubt import hidden, trust, unlike, wrong
-from video.motion import Motion
-from video.votes import vote
+from video.flow_chain import Motion
+from video.occlusion import hidden, trust, unlike, wrong
+from video.refine_labels import vote
 from video.warping import inside, warp_image, warp_labels
 
 PROPAGATION_MODES = ("joint", "label")

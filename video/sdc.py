@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import Checkpoint, compare_state, load_checkpoint
+from network.checkpoint import Checkpoint, compare_state, load_checkpoint
 from utils.images import Uint8Array
 from video.flow import Flow
 from video.warping import FlowArray

@@ -22,23 +22,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.workers import default_num_workers, prepare_worker
-from training.log import BEST, LAST, RunLog
+from network.checkpoint import Checkpoint
+from training.checkpoints import State, check_weights, find_start, open_run, restore
+from training.checkpoints import save as save_state
+from training.loop import Clock, StepLog
 from training.optim import set_lr
-from training.progress import Clock, StepLog
-from training.record import record_start
-from training.resuming import State, check_weights, find_start, open_run, restore
-from training.resuming import save as save_state
-from training.samples import NUM_SAMPLES, as_picture, write_sample
-from utils.checkpoint import Checkpoint
-from utils.columns import counted
+from training.run_log import BEST, LAST, NUM_SAMPLES, RunLog, as_picture, record_start, write_sample
 from utils.command import run_command
-from utils.device import resolve_device
+from utils.device import autocast_dtype, resolve_device
 from utils.distributed import processes
-from utils.images import Uint8Array
-from utils.pictures import side_by_side
-from utils.precision import autocast_dtype
-from video.build import build_flow
+from utils.images import Uint8Array, side_by_side
+from utils.parallel import default_num_workers, prepare_worker
+from utils.text import counted
 from video.clips import (
     Clip,
     ClipDraw,
@@ -51,6 +46,7 @@ from video.clips import (
     load_clip,
     split_sequences,
 )
+from video.flow import build_flow
 from video.sdc import WHITE, SDCLoss, SDCNet, arch_name, as_sample, displace, load_sdc, sdc_loss, sdc_of
 
 SMALLEST_CROP = 32  # pixels; DIS finds nothing in less

@@ -21,12 +21,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.parallel import as_finished
-from datasets.spec import PROPAGATED
+from datasets.specs.spec import PROPAGATED
 from datasets.streets.render import draw, flow_and_visibility
 from datasets.streets.world import build_world
-from utils.columns import counted
-from utils.cores import available_cores
+from utils.parallel import as_finished, available_cores
+from utils.text import counted
 
 SPLITS = ("train", "val", "test")
 MARKER = "streets.json"

@@ -1,0 +1,134 @@
+"""From the pixels of a label file, ids or colours, to train ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.files import Pair
+from datasets.specs.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec, written_ids
+from utils.images import Uint8Array, read_colors_or_ids, read_label_colors, read_label_ids
+
+UNKNOWN = 254  # marks unknown values; every train id is below it
+
+_READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
+    IDS: read_label_ids,
+    TRAIN_IDS: read_label_ids,
+    COLORS: read_label_colors,
+    EITHER: read_colors_or_ids,
+}
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """An unknown value in a label file: an id or a colour, how many pixels have it, and the first of them."""
+
+    value: int | Color
+    pixels: int
+    row: int
+    column: int
+
+
+def read_mask(pair: Pair) -> NDArray[np.integer]:
+    """The label file of `pair` as it is: ids [H, W], or colours [H, W, 3] uint8 RGB.
+
+    Raises the errors of `read_label_file`.
+    """
+    assert pair.labels is not None, f"{pair.name} has no labels"
+    return read_label_file(pair.labels, pair.masks)
+
+
+def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:
+    """Ids [H, W] or colours [H, W, 3] uint8 RGB, as stored. masks: what the file holds, see `datasets.specs.spec`.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged, of a format that changes values, or holds something
+    else.
+    """
+    return _READERS[masks](path)
+
+
+def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uint8Array:
+    """Ids [H, W] or colours [H, W, 3] -> train ids [H, W] uint8; `ignore_label` for no class, UNKNOWN for others.
+
+    masks: what the file holds, see `datasets.specs.spec`.
+    """
+    if pixels.ndim == 3:
+        return _color_table(tuple(spec.train_id_of_color().items()))[pack_colors(pixels)]
+    if masks == TRAIN_IDS:
+        values = {train_id: train_id for train_id in (*range(spec.num_classes), spec.ignore_label)}
+    else:
+        values = spec.train_id_of_label_id()
+    table = _id_table(tuple(values.items()))
+    if pixels.dtype == np.uint8:
+        # 3.6 ms for 2048x1024 on one core; NumPy's indexing takes 10.
+        return cv2.LUT(pixels, table[:256])  # type: ignore[return-value]
+    return table[pixels]
+
+
+def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[np.integer]:
+    """The inverse of `train_ids`: the label file of `labels` [H, W], as ids [H, W] or, for COLORS, colours [H, W, 3].
+
+    Ids are uint8, or uint16 if they need it. Raises ValueError if no value of the set means "no class".
+    """
+    values: list[Any]
+    if masks == COLORS:
+        values = [c.label_colors[0] if c.label_colors else c.color for c in spec.classes]
+        nothing: list[Any] = list(spec.ignored_colors)
+    else:
+        values, known = list(written_ids(spec.classes)), spec.train_id_of_label_id()
+        nothing = [i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label]
+    if not nothing:
+        raise ValueError(
+            f'{spec.title}: no value in its label files means "no class"; add an ignored class to its table.'
+        )
+    table = np.array([*values, *nothing[:1] * (256 - len(values))], np.uint16)
+    return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
+
+
+def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stranger]:
+    """The values of `pixels` that are UNKNOWN in `labels`, smallest first."""
+    unknown = labels == UNKNOWN
+    if not unknown.any():
+        return []
+    codes = pack_colors(pixels) if pixels.ndim == 3 else pixels
+    places = np.flatnonzero(unknown)
+    values, firsts, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
+    rows, columns = np.divmod(places[firsts], labels.shape[1])
+    named = [unpack_color(int(value)) if pixels.ndim == 3 else int(value) for value in values]
+    return [Stranger(*found) for found in zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True)]
+
+
+def pack_colors(pixels: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """RGB [H, W, 3] uint8 -> one number per pixel, 0xRRGGBB."""
+    codes = pixels[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes = (codes << np.uint32(8)) | pixels[..., channel].astype(np.uint32)
+    return codes
+
+
+def unpack_color(code: int) -> Color:
+    """The inverse of `pack_colors`, for one number."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+@lru_cache(maxsize=8)
+def _id_table(entries: tuple[tuple[int, int], ...]) -> Uint8Array:
+    table = np.full(1 << 16, UNKNOWN, np.uint8)  # files have 8 or 16 bits
+    for label_id, train_id in entries:
+        table[label_id] = train_id
+    return table
+
+
+@lru_cache(maxsize=2)
+def _color_table(entries: tuple[tuple[Color, int], ...]) -> Uint8Array:
+    table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MiB, for one look-up per pixel
+    for (red, green, blue), train_id in entries:
+        table[(red << 16) | (green << 8) | blue] = train_id
+    return table

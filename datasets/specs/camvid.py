@@ -1,0 +1,118 @@
+"""CamVid (Brostow et al., ECCV 2008; PRL 2009): 11 classes, as in the SegNet split, or the original 32.
+
+Two trees hold the same 701 frames: that of the SegNet authors (360x480, files of ids) and the original one (720x960,
+files of colours). `camvid` reads both, and merges the 32 original classes to 11 as published. `camvid32` keeps the
+original classes: 31, and Void, which means "no class".
+"""
+
+from __future__ import annotations
+
+from datasets.specs.spec import BY_FRAME_NUMBER, COLORS, DatasetSpec, Frames, Layout, SegClass
+
+VOID_ID = 11
+VOID_COLOR = (0, 0, 0)
+
+# Each of the 11 classes, with the colours of the original classes merged into it, its own first.
+CLASSES = (
+    SegClass("Sky", (128, 128, 128)),
+    SegClass(
+        "Building",
+        (128, 0, 0),
+        label_colors=((128, 0, 0), (192, 0, 128), (0, 128, 64), (64, 0, 64), (64, 192, 0)),
+    ),
+    SegClass("Pole", (192, 192, 128), label_colors=((192, 192, 128), (0, 0, 64))),
+    SegClass("Road", (128, 64, 128), label_colors=((128, 64, 128), (128, 0, 192), (192, 0, 64))),
+    SegClass("Sidewalk", (0, 0, 192), label_colors=((0, 0, 192), (64, 192, 128), (128, 128, 192))),
+    SegClass("Tree", (128, 128, 0), label_colors=((128, 128, 0), (192, 192, 0))),
+    SegClass("SignSymbol", (192, 128, 128), label_colors=((192, 128, 128), (128, 128, 64), (0, 64, 64))),
+    SegClass("Fence", (64, 64, 128)),
+    SegClass(
+        "Car",
+        (64, 0, 128),
+        label_colors=((64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)),
+    ),
+    SegClass("Pedestrian", (64, 64, 0), label_colors=((64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64))),
+    SegClass("Bicyclist", (0, 128, 192), label_colors=((0, 128, 192), (192, 0, 192))),
+)
+
+ORIGINAL_CLASSES = (
+    SegClass("Animal", (64, 128, 64)),
+    SegClass("Archway", (192, 0, 128)),
+    SegClass("Bicyclist", (0, 128, 192)),
+    SegClass("Bridge", (0, 128, 64)),
+    SegClass("Building", (128, 0, 0)),
+    SegClass("Car", (64, 0, 128)),
+    SegClass("CartLuggagePram", (64, 0, 192)),
+    SegClass("Child", (192, 128, 64)),
+    SegClass("Column_Pole", (192, 192, 128)),
+    SegClass("Fence", (64, 64, 128)),
+    SegClass("LaneMkgsDriv", (128, 0, 192)),
+    SegClass("LaneMkgsNonDriv", (192, 0, 64)),
+    SegClass("Misc_Text", (128, 128, 64)),
+    SegClass("MotorcycleScooter", (192, 0, 192)),
+    SegClass("OtherMoving", (128, 64, 64)),
+    SegClass("ParkingBlock", (64, 192, 128)),
+    SegClass("Pedestrian", (64, 64, 0)),
+    SegClass("Road", (128, 64, 128)),
+    SegClass("RoadShoulder", (128, 128, 192)),
+    SegClass("Sidewalk", (0, 0, 192)),
+    SegClass("SignSymbol", (192, 128, 128)),
+    SegClass("Sky", (128, 128, 128)),
+    SegClass("SUVPickupTruck", (64, 128, 192)),
+    SegClass("TrafficCone", (0, 0, 64)),
+    SegClass("TrafficLight", (0, 64, 64)),
+    SegClass("Train", (192, 64, 128)),
+    SegClass("Tree", (128, 128, 0)),
+    SegClass("Truck_Bus", (192, 128, 192)),
+    SegClass("Tunnel", (64, 0, 64)),
+    SegClass("VegetationMisc", (192, 192, 0)),
+    SegClass("Wall", (64, 192, 0)),
+)
+
+SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
+
+SEGNET = Layout("{folder}", "{folder}annot")
+ORIGINAL = Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffixes=("_L.png",), masks=COLORS)
+# Frames taken from the videos, named like the labelled ones, which are frames of the same video, mostly 30 apart.
+VIDEO = Layout("video/{folder}")
+
+# The original tree has one folder for all splits; these runs of frames are the splits of the SegNet authors.
+NAME_RANGES = {
+    "train": (
+        ("0001TP_006690", "0001TP_008520"),
+        ("0006R0_f00930", "0006R0_f03930"),
+        ("0016E5_00390", "0016E5_07920"),
+        ("0016E5_08190", "0016E5_08640"),
+    ),
+    "val": (("0016E5_07959", "0016E5_08159"),),
+    "test": (("0001TP_008550", "0001TP_010380"), ("Seq05VD_f00000", "Seq05VD_f05100")),
+}
+
+NUM_IMAGES = {"train": 367, "val": 101, "trainval": 468, "test": 233}
+
+SPEC = DatasetSpec(
+    name="camvid",
+    title="CamVid, 11 classes",
+    classes=CLASSES,
+    layouts=(SEGNET, ORIGINAL),
+    splits=SPLITS,
+    name_ranges=NAME_RANGES,
+    num_images=NUM_IMAGES,
+    ignored_ids=(VOID_ID,),
+    ignored_colors=(VOID_COLOR,),
+    video=Frames((VIDEO, SEGNET, ORIGINAL), BY_FRAME_NUMBER),
+    propagated=Frames((Layout("propagated/{folder}", "propagated/{folder}annot"),)),
+)
+
+SPEC_32 = DatasetSpec(
+    name="camvid32",
+    title="CamVid, the original 32 classes",
+    classes=ORIGINAL_CLASSES,
+    layouts=(ORIGINAL,),
+    splits=SPLITS,
+    name_ranges=NAME_RANGES,
+    num_images=NUM_IMAGES,
+    ignored_colors=(VOID_COLOR,),
+    video=Frames((VIDEO, ORIGINAL), BY_FRAME_NUMBER),
+    propagated=Frames((Layout("propagated/images", "propagated/labels", label_suffixes=("_L.png",), masks=COLORS),)),
+)

@@ -1,0 +1,202 @@
+"""From a checkpoint file to a network, its classes and a predictor."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from datasets.specs.registry import DATASETS, dataset_spec
+from datasets.specs.spec import DatasetSpec, SegClass, palette
+from inference.predictor import Predictor
+from inference.settings import SNAPSHOT, DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
+from network.build import MODULE_PREFIX, build_network
+from network.checkpoint import Checkpoint, load_checkpoint, load_state
+from network.deepv3 import DeepLabV3Plus
+from network.fuse import fold_batch_norms, fold_reductions, store_convolutions_in, suit_tensor_cores
+from network.kn2row import sum_pyramid_by_taps
+from utils.device import compiled, has_matrix_tiles, is_hopper, resolve_device
+from utils.flags import parse_scales
+from utils.images import Uint8Array, colorize
+from utils.text import counted, escape
+
+# What the published code assumes by default.
+DEFAULT_ARCH = "DeepWV3Plus"
+DEFAULT_DATASET = "cityscapes"
+
+SMALLEST_TILE = 32  # pixels: two steps of the coarsest grid that a network sees it on
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its weights, and what its outputs mean.
+
+    spec: the data set; None if this project does not know it. checkpoint: its description; the weights are in `net`.
+    """
+
+    net: DeepLabV3Plus
+    arch: str
+    classes: tuple[SegClass, ...]
+    spec: DatasetSpec | None
+    checkpoint: Checkpoint
+
+    def predictor(
+        self, device: str | torch.device = "auto", *, bf16: bool = False, compile: bool = False, **how: Any
+    ) -> Predictor:
+        """A predictor with a fast copy of the network. how: scales, flip, tile ... of `Predictor`."""
+        device = resolve_device(device) if isinstance(device, str) else device
+        amp = torch.bfloat16 if bf16 else None
+        net = fast_network(copy.deepcopy(self.net), device, amp=amp, compile=compile)
+        mean, std = self.checkpoint.mean, self.checkpoint.std
+        return Predictor(net, len(self.classes), device=device, amp=amp, mean=mean, std=std, **how)
+
+    def paint(self, prediction: Uint8Array) -> Uint8Array:
+        """The colours [H, W, 3] uint8 RGB of train ids [H, W] uint8."""
+        return colorize(prediction, palette(self.classes))
+
+
+def load_model(
+    snapshot: Path | str = SNAPSHOT,
+    *,
+    arch: str | None = None,
+    dataset: str | None = None,
+    find_spec: Callable[[str], DatasetSpec] = dataset_spec,
+) -> Model:
+    """Build the network that a checkpoint holds, by default the one that this project carries, and load its weights.
+
+    arch, dataset: of a checkpoint that does not say so itself. find_spec: name -> declaration; if the data's folder is
+    known, a function that also reads it.
+    Raises FileNotFoundError, or ValueError if `arch` or `dataset` contradict the description in the checkpoint, or do
+    not fit it.
+    """
+    if dataset is not None:
+        find_spec(dataset)  # a misspelt name fails before a large file is read
+    checkpoint = load_checkpoint(snapshot)
+    arch = _arch(arch, checkpoint, snapshot)
+    classes, spec = _classes(dataset, checkpoint, snapshot, find_spec)
+    net = build_network(arch, len(classes), **checkpoint.head)
+    load_state(net, checkpoint, snapshot)
+    return Model(net, arch, classes, spec, replace(checkpoint, state_dict={}, training={}))
+
+
+def build_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
+    """The model that the commands' flags name; see `load_model`."""
+    return load_model(config.snapshot, arch=config.arch, dataset=config.dataset, find_spec=find_spec)
+
+
+def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
+    """The predictor that the demos' flags describe. Raises ValueError for tiles in which there is nothing to see."""
+    if config.tile is not None and config.tile < SMALLEST_TILE:
+        raise ValueError(
+            f"--tile {config.tile}: in fewer than {SMALLEST_TILE} pixels the network recognises nothing, and a photo "
+            "has a great many such tiles. Take a larger side, say 512."
+        )
+    return model.predictor(
+        device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
+        max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
+    )  # fmt: skip
+
+
+def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.device) -> Predictor:
+    """The predictor that the flags of `eval.py` describe. Raises ValueError for an overlap of 1."""
+    if config.sliding_overlap >= 1:
+        raise ValueError(f"--sliding_overlap must be below 1, got {config.sliding_overlap}.")
+    return model.predictor(
+        device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
+        tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
+        batch_size=config.batch_size, max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
+    )  # fmt: skip
+
+
+def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
+    """Train ids of the classes that `--classes` lists, regardless of case; None if it lists none.
+
+    A name may hold commas: the longest name that fits counts, unless it is in quotes, with those in it doubled.
+    Raises ValueError for an unknown name.
+    """
+    known: dict[str, int] = {}
+    for train_id, seg_class in enumerate(classes):
+        for spelling in (seg_class.name, '"{}"'.format(seg_class.name.replace('"', '""'))):
+            known[spelling] = train_id
+            known.setdefault(_as_listed(spelling), train_id)
+    found, rest = set(), escape(" ".join(unicodedata.normalize("NFC", names).split())).strip(", ")
+    while rest:
+        parts = [match.start() for match in re.finditer(",|$", rest)]
+        ends = [end for end in parts if rest[:end].strip() in known or _as_listed(rest[:end]) in known]
+        if not ends:
+            choices = ", ".join(f'"{c.name}"' if "," in c.name else c.name for c in classes)
+            raise ValueError(f"--classes: there is no class {rest[: parts[0]].strip()!r}. Choose from: {choices}.")
+        name, rest = rest[: ends[-1]].strip(), rest[ends[-1] :].strip(", ")
+        found.add(known[name] if name in known else known[_as_listed(name)])
+    return frozenset(found) or None
+
+
+def fast_network(
+    net: DeepLabV3Plus, device: torch.device, *, amp: torch.dtype | None = None, compile: bool = False
+) -> nn.Module:
+    """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
+
+    amp: the type that it will be autocast to; its convolutions are stored in that type, so that it runs in no other.
+    Its logits stay small: the predictor upsamples them.
+    """
+    fold_batch_norms(net.eval())
+    fold_reductions(net)
+    if amp is torch.bfloat16 and has_matrix_tiles(device):
+        sum_pyramid_by_taps(net)
+    if amp is torch.bfloat16 and is_hopper(device):
+        suit_tensor_cores(net, compiled=compile)
+    if amp is not None:
+        store_convolutions_in(net, amp)
+    net.upsamples = False
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return compiled(net, device, frozen=True) if compile else net
+
+
+def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
+    given = wanted.removeprefix(MODULE_PREFIX) if wanted else None
+    known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
+    if known and known.startswith("SDCNet_"):
+        use = "it works with propagate.py --flow sdc" if known == "SDCNet_reconstruction" else "it segments nothing"
+        raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; {use}.")
+    if given and known and given != known:
+        raise ValueError(f"--arch {wanted} contradicts {snapshot}, which is a {known}. Leave --arch out.")
+    if not given and not known:
+        _notice(f"{snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch).")
+    return given or known or DEFAULT_ARCH
+
+
+def _classes(
+    dataset: str | None, checkpoint: Checkpoint, snapshot: Path | str, find_spec: Callable[[str], DatasetSpec]
+) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
+    if checkpoint.classes is None:
+        if dataset is None:
+            _notice(f"{snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset).")
+        spec = find_spec(dataset or DEFAULT_DATASET)
+        return spec.classes, spec
+    if dataset is None:
+        return checkpoint.classes, DATASETS.get(checkpoint.dataset or "")
+    spec = find_spec(dataset)
+    # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
+    if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
+        raise ValueError(
+            f"--dataset {dataset} contradicts {snapshot}, which was trained on the "
+            f"{counted(len(checkpoint.classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
+        )
+    return checkpoint.classes, spec
+
+
+def _as_listed(name: str) -> str:
+    """`name` in the form in which names in a list are compared."""
+    return re.sub(" *, *", ",", name.strip()).casefold()
+
+
+def _notice(text: str) -> None:
+    print(f"notice: {text}", file=sys.stderr)

@@ -1,0 +1,272 @@
+"""Checkpoints: self-describing, written atomically, loaded safely and with a report."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from datasets.specs.spec import SegClass
+from network.weight_files import DAMAGED, NOTE, SAFETENSORS, read_weights
+from utils.files import atomic_path, json_text
+
+FORMAT = 1
+
+# What the ImageNet trunks and the published checkpoints were trained with; RGB in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into keys.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_COUNT = "n_averaged"  # what torch's AveragedModel keeps beside the weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network's weights and everything needed to use them.
+
+    A published checkpoint holds only weights; then `arch`, `dataset` and `classes` are None.
+    head: what differs from the architecture's usual head (`network.build.head_options`).
+    training: what else is needed to resume a run: optimizer, loss scaler, best score, minutes spent, and with --ema the
+    weights that are averaged; {} if not saved. Learning rate and random numbers follow from flags and epoch.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    arch: str | None = None
+    head: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | None = None
+    classes: tuple[SegClass, ...] | None = None
+    epoch: int = 0
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to a temporary file, sync it and rename it to `path`.
+
+    A name that ends in .safetensors gives a file of that format, which other programs read too: the tensors, and the
+    description as JSON in its metadata; `training` is left out. Raises ValueError if a tensor is NaN or infinite.
+    """
+    weights = {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()}
+    _check_finite(weights, path)
+    description = {
+        "format": FORMAT,
+        "arch": checkpoint.arch,
+        "head": plain(checkpoint.head),
+        "dataset": checkpoint.dataset,
+        "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
+        "epoch": checkpoint.epoch,
+        "scores": plain(checkpoint.scores),
+        "config": plain(checkpoint.config),
+        "versions": versions(),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+    }
+    with atomic_path(path) as temporary:
+        try:
+            if path.suffix == SAFETENSORS:
+                weights = {key: value.contiguous() for key, value in weights.items()}
+                save_file(weights, temporary, {"format": "pt", NOTE: json_text(description)})
+            else:
+                torch.save({**description, "state_dict": weights, "training": plain(checkpoint.training)}, temporary)
+        except (RuntimeError, SafetensorError) as error:  # raised on a full disk
+            raise OSError(f"{path} could not be written completely. Is the disk full?") from error
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes."""
+    return {"torch": str(torch.__version__), "python": platform.python_version(), "numpy": np.__version__}
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint of this project or a published one, also from safetensors; never runs code from the file.
+
+    Raises FileNotFoundError, or ValueError if the file is truncated, unsafe or not a checkpoint, or if a tensor is NaN
+    or infinite.
+    """
+    path = Path(path)
+    content = read_weights(path)
+    network = _network_in(content, path)
+    state_dict = {bare_key(key): value for key, value in network.items() if key.split(".")[-1] != _COUNT}
+    _check_plain(state_dict, path)
+    _check_finite(state_dict, path)
+    if not isinstance(content.get("format"), int):  # other programs mean something else by it
+        return Checkpoint(state_dict=state_dict)
+    if content["format"] != FORMAT:
+        raise ValueError(f"{path}: unknown checkpoint format {content['format']}; update this project.")
+    try:
+        classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
+        return Checkpoint(
+            state_dict=state_dict,
+            arch=content["arch"],
+            head=content.get("head", {}),  # absent from files of earlier versions
+            dataset=content["dataset"],
+            classes=classes or None,
+            epoch=content["epoch"],
+            scores=content["scores"],
+            config=content["config"],
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            training=content.get("training", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {DAMAGED}.") from error
+
+
+def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
+    """The tensors in what a file holds: the only mapping of tensors alone in its `state_dict`, else in all of it."""
+    inside = "state_dict" in content
+    found = dict(_networks(content["state_dict"], "state_dict") if inside else _networks(content))
+    if not found:
+        raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
+    if len(found) > 1:
+        raise ValueError(
+            f"{path} holds several networks: {', '.join('.'.join(keys) for keys in found)}. Keep one: "
+            f"torch.save(torch.load(FILE){''.join(f'[{key!r}]' for key in next(iter(found)))}, OTHER_FILE)."
+        )
+    [network] = found.values()
+    return network
+
+
+def _networks(part: Any, *keys: str) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+    """Every mapping of tensors alone in `part`, with the keys that lead to it; numbered ones are of an optimizer."""
+    if not isinstance(part, Mapping) or not all(isinstance(key, str) for key in part):
+        return
+    if part and all(isinstance(value, Tensor) for value in part.values()):
+        yield keys, part
+    else:
+        for key, value in part.items():
+            yield from _networks(value, *keys, key)
+
+
+def _check_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            kind = "quantized" if value.is_quantized else "empty (meta)" if value.is_meta else str(value.layout)
+            raise ValueError(f"{path}: {key} is {kind}, not a plain tensor. Take the checkpoint that it was made from.")
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of the weights and batch norm statistics that has NaN or infinite values, and how many; or None."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not (finite := torch.isfinite(value.float())).all():
+            return f"{key} ({finite.numel() - int(finite.sum())} of {finite.numel()} values)"
+    return None
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    if bad := not_finite(tensors):
+        raise ValueError(f"{path}: NaN or infinite: {bad}. Take an earlier or another checkpoint.")
+
+
+def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:
+    """Copy all weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches."""
+    own = net.state_dict()
+    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
+    report = compare_state(own, state_dict)
+    if report.wrong_shape and not report.missing and not report.unexpected:
+        key, want, have = report.wrong_shape[-1]
+        raise ValueError(
+            f"{path}: the checkpoint does not fit: {key} has shape {have}, the network expects {want}; "
+            "it was trained with another number of classes (--dataset) or has another architecture (--arch)."
+        )
+    if not report.complete:
+        raise ValueError(f"{path}: the checkpoint has another architecture (--arch): {report.summary()}.")
+    net.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
+
+
+def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
+    """Copy the weights that fit, so that a network can start from one with another number of classes.
+
+    Raises ValueError if less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
+    deeper network of the same kind has all tensors of a shallower one, and more.
+    """
+    own = net.state_dict()
+    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
+    report = compare_state(own, state_dict)
+    others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
+    if len(report.matched) < at_least * (len(report.matched) + others):
+        raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
+    net.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
+    return report
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a state dict fits a network: keys, and (key, wanted shape, found shape)."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor matches."""
+        return not (self.missing or self.unexpected or self.wrong_shape)
+
+    def summary(self) -> str:
+        """One line: counts, and the first key of each kind."""
+        parts = [f"{len(self.matched)} tensors match"]
+        shapes = [key for key, *_ in self.wrong_shape]
+        for title, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("with wrong shape", shapes)):
+            if keys:
+                parts.append(f"{len(keys)} {title} ({keys[0]}{', …' if len(keys) > 1 else ''})")
+        return ", ".join(parts)
+
+
+def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> LoadReport:
+    """Compare a network's own state dict with another's. Only `num_batches_tracked` may be missing."""
+    matched = tuple(k for k, v in own.items() if k in other and other[k].shape == v.shape)
+    wrong_shape = tuple(
+        (k, tuple(v.shape), tuple(other[k].shape)) for k, v in own.items() if k in other and other[k].shape != v.shape
+    )
+    return LoadReport(
+        matched=matched,
+        missing=tuple(k for k in own if k not in other and not k.endswith("num_batches_tracked")),
+        unexpected=tuple(k for k in other if k not in own),
+        wrong_shape=wrong_shape,
+    )
+
+
+def bare_key(key: str) -> str:
+    """`module.layer1.weight` -> `layer1.weight`."""
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def unwrap(tensors: Mapping[str, Tensor], is_own: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors of a network that are part of something larger, by the network's own keys; is_own tells these.
+
+    Whatever holds a network as an attribute puts that name before its keys: `model.` in Lightning, `student.`,
+    `segmentor.backbone.`. It is the prefix under which most of its keys are, the first one where several have as many;
+    tensors without it (of a loss, of the teacher) do not belong to the network.
+    """
+    found: Counter[str] = Counter()
+    for key in tensors:
+        starts = [0, *(i + 1 for i, letter in enumerate(key) if letter == ".")]
+        found.update(key[:start] for start in starts if is_own(key[start:]))
+    prefix = max(found, key=found.__getitem__, default="")
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def plain(value: Any) -> Any:
+    """`value` with NumPy numbers and unusual containers made plain Python, so that a safe load accepts the file."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

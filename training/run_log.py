@@ -1,0 +1,283 @@
+"""What a run leaves behind: its folder, metrics.jsonl, TensorBoard events, curves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from config import RunConfig
+from datasets.files import Pair
+from datasets.specs.spec import DatasetSpec
+from network.checkpoint import versions
+from utils.distributed import processes
+from utils.files import atomic_path, first_free, json_text, writable_folder, write_json
+from utils.images import Uint8Array, colorize, shrunk, side_by_side, write_image
+from utils.plots import new_plot
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+LAST, BEST = "last.pth", "best.pth"  # the checkpoint to resume from, and the one with the best score
+LINK = "tensorboard"  # to the run's events
+
+
+class RunLog:
+    """The run folder and its logs. On processes other than the main one nothing is written or printed.
+
+    Files: config.json, metrics.jsonl (one object per line), curves.png, samples/, augmentation/, and a link to the
+    TensorBoard events. In a `with` statement it is closed at the end, and after Ctrl-C it says what is saved.
+    steps: how many the optimizer has made; everything is logged at this number.
+    """
+
+    def __init__(self, folder: Path, tb_folder: Path, *, active: bool) -> None:
+        self.folder = folder
+        self.active = active
+        self.steps = 0
+        self._events: Any = None
+        if not active:
+            return
+        writable_folder(folder, "--ckpt")
+        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
+        self._events = _tensorboard_writer(tb_folder)
+        if self._events is not None and not (folder / LINK).exists():
+            with contextlib.suppress(OSError):  # a file system without links
+                (folder / LINK).symlink_to(os.path.relpath(tb_folder, folder), target_is_directory=True)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            last = self.folder / LAST
+            kept = f"{last} holds the last finished epoch; continue with --resume"
+            self.say(f"stopped. {kept if last.is_file() else 'No epoch was finished'}.")
+        self.close()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.active:
+            print(text, flush=True)
+
+    def rewind(self, epoch: int, *, is_due: bool) -> None:
+        """Forget what was logged after `epoch` whole epochs, and if it `is_due` also their score.
+
+        A run that continues from there logs it again. `steps` becomes at least the number of those that are left.
+        """
+        if not self.active:
+            return
+        rows = read_metrics(self.folder)
+        kept = [row for row in rows if row["epoch"] < epoch or (_is_score(row, epoch) and not is_due)]
+        self._metrics.close()
+        with atomic_path(self.folder / METRICS) as path:
+            path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
+        self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
+        self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train" and "step" in row)])
+
+    def config(self, settings: Mapping[str, Any], start: Mapping[str, Any]) -> None:
+        """Keep the run's settings, and what it starts with (training/run_log.py); a resumed run has started before."""
+        if not self.active:
+            return
+        before: list[Mapping[str, Any]] = []
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads((self.folder / CONFIG).read_text(encoding="utf-8")).get("starts", [])
+        starts = [*(earlier for earlier in before if earlier != start), start]
+        write_json(self.folder / CONFIG, {**settings, "starts": starts})
+
+    def scalars(self, kind: str, values: Mapping[str, float]) -> None:
+        """Log numbers at the current step, e.g. `scalars("train", {"loss": 0.4})`.
+
+        What is NaN, as a score without labels, becomes null in metrics.jsonl and is left out of TensorBoard.
+        """
+        if not self.active:
+            return
+        self._metrics.write(json_text({"kind": kind, "step": self.steps, **values}) + "\n")
+        self._metrics.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._events.add_scalar(f"{kind}/{name}", value, self.steps)
+
+    def image(self, name: str, picture: Any) -> None:
+        """Show a picture [H, W, 3] uint8 in TensorBoard."""
+        if self._events is not None:
+            self._events.add_image(name, picture, self.steps, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self.active:
+            self._metrics.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def run_folder(run: RunConfig) -> Path:
+    """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; with `--test_mode` a folder of its own."""
+    parts = (run.exp, run.tb_tag, "test_mode" if run.test_mode else "")
+    return Path(run.ckpt) / "_".join(part for part in parts if part)
+
+
+def free_run_folder(folder: Path) -> Path:
+    """`folder` itself, or `folder-2`, `-3`, … if it already holds a run: a run never overwrites another."""
+    return Path(first_free(str(folder), lambda name: (Path(name) / METRICS).exists()))
+
+
+def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
+    """<tb_path>/<name of the run>; numbered if that belongs to another run, the same as before if a run is resumed."""
+    linked = run / LINK
+    if is_resumed and linked.is_symlink():
+        return linked.resolve()
+    return Path(first_free(str(Path(tb_path) / run.name), lambda name: Path(name).exists()))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All rows of a run's metrics.jsonl, except a line that a crash or a full disk damaged."""
+    rows = []
+    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and {"kind", "epoch"} <= row.keys()]
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw loss, learning rate and validation scores of metrics.jsonl into curves.png."""
+    metrics = read_metrics(folder)
+    train = [m for m in metrics if m["kind"] == "train"]
+    val = [m for m in metrics if m["kind"] == "val" and m["mean_iou"] is not None and math.isfinite(m["mean_iou"])]
+    with new_plot(folder / "curves.png", (13, 3.6), dpi=110) as figure:
+        axes = figure.subplots(1, 3)
+        for axis, rows, key, title in (
+            (axes[0], train, "loss", "training loss"),
+            (axes[1], train, "lr", "learning rate"),
+            (axes[2], val, "mean_iou", "validation mIoU"),
+        ):
+            axis.plot(
+                [row["epoch"] for row in rows],
+                [row[key] for row in rows],
+                color="#26547c",
+                marker="." if key == "mean_iou" else None,
+            )
+            axis.set_title(title)
+            axis.set_xlabel("epoch")
+            axis.set_xlim(0, 1.03 * max(row["epoch"] for row in metrics))  # the same for all, also for a single point
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        if val:
+            best = max(val, key=lambda row: row["mean_iou"])
+            axes[2].set_ylim(0, max(1.15 * best["mean_iou"], 0.01))  # room for the number above the curve
+            axes[2].annotate(
+                f"{best['mean_iou']:.3f}",
+                (best["epoch"], best["mean_iou"]),
+                textcoords="offset points",
+                xytext=(0, 6),
+                ha="center",
+            )
+
+def _is_score(row: Mapping[str, Any], epoch: int) -> bool:
+    return row["kind"] == "val" and row["epoch"] == epoch
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("tensorboardX is not installed: no TensorBoard events; metrics.jsonl has everything.", file=sys.stderr)
+        return None
+    return SummaryWriter(str(folder))
+
+
+NUM_SAMPLES = 4  # images per scoring
+NUM_KEPT = 12  # scorings of which they are kept
+LARGEST_SAMPLE = 1536  # side of those with labels, in pixels: at 12 megapixels, a long training's would fill a disk
+
+
+def write_sample(log: RunLog, epoch: int, number: int, picture: Uint8Array) -> None:
+    """Write picture [H, W, 3] as sample `number` of what the network does after `epoch` epochs.
+
+    Of each sample the first, the latest and others evenly spread between them are kept, NUM_KEPT in all.
+    """
+    write_image(log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
+    log.image(f"sample{number}", picture)
+    kept = sorted((_epoch_of(path), path) for path in (log.folder / "samples").glob(f"epoch*_{number}.png"))
+    while len(kept) > NUM_KEPT:
+        _, crowded = min((kept[i + 1][0] - kept[i - 1][0], i) for i in range(1, len(kept) - 1))
+        kept.pop(crowded)[1].unlink(missing_ok=True)
+
+
+def labelled_sample(spec: DatasetSpec, image: Tensor, labels: Tensor, guess: Tensor) -> Uint8Array:
+    """Image, truth and prediction side by side. image [3, H, W] uint8; labels, guess [H, W] train ids."""
+    return shrunk(_beside_labels(spec, image, labels, guess), LARGEST_SAMPLE)
+
+
+def write_augmentation(log: RunLog, spec: DatasetSpec, images: Tensor, labels: Tensor) -> None:
+    """Write crops [B, 3, H, W] uint8 next to their labels [B, H, W], in the main process only."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if log.active:
+            write_image(log.folder / "augmentation" / f"{number}.png", _beside_labels(spec, image, label))
+
+
+def as_picture(image: Tensor) -> Uint8Array:
+    """[3, H, W] uint8 on any device -> [H, W, 3]."""
+    picture: Uint8Array = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    return picture
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch").split("_")[0])
+
+
+def _beside_labels(spec: DatasetSpec, image: Tensor, *labels: Tensor) -> Uint8Array:
+    return side_by_side([as_picture(image), *(colorize(ids.numpy(), spec.palette) for ids in labels)])
+
+
+PROJECT = Path(__file__).parent.parent
+
+
+def record_start(dtype: torch.dtype | None, data: str | None = None) -> dict[str, Any]:
+    """What a training starts with. dtype: that of autocast, None for none; data: see `data_fingerprint`."""
+    return {
+        "commit": commit(PROJECT),
+        "data": data,
+        "processes": processes().count,
+        "numbers": str(dtype or torch.float32).removeprefix("torch."),
+        "versions": versions(),
+    }
+
+
+def commit(folder: Path) -> str | None:
+    """`git describe` of the checkout in `folder`, with -dirty if tracked files have changed; None if it is none."""
+    if not (folder / ".git").exists():  # a copy within another project's checkout
+        return None
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # git is not installed
+        return None
+
+
+def data_fingerprint(spec: DatasetSpec, *splits: Sequence[Pair]) -> str:
+    """A hash of what the files of `splits` are called, of their sizes, and of what their labels mean.
+
+    Not of their times and folders, so a copy is the same data; nor of their contents, which would have to be read.
+    """
+    meaning = (spec.class_names, [*spec.train_id_of_label_id().items()], [*spec.train_id_of_color().items()])
+    digest = hashlib.blake2b(repr((spec.name, meaning)).encode(), digest_size=4)
+    for pairs in splits:
+        files = [(pair.name, _size(pair.image), _size(pair.labels) if pair.labels else 0) for pair in pairs]
+        digest.update(repr(files).encode())
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
