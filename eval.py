@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.files import Pair, dataset_root, find_pairs, load_spec
-from datasets.segmentation import load_pair
+from datasets.files import Sample, dataset_root, find_samples, load_spec
+from datasets.segmentation import load_sample
 from datasets.specs.registry import NAMES
 from datasets.specs.spec import DatasetSpec, first_difference
 from inference.load import DEFAULT_DATASET, Model, build_model, eval_predictor
@@ -66,7 +66,7 @@ class Evaluation:
     root: Path
     predictor: Predictor
     fold: int | None
-    pairs: list[Pair]
+    pairs: list[Sample]
     folder: Path
 
     @property
@@ -78,7 +78,7 @@ class Evaluation:
     @property
     def labelled(self) -> bool:
         """Whether the split has labels."""
-        return self.pairs[0].labels is not None
+        return self.pairs[0].label_path is not None
 
 
 def main(config: EvalConfig) -> int:
@@ -124,7 +124,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     ):
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()
-            with network.working(), errors_naming(run.pairs[i].image):
+            with network.working(), errors_naming(run.pairs[i].image_path):
                 predicted = Arriving(run.predictor.labels(image))
             write_behind(write, run, run.pairs[i], image, truth, predicted, counts[i], writing)
             progress.update()
@@ -139,14 +139,14 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     return counts, facts
 
 
-def read(run: Evaluation, pair: Pair, reading: Stopwatch) -> tuple[Uint8Array, Uint8Array | None]:
+def read(run: Evaluation, pair: Sample, reading: Stopwatch) -> tuple[Uint8Array, Uint8Array | None]:
     """An image and its train ids; None if it has no labels."""
     with reading.working():
-        return load_pair(pair, run.spec) if pair.labels else (read_image(pair.image), None)
+        return load_sample(pair, run.spec) if pair.label_path else (read_image(pair.image_path), None)
 
 
 def write(
-    run: Evaluation, pair: Pair, image: Uint8Array, truth: Uint8Array | None, predicted: Arriving, counts: Tensor,
+    run: Evaluation, pair: Sample, image: Uint8Array, truth: Uint8Array | None, predicted: Arriving, counts: Tensor,
     writing: Stopwatch,
 ) -> None:
     """Score one image into `counts` [C, C + 7] and write the requested files, last the one that marks it as done.
@@ -174,7 +174,7 @@ def settings(run: Evaluation) -> dict[str, Any]:
     return {**flags, "data": {**flags["data"], **used}}
 
 
-def load_one(run: Evaluation, pair: Pair) -> Kept | None:
+def load_one(run: Evaluation, pair: Sample) -> Kept | None:
     """What was kept of an image with the same settings; None if nothing was, or if its pictures are missing."""
     wanted = pictures_of(run.folder, pair.name, labelled=run.labelled, dumped=run.config.output.dump_images)
     if not all(path.is_file() for path in wanted):
@@ -248,12 +248,12 @@ def chosen_fold(config: EvalConfig, model: Model, spec: DatasetSpec) -> int | No
     return fold
 
 
-def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int | None) -> list[Pair]:
+def chosen_pairs(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int | None) -> list[Sample]:
     """The images of the split, or the part of them that `--split_index` selects; only two with `--test_mode`."""
     data = config.data
     if data.split_index >= data.split_count:
         raise ValueError(f"--split_index {data.split_index} must be below --split_count {data.split_count}.")
-    pairs = find_pairs(spec, root, data.split, fold)
+    pairs = find_samples(spec, root, data.split, fold)
     cuts = [len(pairs) * i // data.split_count for i in (data.split_index, data.split_index + 1)]
     part = pairs[cuts[0] : cuts[1]]
     if not part:
@@ -275,10 +275,10 @@ def result_folder(config: EvalConfig, spec: DatasetSpec, fold: int | None) -> Pa
     return base / (f"{name}_test_mode" if config.inference.test_mode else name)
 
 
-def fingerprint(run: Evaluation, pair: Pair) -> str:
+def fingerprint(run: Evaluation, pair: Sample) -> str:
     """A hash of everything that an image's result depends on: settings, checkpoint, image, labels and their meaning."""
     config, spec = run.config, run.spec
-    files = [Path(config.model.snapshot), pair.image, *([pair.labels] if pair.labels else [])]
+    files = [Path(config.model.snapshot), pair.image_path, *([pair.label_path] if pair.label_path else [])]
     stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     inference = {key: value for key, value in as_dict(config.inference).items() if key not in WITHOUT_EFFECT}
     inference["scales"] = run.predictor.scales

@@ -22,11 +22,11 @@ import torch
 from tqdm import tqdm
 
 from config import as_dict
-from datasets.files import dataset_root, find_pairs, load_spec
-from datasets.frames import Record, find_propagated_pairs
+from datasets.files import dataset_root, find_samples, load_spec
+from datasets.frames import Record, find_propagated_samples
 from datasets.labels import label_pixels
 from datasets.legend import ClassShare, class_list, with_legend
-from datasets.segmentation import load_pair
+from datasets.segmentation import load_sample
 from datasets.specs.spec import PROPAGATED, DatasetSpec
 from utils.command import run_command
 from utils.device import resolve_device
@@ -165,7 +165,7 @@ def find_labelled_sequences(
     config: PropagateConfig, spec: DatasetSpec, root: Path, out: Path
 ) -> tuple[list[LabelledSequence], list[str]]:
     """The video around each labelled frame, and a message for each gap in it."""
-    pairs = find_pairs(spec, root, split_of(config), config.data.cv)
+    pairs = find_samples(spec, root, split_of(config), config.data.cv)
     chosen = config.propagation
     found, missing = find_sequences(
         spec, root, pairs, out, reach=chosen.propagate, stride=chosen.stride, beyond=frames_beyond(chosen.flow)
@@ -253,12 +253,12 @@ def training_command(config: PropagateConfig, work: Propagation, reach: int) -> 
 def usable_steps(work: Propagation, split: str, cv: int | None, reach: int) -> int:
     """The largest --maxSkip up to `reach` with which train.py finds pairs around the frames of `split`; 0: none."""
     try:
-        pairs = find_pairs(work.spec, work.root, split, cv)
+        pairs = find_samples(work.spec, work.root, split, cv)
     except FileNotFoundError:  # a fold of few frames may leave none to train on
         return 0
     for skip in range(reach, 0, -1):
         with suppress(FileNotFoundError):
-            find_propagated_pairs(work.spec, work.root, pairs, skip, work.out)
+            find_propagated_samples(work.spec, work.root, pairs, skip, work.out)
             return skip
     return 0
 
@@ -278,7 +278,7 @@ def write_sheet(path: Path, spec: DatasetSpec, sequences: Sequence[LabelledSeque
         pairs = {0: (sequence.pair, escape(name.split("/")[-1]))}
         for step in (steps[0], steps[middle], steps[-1 - middle], steps[-1]):
             pairs[step] = sequence.made[step], f"{step:+d}, no class {100 * done[name, step]['no_class']:.0f} %"
-        rows.append([Cell(title, *load_pair(pair, spec)) for _, (pair, title) in sorted(pairs.items())])
+        rows.append([Cell(title, *load_sample(pair, spec)) for _, (pair, title) in sorted(pairs.items())])
     occurring = frozenset(np.unique(np.concatenate([cell.labels.ravel() for row in rows for cell in row])).tolist())
     legend = [*class_list(spec.classes, occurring), ClassShare(spec.ignore_label, "no class", VOID_COLOR, 0, 0.0)]
     write_image(path, with_legend(sheet(rows, spec.palette), legend, percents=False))
@@ -294,7 +294,7 @@ def report_plan(
 ) -> int:
     """Print what would be written. Returns the exit code that the run would have."""
     num_pairs, num_there = sum(len(s.made) for s in sequences), sum(map(len, there.values()))
-    size = sum(len(s.made) * s.pair.image.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
+    size = sum(len(s.made) * s.pair.image_path.stat().st_size for s in sequences) * (1 - num_there / num_pairs)
     print(
         f"would write {counted(num_pairs - num_there, 'pair')} of {counted(len(sequences), 'labelled frame')} "
         f"to {escape(out / PROPAGATED)}, "

@@ -21,7 +21,7 @@ import numpy as np
 from common import TABLE_HEAD, Stopwatch, describe_machine, draw_streets, row
 
 from datasets.class_positions import IndexPlan, index_of_classes, scan_labels
-from datasets.files import find_pairs
+from datasets.files import find_samples
 from datasets.segmentation import load_labels
 from datasets.specs.registry import dataset_spec
 from utils.parallel import prepare_worker
@@ -38,7 +38,7 @@ def main() -> None:
     try:
         root = flags.dataset_dir or draw_streets(folder / "streets", count=16)
         spec = dataset_spec(flags.dataset if flags.dataset_dir else "streets")
-        pairs = find_pairs(spec, root, "train")
+        pairs = find_samples(spec, root, "train")
         plan = IndexPlan([pairs[i % len(pairs)] for i in range(flags.maps)], spec, root, flags.tile, seed=0)
         print(describe_machine())
         print(f"\n## One label map, tiles of {flags.tile}, on one core\n")
@@ -65,7 +65,7 @@ def one_map(plan: IndexPlan) -> None:
     for number, pair in enumerate(plan.pairs):
         generator = np.random.default_rng(number)
         clock = Stopwatch()
-        cv2.imread(str(pair.labels), cv2.IMREAD_UNCHANGED)
+        cv2.imread(str(pair.label_path), cv2.IMREAD_UNCHANGED)
         bare = clock.lap()
         labels = load_labels(pair, plan.spec)
         decode = clock.lap()

@@ -26,9 +26,9 @@ from common import TABLE_HEAD, Lap, Stopwatch, describe_machine, draw_streets, r
 
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
-from datasets.files import Pair, find_pairs
+from datasets.files import Sample, find_samples
 from datasets.loaders import LoaderOptions, train_data
-from datasets.segmentation import Draw, Load, TrainingSet, as_tensors, load_pair
+from datasets.segmentation import CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec
 from transforms.joint import flip
@@ -74,7 +74,7 @@ def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
     prepare_worker(0)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
-    pairs = find_pairs(spec, root, "train")
+    pairs = find_samples(spec, root, "train")
     cache = DecodedCache(cache_dir, spec)
     cache.fill(pairs, num_workers=0)
     for title, load in (("from PNG", None), ("from the decode-once cache", cache.load)):
@@ -89,19 +89,19 @@ def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
 
 
 def time_samples(
-    spec: DatasetSpec, pairs: list[Pair], load: Load | None, count: int
+    spec: DatasetSpec, pairs: list[Sample], load: Load | None, count: int
 ) -> tuple[list[Lap], list[list[Lap]], list[Lap]]:
     """Bare decoding, each step, and whole samples, alternating sample by sample."""
     transform = train_transform(AUGMENT, spec.ignore_label)
     dataset = TrainingSet(pairs, spec, transform, 0, load)
-    load = load or (lambda pair: load_pair(pair, spec))
+    load = load or (lambda pair: load_sample(pair, spec))
     bare, steps, whole = [], [], []
     for place in range(-len(pairs), count):
         pair = pairs[place % len(pairs)]
         generator = np.random.default_rng((0, place % (1 << 20)))
         clock = Stopwatch()
-        cv2.imread(str(pair.image), cv2.IMREAD_COLOR)
-        cv2.imread(str(pair.labels), cv2.IMREAD_UNCHANGED)
+        cv2.imread(str(pair.image_path), cv2.IMREAD_COLOR)
+        cv2.imread(str(pair.label_path), cv2.IMREAD_UNCHANGED)
         bare_time = clock.lap()
         image, labels = load(pair)
         laps = [clock.lap()]
@@ -115,7 +115,7 @@ def time_samples(
         laps.append(clock.lap())
         into_shared_memory(as_tensors(image, labels))
         laps.append(clock.lap())
-        into_shared_memory(dataset[Draw(0, place % (1 << 20), place % len(pairs))])
+        into_shared_memory(dataset[CropRequest(0, place % (1 << 20), place % len(pairs))])
         whole_time = clock.lap()
         if place >= 0:  # before that, every file is read once to fill the page cache
             bare.append(bare_time)

@@ -27,8 +27,8 @@ import numpy as np
 from common import describe_machine
 from numpy.typing import NDArray
 
-from datasets.files import Pair, find_pairs
-from datasets.segmentation import load_pair
+from datasets.files import Sample, find_samples
+from datasets.segmentation import load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
@@ -95,11 +95,11 @@ def main() -> None:
         return
     if flags.root is None:
         p.error("give the folder of CamVid, or --streets")
-    pairs = find_pairs(SPEC, flags.root, "val")
+    pairs = find_samples(SPEC, flags.root, "val")
     if flags.video:
-        measure_time(flags.video, load_pair(pairs[0], SPEC)[1])
+        measure_time(flags.video, load_sample(pairs[0], SPEC)[1])
         return
-    tallies, kept = carry_all([load_pair(pair, SPEC) for pair in pairs], flags.every, -1 if flags.back else 1)
+    tallies, kept = carry_all([load_sample(pair, SPEC) for pair in pairs], flags.every, -1 if flags.back else 1)
     print_tables(tallies, kept)
     if flags.curve:
         draw_curves(tallies, kept, flags.curve)
@@ -190,7 +190,7 @@ def measure_on_streets() -> None:
         root = Path(name) / "streets"
         write_streets(root, num_train=STREETS * NUM_FRAMES, num_val=0, num_test=0, frames_per_sequence=NUM_FRAMES,
                       height=480, width=640)  # fmt: skip
-        pairs = find_pairs(SPEC, root, "train")
+        pairs = find_samples(SPEC, root, "train")
         columns = [f"{share}, ±{k}" for k in STREET_STEPS for share in ("visible right", "kept right", "hidden void")]
         print(f"\n## Drawn streets, 480x640\n\n{table_row('%', columns)}\n" + "|---" * (1 + len(columns)) + "|")
         for flow in ("exact", "dis"):
@@ -199,10 +199,10 @@ def measure_on_streets() -> None:
             print(table_row(flow, [f"{100 * hits / of:.2f}" for hits, of in counts.reshape(-1, 2)]))
 
 
-def street_counts(pairs: Sequence[Pair], root: Path, flow: str) -> NDArray[np.int64]:
+def street_counts(pairs: Sequence[Sample], root: Path, flow: str) -> NDArray[np.int64]:
     """[steps, 3, 2]: how many visible pixels are right, kept ones right, hidden ones void; each with its total."""
     middle = NUM_FRAMES // 2
-    video = {number - middle: load_pair(pair, SPEC) for number, pair in enumerate(pairs)}
+    video = {number - middle: load_sample(pair, SPEC) for number, pair in enumerate(pairs)}
     frames = {k: image for k, (image, _) in video.items()}
     exact = StreetMotion(root, pairs[middle].name)
     motion = exact if flow == "exact" else EstimatedMotion(frames, build_flow(flow))

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files import Pair
-from datasets.segmentation import BadFiles, load_pair
+from datasets.files import Sample
+from datasets.segmentation import BadFiles, load_sample
 from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
@@ -40,22 +40,22 @@ class DecodedCache:
     def _mapping(self) -> str:
         return repr((_VERSION, self.spec))
 
-    def path_of(self, pair: Pair) -> Path:
+    def path_of(self, pair: Sample) -> Path:
         """The file of `pair`, which depends on its paths and on the mapping of label values."""
-        identity = repr((self._mapping, pair.image.absolute(), _labels_of(pair).absolute()))
+        identity = repr((self._mapping, pair.image_path.absolute(), _labels_of(pair).absolute()))
         name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         return self.folder / self.spec.name / name[:2] / f"{name[2:]}.pixels"
 
-    def load(self, pair: Pair) -> tuple[Uint8Array, Uint8Array]:
+    def load(self, pair: Sample) -> tuple[Uint8Array, Uint8Array]:
         """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from the pair's own files if not cached."""
         try:
             with self.path_of(pair).open("rb") as file:
                 pixels = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
             return _split(pixels, _head(pixels))
         except (OSError, ValueError, KeyError):
-            return load_pair(pair, self.spec)
+            return load_sample(pair, self.spec)
 
-    def fill(self, pairs: Sequence[Pair], *, num_workers: int, skip_bad: int = 0, show: bool = True) -> None:
+    def fill(self, pairs: Sequence[Sample], *, num_workers: int, skip_bad: int = 0, show: bool = True) -> None:
         """Decode the pairs that are not cached, or whose files or cached pixels changed since. May be interrupted.
 
         skip_bad: how many pairs that cannot be decoded are skipped. show: draw a progress bar and warn.
@@ -69,14 +69,14 @@ class DecodedCache:
                 bad_files.skip(problem)
 
 
-def _keep(cache: DecodedCache, pairs: Sequence[Pair], index: int) -> str | None:
+def _keep(cache: DecodedCache, pairs: Sequence[Sample], index: int) -> str | None:
     """Make sure that the cache holds what the files of a pair hold. Returns the reason if they cannot be decoded."""
     pair, path = pairs[index], cache.path_of(pairs[index])
     try:
         source = _digest_of_files(pair)
         if _is_sound(path, source):
             return None
-        image, labels = load_pair(pair, cache.spec)
+        image, labels = load_sample(pair, cache.spec)
     except USER_ERRORS as error:
         path.unlink(missing_ok=True)  # what was cached is outdated
         return one_line(error)
@@ -100,14 +100,14 @@ def _is_sound(path: Path, source: str) -> bool:
         return False
 
 
-def _digest_of_files(pair: Pair) -> str:
-    contents = [path.read_bytes() for path in (pair.image, _labels_of(pair))]
+def _digest_of_files(pair: Sample) -> str:
+    contents = [path.read_bytes() for path in (pair.image_path, _labels_of(pair))]
     return " ".join(hashlib.blake2b(content, digest_size=32).hexdigest() for content in contents)
 
 
-def _labels_of(pair: Pair) -> Path:
-    assert pair.labels is not None, f"{pair.name} has no labels"
-    return pair.labels
+def _labels_of(pair: Sample) -> Path:
+    assert pair.label_path is not None, f"{pair.name} has no labels"
+    return pair.label_path
 
 
 def _head(pixels: Uint8Array) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.files import Pair
-from datasets.segmentation import BadFiles, Draw, load_labels
+from datasets.files import Sample
+from datasets.segmentation import BadFiles, CropRequest, load_labels
 from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, writable_folder
@@ -89,7 +89,7 @@ def _one_pixel_each(
 
 def draw_epoch(
     *, seed: int, epoch: int, num_images: int, length: int, share: float, class_index: ClassIndex | None
-) -> list[Draw]:
+) -> list[CropRequest]:
     """The samples of one epoch, shuffled: `share` of them class-uniform, the rest each image equally often.
 
     num_images: plain images are pairs 0 … num_images - 1; class places may refer to further pairs. The length does not
@@ -106,7 +106,7 @@ def draw_epoch(
         places = present[(first + turn) % len(present)]
         pair_index, row, column = places[generator.integers(len(places))]
         chosen.append((int(pair_index), (int(row), int(column))))
-    return [Draw(epoch, place, *chosen[which]) for place, which in enumerate(generator.permutation(length))]
+    return [CropRequest(epoch, place, *chosen[which]) for place, which in enumerate(generator.permutation(length))]
 
 
 def with_places(fine: ClassIndex, coarse: ClassIndex, classes: Sequence[int], first_pair: int) -> ClassIndex:
@@ -126,7 +126,7 @@ _VERSION = 1  # increase it when the same files would give another index
 class IndexPlan:
     """All that determines an index. root: base of its relative paths; tile: side in pixels."""
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[Sample]
     spec: DatasetSpec
     root: Path
     tile: int
@@ -145,7 +145,7 @@ class IndexPlan:
         return digest.hexdigest()
 
     def _label_files(self) -> list[Path]:
-        return [pair.labels for pair in self.pairs if pair.labels is not None]
+        return [pair.label_path for pair in self.pairs if pair.label_path is not None]
 
     def scan(self, pair_index: int) -> Scan | str:
         """What the labels of a pair contain; the reason if they cannot be read."""

@@ -15,16 +15,16 @@ from utils.files import natural_order
 
 
 @dataclass(frozen=True, order=True)
-class Pair:
+class Sample:
     """An image and its label file.
 
     name: the image's path below its image folder, without the suffix; unique within a split.
-    labels: None if there are none. masks: what the label file holds, see `datasets.specs.spec`.
+    label_path: None if there is none. masks: what the label file holds, see `datasets.specs.spec`.
     """
 
     name: str
-    image: Path
-    labels: Path | None
+    image_path: Path
+    label_path: Path | None
     masks: str = IDS
 
 
@@ -45,7 +45,7 @@ def dataset_root(spec: DatasetSpec, dataset_dir: str | None) -> Path:
     return _root(spec.name, dataset_dir)
 
 
-def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
+def find_samples(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Sample]:
     """The pairs of `split`, sorted by name, frame2 before frame10.
 
     A fold `cv` redefines train and val among all labelled images. Raises ValueError for an unknown split or fold,
@@ -54,14 +54,14 @@ def find_pairs(spec: DatasetSpec, root: Path, split: str, cv: int | None = None)
     pairs = find_images(spec, root, split, cv)
     if split not in spec.unlabelled:
         for pair in pairs:
-            if pair.labels is None:
+            if pair.label_path is None:
                 places = _where_labels_may_be(spec, root, split, pair)
-                raise FileNotFoundError(f"no label file for {pair.image}: looked for {places}.")
+                raise FileNotFoundError(f"no label file for {pair.image_path}: looked for {places}.")
     return pairs
 
 
-def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Pair]:
-    """Like `find_pairs`, but with `labels` None if an image has no label file."""
+def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Sample]:
+    """Like `find_samples`, but with `label_path` None if an image has no label file."""
     if cv is None and spec.default_fold is not None and split in ("train", "val"):
         cv = spec.default_fold
     if cv is not None and split in ("train", "val"):
@@ -71,15 +71,15 @@ def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None
     layout = existing_layout(spec, root, split)
     pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
     if split in spec.unlabelled:  # files may exist: those of Cityscapes' test split hold nothing but "no class"
-        pairs = [replace(pair, labels=None) for pair in pairs]
+        pairs = [replace(pair, label_path=None) for pair in pairs]
     return _in_order(_with_distinct_names(pairs))
 
 
-def find_coarse_pairs(spec: DatasetSpec, root: Path) -> list[Pair]:
+def find_coarse_samples(spec: DatasetSpec, root: Path) -> list[Sample]:
     """The coarsely labelled pairs, for class-uniform sampling. Raises ValueError if the set has none."""
     if spec.coarse_split is None:
         raise ValueError(f"--coarse_boost_classes: {spec.name} has no coarse labels.")
-    return find_pairs(spec, root, spec.coarse_split)
+    return find_samples(spec, root, spec.coarse_split)
 
 
 def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
@@ -148,7 +148,7 @@ def _root(name: str, dataset_dir: str | None) -> Path:
     )
 
 
-def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
+def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Sample]:
     if not 0 <= cv < spec.num_folds:
         if not spec.num_folds:
             raise ValueError(f"--cv {cv}: {spec.name} has no cross-validation folds; leave it out.")
@@ -167,7 +167,7 @@ def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Pair]:
     return _in_order(pairs)
 
 
-def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str) -> Iterator[Pair]:
+def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str) -> Iterator[Sample]:
     image_dir = root / layout.image_dir.format(folder=folder)
     images = [path for path in files_below(image_dir) if path.lower().endswith(_lower(layout.image_suffixes))]
     if not images:
@@ -180,7 +180,7 @@ def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str)
     for path, name in names.items():
         if members is None or name in members:
             labels, masks = label_file(layout, root, folder, name)
-            yield Pair(name, image_dir / path, labels, masks)
+            yield Sample(name, image_dir / path, labels, masks)
 
 
 def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: Mapping[str, str]) -> set[str] | None:
@@ -204,35 +204,36 @@ def _label_candidates(layout: Layout, root: Path, folder: str, name: str) -> lis
     return [(Path(f"{stem}{suffix}"), masks) for suffix, masks in suffixes]
 
 
-def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Pair) -> str:
+def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Sample) -> str:
     folders = dict.fromkeys(folder for folders in spec.splits.values() for folder in folders)
     candidates = [
         path
         for layout in layouts_of(spec, split)
         for folder in folders
-        if pair.image.is_relative_to(root / layout.image_dir.format(folder=folder))
+        if pair.image_path.is_relative_to(root / layout.image_dir.format(folder=folder))
         for path, _ in _label_candidates(layout, root, folder, pair.name)
         if not path.suffix.isupper()  # accepted, but not worth mentioning
     ]
     return " and ".join(map(str, dict.fromkeys(candidates)))
 
 
-def _with_distinct_names(pairs: list[Pair]) -> list[Pair]:
+def _with_distinct_names(pairs: list[Sample]) -> list[Sample]:
     images: dict[str, Path] = {}
     for pair in pairs:
-        if images.get(pair.name) == pair.image:
-            raise ValueError(f"{pair.image} is listed twice in this split; remove it from one of its lists.")
+        if images.get(pair.name) == pair.image_path:
+            raise ValueError(f"{pair.image_path} is listed twice in this split; remove it from one of its lists.")
         if pair.name in images:
-            raise ValueError(f"{images[pair.name]} and {pair.image} share the name {pair.name}; rename one.")
-        images[pair.name] = pair.image
+            raise ValueError(f"{images[pair.name]} and {pair.image_path} share the name {pair.name}; rename one.")
+        images[pair.name] = pair.image_path
     owners: dict[Path, Path] = {}
     for pair in pairs:
-        if pair.labels and owners.setdefault(pair.labels, pair.image) != pair.image:
-            raise ValueError(f"{owners[pair.labels]} and {pair.image} share the label file {pair.labels}; rename one.")
+        owner = owners.setdefault(pair.label_path, pair.image_path) if pair.label_path else pair.image_path
+        if owner != pair.image_path:
+            raise ValueError(f"{owner} and {pair.image_path} share the label file {pair.label_path}; rename one.")
     return pairs
 
 
-def _in_order(pairs: Iterable[Pair]) -> list[Pair]:
+def _in_order(pairs: Iterable[Sample]) -> list[Sample]:
     return sorted(pairs, key=lambda pair: natural_order(pair.name))
 
 

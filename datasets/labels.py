@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.files import Pair
+from datasets.files import Sample
 from datasets.specs.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec, written_ids
 from utils.images import Uint8Array, read_colors_or_ids, read_label_colors, read_label_ids
 
@@ -36,13 +36,13 @@ class Stranger:
     column: int
 
 
-def read_mask(pair: Pair) -> NDArray[np.integer]:
+def read_mask(pair: Sample) -> NDArray[np.integer]:
     """The label file of `pair` as it is: ids [H, W], or colours [H, W, 3] uint8 RGB.
 
     Raises the errors of `read_label_file`.
     """
-    assert pair.labels is not None, f"{pair.name} has no labels"
-    return read_label_file(pair.labels, pair.masks)
+    assert pair.label_path is not None, f"{pair.name} has no labels"
+    return read_label_file(pair.label_path, pair.masks)
 
 
 def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:

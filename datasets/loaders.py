@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Sampler
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
 from datasets.class_positions import ClassIndex, IndexPlan, draw_epoch, index_of_classes, with_places
-from datasets.files import Pair, dataset_root, find_coarse_pairs, find_pairs
+from datasets.files import Sample, dataset_root, find_coarse_samples, find_samples
 from datasets.frames import frames_of_video
-from datasets.segmentation import Draw, Load, SkippingSet, TrainingSet, TrainLoader, ValidationSet, collate
+from datasets.segmentation import CropRequest, Load, SkippingSet, TrainingSet, TrainLoader, ValidationSet, collate
 from datasets.specs.spec import DatasetSpec
 from transforms.presets import train_transform
 from utils.distributed import Processes, wait_for_all
@@ -28,13 +28,13 @@ from utils.text import counted
 Item = TypeVar("Item")
 
 
-class EpochSampler(Sampler[Draw]):
+class EpochSampler(Sampler[CropRequest]):
     """This process's part of each epoch's samples. The processes partition the epoch, in whole rounds of `batch`.
 
     draw: epoch -> all samples of that epoch, the same on every process.
     """
 
-    def __init__(self, draw: Callable[[int], list[Draw]], *, rank: int, num_processes: int, batch: int) -> None:
+    def __init__(self, draw: Callable[[int], list[CropRequest]], *, rank: int, num_processes: int, batch: int) -> None:
         self.draw = draw
         self.rank = rank
         self.num_processes = num_processes
@@ -45,7 +45,7 @@ class EpochSampler(Sampler[Draw]):
         """Set the epoch that the next iteration visits."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[CropRequest]:
         samples = self.draw(self.epoch)
         return iter(samples[self.rank : self._usable(len(samples)) : self.num_processes])
 
@@ -126,17 +126,17 @@ def train_data(
     """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
     transform = train_transform(augment, spec.ignore_label)  # tells wrong flags before anything is prepared
     root = dataset_root(spec, data.dataset_dir)
-    pairs = find_pairs(spec, root, data.train_split if data.cv is None else "train", data.cv)
-    if any(pair.labels is None for pair in pairs):
+    pairs = find_samples(spec, root, data.train_split if data.cv is None else "train", data.cv)
+    if any(pair.label_path is None for pair in pairs):
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
-    coarse = find_coarse_pairs(spec, root) if boosted else []
+    coarse = find_coarse_samples(spec, root) if boosted else []
     propagated = frames_of_video(data, spec, root, pairs, show=options.processes.is_main)
     wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
     find_classes = partial(_index, data, spec, root, options, seed)
     class_index = _class_index(data, spec, pairs, propagated, coarse, boosted, find_classes) if wanted else None
 
-    def draw(epoch: int) -> list[Draw]:
+    def draw(epoch: int) -> list[CropRequest]:
         share = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0
         return draw_epoch(
             seed=seed,
@@ -165,13 +165,13 @@ def train_data(
 
 def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None) -> Loader:
     """Whole validation images, each on exactly one process."""
-    pairs: list[Pair] = find_pairs(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
+    pairs: list[Sample] = find_samples(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
     load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score covers all images
     dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 
 
-def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Pair], options: LoaderOptions) -> Load | None:
+def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Sample], options: LoaderOptions) -> Load | None:
     """How pairs are read: from `--cache_dir`, filled by one process of each machine, else from their files (None)."""
     if data.cache_dir is None:
         return None
@@ -183,7 +183,7 @@ def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Pair], options: Loade
 
 
 def _index(
-    data: DataConfig, spec: DatasetSpec, root: Path, options: LoaderOptions, seed: int, pairs: list[Pair]
+    data: DataConfig, spec: DatasetSpec, root: Path, options: LoaderOptions, seed: int, pairs: list[Sample]
 ) -> ClassIndex:
     """The index of `pairs`, made and written by one process of each machine and read by the others."""
     plan = IndexPlan(pairs, spec, root, data.class_uniform_tile, seed)
@@ -202,11 +202,11 @@ def _index(
 def _class_index(
     data: DataConfig,
     spec: DatasetSpec,
-    pairs: list[Pair],
-    propagated: list[Pair],
-    coarse: list[Pair],
+    pairs: list[Sample],
+    propagated: list[Sample],
+    coarse: list[Sample],
     boosted: tuple[int, ...],
-    index_of: Callable[[list[Pair]], ClassIndex],
+    index_of: Callable[[list[Sample]], ClassIndex],
 ) -> ClassIndex:
     """Where classes are: in `pairs`, `propagated` and, the `boosted` ones, in `coarse`; counted in this order."""
     if any(not 0 <= c < spec.num_classes for c in boosted):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from datasets.files import Pair
+from datasets.files import Sample
 from datasets.labels import read_mask, train_ids, unknown_values
 from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
@@ -24,7 +24,7 @@ from utils.images import Uint8Array, read_image
 MOST_NAMED = 8  # unknown values that one error lists
 
 # How a pair becomes image [H, W, 3] uint8 RGB and train ids [H, W] uint8.
-Load = Callable[[Pair], tuple[Uint8Array, Uint8Array]]
+Load = Callable[[Sample], tuple[Uint8Array, Uint8Array]]
 
 # Joint transform of one sample: image, labels, where to centre the crop (row, column) or None, random generator.
 Transform = Callable[
@@ -33,7 +33,7 @@ Transform = Callable[
 
 
 @dataclass(frozen=True)
-class Draw:
+class CropRequest:
     """One training sample to make: which pair, centred where, in which epoch and position in the epoch."""
 
     epoch: int
@@ -42,7 +42,7 @@ class Draw:
     center: tuple[int, int] | None = None
 
 
-def load_labels(pair: Pair, spec: DatasetSpec) -> Uint8Array:
+def load_labels(pair: Sample, spec: DatasetSpec) -> Uint8Array:
     """The train ids [H, W] uint8 of `pair`, `ignore_label` where there is no class.
 
     Raises ValueError naming the file and the unknown values.
@@ -54,41 +54,41 @@ def load_labels(pair: Pair, spec: DatasetSpec) -> Uint8Array:
         values = ", ".join(str(stranger.value) for stranger in strangers[:MOST_NAMED])
         first = min(strangers, key=lambda stranger: (stranger.row, stranger.column))
         raise ValueError(
-            f"{pair.labels}: label values {values} are not among {spec.name}'s (first at row {first.row}, column "
+            f"{pair.label_path}: label values {values} are not among {spec.name}'s (first at row {first.row}, column "
             f"{first.column}); check --dataset, or run python -m datasets.verify."
         )
     return labels
 
 
-def load_pair(pair: Pair, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Array]:
+def load_sample(pair: Sample, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Array]:
     """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8. Raises ValueError if their sizes differ."""
-    image, labels = read_image(pair.image), load_labels(pair, spec)
+    image, labels = read_image(pair.image_path), load_labels(pair, spec)
     if image.shape[:2] != labels.shape:
         raise ValueError(
-            f"{pair.image} is {image.shape[1]}x{image.shape[0]}, its labels {pair.labels} are "
+            f"{pair.image_path} is {image.shape[1]}x{image.shape[0]}, its labels {pair.label_path} are "
             f"{labels.shape[1]}x{labels.shape[0]} pixels (width x height); they must have the same size."
         )
     return image, labels
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops. Indexed by a `Draw`; a sample depends only on (seed, epoch, place), not on the process.
+    """Augmented crops. Indexed by a `CropRequest`; a sample depends only on (seed, epoch, place), not on the process.
 
     Samples are (image [3, H, W] uint8, labels [H, W] uint8). load: None to decode the files.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], spec: DatasetSpec, transform: Transform, seed: int, load: Load | None = None
+        self, pairs: Sequence[Sample], spec: DatasetSpec, transform: Transform, seed: int, load: Load | None = None
     ) -> None:
         self.pairs = list(pairs)
-        self.load = load or partial(load_pair, spec=spec)
+        self.load = load or partial(load_sample, spec=spec)
         self.transform = transform
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, draw: CropRequest) -> tuple[Tensor, Tensor]:
         image, labels = self.load(self.pairs[draw.pair_index])
         generator = np.random.default_rng((self.seed, draw.epoch, draw.place))
         return as_tensors(*self.transform(image, labels, draw.center, generator))
@@ -97,9 +97,9 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
 class ValidationSet(Dataset[tuple[Tensor, Tensor]]):
     """Whole images and labels, unchanged. load: None to decode the files."""
 
-    def __init__(self, pairs: Sequence[Pair], spec: DatasetSpec, load: Load | None = None) -> None:
+    def __init__(self, pairs: Sequence[Sample], spec: DatasetSpec, load: Load | None = None) -> None:
         self.pairs = list(pairs)
-        self.load = load or partial(load_pair, spec=spec)
+        self.load = load or partial(load_sample, spec=spec)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -116,7 +116,7 @@ def as_tensors(image: Uint8Array, labels: Uint8Array) -> tuple[Tensor, Tensor]:
 
 
 # An image, its labels, and a message for each unreadable pair that they replace.
-Sample = tuple[Tensor, Tensor, list[str]]
+TrainingItem = tuple[Tensor, Tensor, list[str]]
 
 
 class BadFiles:
@@ -152,7 +152,7 @@ def one_too_many(problem: str, skip_bad: int) -> ValueError:
     return ValueError(f"{problem} (--skip_bad {skip_bad} is exhausted)" if skip_bad else problem)
 
 
-class SkippingSet(Dataset[Sample]):
+class SkippingSet(Dataset[TrainingItem]):
     """`samples`, with another image in place of one that cannot be read; which one depends only on the draw.
 
     num_images: the substitute is one of this many first pairs. skip_bad: how many files a sample may skip.
@@ -163,7 +163,7 @@ class SkippingSet(Dataset[Sample]):
         self.num_images = num_images
         self.skip_bad = skip_bad
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: CropRequest) -> TrainingItem:
         problems: dict[int, str] = {}  # of the pairs tried
         while True:
             try:
@@ -180,7 +180,7 @@ class SkippingSet(Dataset[Sample]):
 class TrainLoader:
     """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8); reports what was skipped, and counts it."""
 
-    def __init__(self, loader: DataLoader[Sample], skip_bad: int) -> None:
+    def __init__(self, loader: DataLoader[TrainingItem], skip_bad: int) -> None:
         self.loader = loader
         self.bad_files = BadFiles(skip_bad)
 
@@ -194,7 +194,7 @@ class TrainLoader:
             yield images, labels
 
 
-def collate(samples: Sequence[Sample]) -> tuple[Any, Any, list[str]]:
+def collate(samples: Sequence[TrainingItem]) -> tuple[Any, Any, list[str]]:
     """Samples of one size -> batch."""
     images, labels, problems = zip(*samples, strict=True)
     return default_collate(list(images)), default_collate(list(labels)), [text for texts in problems for text in texts]

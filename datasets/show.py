@@ -17,10 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.files import Pair, dataset_root, find_pairs, load_spec
+from datasets.files import Sample, dataset_root, find_samples, load_spec
 from datasets.labels import read_mask
 from datasets.legend import class_shares, with_legend
-from datasets.segmentation import load_pair
+from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec
 from datasets.survey import palette_doubt
 from transforms.presets import TrainTransform, train_transform
@@ -39,8 +39,8 @@ def main(config: ShowConfig) -> int:
     writable_file(Path(sheet.out), "--out", (".png", ".jpg", ".jpeg"))
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     split = config.data.split or "train"
-    pairs = find_pairs(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)
-    if any(pair.labels is None for pair in pairs):
+    pairs = find_samples(spec, dataset_root(spec, config.data.dataset_dir), split, config.data.cv)
+    if any(pair.label_path is None for pair in pairs):
         raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
     order = np.random.default_rng(sheet.seed).permutation(len(pairs))
     shown = [pairs[i] for i in order[: sheet.num]]
@@ -55,27 +55,27 @@ def main(config: ShowConfig) -> int:
     return 0
 
 
-def notice_palette(pairs: Sequence[Pair], spec: DatasetSpec) -> None:
+def notice_palette(pairs: Sequence[Sample], spec: DatasetSpec) -> None:
     """Say of the first label file of which it is so that its palette contradicts how its values are read."""
     for pair in pairs:
         if doubt := palette_doubt(pair, read_mask(pair), spec):
-            print(escape(f"notice: {pair.labels}: {doubt}"), file=sys.stderr)
+            print(escape(f"notice: {pair.label_path}: {doubt}"), file=sys.stderr)
             return
 
 
-def fitted(augment: AugmentConfig, pairs: Sequence[Pair]) -> AugmentConfig:
+def fitted(augment: AugmentConfig, pairs: Sequence[Sample]) -> AugmentConfig:
     """`augment`; if it has no crop size, with that of training, but no larger than the largest image of `pairs`."""
     if augment.crop_size:
         return augment
-    shorter = augment.pre_size or max(min(read_image(pair.image).shape[:2]) for pair in pairs)
+    shorter = augment.pre_size or max(min(read_image(pair.image_path).shape[:2]) for pair in pairs)
     return replace(augment, crop_size=min(shorter, AugmentConfig().crop_size))
 
 
 def augmented(
-    pair: Pair, spec: DatasetSpec, transform: TrainTransform, seed: tuple[int, int]
+    pair: Sample, spec: DatasetSpec, transform: TrainTransform, seed: tuple[int, int]
 ) -> tuple[Uint8Array, Uint8Array]:
     """One crop of `pair`: image [h, w, 3] and train ids [h, w]."""
-    image, labels = load_pair(pair, spec)
+    image, labels = load_sample(pair, spec)
     return transform(image, labels, None, np.random.default_rng(seed))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from datasets.files import Pair, existing_layout, files_below, find_images
+from datasets.files import Sample, existing_layout, files_below, find_images
 from datasets.labels import UNKNOWN, read_mask, train_ids, unknown_values
 from datasets.specs.lists import compose, in_capitals_too, without_suffix
 from datasets.specs.spec import EITHER, TRAIN_IDS, DatasetSpec
@@ -56,29 +56,29 @@ class Examined:
     holds_default_ignore: bool = False
 
 
-def examine(pair: Pair, spec: DatasetSpec) -> Examined:
+def examine(pair: Sample, spec: DatasetSpec) -> Examined:
     """Read and check both files. Never raises for a problem with a file."""
     findings: list[Finding] = []
     size, digest, turned = None, "", False
     try:
-        image = read_image(pair.image)
-        turned = exif_orientation(pair.image) != UPRIGHT
+        image = read_image(pair.image_path)
+        turned = exif_orientation(pair.image_path) != UPRIGHT
         size, digest = image.shape[:2], hashlib.blake2b(image.data, digest_size=16).hexdigest()
     except (ValueError, OSError) as error:
-        findings.append(Finding("unreadable", str(pair.image), one_line(error)))
-    of_labels = _examine_labels(pair, spec, size, turned) if pair.labels else Examined(None, "", (), ())
+        findings.append(Finding("unreadable", str(pair.image_path), one_line(error)))
+    of_labels = _examine_labels(pair, spec, size, turned) if pair.label_path else Examined(None, "", (), ())
     return replace(of_labels, size=size, digest=digest, findings=(*findings, *of_labels.findings), turned=turned)
 
 
-def palette_doubt(pair: Pair, pixels: NDArray[np.integer], spec: DatasetSpec) -> str | None:
+def palette_doubt(pair: Sample, pixels: NDArray[np.integer], spec: DatasetSpec) -> str | None:
     """What the palette of a label file says against reading it as ids; None where it says nothing, or is not asked.
 
     pixels: what the file holds, see `read_mask`. A palette counts where most of the indices that occur, and at least
     two, have the colour of a class: others are made up by programs, for the eye.
     """
-    if pair.masks != EITHER or pixels.ndim != 2 or pair.labels is None:
+    if pair.masks != EITHER or pixels.ndim != 2 or pair.label_path is None:
         return None
-    palette = dict(enumerate(read_palette(pair.labels)))
+    palette = dict(enumerate(read_palette(pair.label_path)))
     if not palette:
         return None
     of_id, of_color = spec.train_id_of_label_id(), spec.train_id_of_color()
@@ -94,7 +94,7 @@ def palette_doubt(pair: Pair, pixels: NDArray[np.integer], spec: DatasetSpec) ->
     )
 
 
-def examine_all(pairs: Sequence[Pair], spec: DatasetSpec, num_workers: int) -> Iterator[Examined]:
+def examine_all(pairs: Sequence[Sample], spec: DatasetSpec, num_workers: int) -> Iterator[Examined]:
     """`examine` for each of `pairs`, in their order, on `num_workers` processes (0 or 1: in this one)."""
     task = partial(examine, spec=spec)
     if num_workers <= 1 or len(pairs) <= CHUNK:
@@ -106,9 +106,9 @@ def examine_all(pairs: Sequence[Pair], spec: DatasetSpec, num_workers: int) -> I
         yield from pool.map(task, pairs, chunksize=CHUNK)
 
 
-def _examine_labels(pair: Pair, spec: DatasetSpec, image_size: tuple[int, int] | None, turned: bool) -> Examined:
+def _examine_labels(pair: Sample, spec: DatasetSpec, image_size: tuple[int, int] | None, turned: bool) -> Examined:
     """What `examine` says of the label file; nothing of the image."""
-    file = str(pair.labels)
+    file = str(pair.label_path)
     try:
         pixels = read_mask(pair)
         doubt = palette_doubt(pair, pixels, spec)
@@ -118,7 +118,7 @@ def _examine_labels(pair: Pair, spec: DatasetSpec, image_size: tuple[int, int] |
     findings = [Finding("palette", file, f"{file}: {doubt}")] if doubt else []
     if image_size is not None and labels.shape != image_size:
         (height, width), (rows, columns) = image_size, labels.shape
-        message = f"{file} is {columns}x{rows}, but its image {pair.image} is {width}x{height} (width x height)"
+        message = f"{file} is {columns}x{rows}, but its image {pair.image_path} is {width}x{height} (width x height)"
         if turned:
             message += "; the likely cause: the image is turned upright by its EXIF rotation, the mask is not"
         findings.append(Finding("size", file, message))
@@ -186,7 +186,7 @@ class Survey:
 class _Files:
     """What is known before any file is opened."""
 
-    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    pairs: dict[str, list[Sample]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -201,7 +201,7 @@ def survey(spec: DatasetSpec, root: Path, *, split: str | None, cv: int | None, 
     files = _list_files(spec, root, split, cv)
     jobs = list(dict.fromkeys(pair for pairs in files.pairs.values() for pair in pairs))
     progress = tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=None)
-    examined: dict[Pair, Examined] = {}
+    examined: dict[Sample, Examined] = {}
     with progress:
         for pair, result in zip(jobs, examine_all(jobs, spec, num_workers), strict=True):
             examined[pair] = result
@@ -254,9 +254,9 @@ def _relevant_splits(spec: DatasetSpec) -> list[str]:
     return [name for name in spec.split_names if name != "trainval" and (name == "test" or name not in spec.unlabelled)]
 
 
-def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) -> list[Finding]:
+def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Sample]) -> list[Finding]:
     """Images without labels, and label files without an image."""
-    lonely = [pair for pair in pairs if pair.labels is None]
+    lonely = [pair for pair in pairs if pair.label_path is None]
     found: list[Finding] = []
     declared = split if split in spec.splits else "trainval"
     layout = existing_layout(spec, root, declared)
@@ -268,7 +268,7 @@ def _unpaired(spec: DatasetSpec, root: Path, split: str, pairs: Iterable[Pair]) 
         image_files, label_files = list(files_below(image_dir)), list(files_below(label_dir))
         images = {compose(without_suffix(path, layout)) for path in image_files}
         images_by_stem, labels_by_stem = ({_stem(path): path for path in paths} for paths in (image_files, label_files))
-        for image, name in ((pair.image, pair.name) for pair in lonely if pair.image.is_relative_to(image_dir)):
+        for image, name in ((s.image_path, s.name) for s in lonely if s.image_path.is_relative_to(image_dir)):
             wanted, message = f"{name}{layout.label_suffixes[0]}", f"{image} has no label file"
             if near := labels_by_stem.get(_stem(wanted)):
                 message += f": looked for {label_dir / wanted}; there is {label_dir / near}: "
@@ -297,17 +297,17 @@ def _why_not(path: str, what: str, suffixes: Sequence[str]) -> str:
     return f"{what} must be {' or '.join([', '.join(endings[:-1]), endings[-1]] if endings[1:] else endings)}"
 
 
-def _unlisted(spec: DatasetSpec, root: Path, pairs: Mapping[str, Sequence[Pair]]) -> list[str]:
+def _unlisted(spec: DatasetSpec, root: Path, pairs: Mapping[str, Sequence[Sample]]) -> list[str]:
     """A note of how many images are in no list, if lists define the splits."""
     if not all(split in pairs and layout.list_file for layout in spec.layouts for split in REQUIRED):
         return []
-    listed = {pair.image for found in pairs.values() for pair in found}
+    listed = {pair.image_path for found in pairs.values() for pair in found}
     images = {root / spec.layouts[0].image_dir / path for path in files_below(root / spec.layouts[0].image_dir)}
     unlisted = [image for image in images - listed if without_suffix(image.name, spec.layouts[0]) != image.name]
     return [f"{len(unlisted)} {'image is' if len(unlisted) == 1 else 'images are'} in no list"] if unlisted else []
 
 
-def _split_survey(pairs: Sequence[Pair], examined: Mapping[Pair, Examined], num_classes: int) -> SplitSurvey:
+def _split_survey(pairs: Sequence[Sample], examined: Mapping[Sample, Examined], num_classes: int) -> SplitSurvey:
     results = [examined[pair] for pair in pairs]
     sizes = Counter((result.size[1], result.size[0]) for result in results if result.size)
     labelled = [result.class_pixels for result in results if result.class_pixels]
@@ -315,16 +315,16 @@ def _split_survey(pairs: Sequence[Pair], examined: Mapping[Pair, Examined], num_
     return SplitSurvey(len(pairs), len(labelled), sizes, total)
 
 
-def _duplicates(pairs: Mapping[str, Sequence[Pair]], examined: Mapping[Pair, Examined]) -> list[Finding]:
+def _duplicates(pairs: Mapping[str, Sequence[Sample]], examined: Mapping[Sample, Examined]) -> list[Finding]:
     """Images in two splits that must not overlap, whether as one file or as two with the same pixels."""
-    places: defaultdict[str, dict[str, Pair]] = defaultdict(dict)
+    places: defaultdict[str, dict[str, Sample]] = defaultdict(dict)
     for split in (name for name in APART if name in pairs):
         for pair in pairs[split]:
             if examined[pair].digest:
                 places[examined[pair].digest].setdefault(split, pair)
     return [
-        Finding("duplicate", str(list(found.values())[-1].image), "the same image is in "
-                + " and ".join(f"{split} ({pair.image})" for split, pair in found.items()))
+        Finding("duplicate", str(list(found.values())[-1].image_path), "the same image is in "
+                + " and ".join(f"{split} ({pair.image_path})" for split, pair in found.items()))
         for found in places.values()
         if len(found) > 1
     ]  # fmt: skip
@@ -358,9 +358,9 @@ def _default_ignore(
     ]
 
 
-def _turned(examined: Mapping[Pair, Examined]) -> list[str]:
+def _turned(examined: Mapping[Sample, Examined]) -> list[str]:
     """How many images with labels EXIF turns: their labels are not turned with them."""
-    turned = [pair.image for pair, result in examined.items() if result.turned and pair.labels]
+    turned = [pair.image_path for pair, result in examined.items() if result.turned and pair.label_path]
     if not turned:
         return []
     return [

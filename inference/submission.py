@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files import Pair, dataset_root, files_below, find_pairs, load_spec
+from datasets.files import Sample, dataset_root, files_below, find_samples, load_spec
 from datasets.specs.spec import written_ids
 from utils.command import one_line, run_command
 from utils.decoding import PNG, decode_values
@@ -46,7 +46,7 @@ def main(config: SubmissionConfig) -> int:
     options = known_options(config.input)
     spec = load_spec(options.dataset or "", options.dataset_dir)
     root = dataset_root(spec, options.dataset_dir)
-    pairs = find_pairs(spec, root, options.split or "test", options.cv_split)
+    pairs = find_samples(spec, root, options.split or "test", options.cv_split)
     path = Path(options.path or "")
     if (path / "pred").is_dir():
         path = path / "pred"
@@ -96,7 +96,7 @@ def recorded_by_eval(settings: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def problems(path: Path, pairs: Sequence[Pair], allowed: Sequence[int]) -> list[str]:
+def problems(path: Path, pairs: Sequence[Sample], allowed: Sequence[int]) -> list[str]:
     """What is wrong with the predictions in a folder or zip, one line each; [] if every pair has a correct file."""
     with opened(path) as files:
         wanted = {f"{pair.name}.png": pair for pair in pairs}
@@ -109,7 +109,7 @@ def problems(path: Path, pairs: Sequence[Pair], allowed: Sequence[int]) -> list[
     return [*missing, *strangers, *wrong]
 
 
-def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
+def problem(read: Read, pair: Sample, allowed: Sequence[int]) -> str | None:
     """What is wrong with one prediction, given as a function that reads the file; None if nothing is."""
     try:
         content = read()
@@ -124,7 +124,7 @@ def problem(read: Read, pair: Pair, allowed: Sequence[int]) -> str | None:
         ids = decode_values(content, pair.name)
     except ValueError:
         return "is damaged"
-    width, height = image_size(pair.image)
+    width, height = image_size(pair.image_path)
     if ids.shape != (height, width):
         return f"is {ids.shape[1]}x{ids.shape[0]} pixels, but its image is {width}x{height}"
     strange = ~np.isin(ids, allowed)

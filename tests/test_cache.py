@@ -10,8 +10,8 @@ import pytest
 import datasets.cache
 from config import AugmentConfig
 from datasets.cache import DecodedCache
-from datasets.files import find_pairs
-from datasets.segmentation import Draw, TrainingSet, ValidationSet, load_pair
+from datasets.files import find_samples
+from datasets.segmentation import CropRequest, TrainingSet, ValidationSet, load_sample
 from datasets.specs.registry import dataset_spec
 from transforms.presets import train_transform
 from utils.images import write_image
@@ -26,7 +26,7 @@ def pairs(tmp_path):
         size = (20 + number, 31)  # sizes differ
         write_image(tmp_path / "set/train" / f"{number}.png", generator.integers(0, 256, (*size, 3), np.uint8))
         write_image(tmp_path / "set/trainannot" / f"{number}.png", generator.integers(0, 12, size).astype(np.uint8))
-    return find_pairs(SPEC, tmp_path / "set", "train")
+    return find_samples(SPEC, tmp_path / "set", "train")
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def decoded(monkeypatch) -> list[str]:
 
     def load(pair, spec):
         names.append(pair.name)
-        return load_pair(pair, spec)
+        return load_sample(pair, spec)
 
-    monkeypatch.setattr(datasets.cache, "load_pair", load)
+    monkeypatch.setattr(datasets.cache, "load_sample", load)
     return names
 
 
@@ -53,7 +53,7 @@ def fill(cache, pairs, **options):
 
 def assert_equal(cache, pairs):
     for pair in pairs:
-        for kept, plain in zip(cache.load(pair), load_pair(pair, SPEC), strict=True):
+        for kept, plain in zip(cache.load(pair), load_sample(pair, SPEC), strict=True):
             assert kept.dtype == plain.dtype
             assert np.array_equal(kept, plain)
 
@@ -69,7 +69,7 @@ def test_two_processes_fill_it_as_one_does(tmp_path, decoded):
     for number in range(33):
         write_image(tmp_path / "set/train" / f"{number}.png", np.full((4, 5, 3), number, np.uint8))
         write_image(tmp_path / "set/trainannot" / f"{number}.png", np.full((4, 5), number % 11, np.uint8))
-    pairs = find_pairs(SPEC, tmp_path / "set", "train")
+    pairs = find_samples(SPEC, tmp_path / "set", "train")
     cache = DecodedCache(tmp_path / "cache", SPEC)
     cache.fill(pairs, num_workers=2, show=False)
     assert decoded == []  # not in this process
@@ -95,7 +95,7 @@ def test_a_second_run_decodes_nothing(cache, pairs, decoded):
 
 
 def test_a_file_with_new_content_is_decoded_again_even_with_the_old_size_and_time(cache, pairs, decoded):
-    path, uncompressed = pairs[1].labels, [cv2.IMWRITE_PNG_COMPRESSION, 0]
+    path, uncompressed = pairs[1].label_path, [cv2.IMWRITE_PNG_COMPRESSION, 0]
     cv2.imwrite(str(path), np.zeros((21, 31), np.uint8), uncompressed)
     fill(cache, pairs)
     before = path.stat()
@@ -110,7 +110,7 @@ def test_a_file_with_new_content_is_decoded_again_even_with_the_old_size_and_tim
 
 def test_a_file_that_was_only_touched_is_not_decoded_again(cache, pairs, decoded):
     fill(cache, pairs)
-    os.utime(pairs[0].image, ns=(1, 1))
+    os.utime(pairs[0].image_path, ns=(1, 1))
     decoded.clear()
     fill(cache, pairs)
     assert decoded == []
@@ -151,9 +151,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(cache, pairs, monkeypatch):
             names.append("2")
             raise KeyboardInterrupt
         names.append(pair.name)
-        return load_pair(pair, spec)
+        return load_sample(pair, spec)
 
-    monkeypatch.setattr(datasets.cache, "load_pair", load)
+    monkeypatch.setattr(datasets.cache, "load_sample", load)
     with pytest.raises(KeyboardInterrupt):
         fill(cache, pairs)
     fill(cache, pairs)
@@ -176,12 +176,12 @@ def test_another_mapping_of_label_values_is_another_entry(cache, pairs):
 
 
 def test_two_sets_with_equal_names_do_not_share_entries(cache, pairs, tmp_path):
-    moved = replace(pairs[0], image=tmp_path / "other" / "0.png")
+    moved = replace(pairs[0], image_path=tmp_path / "other" / "0.png")
     assert cache.path_of(moved) != cache.path_of(pairs[0])
 
 
 def test_a_bad_file_is_named_or_left_out_on_request(cache, pairs, capsys):
-    pairs[1].image.write_bytes(b"no picture")
+    pairs[1].image_path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"train/1\.png"):
         fill(cache, pairs)
     cache.fill(pairs, num_workers=0, skip_bad=1)
@@ -193,7 +193,7 @@ def test_a_bad_file_is_named_or_left_out_on_request(cache, pairs, capsys):
 
 def test_a_file_that_went_bad_is_not_read_from_the_cache_any_more(cache, pairs):
     fill(cache, pairs)
-    pairs[1].image.write_bytes(b"no picture")
+    pairs[1].image_path.write_bytes(b"no picture")
     fill(cache, pairs, skip_bad=1)
     with pytest.raises(ValueError, match=r"train/1\.png"):
         cache.load(pairs[1])
@@ -216,7 +216,7 @@ def test_samples_from_the_cache_are_those_from_the_files(cache, pairs):
     fill(cache, pairs)
     transform = train_transform(AugmentConfig(crop_size=16), SPEC.ignore_label)
     for place in range(12):
-        draw = Draw(0, place, place % 4, center=(3, 5) if place % 2 else None)
+        draw = CropRequest(0, place, place % 4, center=(3, 5) if place % 2 else None)
         kept, plain = (TrainingSet(pairs, SPEC, transform, 3, load)[draw] for load in (cache.load, None))
         assert all((one == other).all() for one, other in zip(kept, plain, strict=True))
 

@@ -20,7 +20,7 @@ from datasets.class_positions import (
     scan_labels,
     with_places,
 )
-from datasets.files import find_pairs
+from datasets.files import find_samples
 from datasets.specs.registry import dataset_spec
 from utils.images import write_image
 
@@ -156,7 +156,7 @@ def no_label_file_may_be_read(monkeypatch):
 
 
 def plan_of(root, **changes):
-    return replace(IndexPlan(find_pairs(SPEC, root, "train"), SPEC, root, tile=8, seed=0), **changes)
+    return replace(IndexPlan(find_samples(SPEC, root, "train"), SPEC, root, tile=8, seed=0), **changes)
 
 
 def same(one, other):

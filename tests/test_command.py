@@ -14,7 +14,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from config import ErrorConfig
-from datasets.files import Pair
+from datasets.files import Sample
 from datasets.segmentation import TrainLoader
 from datasets.specs.registry import dataset_spec
 from datasets.survey import CHUNK, examine_all
@@ -45,7 +45,7 @@ def indexing() -> None:
 
 
 def verifying() -> None:
-    deadly = Pair("a", image=_KillsWhoOpensIt("a.png"), labels=None)
+    deadly = Sample("a", image_path=_KillsWhoOpensIt("a.png"), label_path=None)
     list(examine_all([deadly] * (CHUNK + 1), dataset_spec("camvid"), num_workers=2))
 
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from config import TrainConfig, as_dict
-from datasets.files import Pair
+from datasets.files import Sample
 from datasets.specs.registry import dataset_spec
 from tests.tiny import run as train
 from training.compare import spread
@@ -215,7 +215,7 @@ def test_a_copy_of_the_data_has_the_same_fingerprint_and_another_file_has_not(tm
         image.parent.mkdir()
         image.write_bytes(b"0" * size)
         labels.write_bytes(b"0")
-        prints.append(data_fingerprint(spec, [Pair("x", image, labels)], []))
+        prints.append(data_fingerprint(spec, [Sample("x", image, labels)], []))
     assert prints[0] == prints[1] != prints[2]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from config import DATASET_ROOTS
-from datasets.files import dataset_root, find_coarse_pairs, find_images, find_pairs, load_spec
-from datasets.segmentation import load_labels, load_pair
+from datasets.files import dataset_root, find_coarse_samples, find_images, find_samples, load_spec
+from datasets.segmentation import load_labels, load_sample
 from datasets.settings import VerifyConfig
 from datasets.specs.mapillary import NUM_CLASSES_2
 from datasets.specs.registry import DATASETS, NAMES, READERS, dataset_spec
@@ -96,11 +96,11 @@ def test_the_error_for_a_missing_root_names_all_three(monkeypatch, tmp_path):
 
 def test_an_unknown_fold_or_split_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="has the folds 0, 1, 2"):
-        find_pairs(dataset_spec("cityscapes"), tmp_path, "val", 3)
+        find_samples(dataset_spec("cityscapes"), tmp_path, "val", 3)
     with pytest.raises(ValueError, match="camvid has no cross-validation folds; leave it out"):
-        find_pairs(dataset_spec("camvid"), tmp_path, "val", 1)
+        find_samples(dataset_spec("camvid"), tmp_path, "val", 1)
     with pytest.raises(ValueError, match="Choose one of: train, val, trainval, test"):
-        find_pairs(dataset_spec("camvid"), tmp_path, "vla")
+        find_samples(dataset_spec("camvid"), tmp_path, "vla")
 
 
 # Cityscapes
@@ -109,7 +109,7 @@ def test_an_unknown_fold_or_split_lists_the_known_ones(tmp_path):
 @pytest.mark.parametrize("prefix", [("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")])
 def test_cityscapes_is_found_in_both_layouts_in_use(tmp_path, prefix):
     cityscapes_tree(tmp_path, prefix)
-    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    pairs = find_samples(CITYSCAPES, tmp_path, "train")
     assert names(pairs) == [f"{city}/{city}_000000_000019" for city in ("aachen", "monchengladbach", "zurich")]
     assert (load_labels(pairs[0], CITYSCAPES) == 13).all()  # label id 26 is car, train id 13
 
@@ -120,32 +120,32 @@ def test_the_folds_of_cityscapes_are_the_same_in_both_layouts(tmp_path, prefix, 
     cities = ("stuttgart", "darmstadt", "aachen", "strasbourg", "monchengladbach")
     cityscapes_tree(tmp_path, prefix, cities)
     held_out = {1: ["darmstadt"], 2: ["monchengladbach", "strasbourg", "stuttgart"]}
-    val = [name.split("/")[0] for name in names(find_pairs(CITYSCAPES, tmp_path, "val", fold))]
-    train = [name.split("/")[0] for name in names(find_pairs(CITYSCAPES, tmp_path, "train", fold))]
+    val = [name.split("/")[0] for name in names(find_samples(CITYSCAPES, tmp_path, "val", fold))]
+    train = [name.split("/")[0] for name in names(find_samples(CITYSCAPES, tmp_path, "train", fold))]
     assert val == held_out.get(fold, ["frankfurt", "lindau", "munster"])
     assert sorted(train + val) == sorted([*cities, "frankfurt", "lindau", "munster"])
 
 
 def test_files_of_train_ids_serve_where_those_of_label_ids_are_missing(tmp_path):
     cityscapes_tree(tmp_path, suffix="_gtFine_labelTrainIds.png", label_id=13)
-    pair = find_pairs(CITYSCAPES, tmp_path, "train")[0]
+    pair = find_samples(CITYSCAPES, tmp_path, "train")[0]
     assert (load_labels(pair, CITYSCAPES) == 13).all()  # car; as a label id 13 is fence
     cityscapes_tree(tmp_path, label_id=7)
-    pair = find_pairs(CITYSCAPES, tmp_path, "train")[0]
+    pair = find_samples(CITYSCAPES, tmp_path, "train")[0]
     assert (load_labels(pair, CITYSCAPES) == 0).all()  # label id 7 is road
 
 
 def test_a_train_id_of_no_class_is_an_error_in_a_file_of_train_ids(tmp_path):
     cityscapes_tree(tmp_path, suffix="_gtFine_labelTrainIds.png", label_id=19)
     with pytest.raises(ValueError, match=r"labelTrainIds.png: label values 19 are not among cityscapes's"):
-        load_labels(find_pairs(CITYSCAPES, tmp_path, "train")[0], CITYSCAPES)
+        load_labels(find_samples(CITYSCAPES, tmp_path, "train")[0], CITYSCAPES)
 
 
 def test_files_of_nothing_beside_the_test_images_are_no_labels(tmp_path):
     stem = "test/berlin/berlin_000000_000019"
     write_pair(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", 0)
-    (pair,) = find_pairs(CITYSCAPES, tmp_path, "test")
-    assert pair.labels is None
+    (pair,) = find_samples(CITYSCAPES, tmp_path, "test")
+    assert pair.label_path is None
 
 
 @pytest.mark.parametrize("prefixes", [("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")])
@@ -156,9 +156,9 @@ def test_coarse_images_are_found_in_both_layouts(tmp_path, prefixes):
         tmp_path / f"{prefixes[1]}gtCoarse/{stem}_gtCoarse_labelIds.png",
         31,
     )
-    (pair,) = find_coarse_pairs(CITYSCAPES, tmp_path)
+    (pair,) = find_coarse_samples(CITYSCAPES, tmp_path)
     assert (load_labels(pair, CITYSCAPES) == 16).all()  # train
-    assert find_pairs(CITYSCAPES, tmp_path, "train_extra") == [pair]
+    assert find_samples(CITYSCAPES, tmp_path, "train_extra") == [pair]
 
 
 def test_coarse_labels_of_the_fine_images_are_splits_of_their_own(tmp_path):
@@ -166,8 +166,8 @@ def test_coarse_labels_of_the_fine_images_are_splits_of_their_own(tmp_path):
     for image in (tmp_path / "leftImg8bit/train").rglob("*.png"):
         name = image.relative_to(tmp_path / "leftImg8bit").as_posix().removesuffix("_leftImg8bit.png")
         write_pair(image, tmp_path / f"gtCoarse/{name}_gtCoarse_labelIds.png", 23)
-    pairs = find_pairs(CITYSCAPES, tmp_path, "train_coarse")
-    assert names(pairs) == names(find_pairs(CITYSCAPES, tmp_path, "train"))
+    pairs = find_samples(CITYSCAPES, tmp_path, "train_coarse")
+    assert names(pairs) == names(find_samples(CITYSCAPES, tmp_path, "train"))
     assert (load_labels(pairs[0], CITYSCAPES) == 10).all()  # sky
 
 
@@ -177,18 +177,18 @@ def test_coarse_labels_of_the_fine_images_are_splits_of_their_own(tmp_path):
 def test_kitti_never_validates_on_training_images(tmp_path):
     kitti_tree(tmp_path, 200)
     for fold in (None, 0, 1, 2):
-        train, val = (find_pairs(KITTI, tmp_path, split, fold) for split in ("train", "val"))
+        train, val = (find_samples(KITTI, tmp_path, split, fold) for split in ("train", "val"))
         assert (len(train), len(val)) == (179, 21)
         assert not {p.name for p in train} & {p.name for p in val}
-    assert find_pairs(KITTI, tmp_path, "val", 2)[0].name == "000003_10"
+    assert find_samples(KITTI, tmp_path, "val", 2)[0].name == "000003_10"
 
 
 def test_test_images_of_kitti_keep_their_sizes(tmp_path):
     for name, size in (("000000_10", (5, 16)), ("000001_10", (6, 15))):
         write_pair(tmp_path / f"testing/image_2/{name}.png", None, size=size)
-    pairs = find_pairs(KITTI, tmp_path, "test")
+    pairs = find_samples(KITTI, tmp_path, "test")
     assert names(pairs) == ["000000_10", "000001_10"]
-    assert all(pair.labels is None for pair in pairs)
+    assert all(pair.label_path is None for pair in pairs)
 
 
 # Mapillary
@@ -212,10 +212,10 @@ def vistas_config(path: Path, readable, **changes) -> None:
 def test_mapillary_1_is_found_as_either_release_unpacks_portrait_images_included(tmp_path, labels):
     mapillary_tree(tmp_path, labels)
     spec = dataset_spec("mapillary", tmp_path)
-    image, ids = load_pair(find_pairs(spec, tmp_path, "train")[0], spec)
+    image, ids = load_sample(find_samples(spec, tmp_path, "train")[0], spec)
     assert image.shape == (8, 4, 3)
     assert (ids == spec.class_names.index("Road")).all()
-    assert len(find_pairs(spec, tmp_path, "trainval")) == 2
+    assert len(find_samples(spec, tmp_path, "trainval")) == 2
 
 
 def test_the_classes_of_mapillary_1_are_the_published_ones(shared):
@@ -249,7 +249,7 @@ def test_the_classes_of_mapillary_2_are_those_of_its_config(tmp_path):
     assert (spec.name, spec.num_classes) == ("mapillary2", 123)
     assert spec.classes[0] == SegClass("c0", (0, 1, 7), (1,))
     assert (spec.ignored_ids, spec.ignored_colors) == ((0,), ((0, 0, 7),))
-    labels = load_labels(find_pairs(spec, tmp_path, "val")[0], spec)
+    labels = load_labels(find_samples(spec, tmp_path, "val")[0], spec)
     assert labels.tolist() == [[IGNORE_LABEL, 0, 122]]
 
 
@@ -283,22 +283,22 @@ def all_colors() -> np.ndarray:
 def test_the_frames_of_the_original_camvid_fall_into_the_splits_of_the_segnet_authors(tmp_path, name):
     original_camvid(tmp_path, all_colors())
     spec = dataset_spec(name)
-    assert names(find_pairs(spec, tmp_path, "train")) == ["0001TP_006690", "0016E5_08190"]
-    assert names(find_pairs(spec, tmp_path, "val")) == ["0016E5_08159"]
-    assert names(find_pairs(spec, tmp_path, "test")) == ["0001TP_008550", "Seq05VD_f05100"]
-    assert len(find_pairs(spec, tmp_path, "trainval")) == 3
+    assert names(find_samples(spec, tmp_path, "train")) == ["0001TP_006690", "0016E5_08190"]
+    assert names(find_samples(spec, tmp_path, "val")) == ["0016E5_08159"]
+    assert names(find_samples(spec, tmp_path, "test")) == ["0001TP_008550", "Seq05VD_f05100"]
+    assert len(find_samples(spec, tmp_path, "trainval")) == 3
 
 
 def test_the_32_colors_are_31_classes_and_void(tmp_path):
     original_camvid(tmp_path, all_colors())
     spec = dataset_spec("camvid32")
-    assert load_labels(find_pairs(spec, tmp_path, "val")[0], spec).tolist() == [[*range(31), IGNORE_LABEL]]
+    assert load_labels(find_samples(spec, tmp_path, "val")[0], spec).tolist() == [[*range(31), IGNORE_LABEL]]
 
 
 def test_the_32_classes_are_gathered_into_the_11(tmp_path):
     original_camvid(tmp_path, all_colors())
     spec = dataset_spec("camvid")
-    found = load_labels(find_pairs(spec, tmp_path, "val")[0], spec)[0]
+    found = load_labels(find_samples(spec, tmp_path, "val")[0], spec)[0]
     gathered = {}
     for original, train_id in zip(dataset_spec("camvid32").class_names, found, strict=False):
         gathered.setdefault(spec.class_names[train_id], set()).add(original)
@@ -320,14 +320,14 @@ def test_the_32_classes_are_gathered_into_the_11(tmp_path):
 
 def test_camvid_splits_have_their_published_sizes(shared):
     root = shared / "camvid"
-    sizes = {split: len(find_pairs(dataset_spec("camvid"), root, split)) for split in ("train", "val", "test")}
+    sizes = {split: len(find_samples(dataset_spec("camvid"), root, split)) for split in ("train", "val", "test")}
     assert sizes == {"train": 367, "val": 101, "test": 233}
 
 
 def test_real_camvid_labels_are_train_ids_and_void_is_ignored(shared):
     spec = dataset_spec("camvid")
-    pair = find_pairs(spec, shared / "camvid", "val")[0]
-    image, labels = load_pair(pair, spec)
+    pair = find_samples(spec, shared / "camvid", "val")[0]
+    image, labels = load_sample(pair, spec)
     assert image.shape == (360, 480, 3)
     assert labels.shape == (360, 480)
     assert set(np.unique(labels)) <= {*range(11), IGNORE_LABEL}
@@ -335,17 +335,17 @@ def test_real_camvid_labels_are_train_ids_and_void_is_ignored(shared):
 
 def test_camvid_labels_end_in_png_beside_jpg_images_and_test_is_its_own_split(shared):
     spec = dataset_spec("camvid")
-    val = find_pairs(spec, shared / "camvid", "val")
-    assert {pair.image.suffix for pair in val} == {".jpg"}
-    assert {pair.labels.suffix for pair in val} == {".png"}
-    test = find_pairs(spec, shared / "camvid", "test")
+    val = find_samples(spec, shared / "camvid", "val")
+    assert {pair.image_path.suffix for pair in val} == {".jpg"}
+    assert {pair.label_path.suffix for pair in val} == {".png"}
+    test = find_samples(spec, shared / "camvid", "test")
     assert not {*names(val)} & {*names(test)}
 
 
 def test_the_splits_of_the_real_frames_are_those_that_the_name_ranges_say(shared):
     ranges = dataset_spec("camvid").name_ranges
     for split in ("train", "val", "test"):
-        for name in names(find_pairs(dataset_spec("camvid"), shared / "camvid", split)):
+        for name in names(find_samples(dataset_spec("camvid"), shared / "camvid", split)):
             owners = [s for s, runs in ranges.items() if any(low <= name <= high for low, high in runs)]
             assert owners == [split]
 
@@ -363,7 +363,7 @@ def test_stray_files_do_no_harm(tmp_path):
     (folder / "aachen/empty_leftImg8bit.png").mkdir()
     (folder / ".trash").mkdir()
     write_pair(folder / ".trash/bochum_000000_000019_leftImg8bit.png", None)
-    assert names(find_pairs(CITYSCAPES, tmp_path, "train")) == ["aachen/aachen_000000_000019"]
+    assert names(find_samples(CITYSCAPES, tmp_path, "train")) == ["aachen/aachen_000000_000019"]
 
 
 def test_a_linked_folder_of_images_is_followed(tmp_path):
@@ -372,7 +372,7 @@ def test_a_linked_folder_of_images_is_followed(tmp_path):
     (tmp_path / "root/gtFine").mkdir()
     (tmp_path / "root/leftImg8bit/train/aachen").symlink_to(tmp_path / "elsewhere/leftImg8bit/train/aachen")
     (tmp_path / "root/gtFine/train").symlink_to(tmp_path / "elsewhere/gtFine/train")
-    assert names(find_pairs(CITYSCAPES, tmp_path / "root", "train")) == ["aachen/aachen_000000_000019"]
+    assert names(find_samples(CITYSCAPES, tmp_path / "root", "train")) == ["aachen/aachen_000000_000019"]
 
 
 def test_a_missing_label_is_an_error_that_says_where_it_was_looked_for_whatever_the_fold(tmp_path):
@@ -380,10 +380,10 @@ def test_a_missing_label_is_an_error_that_says_where_it_was_looked_for_whatever_
     (tmp_path / "gtFine/val/lindau/lindau_000000_000019_gtFine_labelIds.png").unlink()
     for split, fold in (("val", None), ("train", 1)):
         with pytest.raises(FileNotFoundError) as told:
-            find_pairs(CITYSCAPES, tmp_path, split, fold)
+            find_samples(CITYSCAPES, tmp_path, split, fold)
         for suffix in ("labelIds", "labelTrainIds"):
             assert f"gtFine/val/lindau/lindau_000000_000019_gtFine_{suffix}.png" in str(told.value)
-    assert [pair.name for pair in find_images(CITYSCAPES, tmp_path, "val") if pair.labels is None] == [
+    assert [pair.name for pair in find_images(CITYSCAPES, tmp_path, "val") if pair.label_path is None] == [
         "lindau/lindau_000000_000019"
     ]
 
@@ -392,4 +392,4 @@ def test_two_images_of_one_name_are_an_error(tmp_path):
     kitti_tree(tmp_path)
     write_pair(tmp_path / "training/image_2/000002_10.jpg", None)
     with pytest.raises(ValueError, match=r"000002_10.* and .*000002_10.* share the name"):
-        find_pairs(KITTI, tmp_path, "trainval")
+        find_samples(KITTI, tmp_path, "trainval")

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from config import AugmentConfig, DataConfig
-from datasets.files import find_pairs, load_spec
+from datasets.files import find_samples, load_spec
 from datasets.labels import UNKNOWN, Stranger, train_ids, unknown_values
 from datasets.loaders import LoaderOptions, train_data
-from datasets.segmentation import load_labels, load_pair
+from datasets.segmentation import load_labels, load_sample
 from datasets.specs.folder import read_spec
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import COLORS, EITHER, IDS, IGNORE_LABEL, SegClass
@@ -30,12 +30,12 @@ HALVES = [[0, 0, 1, 1]] * 6  # the labels of `folder_tree`
 
 def split_names(root: Path) -> dict[str, list[str]]:
     spec = read_spec(root)
-    return {split: [pair.name for pair in find_pairs(spec, root, split)] for split in spec.split_names}
+    return {split: [pair.name for pair in find_samples(spec, root, split)] for split in spec.split_names}
 
 
 def labels_of(root: Path, name: str) -> list[list[int]]:
     spec = read_spec(root)
-    (pair,) = [pair for pair in find_pairs(spec, root, "trainval") if pair.name == name]
+    (pair,) = [pair for pair in find_samples(spec, root, "trainval") if pair.name == name]
     return load_labels(pair, spec).tolist()
 
 
@@ -126,7 +126,7 @@ def test_without_lists_every_fifth_image_is_held_out_and_folds_cover_all(tmp_pat
     assert splits["val"] == ["00", "05", "10"]
     assert sorted(splits["train"] + splits["val"]) == splits["trainval"]
     spec = read_spec(tmp_path)
-    held_out = [pair.name for fold in range(5) for pair in find_pairs(spec, tmp_path, "val", fold)]
+    held_out = [pair.name for fold in range(5) for pair in find_samples(spec, tmp_path, "val", fold)]
     assert sorted(held_out) == splits["trainval"]
 
 
@@ -149,8 +149,8 @@ def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled,
     if not labelled:
         (tmp_path / "labels/02.png").unlink()
     spec = read_spec(tmp_path)
-    (pair,) = find_pairs(spec, tmp_path, "test")
-    assert (pair.labels is not None) == labelled
+    (pair,) = find_samples(spec, tmp_path, "test")
+    assert (pair.label_path is not None) == labelled
     assert ("test" in spec.unlabelled) != labelled
 
 
@@ -318,8 +318,8 @@ def test_tiny_and_portrait_images_are_read_whole(tmp_path, size):
     folder_tree(tmp_path, 4)
     write_pair(tmp_path / "images/odd.png", tmp_path / "labels/odd.png", np.ones(size))
     spec = read_spec(tmp_path)
-    (pair,) = [pair for pair in find_pairs(spec, tmp_path, "trainval") if pair.name == "odd"]
-    image, labels = load_pair(pair, spec)
+    (pair,) = [pair for pair in find_samples(spec, tmp_path, "trainval") if pair.name == "odd"]
+    image, labels = load_sample(pair, spec)
     assert image.shape == (*size, 3)
     assert labels.shape == size
     assert (labels == 1).all()
@@ -342,14 +342,14 @@ def test_an_image_that_two_lists_of_a_split_name_is_told_as_that(tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"{split}.txt").write_text("00\n")
     with pytest.raises(ValueError, match=r"00\.\w+ is listed twice"):
-        find_pairs(read_spec(tmp_path), tmp_path, "trainval")
+        find_samples(read_spec(tmp_path), tmp_path, "trainval")
 
 
 def test_a_fold_that_leaves_nothing_to_train_on_says_what_does(tmp_path):
     folder_tree(tmp_path, 1)
     told = "fold 0 has no train images below .* list the images in train.txt and val.txt, or give --train_split"
     with pytest.raises(FileNotFoundError, match=told):
-        find_pairs(read_spec(tmp_path), tmp_path, "train")
+        find_samples(read_spec(tmp_path), tmp_path, "train")
 
 
 @pytest.mark.parametrize(("cv", "num_images"), [(0, 4), (None, 5)])
@@ -401,7 +401,7 @@ def comma(shared, tmp_path) -> tuple[Path, Path]:
     shutil.copytree(original / "images", copy / "images", copy_function=lambda a, b: Path(b).symlink_to(a))
     shutil.copy(original / "classes.json", copy / "classes.json")
     spec = read_spec(original)
-    for pair in find_pairs(spec, original, "trainval"):
+    for pair in find_samples(spec, original, "trainval"):
         write_image(copy / "labels" / f"{pair.name}.png", colorize(load_labels(pair, spec), spec.palette))
     return original, copy
 
@@ -410,10 +410,10 @@ def test_real_masks_of_ids_and_of_colors_give_identical_labels(comma):
     (original, copy), spec = comma, read_spec(comma[0])
     assert read_spec(copy).classes == spec.classes
     assert spec.class_names == ("road", "lane marking", "undrivable", "movable", "my car")
-    pairs, copies = (find_pairs(spec, root, "trainval") for root in (original, copy))
+    pairs, copies = (find_samples(spec, root, "trainval") for root in (original, copy))
     assert len(pairs) == 11
     for ours, theirs in zip(pairs, copies, strict=True):
-        assert read_image(theirs.labels).shape[2] == 3
+        assert read_image(theirs.label_path).shape[2] == 3
         assert (load_labels(ours, spec) == load_labels(theirs, spec)).all()
         assert {ours.masks, theirs.masks} == {EITHER}
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from config import AugmentConfig, DataConfig
-from datasets.files import Pair, find_pairs
+from datasets.files import Sample, find_samples
 from datasets.frames import (
     PAIR_NOTE,
-    find_propagated_pairs,
-    find_scene_flow_pairs,
+    find_propagated_samples,
+    find_scene_flow_samples,
     frames_around,
     num_with_frames,
     without_frames_of,
@@ -49,8 +49,8 @@ def test_propagated_frames_of_a_folder_of_ones_own(tmp_path):
     folder_tree(tmp_path, 6)
     write_pair(tmp_path / "propagated/images/02_+1.png", tmp_path / "propagated/labels/02_+1.png", [[0, 1]])
     spec = dataset_spec("folder", tmp_path)
-    pairs = find_pairs(spec, tmp_path, "train")
-    (found,) = find_propagated_pairs(spec, tmp_path, pairs, max_skip=1)
+    pairs = find_samples(spec, tmp_path, "train")
+    (found,) = find_propagated_samples(spec, tmp_path, pairs, max_skip=1)
     assert (found.name, load_labels(found, spec).tolist()) == ("02_+1", [[0, 1]])
 
 
@@ -60,7 +60,7 @@ def test_the_frames_of_a_sequence_are_found_around_its_labelled_frame_and_as_a_s
         write_pair(
             tmp_path / f"leftImg8bit_sequence/train/aachen/aachen_000000_{frame:06d}_leftImg8bit.png", None
         )
-    (pair,) = find_pairs(CITYSCAPES, tmp_path, "train")
+    (pair,) = find_samples(CITYSCAPES, tmp_path, "train")
     found = frames_around(CITYSCAPES, tmp_path, pair, range(-19, 11))
     assert {step: path.name for step, path in found.items()} == {
         -19: "aachen_000000_000000_leftImg8bit.png",
@@ -68,9 +68,9 @@ def test_the_frames_of_a_sequence_are_found_around_its_labelled_frame_and_as_a_s
         1: "aachen_000000_000020_leftImg8bit.png",
         10: "aachen_000000_000029_leftImg8bit.png",
     }
-    sequence = find_pairs(CITYSCAPES, tmp_path, "train_sequence")
+    sequence = find_samples(CITYSCAPES, tmp_path, "train_sequence")
     assert len(sequence) == 4
-    assert all(frame.labels is None for frame in sequence)
+    assert all(frame.label_path is None for frame in sequence)
 
 
 def propagate(root: Path, *steps: int, cities=("aachen", "zurich")) -> None:
@@ -87,9 +87,9 @@ def propagate(root: Path, *steps: int, cities=("aachen", "zurich")) -> None:
 def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
     propagate(tmp_path, -3, -2, -1, 1, 2, 3)
-    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    pairs = find_samples(CITYSCAPES, tmp_path, "train")
     for skip, frames in ((1, [18, 20]), (2, [17, 18, 20, 21]), (3, [16, 17, 18, 20, 21, 22])):
-        found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=skip)
+        found = find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=skip)
         wanted = [f"{city}/{city}_000000_{frame:06d}" for city in ("aachen", "zurich") for frame in frames]
         assert names(found) == wanted
         assert (load_labels(found[0], CITYSCAPES) == 11).all()  # person
@@ -98,17 +98,17 @@ def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
 def test_propagated_frames_are_those_of_the_training_images_alone(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen", "darmstadt"))
     propagate(tmp_path, 1, cities=("aachen", "darmstadt"))
-    pairs = find_pairs(CITYSCAPES, tmp_path, "train", 1)  # fold 1 holds darmstadt out, and trains on the official val
-    found = find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1)
+    pairs = find_samples(CITYSCAPES, tmp_path, "train", 1)  # fold 1 holds darmstadt out, and trains on the official val
+    found = find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=1)
     assert names(found) == ["aachen/aachen_000000_000020"]
 
 
 def test_finding_no_propagated_frames_for_a_step_says_where_it_looked(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen",))
     propagate(tmp_path, 1, cities=("aachen",))
-    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    pairs = find_samples(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError) as told:
-        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=2)
+        find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=2)
     for part in ("--maxSkip 2: no propagated frames", "aachen_000000_000017 or aachen/aachen_000000_000021",
                  str(tmp_path / "propagated/leftImg8bit/train")):  # fmt: skip
         assert part in str(told.value)
@@ -118,16 +118,16 @@ def test_a_propagated_image_without_its_label_is_an_error(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen",))
     propagate(tmp_path, 1, cities=("aachen",))
     next(tmp_path.glob("propagated/gtFine/train/aachen/*")).unlink()
-    pairs = find_pairs(CITYSCAPES, tmp_path, "train")
+    pairs = find_samples(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError, match=r"aachen_000000_000020_leftImg8bit.png is a propagated frame without"):
-        find_propagated_pairs(CITYSCAPES, tmp_path, pairs, max_skip=1)
+        find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=1)
 
 
 def test_sets_without_video_refuse_the_flags():
     with pytest.raises(ValueError, match="--maxSkip: mapillary has no video"):
-        find_propagated_pairs(dataset_spec("mapillary"), Path(), [], max_skip=1)
+        find_propagated_samples(dataset_spec("mapillary"), Path(), [], max_skip=1)
     with pytest.raises(ValueError, match="--scf: cityscapes has no scene-flow frames; only kitti has"):
-        find_scene_flow_pairs(CITYSCAPES, Path(), [])
+        find_scene_flow_samples(CITYSCAPES, Path(), [])
 
 
 def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_plain_one(tmp_path):
@@ -198,8 +198,8 @@ def test_where_a_propagated_frame_stands_follows_from_its_stride(tmp_path, capsy
 
 
 def test_only_frames_of_the_same_video_are_held_out():
-    def pairs(*found: str) -> list[Pair]:
-        return [Pair(name, Path("none.png"), None) for name in found]
+    def pairs(*found: str) -> list[Sample]:
+        return [Sample(name, Path("none.png"), None) for name in found]
 
     kept = without_frames_of(pairs("b_012_-2", "a_012_-2", "drive/9_+1", "a_010", "photo_+1"), ["a_10", "drive/0010"])
     assert names(kept) == ["b_012_-2", "photo_+1"]
@@ -221,20 +221,20 @@ def test_training_says_around_how_many_images_there_are_propagated_frames(tmp_pa
 
 
 def test_frames_named_with_and_without_zeros_are_counted_alike():
-    labelled = [Pair(name, Path(), None) for name in ("a100", "a0200", "b300")]
-    carried = [Pair(name, Path(), None) for name in ("a99", "a0199", "a0201")]
+    labelled = [Sample(name, Path(), None) for name in ("a100", "a0200", "b300")]
+    carried = [Sample(name, Path(), None) for name in ("a99", "a0199", "a0201")]
     assert num_with_frames(CITYSCAPES, labelled, carried, 1) == 2
 
 
 def test_scene_flow_frames_join_kitti_on_request(tmp_path):
     kitti_tree(tmp_path)
-    pairs = find_pairs(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
+    pairs = find_samples(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
     with pytest.raises(FileNotFoundError, match=r"--scf: no propagated frames like 000001_00 or 000001_20 in "):
-        find_scene_flow_pairs(KITTI, tmp_path, pairs)
+        find_scene_flow_samples(KITTI, tmp_path, pairs)
     for name in ("000000_11", "000002_11", "000002_09", "000003_00"):
         folder = tmp_path / "scene_flow/training"
         write_pair(folder / f"image_2/{name}.png", folder / f"semantic/{name}.png", 26)
-    found = find_scene_flow_pairs(KITTI, tmp_path, pairs)
+    found = find_scene_flow_samples(KITTI, tmp_path, pairs)
     assert names(found) == ["000002_09", "000002_11", "000003_00"]
     assert (load_labels(found[0], KITTI) == 13).all()
 
@@ -247,7 +247,7 @@ def test_frames_with_suffixes_in_capitals_and_numbers_without_zeros_are_found(tm
     spec = dataset_spec("folder", tmp_path)
 
     def around(name):
-        pair = Pair(name, tmp_path / f"images/{name}.JPG", None)
+        pair = Sample(name, tmp_path / f"images/{name}.JPG", None)
         return {step: path.name for step, path in frames_around(spec, tmp_path, pair, (-2, -1, 1, 2)).items()}
 
     assert around("night/a10") == {-2: "a8.JPG", -1: "a9.JPG", 1: "a11.JPG"}

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.files import find_pairs
-from datasets.frames import find_propagated_pairs
+from datasets.files import find_samples
+from datasets.frames import find_propagated_samples
 from datasets.specs.registry import dataset_spec
 from network.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import Outcome
@@ -147,8 +147,8 @@ def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_pa
     assert [(c.name, c.color, c.label_ids) for c in spec.classes] == [
         (c.name, c.color, c.label_ids) for c in dataset_spec("cityscapes").classes
     ]
-    pairs = find_pairs(spec, out, "trainval")
-    assert [pair.name for pair in find_propagated_pairs(spec, out, pairs, max_skip=1)] == [
+    pairs = find_samples(spec, out, "trainval")
+    assert [pair.name for pair in find_propagated_samples(spec, out, pairs, max_skip=1)] == [
         "night/a002_+1", "night/a002_-1"
     ]  # fmt: skip
     assert not (out / "video").exists()  # its frames stay where they are
@@ -343,11 +343,11 @@ def test_labels_that_were_withdrawn_are_no_longer_trained_on(propagate, few_labe
         write_image(few_labels / "000003.png", ids(3, 0, 7))
     ended = propagate(*flags, "--resume")
     assert f"removed from {out}, since {few_labels} no longer has usable labels for them: 000003" in ended.err
-    pairs = find_pairs(dataset_spec("folder", out), out, "trainval")
+    pairs = find_samples(dataset_spec("folder", out), out, "trainval")
     assert [pair.name for pair in pairs] == ["000009", "mine"], "what gather did not put there stays"
     write_image(few_labels / "000003.png", ids(3, 0, 1))
     assert "removed from" not in propagate(*flags, "--resume").err
-    assert "000003" in {pair.name for pair in find_pairs(dataset_spec("folder", out), out, "trainval")}
+    assert "000003" in {pair.name for pair in find_samples(dataset_spec("folder", out), out, "trainval")}
 
 
 def test_labels_from_another_folder_join_those_that_are_there(propagate, video, few_labels, tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.files import Pair
-from datasets.segmentation import load_labels, load_pair
+from datasets.files import Sample
+from datasets.segmentation import load_labels, load_sample
 from datasets.specs.registry import dataset_spec
 from inference.submission import image_size
 from utils.images import read_image, read_label_ids, write_image
@@ -15,7 +15,7 @@ def test_a_label_value_that_no_class_claims_is_an_error_with_file_value_and_plac
     ids = np.zeros((3, 4), np.uint8)
     ids[1, 2] = 77
     write_image(tmp_path / "a.png", ids)
-    pair = Pair("a", tmp_path / "a.png", tmp_path / "a.png")
+    pair = Sample("a", tmp_path / "a.png", tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a.png: label values 77 are not among camvid's \(first at row 1, column 2\)"):
         load_labels(pair, dataset_spec("camvid"))
 
@@ -24,9 +24,9 @@ def test_a_sixteen_bit_label_file_is_read_and_a_large_value_in_it_named(tmp_path
     write_image(tmp_path / "a.png", np.full((2, 2), 3, np.uint16))
     write_image(tmp_path / "b.png", np.full((2, 2), 3000, np.uint16))
     spec = dataset_spec("camvid")
-    assert (load_labels(Pair("a", tmp_path / "a.png", tmp_path / "a.png"), spec) == 3).all()
+    assert (load_labels(Sample("a", tmp_path / "a.png", tmp_path / "a.png"), spec) == 3).all()
     with pytest.raises(ValueError, match="label values 3000 are not among camvid's"):
-        load_labels(Pair("b", tmp_path / "b.png", tmp_path / "b.png"), spec)
+        load_labels(Sample("b", tmp_path / "b.png", tmp_path / "b.png"), spec)
 
 
 def test_a_picture_larger_than_pillow_allows_is_read(tmp_path, monkeypatch):
@@ -44,4 +44,4 @@ def test_image_and_labels_of_different_sizes_are_an_error_that_names_both(tmp_pa
     write_image(tmp_path / "image.png", np.zeros((4, 6, 3), np.uint8))
     write_image(tmp_path / "labels.png", np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match=r"image.png is 6x4, its labels .*labels.png are 5x4"):
-        load_pair(Pair("x", tmp_path / "image.png", tmp_path / "labels.png"), dataset_spec("camvid"))
+        load_sample(Sample("x", tmp_path / "image.png", tmp_path / "labels.png"), dataset_spec("camvid"))

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 
-from datasets.files import find_pairs
+from datasets.files import find_samples
 from datasets.specs.folder import class_table, read_spec
 from datasets.specs.lists import compose
 from datasets.specs.spec import SegClass
@@ -145,8 +145,8 @@ def test_names_that_look_the_same_are_the_same(tmp_path, verified, of_images, of
     (tmp_path / "train.txt").write_text(f"{other}.jpg\n00")
     (tmp_path / "val.txt").write_text("01")
     spec = read_spec(tmp_path)
-    (_, pair) = find_pairs(spec, tmp_path, "train")
-    assert (pair.name, pair.labels) == (name, tmp_path / f"labels/{other}.png")
+    (_, pair) = find_samples(spec, tmp_path, "train")
+    assert (pair.name, pair.label_path) == (name, tmp_path / f"labels/{other}.png")
     assert verified(tmp_path)[1]["findings"] == []
     source = Source(tmp_path / "images", tmp_path / "labels")
     assert source.label_files().keys() == source.frame_files().keys()
@@ -157,7 +157,7 @@ def test_one_label_file_is_not_used_for_two_images(tmp_path):
     write_pair(tmp_path / f"images/{unicodedata.normalize('NFD', 'ü')}.jpg", None, HALVES)
     write_pair(tmp_path / "images/ü.jpg", tmp_path / "labels/ü.png", HALVES)
     with pytest.raises(ValueError, match=r"share the label file .*ü\.png; rename one"):
-        find_pairs(read_spec(tmp_path), tmp_path, "trainval")
+        find_samples(read_spec(tmp_path), tmp_path, "trainval")
 
 
 def test_class_names_that_look_the_same_are_equal():
@@ -217,7 +217,7 @@ def test_images_are_in_order_of_their_numbers_but_folds_are_as_before(tmp_path):
     for number in range(1, 12):
         write_pair(tmp_path / f"images/f{number}.jpg", tmp_path / f"labels/f{number}.png", 0)
     spec = read_spec(tmp_path)
-    names = {split: [pair.name for pair in find_pairs(spec, tmp_path, split)] for split in ("trainval", "val")}
+    names = {split: [pair.name for pair in find_samples(spec, tmp_path, split)] for split in ("trainval", "val")}
     assert names["trainval"] == [f"f{number}" for number in range(1, 12)]
     assert names["val"] == ["f1", "f4", "f9"]  # positions 0, 5 and 10 of f1, f10, f11, f2, f3, f4, …
 

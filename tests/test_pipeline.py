@@ -11,9 +11,9 @@ import torch
 
 import train as train_command
 from config import AugmentConfig, DataConfig, TrainConfig
-from datasets.files import find_pairs
+from datasets.files import find_samples
 from datasets.loaders import EpochSampler, LoaderOptions, train_data, val_loader
-from datasets.segmentation import Draw, TrainingSet, as_tensors
+from datasets.segmentation import CropRequest, TrainingSet, as_tensors
 from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
 from transforms.presets import train_transform
@@ -72,14 +72,14 @@ def test_samples_are_uint8_batches_of_the_stated_shape(root):
 
 
 def test_a_crop_centred_on_a_class_shows_it(root):
-    pairs = find_pairs(SPEC, root, "train")
+    pairs = find_samples(SPEC, root, "train")
     labels = np.zeros((40, 60), np.uint8)
     labels[37, 58] = 9
-    write_image(pairs[0].labels, labels)
+    write_image(pairs[0].label_path, labels)
     augment = AugmentConfig(crop_size=8, scale_min=1.0)
     samples = TrainingSet(pairs, SPEC, train_transform(augment, SPEC.ignore_label), seed=0)
     for place in range(20):
-        _, crop = samples[Draw(0, place, 0, (37, 58))]
+        _, crop = samples[CropRequest(0, place, 0, (37, 58))]
         # Shrinking by nearest neighbour may skip the one pixel, enlarging never does.
         assert crop.shape == (8, 8)
         assert (crop == 9).any()
@@ -117,7 +117,7 @@ def test_samples_do_not_depend_on_the_cache(root):
 def test_a_sample_differs_from_epoch_to_epoch_and_from_place_to_place(root):
     samples = training_data(root).loader.loader.dataset.samples
     (first, _), (later, _), (elsewhere, _), (again, _) = (
-        samples[Draw(epoch, place, pair_index=0)] for epoch, place in ((0, 0), (1, 0), (0, 1), (0, 0))
+        samples[CropRequest(epoch, place, pair_index=0)] for epoch, place in ((0, 0), (1, 0), (0, 1), (0, 0))
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
@@ -140,7 +140,7 @@ def test_ranks_partition_an_epoch(root, num_ranks):
 
 
 def test_processes_partition_an_epoch_in_whole_batches():
-    draws = [Draw(0, i, i) for i in range(23)]
+    draws = [CropRequest(0, i, i) for i in range(23)]
     parts = [list(EpochSampler(lambda _: draws, rank=r, num_processes=2, batch=5)) for r in range(2)]
     assert [len(part) for part in parts] == [10, 10]
     assert len({d.place for part in parts for d in part}) == 20
@@ -196,7 +196,7 @@ def test_coarse_images_are_drawn_for_the_boosted_classes(tmp_path):
     data = train_data(config, AugmentConfig(crop_size=8), spec, LoaderOptions(ALONE, 0), seed=0)
     shown = {int(value) for _, labels in data.epoch(0) for value in labels.unique()}
     assert {0, 16} <= shown  # road, only in fine images, and train, only in the coarse one
-    assert len(find_pairs(spec, tmp_path, "train")) == len(data.loader) == 2
+    assert len(find_samples(spec, tmp_path, "train")) == len(data.loader) == 2
 
 
 # Tensors, processes, memory
@@ -313,8 +313,8 @@ def test_the_image_in_place_of_a_bad_one_does_not_depend_on_the_loader_processes
 def test_a_bad_file_is_replaced_by_many_images_not_always_by_one(root):
     spoil(root, 3)
     samples = training_data(root, augment=UNCHANGED, class_uniform_pct=0.0, skip_bad=9).loader.loader.dataset
-    by_place = {int(samples[Draw(0, place, 3)][0][0, 0, 0]) for place in range(9)}
-    by_epoch = {int(samples[Draw(epoch, 0, 3)][0][0, 0, 0]) for epoch in range(9)}
+    by_place = {int(samples[CropRequest(0, place, 3)][0][0, 0, 0]) for place in range(9)}
+    by_epoch = {int(samples[CropRequest(epoch, 0, 3)][0][0, 0, 0]) for epoch in range(9)}
     assert len(by_place) > 3
     assert len(by_epoch) > 3
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.files import Pair, find_pairs
-from datasets.frames import find_propagated_pairs
+from datasets.files import Sample, find_samples
+from datasets.frames import find_propagated_samples
 from datasets.labels import label_pixels, train_ids
-from datasets.segmentation import load_labels, load_pair
+from datasets.segmentation import load_labels, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import COLORS, IDS, PROPAGATED
 from datasets.streets.write import write_streets
@@ -74,17 +74,17 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
     ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 2)
     assert ended.code == 0, ended.err
     assert f"8 pairs of 2 labelled frames: {cityscapes / PROPAGATED}" in ended.out
-    pairs = find_pairs(CITYSCAPES, cityscapes, "train")
-    found = find_propagated_pairs(CITYSCAPES, cityscapes, pairs, max_skip=2)
+    pairs = find_samples(CITYSCAPES, cityscapes, "train")
+    found = find_propagated_samples(CITYSCAPES, cityscapes, pairs, max_skip=2)
     assert [pair.name[-6:] for pair in found] == ["000003", "000004", "000006", "000007"] * 2
     for pair in found:
         number = int(pair.name[-6:])
-        image, labels = load_pair(pair, CITYSCAPES)
+        image, labels = load_sample(pair, CITYSCAPES)
         known = labels != 255
         assert known[8:-8, 8:-8].mean() > 0.9
         assert (labels == train_ids(ids(number, 7, 26), IDS, CITYSCAPES))[known].mean() > 0.99
         assert np.abs(image[8:-8, 8:-8].astype(int) - frame(number)[8:-8, 8:-8]).mean() < 4
-        assert set(np.unique(read_label_ids(pair.labels))) <= {0, 7, 26}  # 0: unlabeled
+        assert set(np.unique(read_label_ids(pair.label_path))) <= {0, 7, 26}  # 0: unlabeled
     assert f"train.py --dataset cityscapes --dataset_dir {cityscapes} --arch" in ended.out
     assert "--maxSkip 2" in ended.out
     assert "pairs/s on 1 process\n" in ended.err
@@ -124,7 +124,7 @@ def test_streets_are_propagated_and_trained_on(propagate, command, streets, tmp_
     ended = propagate("--dataset", "streets", "--dataset_dir", streets, "--propagate", 1, "--flow", flow)
     assert ended.code == 0, ended.err
     assert len(list((streets / "propagated/train").glob("*.jpg"))) == 8  # each of two streets: 0 > 1 < > 2 and back
-    made = Pair(
+    made = Sample(
         "", streets / "propagated/train/street0000_000000_+1.jpg",
         streets / "propagated/trainannot/street0000_000000_+1.png",
     )  # fmt: skip
@@ -167,7 +167,7 @@ def test_the_manifest_says_of_each_pair_how_it_was_made_and_how_good_it_is(propa
     records = manifest_of(cityscapes)
     assert len(records) == 8
     for record in records:
-        labels = load_labels(Pair("", Path(), cityscapes / record["labels"]), CITYSCAPES)
+        labels = load_labels(Sample("", Path(), cityscapes / record["labels"]), CITYSCAPES)
         assert record["no_class"] == pytest.approx((labels == 255).mean(), abs=1e-4)
         assert record["no_class"] == pytest.approx(sum(record["void"].values()), abs=2e-4)
         assert (record["flow"], record["mode"], record["keep"]) == ("dis", "label", ["hidden", "residual"])
@@ -312,7 +312,8 @@ def test_real_frames_from_camvids_dense_piece(propagate, shared, tmp_path):
             shutil.copy(root / folder / f"0016E5_{number:05d}.{suffix}", tmp_path / folder)
     flags = ("--dataset", "camvid", "--dataset_dir", tmp_path, "--split", "val")
     assert propagate(*flags, "--stride", 2, "--propagate", 2).code == 0
-    labels = load_labels(Pair("", Path(), tmp_path / "propagated/valannot/0016E5_08005_+1.png"), dataset_spec("camvid"))
+    path = tmp_path / "propagated/valannot/0016E5_08005_+1.png"
+    labels = load_labels(Sample("", Path(), path), dataset_spec("camvid"))
     true = read_label_ids(tmp_path / "valannot/0016E5_08007.png")
     known = (labels != 255) & (true != 11)
     assert (labels == true)[known].mean() > 0.95

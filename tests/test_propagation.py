@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.files import find_pairs
-from datasets.segmentation import load_pair
+from datasets.files import find_samples
+from datasets.segmentation import load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from utils.images import read_image, read_label_ids
@@ -295,8 +295,8 @@ def test_errors_of_exact_motion_name_folder_and_frame(tmp_path, streets):
 
 def test_on_real_video_it_beats_plain_dis(shared):
     spec = dataset_spec("camvid")
-    pairs = find_pairs(spec, shared / "camvid", "val")[40:46]
-    video = dict(enumerate(load_pair(pair, spec) for pair in pairs))
+    pairs = find_samples(spec, shared / "camvid", "val")[40:46]
+    video = dict(enumerate(load_sample(pair, spec) for pair in pairs))
     frames = {k: image for k, (image, _) in video.items()}
     truth = video[5][1]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from config import RunConfig
-from datasets.files import Pair
+from datasets.files import Sample
 from datasets.specs.spec import DatasetSpec
 from network.checkpoint import versions
 from utils.distributed import processes
@@ -266,15 +266,15 @@ def commit(folder: Path) -> str | None:
         return None
 
 
-def data_fingerprint(spec: DatasetSpec, *splits: Sequence[Pair]) -> str:
+def data_fingerprint(spec: DatasetSpec, *splits: Sequence[Sample]) -> str:
     """A hash of what the files of `splits` are called, of their sizes, and of what their labels mean.
 
     Not of their times and folders, so a copy is the same data; nor of their contents, which would have to be read.
     """
     meaning = (spec.class_names, [*spec.train_id_of_label_id().items()], [*spec.train_id_of_color().items()])
     digest = hashlib.blake2b(repr((spec.name, meaning)).encode(), digest_size=4)
-    for pairs in splits:
-        files = [(pair.name, _size(pair.image), _size(pair.labels) if pair.labels else 0) for pair in pairs]
+    for samples in splits:
+        files = [(s.name, _size(s.image_path), _size(s.label_path) if s.label_path else 0) for s in samples]
         digest.update(repr(files).encode())
     return digest.hexdigest()
 

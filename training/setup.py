@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dict
-from datasets.files import dataset_root, find_pairs
+from datasets.files import dataset_root, find_samples
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
 from loss.build import build_loss
@@ -175,7 +175,7 @@ def _load_data(config: TrainConfig, spec: DatasetSpec, device: torch.device, me:
 def _fingerprint(flags: DataConfig, spec: DatasetSpec) -> str:
     root = dataset_root(spec, flags.dataset_dir)
     split = flags.train_split if flags.cv is None else "train"
-    return data_fingerprint(spec, *(find_pairs(spec, root, name, flags.cv) for name in (split, "val")))
+    return data_fingerprint(spec, *(find_samples(spec, root, name, flags.cv) for name in (split, "val")))
 
 
 def _describe(

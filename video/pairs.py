@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets.frames import PAIR_NOTE, Record, record_of
 from datasets.labels import label_pixels
-from datasets.segmentation import load_pair
+from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image, write_image, write_png
@@ -56,7 +56,7 @@ class Propagation:
         """Read, propagate and write all pairs of `sequence`; problems with its files are returned, not raised."""
         records: list[Record] = []
         try:
-            image, labels = load_pair(sequence.pair, self.spec)
+            image, labels = load_sample(sequence.pair, self.spec)
             frames = {step: image if step == 0 else read_image(path) for step, path in sequence.frames.items()}
             _check_sizes(frames, sequence)
             for made in self._propagated(frames, labels, sequence):
@@ -89,10 +89,10 @@ class Propagation:
 
     def _write(self, made: Propagated, sequence: LabelledSequence) -> Record:
         pair, method = sequence.made[made.step], self.method
-        assert pair.labels is not None, f"{pair.name} is to have labels"
+        assert pair.label_path is not None, f"{pair.name} is to have labels"
         record: Record = {
-            "image": pair.image.relative_to(self.out).as_posix(),
-            "labels": pair.labels.relative_to(self.out).as_posix(),
+            "image": pair.image_path.relative_to(self.out).as_posix(),
+            "labels": pair.label_path.relative_to(self.out).as_posix(),
             "from": sequence.pair.name,
             "step": made.step,
             "flow": method.flow,
@@ -104,16 +104,16 @@ class Propagation:
             "difference": None if math.isnan(made.residual) else round(made.residual, 2),
             "made_with": self._fingerprint(sequence, made.step),
         }
-        pair.labels.unlink(missing_ok=True)  # or it would be next to an image that it does not belong to
-        write_image(pair.image, made.image)
-        write_png(pair.labels, label_pixels(made.labels, pair.masks, self.spec), {PAIR_NOTE: json.dumps(record)})
+        pair.label_path.unlink(missing_ok=True)  # or it would be next to an image that it does not belong to
+        write_image(pair.image_path, made.image)
+        write_png(pair.label_path, label_pixels(made.labels, pair.masks, self.spec), {PAIR_NOTE: json.dumps(record)})
         return record
 
     def _fingerprint(self, sequence: LabelledSequence, step: int) -> str:
         method = {key: value for key, value in asdict(self.method).items() if key != "device"}
         weights = [Path(self.method.weights)] if self.method.weights else []
         frames = sequence.on_the_way(step, frames_beyond(self.method.flow))
-        files = [*frames, *([sequence.pair.labels] if sequence.pair.labels else []), *weights]
+        files = [*frames, *([sequence.pair.label_path] if sequence.pair.label_path else []), *weights]
         stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
         return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
@@ -127,7 +127,7 @@ def _flow(name: str, weights: str | None, device: str) -> Flow:
 def _check_sizes(frames: Mapping[int, Uint8Array], sequence: LabelledSequence) -> None:
     height, width = frames[0].shape[:2]
     if min(height, width) < SMALLEST:
-        raise ValueError(f"{sequence.pair.image} has {width}x{height} pixels, too few to estimate motion.")
+        raise ValueError(f"{sequence.pair.image_path} has {width}x{height} pixels, too few to estimate motion.")
     for step, frame in frames.items():
         if frame.shape[:2] != (height, width):
             other = f"{frame.shape[1]}x{frame.shape[0]}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.files import Pair
+from datasets.files import Sample
 from datasets.frames import Record, frames_around, pair_to_write
 from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec
 from utils.command import one_line
@@ -29,9 +29,9 @@ class LabelledSequence:
     nearest steps first; `frames` has every frame on the way to it, and may have more beyond.
     """
 
-    pair: Pair
+    pair: Sample
     frames: Mapping[int, Path]
-    made: Mapping[int, Pair]
+    made: Mapping[int, Sample]
 
     def on_the_way(self, step: int, beyond: int = 0) -> list[Path]:
         """The files of the frames from the labelled one to `step`, both included; up to `beyond` more at either end."""
@@ -40,7 +40,7 @@ class LabelledSequence:
 
 
 def find_sequences(
-    spec: DatasetSpec, root: Path, pairs: Sequence[Pair], out: Path, *, reach: int, stride: int, beyond: int = 0
+    spec: DatasetSpec, root: Path, pairs: Sequence[Sample], out: Path, *, reach: int, stride: int, beyond: int = 0
 ) -> tuple[list[LabelledSequence], list[str]]:
     """The video around each of `pairs`, up to `reach` steps of `stride` frame numbers either way, and what is missing.
 
@@ -67,7 +67,7 @@ def find_sequences(
 
 
 def _sequence(
-    spec: DatasetSpec, root: Path, pair: Pair, out: Path, reach: int, stride: int, beyond: int
+    spec: DatasetSpec, root: Path, pair: Sample, out: Path, reach: int, stride: int, beyond: int
 ) -> tuple[LabelledSequence | None, str]:
     most = reach + beyond
     numbers = [number * stride for number in range(-most, most + 1) if number]
@@ -83,12 +83,12 @@ def _sequence(
         return None, f"its video has no frame {counted(stride, 'step')} before or after it"
     to_make = sorted((step for step in steps if abs(step) <= reach), key=lambda s: (abs(s), s))
     made = {step: pair_to_write(spec, root, pair, step, out) for step in to_make}
-    kept = {0: pair.image} | {step: frames[step] for step in sorted(steps)}
+    kept = {0: pair.image_path} | {step: frames[step] for step in sorted(steps)}
     problem = f"its video lacks {' and '.join(gaps)}, so no pairs are made beyond" if gaps else ""
     return LabelledSequence(pair, kept, made), problem
 
 
-def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], missing: Sequence[str], stride: int) -> str:
+def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Sample], missing: Sequence[str], stride: int) -> str:
     folders = dict.fromkeys(
         str(root / layout.image_dir.format(folder=folder))
         for layout in (spec.video.layouts if spec.video else ())
@@ -103,7 +103,7 @@ def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], missing
     return f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {places}.{hint}"
 
 
-def _any_apart(spec: DatasetSpec, root: Path, pairs: Sequence[Pair], number: int) -> bool:
+def _any_apart(spec: DatasetSpec, root: Path, pairs: Sequence[Sample], number: int) -> bool:
     try:
         return any(frames_around(spec, root, pair, (-number, number)) for pair in pairs)
     except ValueError:

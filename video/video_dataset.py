@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files import Pair, files_below
+from datasets.files import Sample, files_below
 from datasets.labels import label_pixels
-from datasets.segmentation import load_pair
+from datasets.segmentation import load_sample
 from datasets.specs.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, described, read_spec, read_table
 from datasets.specs.lists import compose
 from datasets.specs.registry import DATASETS, check_name, dataset_spec
@@ -227,7 +227,7 @@ def gather(
     copies: dict[str, dict[str, Path]] = {}
     for name, image in images.items():
         try:
-            load_pair(Pair(name, image, labels[name], spec.layouts[0].masks), spec)
+            load_sample(Sample(name, image, labels[name], spec.layouts[0].masks), spec)
             copies[name] = _copies(name, image, labels[name], out, gathered)
         except USER_ERRORS as error:
             left_out.append(one_line(error))
