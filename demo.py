@@ -26,7 +26,7 @@ from inference.visualize import FramePainter, draw_shares
 from inference.writers import KINDS, check_names, chosen_kinds, result_paths, unused_paths, write_results
 from utils.command import run_command
 from utils.device import Arriving, DeviceQueue, resolve_device
-from utils.distributed import processes
+from utils.distributed import find_processes
 from utils.files import writable_folder, write_csv
 from utils.images import Uint8Array, dark_notice, read_image
 from utils.parallel import WriteBehind, read_ahead
@@ -48,7 +48,7 @@ def main(config: DemoConfig) -> int:
             "--outputs works only with --demo-image: of a video the overlay and the class shares are written. For "
             "label ids, extract its frames to a folder and use demo_folder.py."
         )
-    if processes().count > 1:
+    if find_processes().world_size > 1:
         raise ValueError("demo.py runs in one process; use torchrun with demo_folder.py, which distributes its images.")
     return segment_video(config) if config.input.demo_video else segment_image(config)
 

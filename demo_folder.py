@@ -77,12 +77,12 @@ def main(config: DemoFolderConfig) -> int:
         for image, paths in zip(images, all_paths, strict=True)
     ]
 
-    with process_group(device) as me:
+    with process_group(device) as processes:
         wait_for_all()  # until every process has seen which files exist
-        counts, unreadable = segment(jobs, me, predictor, model, wanted, resume=config.output.resume)
+        counts, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.output.resume)
         counts = sum_over_processes(counts.to(device)).cpu()
         unreadable = lists_of_all(unreadable)
-        if me.is_main:
+        if processes.is_main:
             write_shares(folder, base, jobs, counts, model, wanted)
             num_done = len(jobs) - len(unreadable)
             print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
@@ -90,11 +90,12 @@ def main(config: DemoFolderConfig) -> int:
                 print(others_line(others))
             for message in unreadable:
                 print(f"skipped: {message}", file=sys.stderr)
-    return 1 if unreadable and me.is_main else 0  # torchrun stops all processes when one fails
+    return 1 if unreadable and processes.is_main else 0  # torchrun stops all processes when one fails
 
 
 def segment(
-    jobs: list[Job], me: Processes, predictor: Predictor, model: Model, wanted: frozenset[int] | None, *, resume: bool
+    jobs: list[Job], processes: Processes, predictor: Predictor, model: Model, wanted: frozenset[int] | None, *,
+    resume: bool,
 ) -> tuple[Tensor, list[str]]:
     """Do this process's jobs.
 
@@ -103,7 +104,7 @@ def segment(
     """
     counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
     missing, unreadable = [], []
-    for i in range(me.rank, len(jobs), me.count):
+    for i in range(processes.rank, len(jobs), processes.world_size):
         found_before = counts_before(jobs[i], model) if resume else None
         if found_before is None:
             missing.append(i)

@@ -93,16 +93,16 @@ def main(config: EvalConfig) -> int:
     folder = writable_folder(result_folder(config, spec, fold), "--ckpt_path")
     run = Evaluation(config, model, spec, root, predictor, fold, pairs, folder)
 
-    with process_group(device) as me:
-        counts, facts = evaluate(run, me)
+    with process_group(device) as processes:
+        counts, facts = evaluate(run, processes)
         counts = sum_over_processes(counts.to(device)).cpu()
-        if me.is_main:
+        if processes.is_main:
             report(run, counts, facts)
         wait_for_all()
     return 0
 
 
-def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
+def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, dict[str, Any]]:
     """Predict this process's images and write the requested files.
 
     Returns counts [N, C, C + 7] int64 of all pairs, 0 for the images of other processes, and facts for the report.
@@ -110,7 +110,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     num_classes = run.spec.num_classes
     counts = torch.zeros(len(run.pairs), num_classes, num_classes + NUM_COUNTS, dtype=torch.int64)
     missing = []
-    for i in range(me.rank, len(run.pairs), me.count):
+    for i in range(processes.rank, len(run.pairs), processes.world_size):
         kept = load_one(run, run.pairs[i]) if run.config.output.resume else None
         if kept is None:
             missing.append(i)
@@ -120,7 +120,7 @@ def evaluate(run: Evaluation, me: Processes) -> tuple[Tensor, dict[str, Any]]:
     reading, network, writing = Stopwatch(), DeviceQueue(run.predictor.device), Stopwatch()
     with (
         WriteBehind(max(1, run.config.device.num_workers or 1)) as write_behind,
-        tqdm(total=len(missing), unit="image", disable=None if me.is_main else True) as progress,
+        tqdm(total=len(missing), unit="image", disable=None if processes.is_main else True) as progress,
     ):
         for i, sample in read_ahead(missing, lambda i: read(run, run.pairs[i], reading)):
             image, truth = sample.result()

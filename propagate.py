@@ -61,30 +61,30 @@ SPLITS = ("train", "val", "trainval")
 def main(config: PropagateConfig) -> int:
     """Make every pair. Returns 1 if something is missing or wrong; the rest is made all the same."""
     method, device = method_of(config)
-    with process_group(device) as me:
+    with process_group(device) as processes:
         if config.data.video and config.output.dry_run:
-            return report_video_plan(config) if me.is_main else 0
-        spec, root, left_out = labelled_set(config, me)
+            return report_video_plan(config) if processes.is_main else 0
+        spec, root, left_out = labelled_set(config, processes)
         out = Path(config.output.out or root)
         protected = not config.output.out and is_write_protected(root)
         if protected and not config.output.dry_run:
             raise PermissionError(f"{root} {WRITE_PROTECTED}")
         sequences, missing = find_labelled_sequences(config, spec, root, out)
         left_out += missing
-        if me.is_main:
+        if processes.is_main:
             read_manifest(out / PROPAGATED)  # fails now, before the work, if it cannot be extended
         work = Propagation(spec, root, out, method)
         there = {s.pair.name: work.there(s) for s in sequences} if config.output.resume else {}
         if config.output.dry_run:
-            return report_plan(sequences, there, left_out, out, protected=protected) if me.is_main else 0
-        if me.is_main:
+            return report_plan(sequences, there, left_out, out, protected=protected) if processes.is_main else 0
+        if processes.is_main:
             writable_folder(out / PROPAGATED, "--out")
         wait_for_all()  # until every process has seen which pairs exist
-        records, failed = propagate_all(work, sequences, there, me, num_workers(config, device, me))
+        records, failed = propagate_all(work, sequences, there, processes, num_workers(config, device, processes))
         records, left_out = lists_of_all(records), left_out + lists_of_all(failed)
-        if me.is_main:
+        if processes.is_main:
             write_results(config, work, sequences, records, left_out)
-    return 1 if left_out and me.is_main else 0  # torchrun stops all processes when one fails
+    return 1 if left_out and processes.is_main else 0  # torchrun stops all processes when one fails
 
 
 def method_of(config: PropagateConfig) -> tuple[Method, torch.device]:
@@ -106,7 +106,7 @@ def method_of(config: PropagateConfig) -> tuple[Method, torch.device]:
     return method, device
 
 
-def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, Path, list[str]]:
+def labelled_set(config: PropagateConfig, processes: Processes) -> tuple[DatasetSpec, Path, list[str]]:
     """The data set, its root, and what was skipped; for --video the main process first makes the set."""
     data = config.data
     if not data.video:
@@ -119,7 +119,7 @@ def labelled_set(config: PropagateConfig, me: Processes) -> tuple[DatasetSpec, P
     source, out = source_of(config)
     left_out: list[str] = []
     split_of(config)  # fails before any frame is decoded
-    if me.is_main:
+    if processes.is_main:
         plan(source, out)  # fails before anything is written
         spec = write_classes(out, source.labels, data.classes, data.dataset)
         steps = config.propagation
@@ -177,25 +177,25 @@ def find_labelled_sequences(
     return found, missing
 
 
-def num_workers(config: PropagateConfig, device: torch.device, me: Processes) -> int:
+def num_workers(config: PropagateConfig, device: torch.device, processes: Processes) -> int:
     """One process per core; on a GPU one, which is enough to keep it busy."""
     if config.device.num_workers is not None:
         return config.device.num_workers
-    return 1 if device.type == "cuda" else default_num_workers(me)
+    return 1 if device.type == "cuda" else default_num_workers(processes)
 
 
 def propagate_all(
     work: Propagation,
     sequences: Sequence[LabelledSequence],
     there: dict[str, list[Record]],
-    me: Processes,
+    processes: Processes,
     workers: int,
 ) -> tuple[list[Record], list[str]]:
     """Do this process's share. Returns the records of its pairs, including earlier ones, and what failed."""
     records: list[Record] = []
     failed: list[str] = []
     mine = []
-    for sequence in sequences[me.rank :: me.count]:
+    for sequence in sequences[processes.rank :: processes.world_size]:
         done = there.get(sequence.pair.name, [])
         records += done
         left = {step: pair for step, pair in sequence.made.items() if step not in {record["step"] for record in done}}
@@ -203,7 +203,7 @@ def propagate_all(
             mine.append(replace(sequence, made=left))
     total, clock = sum(len(sequence.made) for sequence in mine), Stopwatch()
     workers = min(workers, len(mine))
-    with tqdm(total=total, unit="pair", dynamic_ncols=True, disable=None if me.is_main else True) as progress:
+    with tqdm(total=total, unit="pair", dynamic_ncols=True, disable=None if processes.is_main else True) as progress:
         for made in as_finished(work.make, mine, workers):
             records += made.records
             failed += [made.problem] if made.problem else []

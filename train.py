@@ -39,14 +39,14 @@ def main(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
-    with process_group(device) as me:
-        _train_as(me, config, spec, device)
+    with process_group(device) as processes:
+        _train_as(processes, config, spec, device)
     return 0
 
 
-def _train_as(me: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
+def _train_as(processes: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
     """Train as one of the processes; what is built here is freed before the process group ends."""
-    training, state = set_up(config, spec, device, me)
+    training, state = set_up(config, spec, device, processes)
     with training.log:
         train(training, state)
 
@@ -58,7 +58,7 @@ def train(training: Training, state: State) -> None:
         state = score(training, state)
     clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
     for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
-        torch.manual_seed(seed_of(run.seed, epoch, training.me.rank))  # a resumed run draws the same numbers
+        torch.manual_seed(seed_of(run.seed, epoch, training.processes.rank))  # a resumed run draws the same numbers
         train_one_epoch(training, epoch, clock)
         check_weights(training.net, training.dtype)
         ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
@@ -89,7 +89,7 @@ def score(training: Training, state: State) -> State:
     if is_best:
         save(training, state, BEST)
     save(training, state, LAST)
-    if training.me.is_main:
+    if training.processes.is_main:
         draw_curves(training.log.folder)
     return state
 
@@ -166,13 +166,14 @@ def validate(training: Training, epoch: int) -> Scores:
     num_shown = 0
     give_back_freed_memory()  # whole images and crops differ in size
     for images, labels in tqdm(
-        training.val, desc="validate", disable=None if training.me.is_main else True, leave=False, dynamic_ncols=True
+        training.val, desc="validate", leave=False, dynamic_ncols=True,
+        disable=None if training.processes.is_main else True,
     ):
         pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
             predictions = net(pixels).argmax(1)
         confusion.update(labels.to(training.device, non_blocking=True), predictions)
-        if num_shown < NUM_SAMPLES and training.me.is_main:
+        if num_shown < NUM_SAMPLES and training.processes.is_main:
             for image, truth, guess in zip(images, labels, predictions.byte().cpu(), strict=True):
                 write_sample(training.log, epoch, num_shown, labelled_sample(training.spec, image, truth, guess))
                 num_shown += 1

@@ -147,10 +147,10 @@ def train_data(
             class_index=class_index,
         )
 
-    me = options.processes
-    sampler = EpochSampler(draw, rank=me.rank, num_processes=me.count, batch=data.bs_mult)
+    processes = options.processes
+    sampler = EpochSampler(draw, rank=processes.rank, num_processes=processes.world_size, batch=data.bs_mult)
     if len(sampler) == 0:
-        raise ValueError(f"{counted(len(pairs), 'training image')} for {me.count} processes; start fewer.")
+        raise ValueError(f"{counted(len(pairs), 'training image')} for {processes.world_size} processes; start fewer.")
     load = _load(data, spec, pairs + propagated + coarse, options)
     samples = TrainingSet(pairs + propagated + coarse, spec, transform, seed, load)
     loader = DataLoader(
@@ -167,7 +167,7 @@ def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, a
     """Whole validation images, each on exactly one process."""
     pairs: list[Sample] = find_samples(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
     load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score covers all images
-    dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.count), spec, load)
+    dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.world_size), spec, load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 
 
@@ -175,9 +175,9 @@ def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Sample], options: Loa
     """How pairs are read: from `--cache_dir`, filled by one process of each machine, else from their files (None)."""
     if data.cache_dir is None:
         return None
-    cache, me = DecodedCache(Path(data.cache_dir), spec), options.processes
-    if me.local_rank == 0:
-        cache.fill(pairs, num_workers=options.count(), skip_bad=data.skip_bad, show=me.is_main)
+    cache, processes = DecodedCache(Path(data.cache_dir), spec), options.processes
+    if processes.local_rank == 0:
+        cache.fill(pairs, num_workers=options.count(), skip_bad=data.skip_bad, show=processes.is_main)
     wait_for_all()
     return cache.load
 
@@ -187,11 +187,11 @@ def _index(
 ) -> ClassIndex:
     """The index of `pairs`, made and written by one process of each machine and read by the others."""
     plan = IndexPlan(pairs, spec, root, data.class_uniform_tile, seed)
-    me, count = options.processes, options.count()
+    processes, count = options.processes, options.count()
     find = partial(
-        index_of_classes, plan, Path(data.index_dir), num_workers=count, skip_bad=data.skip_bad, show=me.is_main
+        index_of_classes, plan, Path(data.index_dir), num_workers=count, skip_bad=data.skip_bad, show=processes.is_main
     )
-    if me.local_rank != 0:
+    if processes.local_rank != 0:
         wait_for_all()
         return find(write=False)
     index = find(write=True)

@@ -33,10 +33,10 @@ def train():
 
 
 before = num_threads()
-with process_group(torch.device("cpu")) as me:
+with process_group(torch.device("cpu")) as processes:
     total = train()
     assert num_threads() > before
-Path(__file__).with_name(f"{me.rank}.txt").write_text(f"sum {total}, threads left {num_threads() - before}")
+Path(__file__).with_name(f"{processes.rank}.txt").write_text(f"sum {total}, threads left {num_threads() - before}")
 """
 
 
@@ -50,9 +50,9 @@ from utils.flags import parse_command_line
 
 
 def main(config):
-    with process_group(torch.device("cpu")) as me:
+    with process_group(torch.device("cpu")) as processes:
         wait_for_all()
-        if me.rank == 1:
+        if processes.rank == 1:
             raise ValueError("a label file is wrong")
         wait_for_all()
 
@@ -80,9 +80,9 @@ def train(rank):
     return *seen, mean_over_processes(torch.tensor(float(rank))).item()
 
 
-with process_group(torch.device("cpu")) as me:
-    told = train(me.rank)
-Path(__file__).with_name(f"{me.rank}.txt").write_text(" ".join(f"{number:g}" for number in told))
+with process_group(torch.device("cpu")) as processes:
+    told = train(processes.rank)
+Path(__file__).with_name(f"{processes.rank}.txt").write_text(" ".join(f"{number:g}" for number in told))
 """
 
 

@@ -17,7 +17,7 @@ from datasets.segmentation import CropRequest, TrainingSet, as_tensors
 from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
 from transforms.presets import train_transform
-from utils.distributed import Processes, processes
+from utils.distributed import Processes, find_processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
 from utils.parallel import default_num_workers
@@ -219,14 +219,14 @@ def test_there_is_one_loader_process_per_core_of_this_process(monkeypatch):
     assert default_num_workers(ALONE) == 12
     assert LoaderOptions(ALONE).for_loader()["num_workers"] == 12
     assert LoaderOptions(ALONE, 3).for_loader()["num_workers"] == 3
-    assert default_num_workers(Processes(0, 8, 0, local_count=4)) == 3
-    assert default_num_workers(Processes(0, 99, 0, local_count=99)) == 1
+    assert default_num_workers(Processes(0, 8, 0, local_world_size=4)) == 3
+    assert default_num_workers(Processes(0, 99, 0, local_world_size=99)) == 1
 
 
 def test_how_many_processes_share_the_machine_comes_from_torchrun(monkeypatch):
     for name, value in {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
-    assert processes() == Processes(rank=9, count=16, local_rank=1, local_count=8)
+    assert find_processes() == Processes(rank=9, world_size=16, local_rank=1, local_world_size=8)
 
 
 def test_memory_is_pinned_where_it_is_asked_for():

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.run_log import RunLog
-from utils.distributed import mean_over_processes, processes
+from utils.distributed import find_processes, mean_over_processes
 
 LOG_STEPS = 20  # how often the loss is read from the device and logged
 TEST_STEPS = 2  # --test_mode
@@ -129,7 +129,7 @@ class StepLog(Generic[BatchT]):
 
         parts: terms of the loss, logged with it. Raises ValueError if the loss is NaN or infinite.
         """
-        self._meter.worked(loss, num_images * processes().count)
+        self._meter.worked(loss, num_images * find_processes().world_size)
         if not place.ends_step:
             return
         self._bar.update()

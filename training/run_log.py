@@ -21,7 +21,7 @@ from config import RunConfig
 from datasets.files import Sample
 from datasets.specs.spec import DatasetSpec
 from network.checkpoint import versions
-from utils.distributed import processes
+from utils.distributed import find_processes
 from utils.files import atomic_path, first_free, json_text, writable_folder, write_json
 from utils.images import Uint8Array, colorize, shrunk, side_by_side, write_image
 from utils.plots import new_plot
@@ -249,7 +249,7 @@ def record_start(dtype: torch.dtype | None, data: str | None = None) -> dict[str
     return {
         "commit": commit(PROJECT),
         "data": data,
-        "processes": processes().count,
+        "processes": find_processes().world_size,
         "numbers": str(dtype or torch.float32).removeprefix("torch."),
         "versions": versions(),
     }

@@ -46,7 +46,7 @@ class Training:
     average: WeightAverage | None
     data: TrainData
     val: Loader
-    me: Processes
+    processes: Processes
     log: RunLog
 
     @property
@@ -55,7 +55,9 @@ class Training:
         return self.average.net if self.average else self.net
 
 
-def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> tuple[Training, State]:
+def set_up(
+    config: TrainConfig, spec: DatasetSpec, device: torch.device, processes: Processes
+) -> tuple[Training, State]:
     """Build everything, and load the checkpoint to continue from. Raises ValueError or OSError for what does not fit.
 
     Wrong flags are reported before the data are prepared, which may take an hour; the run folder is not touched before
@@ -64,7 +66,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     model_flags, run, settings = config.model, config.run, as_dict(config)
     if model_flags.restore_optimizer and not model_flags.snapshot:
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
-    if run.max_minutes and me.count > 1:
+    if run.max_minutes and processes.world_size > 1:
         raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
     if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
         raise ValueError(
@@ -74,7 +76,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     criterion = build_loss(config.loss, spec, None)
-    _check_crop(config, device, me, config.data.bs_mult)
+    _check_crop(config, device, processes, config.data.bs_mult)
     start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
     given = start.checkpoint if start else load_checkpoint(model_flags.snapshot) if model_flags.snapshot else None
     head = head_options(model_flags.aspp_rates, model_flags.refine) or dict(given.head if given else {})
@@ -91,28 +93,28 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Pro
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
     if start:
         restore(start, net, optimizer, scaler=scaler, average=average)
-    model, about_model = _model(net, config.precision, device, me)
+    model, about_model = _model(net, config.precision, device, processes)
 
-    data, val = _load_data(config, spec, device, me)
-    _check_crop(config, device, me, min(config.data.bs_mult, len(data.sampler)))  # of a set smaller than a batch
+    data, val = _load_data(config, spec, device, processes)
+    _check_crop(config, device, processes, min(config.data.bs_mult, len(data.sampler)))  # of a set smaller than a batch
     if config.loss.class_balance:
         criterion = build_loss(config.loss, spec, data.class_pixels)
-    if me.count > 1:
+    if processes.world_size > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     if _trains_on_val(config.data, spec):
         split = config.data.train_split
         about.append(f"--train_split {split} includes validation images, so the validation score is optimistic.")
-    about += [*about_model, _describe(config, spec, device, dtype, net, me)]
-    record = record_start(dtype, _fingerprint(config.data, spec)) if me.is_main else {}
-    log, state = open_run(run, start, State(run.start_epoch), settings, record, about, is_main=me.is_main)
+    about += [*about_model, _describe(config, spec, device, dtype, net, processes)]
+    record = record_start(dtype, _fingerprint(config.data, spec)) if processes.is_main else {}
+    log, state = open_run(run, start, State(run.start_epoch), settings, record, about, is_main=processes.is_main)
     training = Training(
         config, spec, device, dtype, net, model, criterion.to(device), optimizer, scaler, lr_at, average,
-        data, val, me, log,
+        data, val, processes, log,
     )  # fmt: skip
     return training, state
 
 
-def _check_crop(config: TrainConfig, device: torch.device, me: Processes, batch: int) -> None:
+def _check_crop(config: TrainConfig, device: torch.device, processes: Processes, batch: int) -> None:
     """Raise ValueError if batch norm cannot normalise `batch` crops: where a channel has one value, it has no variance.
 
     The network is tried without memory; in a crop above SMALL_CROP a channel always has more.
@@ -122,7 +124,7 @@ def _check_crop(config: TrainConfig, device: torch.device, me: Processes, batch:
     if min(height, width) > SMALL_CROP:
         return
     arch = config.model.arch
-    count = me.count if config.precision.syncbn and device.type == "cuda" else 1
+    count = processes.world_size if config.precision.syncbn and device.type == "cuda" else 1
     with torch.device("meta"):
         net, crops = build_network(arch, 2).train(), torch.empty(batch * count, 3, height, width)
     try:
@@ -152,21 +154,23 @@ def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig, snapshot: Checkp
 
 
 def _model(
-    net: DeepLabV3Plus, flags: PrecisionConfig, device: torch.device, me: Processes
+    net: DeepLabV3Plus, flags: PrecisionConfig, device: torch.device, processes: Processes
 ) -> tuple[nn.Module, list[str]]:
     """`net` as it is trained, apart from several processes, and what to print about it."""
     model: nn.Module = net
     notices = []
     if flags.syncbn:
-        if me.count > 1 and device.type == "cuda":
+        if processes.world_size > 1 and device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         else:
             notices.append("--syncbn: using plain batch norm, because there is only one process or no GPU.")
     return compiled(model, device) if flags.compile else model, notices
 
 
-def _load_data(config: TrainConfig, spec: DatasetSpec, device: torch.device, me: Processes) -> tuple[TrainData, Loader]:
-    options = LoaderOptions(me, config.device.num_workers, pin_memory=device.type == "cuda")
+def _load_data(
+    config: TrainConfig, spec: DatasetSpec, device: torch.device, processes: Processes
+) -> tuple[TrainData, Loader]:
+    options = LoaderOptions(processes, config.device.num_workers, pin_memory=device.type == "cuda")
     count_pixels = config.loss.class_balance > 0
     data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
     return data, val_loader(config.data, spec, options, at_most=TEST_STEPS if config.run.test_mode else None)
@@ -184,14 +188,14 @@ def _describe(
     device: torch.device,
     dtype: torch.dtype | None,
     net: nn.Module,
-    me: Processes,
+    processes: Processes,
 ) -> str:
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     numbers = str(dtype or torch.float32).removeprefix("torch.")
-    count = counted(me.count, "process", "es")
+    count = counted(processes.world_size, "process", "es")
     return (
         f"{config.model.arch.split('.')[-1]} ({millions:.1f} M parameters) on {spec.title}, {count} on {device}, "
-        f"{numbers}, {counted(config.data.bs_mult * me.count * config.optim.accumulate, 'crop')} a step"
+        f"{numbers}, {counted(config.data.bs_mult * processes.world_size * config.optim.accumulate, 'crop')} a step"
     )
 
 

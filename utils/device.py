@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.distributed import processes
+from utils.distributed import find_processes
 from utils.parallel import AHEAD, Stopwatch
 
 
@@ -48,10 +48,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     if device.type != "cuda":
         raise ValueError(f"--device {name!r} is not supported. Choose one of: auto, cpu, cuda, cuda:<index>.")
-    if device.index is not None and processes().local_count > 1:
+    if device.index is not None and find_processes().local_world_size > 1:
         raise ValueError(f"--device {name}: under torchrun each process needs a GPU of its own. Use --device cuda.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = processes().local_rank if device.index is None else device.index
+    index = find_processes().local_rank if device.index is None else device.index
     if index >= count:
         there = f"There are {count}: cuda:0 to cuda:{count - 1}" if count else "PyTorch sees no CUDA device here"
         raise ValueError(f"--device {name!r}: no CUDA device {index}. {there}; --device cpu always works.")

@@ -1,4 +1,4 @@
-"""Processes: rank, count and communication. A single process needs no set-up."""
+"""Processes: rank, world size and communication. A single process needs no set-up."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Processes:
     """This process among those that `torchrun` started; (0, 1, 0) without it. "local": on this machine."""
 
     rank: int
-    count: int
+    world_size: int
     local_rank: int
-    local_count: int = 1
+    local_world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -37,13 +37,13 @@ class Processes:
         return self.rank == 0
 
 
-def processes() -> Processes:
+def find_processes() -> Processes:
     """This process as `torchrun` describes it in the environment. The global rank is RANK, never LOCAL_RANK."""
     return Processes(
         rank=int(os.environ.get("RANK", 0)),
-        count=int(os.environ.get("WORLD_SIZE", 1)),
+        world_size=int(os.environ.get("WORLD_SIZE", 1)),
         local_rank=int(os.environ.get("LOCAL_RANK", 0)),
-        local_count=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
     )
 
 
@@ -54,17 +54,17 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     A `DistributedDataParallel` made in the block must be gone when it ends (make it in a function): it keeps the
     group, whose threads would live until the interpreter exits and then sometimes abort the process.
     """
-    me = processes()
+    processes = find_processes()
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    if me.count == 1:
-        yield me
+    if processes.world_size == 1:
+        yield processes
         return
     # Evaluation distributes whole images, so processes may wait for each other for a long time at the end.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     has_failed = True
     try:
-        yield me
+        yield processes
         has_failed = False
     except RuntimeError as error:
         if _is_of_the_connection(error):

@@ -34,7 +34,7 @@ def available_cores() -> int:
 
 def default_num_workers(processes: Processes) -> int:
     """One per core that this process may use; processes on one machine share its cores."""
-    return max(1, available_cores() // processes.local_count)
+    return max(1, available_cores() // processes.local_world_size)
 
 
 def prepare_worker(worker: int) -> None:

@@ -30,7 +30,7 @@ from training.optim import set_lr
 from training.run_log import BEST, LAST, NUM_SAMPLES, RunLog, as_picture, record_start, write_sample
 from utils.command import run_command
 from utils.device import autocast_dtype, resolve_device
-from utils.distributed import processes
+from utils.distributed import find_processes
 from utils.images import Uint8Array, side_by_side
 from utils.parallel import default_num_workers, prepare_worker
 from utils.text import counted
@@ -79,7 +79,7 @@ def main(config: VideoTrainConfig) -> int:
 
 def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
     """Find the frames, build network and optimizer. Nothing is written before all of this has succeeded."""
-    if processes().count > 1:
+    if find_processes().world_size > 1:
         raise ValueError("python -m video.train works in one process; start it without torchrun.")
     if config.frames.crop_size < SMALLEST_CROP:
         raise ValueError(f"--crop_size must be at least {SMALLEST_CROP}, got {config.frames.crop_size}.")
@@ -152,7 +152,7 @@ def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[Cli
     config, on_gpu = training.config, training.device.type == "cuda"
     count = config.device.num_workers
     if count is None:  # on a CPU the network needs the cores more than DIS does
-        count = default_num_workers(processes()) if on_gpu else 0
+        count = default_num_workers(find_processes()) if on_gpu else 0
     crops = TrainingClips(
         training.train, config.net.mode, config.frames.crop_size, config.run.seed, partial(build_flow, "dis")
     )
