@@ -12,7 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from loss.relaxation import RelaxedSets, no_sets
+
+class RelaxedSets(NamedTuple):
+    """The sets S(p) of the N pixels where S(p) has more than the pixel's own class.
+
+    pixels: [N] int64, ascending, indices into the flattened [B, H, W].
+    members: [K, N] int64, K the size of the largest set. A column holds a pixel's own class, then the other
+        members of its set, each once, then C if its set is smaller.
+    """
+
+    pixels: Tensor
+    members: Tensor
+
+
+def no_sets(classes: Tensor) -> RelaxedSets:
+    """Empty sets: every pixel keeps its own class."""
+    empty = classes.new_zeros(0)
+    return RelaxedSets(empty, empty.view(1, 0))
 
 
 def check_inputs(logits: Tensor, labels: Tensor, num_classes: int) -> None:

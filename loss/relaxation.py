@@ -9,33 +9,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loss.cross_entropy import Loss, SetTarget, at_least_float32, class_weights, count_classes, to_classes
+from loss.cross_entropy import (
+    Loss,
+    RelaxedSets,
+    SetTarget,
+    at_least_float32,
+    class_weights,
+    count_classes,
+    no_sets,
+    to_classes,
+)
 from loss.published import published_loss, published_target
 from utils.device import why_no_triton
-
-
-class RelaxedSets(NamedTuple):
-    """The sets S(p) of the N pixels where S(p) has more than the pixel's own class.
-
-    pixels: [N] int64, ascending, indices into the flattened [B, H, W].
-    members: [K, N] int64, K the size of the largest set. A column holds a pixel's own class, then the other
-        members of its set, each once, then C if its set is smaller.
-    """
-
-    pixels: Tensor
-    members: Tensor
-
-
-def no_sets(classes: Tensor) -> RelaxedSets:
-    """Empty sets: every pixel keeps its own class."""
-    empty = classes.new_zeros(0)
-    return RelaxedSets(empty, empty.view(1, 0))
 
 
 def relaxed_sets(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int] = ()) -> RelaxedSets:
