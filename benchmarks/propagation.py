@@ -35,11 +35,9 @@ from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from utils.parallel import prepare_worker
 from utils.plots import new_plot
 from utils.video_io import opened_video
-from video.flow import build_flow
-from video.flow_chain import Displacement, EstimatedMotion, StreetMotion
-from video.occlusion import doubt, unlike
-from video.propagation import VOID_TESTS, propagate
-from video.warping import compose, inside, warp_image, warp_labels
+from video.flow import build_flow, compose, inside, warp_image, warp_labels
+from video.flow_chain import Displacement, FlowChain, StreetFlow
+from video.propagation import VOID_TESTS, compare, occlusion, propagate
 
 SPEC = dataset_spec("camvid")
 STEPS = (1, 2, 3, 5)
@@ -114,14 +112,13 @@ def carry_all(
     for start in range(0, len(video), every):
         frames = {k: video[start + k][0] for k in range(-5, 6) if k * sign >= 0 and 0 <= start + k < len(video)}
         labels = video[start][1]
-        motion = EstimatedMotion(frames, build_flow("dis"))
+        motion = FlowChain(frames, build_flow("dis"))
         for step in STEPS:
             if (k := step * sign) not in frames:
                 continue
             truth, found = video[start + k][1], motion(k)
-            doubts = np.where(
-                inside(found.flow), doubt(unlike(warp_image(frames[0], found.flow), frames[k]), found.miss), OUTSIDE
-            )
+            difference = compare(warp_image(frames[0], found.flow), frames[k])
+            doubts = np.where(inside(found.flow), occlusion(difference, found.miss), OUTSIDE)
             for mode in ("label", "joint"):
                 tallies[f"ours, {mode}", step].add(truth, carried(frames, labels, found, k, mode, VOID_TESTS), doubts)
             default[step].add(truth, carried(frames, labels, found, k, "label", ()), doubts)
@@ -204,8 +201,8 @@ def street_counts(pairs: Sequence[Sample], root: Path, flow: str) -> NDArray[np.
     middle = NUM_FRAMES // 2
     video = {number - middle: load_sample(pair, SPEC) for number, pair in enumerate(pairs)}
     frames = {k: image for k, (image, _) in video.items()}
-    exact = StreetMotion(root, pairs[middle].name)
-    motion = exact if flow == "exact" else EstimatedMotion(frames, build_flow(flow))
+    exact = StreetFlow(root, pairs[middle].name)
+    motion = exact if flow == "exact" else FlowChain(frames, build_flow(flow))
     counts = np.zeros((len(STREET_STEPS), 3, 2), np.int64)
     for made in propagate(frames, video[0][1], motion, [sign * k for k in STREET_STEPS for sign in (-1, 1)]):
         visible, right = exact(made.step).visible, made.labels == video[made.step][1]
@@ -266,7 +263,7 @@ def one_job(folder: Path, number: int) -> tuple[float, float]:
     frames = {k: read_image(folder / f"{REACH + k:02d}.png") for k in range(-REACH, REACH + 1)}
     labels = read_label_ids(folder / "labels.png").astype(np.uint8)
     steps = [k for k in frames if k]
-    for made in propagate(frames, labels, EstimatedMotion(frames, build_flow("dis")), steps):
+    for made in propagate(frames, labels, FlowChain(frames, build_flow("dis")), steps):
         write_image(folder / f"{number}_{made.step}_image.png", made.image)
         write_image(folder / f"{number}_{made.step}_labels.png", made.labels)
     ended = time.perf_counter(), time.process_time()

@@ -25,7 +25,7 @@ from utils.files import natural_order, write_csv
 from utils.images import write_image
 from utils.text import escape
 from video.clips import in_sequences
-from video.video_dataset import Source
+from video.video_dataset import match_labels
 
 # Not UTF-8; more than one line; what HTML, CSV, URLs, terminals and templates read as their own.
 NASTY = [os.fsdecode(b"stra\xdfe"), "a\nb", "a\rb", "<b>'\"", "\x1b[31m", "{{data}}", " 5, 50% #1? ", "$x_1$ \\frac{"]
@@ -148,8 +148,7 @@ def test_names_that_look_the_same_are_the_same(tmp_path, verified, of_images, of
     (_, pair) = find_samples(spec, tmp_path, "train")
     assert (pair.name, pair.label_path) == (name, tmp_path / f"labels/{other}.png")
     assert verified(tmp_path)[1]["findings"] == []
-    source = Source(tmp_path / "images", tmp_path / "labels")
-    assert source.label_files().keys() == source.frame_files().keys()
+    assert match_labels(tmp_path / "images", tmp_path / "labels")[1] == []
 
 
 def test_one_label_file_is_not_used_for_two_images(tmp_path):

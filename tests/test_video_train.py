@@ -3,7 +3,6 @@
 import math
 import re
 import shlex
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,7 +28,6 @@ from video.clips import (
     load_clip,
     split_sequences,
 )
-from video.flow import build_flow
 from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, displace, load_sdc, sdc_loss
 from video.settings import VideoTrainConfig
 from video.train import psnr
@@ -128,7 +126,7 @@ def test_an_epoch_visits_every_clip_as_often_as_asked_and_each_epoch_in_its_own_
 
 def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_time():
     frames = moving_frames(3, size=96)
-    clips = TrainingClips([tuple(frames)], RECONSTRUCTION, 80, 0, partial(build_flow, "dis"))
+    clips = TrainingClips([tuple(frames)], RECONSTRUCTION, 80, 0)
     found = set()
     for place in range(16):
         crop, flows = clips[ClipDraw(0, place, 0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +20,7 @@ from torch.utils.data import Dataset
 from utils.files import natural_order
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.video_io import opened_video
-from video.flow import Flow
-from video.sdc import as_sample
+from video.flow import sdc_inputs
 
 MOST_VIDEO = 4 * 2**30  # most bytes of decoded frames of a video file to hold in memory
 CLIP_LENGTH = 3  # frames up to the target, for both uses of the network
@@ -29,7 +28,7 @@ FAR = 1.5  # times the usual step between frame numbers; beyond it a frame is mi
 
 Frame = Path | Uint8Array
 Clip = tuple[Frame, ...]  # CLIP_LENGTH consecutive frames
-ClipSample = tuple[Tensor, Tensor]  # see `video.sdc.as_sample`
+ClipSample = tuple[Tensor, Tensor]  # see `video.flow.sdc_inputs`
 
 
 @dataclass(frozen=True)
@@ -114,21 +113,16 @@ def draw_clips(seed: int, epoch: int, num_clips: int, repeat: int) -> list[ClipD
 
 
 class TrainingClips(Dataset[ClipSample]):
-    """Crops (frames [length, 3, S, S] uint8, flows [M, 2, S, S] float32) for a network for `mode`; see `as_sample`.
+    """Crops (frames [length, 3, S, S] uint8, flows [M, 2, S, S] float32) for a network for `mode`; see `sdc_inputs`.
 
-    Clips are mirrored and reversed at random. A sample depends only on (seed, draw). make_flow: called once per
-    process, since estimators cannot be sent to another process.
+    Clips are mirrored and reversed at random. A sample depends only on (seed, draw).
     """
 
-    def __init__(
-        self, clips: Sequence[Clip], mode: str, crop_size: int, seed: int, make_flow: Callable[[], Flow]
-    ) -> None:
+    def __init__(self, clips: Sequence[Clip], mode: str, crop_size: int, seed: int) -> None:
         self.clips = clips
         self.mode = mode
         self.crop_size = crop_size
         self.seed = seed
-        self.make_flow = make_flow
-        self._flow: Flow | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -143,8 +137,7 @@ class TrainingClips(Dataset[ClipSample]):
         )
         mirror, backwards = generator.integers(2, size=2)
         frames = [frame[top : top + height, left : left + width][:, :: -1 if mirror else 1] for frame in frames]
-        self._flow = self._flow or self.make_flow()
-        return as_sample(frames[::-1] if backwards else frames, self._flow, self.mode)
+        return sdc_inputs(frames[::-1] if backwards else frames, self.mode)
 
 
 def load_clip(clip: Clip) -> list[Uint8Array]:

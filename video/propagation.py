@@ -1,7 +1,7 @@
-"""Make labelled frames before and after a labelled one by moving its image and labels along the same motion.
+"""Make labelled frames before and after a labelled one by moving its image and labels along the same flow.
 
 Unknown pixels become void: those out of view in the labelled frame (`outside`), those hidden in it (`hidden`), and
-those that look different from the true frame (`residual`).
+those that look different from the true frame (`residual`). How well this works: docs/propagation.md.
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.images import Uint8Array
-from video.flow_chain import Motion
-from video.occlusion import hidden, trust, unlike, wrong
-from video.refine_labels import vote
-from video.warping import inside, warp_image, warp_labels
+from video.flow import inside, warp_image, warp_labels
+from video.flow_chain import Displacement, FindDisplacement, grey_difference
 
-PROPAGATION_MODES = ("joint", "label")
 VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first that it fails
+
+DIFFERENT = 20.0  # grey levels: a pixel that differs more from the true frame shows something else
+OCCLUDED = 10.0  # of `occlusion`
+MISS = 1.0  # pixels: largest forward-backward error that still counts as consistent
+MISS_UNSEEN = 2.0  # the same if there is no true frame to compare with
+
+RADIUS = 2  # pixels: the voters of `refine_labels` form a 5x5 square
+DISTANCE = 1.2  # in pixels, and
+COLOUR = 15.0  # in RGB: the distances at which a vote has lost 40 % of its weight
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Propagated:
 def propagate(
     frames: Mapping[int, Uint8Array],
     labels: Uint8Array,
-    motion: Motion,
+    find_displacement: FindDisplacement,
     steps: Sequence[int],
     *,
     mode: str = "joint",
@@ -51,61 +59,92 @@ def propagate(
 ) -> Iterator[Propagated]:
     """Propagate the image and labels of frame 0 to each of `steps`, nearest first.
 
-    frames: step -> [H, W, 3] uint8 RGB. Frame 0 is required; the residual is measured against the others, and mode
-    "label" keeps them as the images. labels: [H, W] uint8 train ids of frame 0, `ignore_label` where void.
-    mode: "joint" warps image and labels, "label" only the labels. keep: tests of VOID_TESTS to skip.
-    Raises ValueError for an unknown mode or test, for sizes that differ, and for a missing frame.
+    frames: step -> [H, W, 3] uint8 RGB, all of one size. Frame 0 is required; the residual is measured against the
+    others, and mode "label" keeps them as the images. labels: [H, W] uint8 train ids of frame 0, `ignore_label` where
+    void. mode: "joint" warps image and labels, "label" only the labels. keep: tests of VOID_TESTS to skip.
     """
-    _check(frames, labels, steps, mode, keep)
     for step in sorted(steps, key=abs):
-        yield _propagate_to(step, frames, labels, motion, mode, keep, ignore_label)
+        displacement = find_displacement(step)
+        flow, is_exact = displacement.flow, displacement.visible is not None
+        warped, carried = warp_image(frames[0], flow), warp_labels(labels, flow)
+        difference = compare(warped, frames[step]) if step in frames else None
+        image = warped if mode == "joint" else frames[step]
+        if difference is not None and not is_exact:  # exact motion leaves nothing to improve
+            carried = refine_labels(carried, image, trust(difference))
+        failed = {"outside": ~inside(flow), "hidden": find_hidden(displacement, difference)}
+        if difference is not None and not is_exact:  # else only light and small details differ
+            failed["residual"] = difference > DIFFERENT
+        shares, void = dict.fromkeys(VOID_TESTS, 0.0), np.zeros(labels.shape, bool)
+        for test, fails in failed.items():
+            if test not in keep:
+                shares[test] = float((fails & ~void).mean())
+                void |= fails
+        carried[void] = ignore_label
+        known = carried != ignore_label
+        residual = float(difference[known].mean()) if difference is not None and known.any() else math.nan
+        yield Propagated(step, image, carried, shares, residual)
 
 
-def _check(
-    frames: Mapping[int, Uint8Array], labels: Uint8Array, steps: Sequence[int], mode: str, keep: Collection[str]
-) -> None:
-    if mode not in PROPAGATION_MODES:
-        raise ValueError(f"--mode '{mode}' is unknown. Choose one of: {', '.join(PROPAGATION_MODES)}.")
-    if unknown := sorted(set(keep) - set(VOID_TESTS)):
-        raise ValueError(f"--keep '{unknown[0]}' is unknown. Choose from: {', '.join(VOID_TESTS)}.")
-    if 0 not in frames:
-        raise ValueError("the labelled frame, step 0, is missing.")
-    if mode == "label" and (missing := [step for step in steps if step not in frames]):
-        raise ValueError(f"--mode label keeps the true frames, but the one at step {missing[0]:+d} is missing.")
-    if 0 in steps:
-        raise ValueError("step 0 is the labelled frame itself.")
-    for step in (0, *(step for step in steps if step in frames)):
-        if frames[step].shape[:2] != labels.shape:
-            raise ValueError(
-                f"the frame at step {step:+d} has {_size(frames[step])} pixels, the labels have {_size(labels)}."
-            )
+def compare(warped: Uint8Array, true: Uint8Array) -> NDArray[np.float32]:
+    """[H, W] float32, grey levels: how much the warped image differs from the true one.
+
+    Averaged over 3x3 pixels, so that noise does not count.
+    """
+    return cv2.blur(grey_difference(warped, true), (3, 3))  # type: ignore[return-value]
 
 
-def _size(picture: Uint8Array) -> str:
-    return f"{picture.shape[1]}x{picture.shape[0]}"
+def occlusion(difference: NDArray[np.float32], miss: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[H, W] float32: the difference in grey levels, halved where the flow is consistent, doubled where it is not.
+
+    Neither cue alone works as well (docs/propagation.md). In uniform areas flow cannot be exact and need not be.
+    """
+    return difference * np.sqrt(np.clip(miss, 0.25, 4.0))
 
 
-def _propagate_to(step: int, frames: Mapping[int, Uint8Array], labels: Uint8Array, motion: Motion, mode: str,
-                  keep: Collection[str], ignore_label: int) -> Propagated:  # fmt: skip
-    displacement = motion(step)
-    warped = warp_image(frames[0], displacement.flow)
-    true = frames.get(step)
-    difference = None if true is None else unlike(warped, true)
-    carried = warp_labels(labels, displacement.flow)
-    image = warped if mode == "joint" else frames[step]
-    if difference is not None and displacement.visible is None:  # exact motion leaves nothing to improve
-        carried = vote(carried, image, trust(difference))
-    failed = {
-        "outside": ~inside(displacement.flow),
-        "hidden": hidden(displacement, difference),
-        "residual": wrong(displacement, difference),
-    }
-    shares, void = dict.fromkeys(VOID_TESTS, 0.0), np.zeros(labels.shape, bool)
-    for test in VOID_TESTS:
-        if test not in keep:
-            shares[test] = float((failed[test] & ~void).mean())
-            void |= failed[test]
-    carried[void] = ignore_label
-    known = carried != ignore_label
-    residual = float(difference[known].mean()) if difference is not None and known.any() else math.nan
-    return Propagated(step, image, carried, shares, residual)
+def find_hidden(displacement: Displacement, difference: NDArray[np.float32] | None) -> NDArray[np.bool_]:
+    """[H, W]: what the labelled frame does not show. difference: from `compare`; None without a true frame."""
+    if displacement.visible is not None:
+        return ~displacement.visible
+    assert displacement.miss is not None
+    if difference is None:
+        return displacement.miss > MISS_UNSEEN
+    return (displacement.miss > MISS) & (occlusion(difference, displacement.miss) > OCCLUDED)
+
+
+def trust(difference: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[H, W] float32 in 0 … 1: the weight of a pixel's label, given how different the pixel looks."""
+    return 0.05 + 0.95 * np.exp(-((difference / DIFFERENT) ** 2))
+
+
+def refine_labels(labels: Uint8Array, guide: Uint8Array, weights: NDArray[np.float32]) -> Uint8Array:
+    """Move the borders of `labels` [H, W] uint8 to edges of `guide`: where classes meet, the neighbours vote.
+
+    Each pixel there gets the class of most neighbours of similar colour. guide: [H, W, 3] uint8. weights: [H, W]
+    float32 in 0 … 1, of each pixel's vote.
+    """
+    window = np.ones((2 * RADIUS + 1, 2 * RADIUS + 1), np.uint8)
+    mixed = cv2.dilate(labels, window) != cv2.erode(labels, window)
+    rows, columns = np.nonzero(mixed)
+    # Everything is padded and flat, so that a neighbour is at a fixed distance.
+    frame = (RADIUS, RADIUS, RADIUS, RADIUS)
+    stride = labels.shape[1] + 2 * RADIUS
+    at = (rows + RADIUS) * stride + columns + RADIUS
+    colours = cv2.copyMakeBorder(guide, *frame, cv2.BORDER_REPLICATE).reshape(-1, 3)
+    colours = colours.astype(np.float32) * np.float32(np.sqrt(0.5) / COLOUR)
+    weights = cv2.copyMakeBorder(weights, *frame, cv2.BORDER_CONSTANT, value=0.0).ravel()  # type: ignore[assignment]
+    classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).astype(np.uint8)
+    position = np.zeros(256, np.intp)  # of a class among those that occur
+    position[classes] = np.arange(len(classes))
+    votes_for = position[cv2.copyMakeBorder(labels, *frame, cv2.BORDER_REPLICATE).ravel()]
+    votes = np.zeros(len(at) * len(classes), np.float32)
+    first, own = np.arange(len(at)) * len(classes), colours[at]
+    for dy in range(-RADIUS, RADIUS + 1):
+        for dx in range(-RADIUS, RADIUS + 1):
+            voters = at + dy * stride + dx
+            unlike = colours[voters] - own
+            far = np.float32((dx * dx + dy * dy) / (2 * DISTANCE**2))
+            weight = np.exp(-np.einsum("ij,ij->i", unlike, unlike) - far) * weights[voters]
+            votes[first + votes_for[voters]] += weight  # each index occurs only once, so += loses none
+    refined = labels.copy()
+    refined[mixed] = classes[votes.reshape(-1, len(classes)).argmax(1)]
+    return refined

@@ -7,20 +7,14 @@ any estimator can take its place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.checkpoint import Checkpoint, compare_state, load_checkpoint
-from utils.images import Uint8Array
-from video.flow import Flow
-from video.warping import FlowArray
 
 PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
 NUM_FRAMES = {RECONSTRUCTION: 3, PREDICTION: 2}  # that the network sees; in reconstruction the last is the target
@@ -172,32 +166,6 @@ def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
         raise ValueError(f"{path}: not the weights of an SDC-Net: {report.summary()}.")
     net.load_state_dict(found)
     return net
-
-
-def as_sample(frames: Sequence[Uint8Array], flow: Flow, mode: str) -> tuple[Tensor, Tensor]:
-    """Frames as [N, 3, H, W] uint8, and the flows [M, 2, H, W] float32 between those that a network for `mode` sees."""
-    frames = [np.ascontiguousarray(frame) for frame in frames]
-    flows = [flow(later, earlier) for earlier, later in pairwise(frames[: NUM_FRAMES[mode]])]
-    pictures, motions = (torch.from_numpy(np.stack(values)) for values in (frames, flows))
-    return pictures.permute(0, 3, 1, 2).contiguous(), motions.permute(0, 3, 1, 2).contiguous()
-
-
-class SdcFlow:
-    """An estimator's flow, refined by a network for reconstruction."""
-
-    def __init__(self, net: SDCNet, start: Flow) -> None:
-        self._net = net
-        self._start = start
-
-    @torch.inference_mode()
-    def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
-        """See `video.flow.Flow`."""
-        if beyond is None:  # a video that stands still before `other` costs 0.01 dB (docs/sdc.md)
-            beyond = other
-        frames, flows = as_sample([beyond, other, image], self._start, RECONSTRUCTION)
-        device = self._net.flow_mean.device
-        motion = self._net(frames[None].to(device), flows[None].to(device))
-        return np.ascontiguousarray(motion[0].permute(1, 2, 0).cpu().numpy())
 
 
 class SDCLoss(NamedTuple):

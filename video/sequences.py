@@ -1,4 +1,4 @@
-"""Labelled frames with the frames of their video around them, and the pairs that propagation makes from them."""
+"""Labelled frames with the frames of their video around them, and the list of the pairs that were made from them."""
 
 from __future__ import annotations
 
@@ -6,37 +6,32 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from datasets.files import Sample
-from datasets.frames import Record, frames_around, pair_to_write
+from datasets.files import Sample, files_below
+from datasets.frames import PAIR_NOTE, Record, frames_around, pair_to_write
 from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec
 from utils.command import one_line
-from utils.files import atomic_path, natural_order, write_json
+from utils.files import atomic_path, natural_order
+from utils.images import read_note
 from utils.text import counted
 
-# When looking for the difference between the frame numbers of a video:
-MOST_APART = 60  # largest difference tried
-MOST_TRIED = 50  # labelled frames tried
+MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True)
 class LabelledSequence:
     """A labelled frame and its video.
 
-    frames: step -> file, including the labelled frame itself (step 0). made: step -> the pair that propagation writes,
-    nearest steps first; `frames` has every frame on the way to it, and may have more beyond.
+    frames: step -> file, including the labelled frame itself (step 0). to_make: step -> the pair that propagation
+    writes, nearest steps first; `frames` has every frame on the way to it, and may have more beyond.
     """
 
     pair: Sample
     frames: Mapping[int, Path]
-    made: Mapping[int, Sample]
-
-    def on_the_way(self, step: int, beyond: int = 0) -> list[Path]:
-        """The files of the frames from the labelled one to `step`, both included; up to `beyond` more at either end."""
-        way = 1 if step > 0 else -1
-        return [self.frames[k] for k in range(-beyond * way, step + (beyond + 1) * way, way) if k in self.frames]
+    to_make: Mapping[int, Sample]
 
 
 def find_sequences(
@@ -54,99 +49,58 @@ def find_sequences(
     found, missing = [], []
     for pair in pairs:
         try:
-            sequence, problem = _sequence(spec, root, pair, out, reach, stride, beyond)
+            frames, gaps = _frames_without_gaps(spec, root, pair, reach, stride, beyond)
+            steps = sorted((step for step in frames if 0 < abs(step) <= reach), key=lambda step: (abs(step), step))
+            to_make = {step: pair_to_write(spec, root, pair, step, out) for step in steps}
         except ValueError as error:
-            problem, sequence = one_line(error), None
-        if sequence is not None:
-            found.append(sequence)
-        if problem:
-            missing.append(f"{pair.name}: {problem}")
+            missing.append(f"{pair.name}: {one_line(error)}")
+            continue
+        if to_make:
+            found.append(LabelledSequence(pair, frames, to_make))
+        else:
+            missing.append(f"{pair.name}: its video has no frame {counted(stride, 'step')} before or after it")
+        if to_make and gaps:
+            missing.append(f"{pair.name}: its video lacks {' and '.join(gaps)}, so no pairs are made beyond")
     if not found:
-        raise FileNotFoundError(_nothing_found(spec, root, pairs, missing, stride))
+        layouts = spec.video.layouts if spec.video else ()
+        folders = dict.fromkeys(
+            str(root / layout.image_dir.format(folder=folder))
+            for layout in layouts for folders in spec.splits.values() for folder in folders
+        )  # fmt: skip
+        raise FileNotFoundError(
+            f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {', '.join(folders)}. "
+            "If its frame numbers are further apart, but the frames close enough in time, use --stride."
+        )
     return found, missing
 
 
-def _sequence(
-    spec: DatasetSpec, root: Path, pair: Sample, out: Path, reach: int, stride: int, beyond: int
-) -> tuple[LabelledSequence | None, str]:
+def _frames_without_gaps(
+    spec: DatasetSpec, root: Path, pair: Sample, reach: int, stride: int, beyond: int
+) -> tuple[dict[int, Path], list[str]]:
+    """The frames by step, up to the first that is missing on either side; and the names of those, if others follow."""
     most = reach + beyond
-    numbers = [number * stride for number in range(-most, most + 1) if number]
-    frames = {number // stride: path for number, path in frames_around(spec, root, pair, numbers).items()}
-    steps, gaps = [], []
+    numbers = [step * stride for step in range(-most, most + 1) if step]
+    there = {number // stride: path for number, path in frames_around(spec, root, pair, numbers).items()}
+    frames, gaps = {0: pair.image_path}, []
     for direction in (-1, 1):
         ahead = [direction * step for step in range(1, most + 1)]
-        there = next((i for i, step in enumerate(ahead) if step not in frames), most)
-        steps += ahead[:there]
-        if any(step in frames for step in ahead[there:reach]):
-            gaps.append(spec.video.name_of(pair.name, ahead[there] * stride) if spec.video else "")
-    if not steps:
-        return None, f"its video has no frame {counted(stride, 'step')} before or after it"
-    to_make = sorted((step for step in steps if abs(step) <= reach), key=lambda s: (abs(s), s))
-    made = {step: pair_to_write(spec, root, pair, step, out) for step in to_make}
-    kept = {0: pair.image_path} | {step: frames[step] for step in sorted(steps)}
-    problem = f"its video lacks {' and '.join(gaps)}, so no pairs are made beyond" if gaps else ""
-    return LabelledSequence(pair, kept, made), problem
+        kept = list(takewhile(there.__contains__, ahead))
+        frames |= {step: there[step] for step in kept}
+        if spec.video and any(step in there for step in ahead[len(kept) : reach]):
+            gaps.append(spec.video.name_of(pair.name, ahead[len(kept)] * stride))
+    return frames, gaps
 
 
-def _nothing_found(spec: DatasetSpec, root: Path, pairs: Sequence[Sample], missing: Sequence[str], stride: int) -> str:
-    folders = dict.fromkeys(
-        str(root / layout.image_dir.format(folder=folder))
-        for layout in (spec.video.layouts if spec.video else ())
-        for folders in spec.splits.values()
-        for folder in folders
-    )
-    places = ", ".join(path for path in folders if Path(path).is_dir()) or "none of " + ", ".join(folders)
-    apart = next((n for n in range(1, MOST_APART + 1) if _any_apart(spec, root, pairs[:MOST_TRIED], n)), None)
-    hint = ""
-    if apart and apart != stride:
-        hint = f" Its frame numbers are {apart} apart; use --stride {apart} if the frames are close enough in time."
-    return f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {places}.{hint}"
-
-
-def _any_apart(spec: DatasetSpec, root: Path, pairs: Sequence[Sample], number: int) -> bool:
-    try:
-        return any(frames_around(spec, root, pair, (-number, number)) for pair in pairs)
-    except ValueError:
-        return False
-
-
-MANIFEST = "manifest.jsonl"
-SUMMARY = "summary.json"
-
-
-def read_manifest(folder: Path) -> list[Record]:
-    """The records in the manifest in `folder`; [] if there is none. Raises ValueError if it is not ours."""
-    path = folder / MANIFEST
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except ValueError as error:
-        raise ValueError(f"{path}: not a manifest of this project ({error}); move it elsewhere.") from error
-    for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict) or not isinstance(record.get("image"), str):
-            raise ValueError(f'{path}: not a manifest of this project (line {number}: no "image"); move it elsewhere.')
-    return records
-
-
-def write_manifest(folder: Path, records: Iterable[Record], root: Path) -> None:
-    """Write `records` to the manifest in `folder`; earlier ones stay if their image, below `root`, exists."""
-    lines = {record["image"]: record for record in read_manifest(folder) if (root / record["image"]).is_file()}
-    lines |= {record["image"]: record for record in records}
+def write_manifest(folder: Path, root: Path) -> None:
+    """List all pairs in `folder`, of earlier runs too, from the records in their label files. root: of their paths."""
+    notes = (read_note(folder / path, PAIR_NOTE) for path in files_below(folder) if path.endswith(".png"))
+    records = [json.loads(note) for note in notes if note]
+    lines = {record["image"]: json.dumps(record) for record in records if (root / record["image"]).is_file()}
     with atomic_path(folder / MANIFEST) as temporary:
-        text = "".join(json.dumps(lines[image]) + "\n" for image in sorted(lines, key=natural_order))
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text("".join(f"{lines[image]}\n" for image in sorted(lines, key=natural_order)))
 
 
-def write_summary(
-    folder: Path, records: Sequence[Record], parameters: Mapping[str, Any], left_out: Sequence[str]
-) -> None:
-    """Write the parameters of a run, its results for each step, and what was skipped."""
-    content = {"parameters": parameters, "pairs": len(records), "steps": by_step(records), "left_out": list(left_out)}
-    write_json(folder / SUMMARY, content)
-
-
-def by_step(records: Iterable[Record]) -> list[dict[str, Any]]:
+def summarize_steps(records: Iterable[Record]) -> list[dict[str, Any]]:
     """For each step, smallest first: number of pairs, and the means of their shares and difference."""
     groups: defaultdict[int, list[Record]] = defaultdict(list)
     for record in records:
@@ -163,9 +117,8 @@ def by_step(records: Iterable[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def steps_table(records: Iterable[Record]) -> str:
-    """`by_step` as a table."""
-    steps = by_step(records)
+def steps_table(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What `summarize_steps` found, as a table with one line per step."""
     tests = list(steps[0]["void"]) if steps else []
     lines = ["step   pairs  no class %  " + "".join(f"{test + ' %':>12}" for test in tests) + "  difference"]
     for found in steps:

@@ -92,7 +92,9 @@ class PropagateDataConfig(SetConfig):
     """the data"""
 
     dataset: str = option("", f"data set; with --video, the one whose classes the labels use: {DATASET_CHOICES}")
-    split: str | None = option(None, "train, val or trainval; default: train; with --video, all labelled frames")
+    split: str | None = option(
+        None, "labelled frames to start from; default: train; with --video all", choices=("train", "val", "trainval")
+    )
     video: str = option("", "instead of a data set: a video file, or a folder of its numbered frames", "--frames")
     labels: str = option(
         "",

@@ -11,7 +11,6 @@ if __name__ == "__main__":
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +45,8 @@ from video.clips import (
     load_clip,
     split_sequences,
 )
-from video.flow import build_flow
-from video.sdc import WHITE, SDCLoss, SDCNet, arch_name, as_sample, displace, load_sdc, sdc_loss, sdc_of
+from video.flow import sdc_inputs
+from video.sdc import WHITE, SDCLoss, SDCNet, arch_name, displace, load_sdc, sdc_loss, sdc_of
 
 SMALLEST_CROP = 32  # pixels; DIS finds nothing in less
 # Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
@@ -153,9 +152,7 @@ def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[Cli
     count = config.device.num_workers
     if count is None:  # on a CPU the network needs the cores more than DIS does
         count = default_num_workers(find_processes()) if on_gpu else 0
-    crops = TrainingClips(
-        training.train, config.net.mode, config.frames.crop_size, config.run.seed, partial(build_flow, "dis")
-    )
+    crops = TrainingClips(training.train, config.net.mode, config.frames.crop_size, config.run.seed)
     return DataLoader(
         crops,
         batch_size=min(config.frames.batch, len(draws)),
@@ -190,10 +187,9 @@ def predict(training: Training, frames: Tensor, flows: Tensor) -> tuple[Tensor, 
 def score(training: Training, state: State) -> State:
     """The state with the PSNR on the whole held-out frames; writes samples, `last.pth` and, if best, `best.pth`."""
     training.net.eval()
-    flow_of = build_flow("dis")
     rows = []
     for number, clip in enumerate(tqdm(training.val, desc="score", disable=None, leave=False, dynamic_ncols=True)):
-        inputs = as_sample(load_clip(clip), flow_of, training.config.net.mode)
+        inputs = sdc_inputs(load_clip(clip), training.config.net.mode)
         frames, flows = (values[None].to(training.device) for values in inputs)
         prediction, motion = predict(training, frames, flows)
         before, truth, flow = frames[:, -2].float(), frames[:, -1].float(), flows[:, -1]
