@@ -21,6 +21,7 @@ from tqdm import tqdm
 from datasets.files import load_spec
 from datasets.specs.spec import DatasetSpec
 from inference.settings import AS_IN_TRAINING
+from loss import Loss
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
 from training.checkpoints import State, check_weights
 from training.checkpoints import save as save_state
@@ -125,22 +126,22 @@ def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
                 write_augmentation(training.log, training.spec, images, labels)
             lr = training.lr_at(place.now)
             set_lr(training.optimizer, lr)
-            relax = config.loss.rlx_off_epoch < 0 or place.now < config.loss.rlx_off_epoch
+            is_relaxed = config.loss.rlx_off_epoch < 0 or place.now < config.loss.rlx_off_epoch
             with gradients_summed_later(training.model, not place.ends_step):
-                loss = forward_backward(training, images, labels, relax, steps.accumulate)
+                loss = forward_backward(training, images, labels, training.losses[not is_relaxed], steps.accumulate)
             if place.ends_step:
                 optimizer_step(training)
             steps.worked(place, lr, loss, len(images))
 
 
-def forward_backward(training: Training, images: Tensor, labels: Tensor, relax: bool, accumulate: int) -> Tensor:
+def forward_backward(training: Training, images: Tensor, labels: Tensor, loss_of: Loss, accumulate: int) -> Tensor:
     """Add the gradient of one batch. images [B, 3, H, W] uint8, labels [B, H, W] uint8. Returns the loss."""
     device = training.device
     images = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
     labels = labels.to(device, non_blocking=True)
     with torch.autocast(device.type, training.dtype, enabled=training.dtype is not None):
         logits = training.model(images)
-    loss = training.criterion(logits, labels, relax=relax)
+    loss = loss_of(logits, labels)
     training.scaler.scale(loss / accumulate).backward()
     return loss.detach()
 

@@ -4,8 +4,8 @@
     python -m benchmarks.loss --labels data/camvid/trainannot --ignore_id 11
 
 Forward and backward, median of alternating pairs, with the smallest and largest ratio. "multi-hot" is the published
-formulation: a target of C + 1 planes, the logarithm of probabilities, and border weights. Extra memory is the peak
-size of live tensors besides logits and labels.
+formulation: a target of C + 1 planes, the logarithm of probabilities, and border weights; "published" is the same as
+weights of class sets (`--published_loss`). Extra memory is the peak size of live tensors besides logits and labels.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from loss.published import published_target
-from loss.relaxation import RelaxedCrossEntropy
+from loss.relaxation import relaxed_cross_entropy
 
 IGNORE = 255
 SIDE = 896
@@ -40,26 +40,23 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORE)
 
 
-class MultiHot(nn.Module):
+def multi_hot(logits: Tensor, labels: Tensor) -> Tensor:
     """The published formulation as described in the paper: probabilities, a target of C + 1 planes, class weights."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits [B, C, H, W], labels [B, H, W] -> scalar."""
-        classes = labels.long().where(labels != IGNORE, self.num_classes)
-        target = published_target(classes, self.num_classes, 1, ())
-        allowed, num_allowed = target[:, :-1], target[:, :-1].sum(1)
-        share = target.sum((2, 3)) / target.sum((1, 2, 3)).unsqueeze(1)
-        weights = (1 + (1 - share) * (share > 0))[:, :-1, None, None]
-        probabilities = logits.softmax(1)
-        union = (allowed * probabilities).sum(1, keepdim=True)
-        cost = -(allowed * weights * torch.maximum(probabilities, allowed * union).clamp(min=1e-30).log()).sum(1)
-        used = num_allowed > 0
-        images = (cost / num_allowed.clamp(min=1) * used).sum((1, 2)) / (used.sum((1, 2)) + 1)
-        return images.sum()
+    num_classes = logits.shape[1]
+    classes = labels.long().where(labels != IGNORE, num_classes)
+    one_hot = F.one_hot(classes, num_classes + 1).permute(0, 3, 1, 2).float()
+    outside = F.pad(one_hot, (1,) * 4)
+    outside[:, -1] = F.pad(one_hot[:, -1], (1,) * 4, value=1.0)
+    target = F.max_pool2d(outside, 3, 1)
+    allowed, num_allowed = target[:, :-1], target[:, :-1].sum(1)
+    share = target.sum((2, 3)) / target.sum((1, 2, 3)).unsqueeze(1)
+    weights = (1 + (1 - share) * (share > 0))[:, :-1, None, None]
+    probabilities = logits.softmax(1)
+    union = (allowed * probabilities).sum(1, keepdim=True)
+    cost = -(allowed * weights * torch.maximum(probabilities, allowed * union).clamp(min=1e-30).log()).sum(1)
+    used = num_allowed > 0
+    images = (cost / num_allowed.clamp(min=1) * used).sum((1, 2)) / (used.sum((1, 2)) + 1)
+    return images.sum()
 
 
 def real_labels(folder: Path, ignore_id: int, count: int) -> Tensor:
@@ -160,11 +157,11 @@ def table(device: torch.device, folder: Path | None, ignore_id: int, pairs: int)
 
 def measure_case(logits: Tensor, labels: Tensor, kind: str, pairs: int) -> None:
     """The rows of one shape and kind of labels."""
-    num_classes = logits.shape[1]
     reference = extra_bytes(cross_entropy, logits, labels)
-    losses: dict[str, nn.Module] = {
-        "relaxation": RelaxedCrossEntropy(num_classes).to(logits.device),
-        "multi-hot": MultiHot(num_classes),
+    losses: dict[str, Loss] = {
+        "relaxation": relaxed_cross_entropy,
+        "published": partial(relaxed_cross_entropy, published=True),
+        "multi-hot": multi_hot,
     }
     for loss_name, loss in losses.items():
         found, own = ratios(loss, cross_entropy, logits, labels, pairs)

@@ -1,1 +1,103 @@
-"""Training losses: cross entropy, image-weighted cross entropy and label relaxation."""
+"""Training losses: functions of logits and labels with options. `build_loss` chooses what a config describes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from config import LossConfig
+from datasets.specs.spec import DatasetSpec
+from loss.relaxation import (
+    at_least_float32,
+    check_inputs,
+    image_weighted_cross_entropy,
+    relaxed_cross_entropy,
+    to_classes,
+)
+from utils.flags import parse_numbers
+
+# (logits [B, C, H, W], labels [B, H, W] integer train ids) -> the loss, a scalar.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def build_loss(
+    config: LossConfig, spec: DatasetSpec, device: torch.device, class_pixels: Sequence[int] | None = None
+) -> tuple[Loss, Loss]:
+    """The loss, and the one from --rlx_off_epoch on, which is the same but for the relaxation.
+
+    class_pixels: how often each class occurs in the training labels; needed for --class_balance. Raises ValueError for
+    flags that exclude each other, change nothing without another one, or name unknown classes.
+    """
+    _check_flags(config)
+    strict_classes = parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls")
+    if any(not 0 <= c < spec.num_classes for c in strict_classes):
+        raise ValueError(
+            f"--strict_bdr_cls {config.strict_bdr_cls}: {spec.name} has train ids 0 to {spec.num_classes - 1}."
+        )
+    if not config.relaxes and not config.img_wt_loss:
+        weights = None
+        if class_pixels and config.class_balance:
+            weights = torch.tensor(balanced_weights(class_pixels, config.class_balance), device=device)
+        loss = partial(cross_entropy, ignore_label=spec.ignore_label, class_weights=weights)
+        return loss, loss
+    weighs = config.jointwtborder or config.img_wt_loss
+    options = {
+        "ignore_label": spec.ignore_label,
+        "upper_bound": config.wt_bound if weighs else 0.0,
+        "batch_weighting": config.batch_weighting,
+        "published": config.published_loss,
+    }
+    if config.img_wt_loss:
+        loss = partial(image_weighted_cross_entropy, **options)
+        return loss, loss
+    relaxed = partial(relaxed_cross_entropy, strict_classes=strict_classes, **options)
+    return partial(relaxed, border=config.rlx_border), partial(relaxed, border=0)
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_label: int = 255, class_weights: Tensor | None = None
+) -> Tensor:
+    """`F.cross_entropy` in at least float32: the mean over the batch's labelled pixels, but 0 if there are none.
+
+    logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids; class_weights: [C], for a weighted mean.
+    """
+    check_inputs(logits, labels)
+    num_classes = logits.shape[1]
+    classes = to_classes(labels, num_classes, ignore_label)
+    log_p = F.log_softmax(logits, 1, dtype=at_least_float32(logits.dtype))
+    weights = logits.new_ones(num_classes, dtype=log_p.dtype) if class_weights is None else class_weights
+    total = F.nll_loss(log_p, classes, weights, ignore_index=num_classes, reduction="sum")
+    used = F.pad(weights, (0, 1))[classes].sum()
+    return total / torch.where(used > 0, used, 1.0)
+
+
+def balanced_weights(pixels: Sequence[int], power: float) -> list[float]:
+    """Weight of each class over a whole data set: (median share / share) ** power, 1 for a class without pixels.
+
+    Power 1 is the median of the classes' shares / share, over the whole set (Eigen and Fergus, ICCV 2015, count only
+    images that show the class); 0.5 goes half the way. pixels: how often each class occurs.
+    """
+    median = statistics.median([count for count in pixels if count] or [1])
+    return [(median / count) ** power if count else 1.0 for count in pixels]
+
+
+def _check_flags(config: LossConfig) -> None:
+    losses = ("relax", "jointwtborder", "img_wt_loss", "class_balance")
+    chosen = [f"--{loss}" for loss in losses if getattr(config, loss)]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)} exclude each other; give one of them.")
+    weighs = config.jointwtborder or config.img_wt_loss
+    for flag, is_used, needed in (
+        ("strict_bdr_cls", config.relaxes, "--relax or --jointwtborder"),
+        ("rlx_border", config.relaxes, "--relax or --jointwtborder"),
+        ("wt_bound", weighs, "--jointwtborder or --img_wt_loss"),
+        ("batch_weighting", weighs and config.wt_bound, "--jointwtborder or --img_wt_loss with a --wt_bound above 0"),
+        ("published_loss", config.relaxes or weighs, "--relax, --jointwtborder or --img_wt_loss"),
+    ):
+        if not is_used and getattr(config, flag) != getattr(LossConfig, flag):
+            raise ValueError(f"--{flag} changes nothing without {needed}; add that, or leave --{flag} out.")

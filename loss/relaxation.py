@@ -1,78 +1,318 @@
 """Label relaxation: near a boundary, any class found nearby counts as correct (CVPR 2019, section 3.3).
 
-Let S(p) be the classes found within `border` pixels of a pixel p. Training maximises the likelihood of the union of
-S(p): the loss is `w(S) * (lse_all - lse_S)`, the difference between the log-sum-exps over all classes and over
-S(p). On a GPU the kernels of `loss.relaxation_triton` compute it, elsewhere `loss.cross_entropy`.
+Let S(p) be the classes found within `border` pixels of a pixel p; with a border of 0, its own. Training maximises the
+likelihood of the union of S(p): the loss is the sum over pixels of `w(p) * (lse_all - lse_S)`, the difference between
+the log-sum-exps over all classes and over S(p). The losses below differ in w(p) alone, which they describe by a weight
+of each class in each image and a scale of each pixel. On a GPU the kernels of `loss.relaxation_triton` find the sets
+and compute the sum, elsewhere the functions here do.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from loss.cross_entropy import (
-    Loss,
-    RelaxedSets,
-    SetTarget,
-    at_least_float32,
-    class_weights,
-    count_classes,
-    no_sets,
-    to_classes,
-)
-from loss.published import published_loss, published_target
 from utils.device import why_no_triton
 
 
-def relaxed_sets(classes: Tensor, num_classes: int, border: int, strict_classes: Collection[int] = ()) -> RelaxedSets:
-    """Find the pixels near a boundary and the classes allowed there.
+def relaxed_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_label: int = 255,
+    border: int = 1,
+    strict_classes: Sequence[int] = (),
+    upper_bound: float = 1.0,
+    batch_weighting: bool = False,
+    published: bool = False,
+) -> Tensor:
+    """Cross entropy with relaxed labels: the mean over the batch's labelled pixels, a scalar; 0 if there are none.
 
-    classes: [B, H, W] int64, `num_classes` where ignored. Ignored pixels have no set; neither they nor places outside
-    the image add to the sets of others. Pixels of `strict_classes` keep only their own class.
+    w(p) is the mean over S(p) of `class_weights`, whose shares are those of the classes in the sets of the image.
+
+    logits: [B, C, H, W] raw scores, any dtype and layout; labels: [B, H, W] integer train ids.
+    border: a class is allowed within this many pixels of its region, in a square window; 0 for no relaxation.
+    strict_classes: train ids whose pixels are not relaxed.
+    upper_bound: how much more the rarest class counts, 0 for equal weights.
+    batch_weighting: compute the classes' shares over the whole batch.
+    published: as the published code computes it, errors included, to use its learning rates: the images of a batch
+        share the weights of their boundaries, so the loss grows with the square of the batch size; an ignored pixel
+        next to a labelled one is trained as its neighbour; ignored pixels count in the classes' shares; without
+        relaxation, pixels at a boundary count twice.
+    ValueError: wrong shapes or types, or (on the CPU) a label that is neither a class nor `ignore_label`.
     """
-    near_another = _window_has_several(classes, num_classes, border) & (classes != num_classes)
-    for strict in strict_classes:
-        near_another &= classes != strict
-    image, row, column = near_another.nonzero(as_tuple=True)
-    height, width = classes.shape[1:]
-    padded = F.pad(classes, (border,) * 4, value=num_classes)
-    padded_width = width + 2 * border
-    centre = (image * (height + 2 * border) + row + border) * padded_width + column + border
-    window = padded.flatten()[centre + _window_offsets(border, padded_width, classes.device).unsqueeze(1)]
-    return RelaxedSets((image * height + row) * width + column, _distinct(window, num_classes))
+    repeats = _twice_at_boundaries(labels) if published and border == 0 else None
+    sets = _find_sets(logits, labels, ignore_label, border, strict_classes, published, repeats)
+    counts = sets.counts[:, : logits.shape[1]]
+    dtype = at_least_float32(logits.dtype)
+    if not published:
+        table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, dtype)
+        return _weighted_sum(logits, sets, table, divisor=sets.num_used.sum().clamp(min=1))
+    table = class_weights(counts, sets.counts.sum(1), upper_bound, batch_weighting, dtype)
+    # A pixel is divided by the number of its classes, or multiplied by its repeats: by the sum over all images of the
+    # batch in the place of the image's own number.
+    factors = 1 / sets.sizes.clamp(min=1) if repeats is None else repeats.where(labels != ignore_label, 1)
+    return _weighted_sum(logits, sets, table / (sets.num_used + 1).unsqueeze(1), factors.to(dtype).sum(0))
 
 
-def _window_has_several(classes: Tensor, num_classes: int, border: int) -> Tensor:
-    """[B, H, W] bool: does the window around the pixel hold two different classes?"""
+def image_weighted_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_label: int = 255,
+    upper_bound: float = 1.0,
+    batch_weighting: bool = False,
+    published: bool = False,
+) -> Tensor:
+    """Cross entropy in which the rarer classes of an image count more, a scalar.
+
+    An image's loss is the mean over its labelled pixels, weighted by `class_weights`. The batch's loss is the mean over
+    the images that have a labelled pixel; published: the sum, as in the published code. Otherwise as
+    `relaxed_cross_entropy`.
+    """
+    sets = _find_sets(logits, labels, ignore_label)
+    counts = sets.counts[:, : logits.shape[1]]
+    table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, at_least_float32(logits.dtype))
+    used = (counts * table).sum(1, keepdim=True)
+    table /= torch.where(used > 0, used, 1.0)
+    return _weighted_sum(logits, sets, table if published else table / (used > 0).sum().clamp(min=1))
+
+
+def class_weights(
+    counts: Tensor, total: Tensor, upper_bound: float, batch_weighting: bool, dtype: torch.dtype
+) -> Tensor:
+    """Weight of each class: `1 + upper_bound * (1 - share)`. The weight of an absent class is never used.
+
+    counts: [B, C] how often each class occurs in each image; total: [B] the denominators of the shares.
+    batch_weighting: compute shares over the whole batch, so that all images have the same weights.
+    Returns [B, C] of `dtype`.
+    """
+    if batch_weighting:
+        counts = counts.sum(0, keepdim=True).expand_as(counts)
+        total = total.sum(0, keepdim=True).expand_as(total)
+    share = counts.to(dtype) / total.clamp(min=1).to(dtype).unsqueeze(1)
+    return 1 + upper_bound * (1 - share)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute a loss in: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_inputs(logits: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless logits are [B, C, H, W] float and labels [B, H, W] integer."""
+    if logits.dim() != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point [B, C, H, W], got {logits.dtype} {list(logits.shape)}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integer train ids, got {labels.dtype}.")
+    if labels.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(f"labels must match [B, H, W] of the logits {list(logits.shape)}, got {list(labels.shape)}.")
+
+
+def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
+    """Return labels [B, H, W] as int64 with `num_classes` in place of `ignore_label`.
+
+    Raises ValueError for a label that is neither a class nor `ignore_label`; not on a GPU, which the check would stall:
+    the data loader has made it.
+    """
+    classes = labels.long()
+    ignored = classes == ignore_label
+    if classes.device.type == "cpu":
+        wrong = ((classes < 0) | (classes >= num_classes)) & ~ignored
+        if wrong.any():
+            values = classes[wrong].unique().tolist()
+            raise ValueError(
+                f"labels contain {', '.join(map(str, values[:10]))}: neither a train id (0 to {num_classes - 1}) nor "
+                f"ignore_label {ignore_label}. Map the label ids to train ids first."
+            )
+    return classes.masked_fill(ignored, num_classes)
+
+
+class LabelSets(NamedTuple):
+    """The sets S(p) of a batch, in the form that suits `_SetLoss`: few pixels are near a boundary.
+
+    own: [B, H, W] int64, the pixel's class, C where ignored.
+    pixels: [N] int64, ascending, indices into the flattened [B, H, W] of those whose set is not their own class alone.
+    members: [K, N] int64, K the size of the largest set: each member once, then C if a set is smaller.
+    counts: [B, C + 1] how often a class is in an image's sets; last, if published, ignored or outside.
+    num_used: [B] pixels whose set is not empty; sizes: [B, H, W] int32, the number of classes in it.
+    """
+
+    own: Tensor
+    pixels: Tensor
+    members: Tensor
+    counts: Tensor
+    num_used: Tensor
+    sizes: Tensor
+
+
+def relaxed_sets(
+    classes: Tensor,
+    num_classes: int,
+    border: int = 0,
+    strict_classes: Sequence[int] = (),
+    published: bool = False,
+    repeats: Tensor | None = None,
+) -> LabelSets:
+    """The classes allowed at each pixel.
+
+    classes: [B, H, W] int64, `num_classes` where ignored. Neither ignored pixels nor places outside the image add to
+    the sets of others; ignored pixels have a set only if `published`. Pixels of `strict_classes` keep their own class.
+    repeats: [B, H, W] how often a pixel is counted; default: once.
+    """
+    batch, height, width = classes.shape
+    columns = num_classes + 1
     ignored = classes == num_classes
-    highest = classes.masked_fill(ignored, -1)
-    lowest = (num_classes - 1 - classes).masked_fill(ignored, -1)  # mirrored, so that one maximum finds both
-    both = torch.stack((highest, lowest)).int()
-    both = _sliding_max(_sliding_max(both, 2, border), 3, border)
-    return both.sum(0) > num_classes - 1
+    counts = _count(classes, columns, repeats)
+    pixels, members = classes.new_zeros(0), classes.new_zeros(1, 0)
+    if border:
+        is_strict = torch.zeros_like(ignored)
+        for strict in strict_classes:
+            is_strict |= classes == strict
+        near_several, near_any = _window_has_several(classes, num_classes, border)
+        relaxed = torch.where(ignored, near_any & published, near_several) & ~is_strict
+        image, row, column = relaxed.nonzero(as_tuple=True)
+        pixels = (image * height + row) * width + column
+        padded_width = width + 2 * border
+        padded = F.pad(classes, (border,) * 4, value=num_classes)
+        centre = (image * (height + 2 * border) + row + border) * padded_width + column + border
+        window = padded.flatten()[centre + _window_offsets(border, padded_width, classes.device)]
+        members = _distinct(window, num_classes)
+        others = members != classes.flatten()[pixels]  # own classes have been counted
+        found = (members + image * columns)[others]
+        counts += torch.bincount(found, minlength=batch * columns).view_as(counts)
+        if published:
+            # Outside the image all is ignored: a frame of one pixel stands for it.
+            near_ignored = _window_max(F.pad(ignored.int(), (1,) * 4, value=1), border)[:, 1:-1, 1:-1] > 0
+            counts[:, -1] = (near_ignored & ~is_strict).sum((1, 2))
+    sizes = (~ignored).int()
+    sizes.view(-1)[pixels] = (members != num_classes).sum(0, dtype=torch.int32)
+    return LabelSets(classes, pixels, members, counts, sizes.count_nonzero((1, 2)), sizes)
 
 
-def _sliding_max(values: Tensor, axis: int, border: int) -> Tensor:
-    """Maximum over the positions within `border` along `axis`, in the shape of `values`."""
-    result = values.clone()
-    for step in range(1, min(border + 1, values.shape[axis])):
-        overlap = values.shape[axis] - step
-        before, after = result.narrow(axis, 0, overlap), result.narrow(axis, step, overlap)
-        torch.maximum(before, values.narrow(axis, step, overlap), out=before)
-        torch.maximum(after, values.narrow(axis, 0, overlap), out=after)
+def _find_sets(logits: Tensor, labels: Tensor, ignore_label: int, *options: Any) -> Any:
+    """The sets in the form of whoever computes the loss. options: those of `relaxed_sets`."""
+    check_inputs(logits, labels)
+    num_classes = logits.shape[1]
+    if _has_kernels(logits):
+        from loss.relaxation_triton import class_sets  # needs Triton, which comes with PyTorch for CUDA
+
+        return class_sets(labels, num_classes, ignore_label, *options)
+    return relaxed_sets(to_classes(labels, num_classes, ignore_label), num_classes, *options)
+
+
+def _weighted_sum(
+    logits: Tensor, sets: Any, table: Tensor, scale: Tensor | None = None, divisor: Tensor | float = 1.0
+) -> Tensor:
+    """The sum over pixels of `w(p) * (lse_all - lse_S) / divisor`, a scalar.
+
+    w(p) is the sum over S(p) of the image's row of `table` [B, C], times `scale` [H, W]; the mean if there is no scale.
+    """
+    if _has_kernels(logits):
+        from loss.relaxation_triton import fused_loss_sum
+
+        return fused_loss_sum(logits, sets, table, scale) / divisor
+    own, pixels, members, _, _, sizes = sets
+    table = F.pad(table, (0, 1))  # ignored pixels, and the empty places in `members`, weigh nothing
+    weights = table.gather(1, own.flatten(1)).view_as(own)
+    of_sets = table.flatten()[members + pixels // own[0].numel() * table.shape[1]].sum(0)
+    weights.view(-1)[pixels] = of_sets / sizes.view(-1)[pixels] if scale is None else of_sets
+    weights = (weights if scale is None else weights * scale) / divisor
+    total: Tensor = _SetLoss.apply(logits, own.clamp(max=logits.shape[1] - 1), weights, pixels, members)
+    return total
+
+
+class _SetLoss(torch.autograd.Function):
+    """The sum of the pixels' losses, with its gradient `weight * (softmax_all - softmax_S)`."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, own: Tensor, weights: Tensor, pixels: Tensor, members: Tensor) -> Tensor:
+        log_p = F.log_softmax(logits, 1, dtype=weights.dtype).contiguous()
+        loss = -log_p.gather(1, own.unsqueeze(1)).squeeze(1)
+        chosen = log_p.view(-1)[_positions(pixels, members, log_p.shape)]
+        chosen.masked_fill_(members == log_p.shape[1], -torch.inf)
+        log_p_set = chosen.logsumexp(0)
+        loss.view(-1)[pixels] = -log_p_set
+        softmax_set = (chosen - log_p_set).exp() * weights.reshape(-1)[pixels]
+        ctx.save_for_backward(log_p, own, weights, pixels, members, softmax_set)
+        ctx.dtype = logits.dtype
+        return (loss * weights).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        log_p, own, weights, pixels, members, softmax_set = ctx.saved_tensors
+        own, weights = own.unsqueeze(1), (weights * grad).unsqueeze(1)
+        result = log_p.exp().mul_(weights)
+        alone = weights.clone(memory_format=torch.contiguous_format)  # pixels with their own class only
+        alone.view(-1)[pixels] = 0
+        # Neither line writes a position twice, so both are deterministic without accumulation.
+        result.scatter_(1, own, result.gather(1, own) - alone)
+        used = (members != result.shape[1]).nonzero(as_tuple=True)
+        result.view(-1)[_positions(pixels, members, result.shape)[used]] -= (softmax_set * grad)[used]
+        return result.to(ctx.dtype), None, None, None, None
+
+
+def _positions(pixels: Tensor, members: Tensor, shape: torch.Size) -> Tensor:
+    """Positions of the sets' members in the flattened logits [B, C, H, W]: [K, N]; arbitrary for empty places."""
+    num_classes, plane = shape[1], shape[2] * shape[3]
+    first = pixels // plane * (num_classes * plane) + pixels % plane
+    return first + members.clamp(max=num_classes - 1) * plane
+
+
+def _count(classes: Tensor, columns: int, repeats: Tensor | None) -> Tensor:
+    """How often each of `columns` values occurs in each image of classes [B, H, W]: [B, columns]."""
+    batch = classes.shape[0]
+    cells = classes + torch.arange(batch, device=classes.device).view(-1, 1, 1) * columns
+    weights = None if repeats is None else repeats.flatten()
+    return torch.bincount(cells.flatten(), weights, minlength=batch * columns).view(batch, columns)
+
+
+def _twice_at_boundaries(labels: Tensor) -> Tensor:
+    """[B, H, W] int32: 2 where a pixel's label differs from that of one of its four neighbours, else 1."""
+    result = labels.new_ones(labels.shape, dtype=torch.int32)
+    for axis in (1, 2):
+        size = labels.shape[axis] - 1
+        differs = labels.narrow(axis, 0, size) != labels.narrow(axis, 1, size)
+        result.narrow(axis, 0, size).masked_fill_(differs, 2)
+        result.narrow(axis, 1, size).masked_fill_(differs, 2)
     return result
 
 
+def _window_has_several(classes: Tensor, num_classes: int, border: int) -> tuple[Tensor, Tensor]:
+    """Twice [B, H, W] bool: does the window around the pixel hold two different classes, or at least one?"""
+    ignored = classes == num_classes
+    highest = classes.masked_fill(ignored, -1)
+    lowest = (num_classes - 1 - classes).masked_fill(ignored, -1)  # mirrored, so that one maximum finds both
+    both = _window_max(torch.stack((highest, lowest)).int(), border)
+    return both.sum(0) > num_classes - 1, both[0] >= 0
+
+
+def _window_max(values: Tensor, border: int) -> Tensor:
+    """Maximum over the square window of `border` pixels around each place of the last two dimensions."""
+    for axis in (-2, -1):
+        result = values.clone()
+        for step in range(1, min(border + 1, values.shape[axis])):
+            overlap = values.shape[axis] - step
+            before, after = result.narrow(axis, 0, overlap), result.narrow(axis, step, overlap)
+            torch.maximum(before, values.narrow(axis, step, overlap), out=before)
+            torch.maximum(after, values.narrow(axis, 0, overlap), out=after)
+        values = result
+    return values
+
+
 def _window_offsets(border: int, row_stride: int, device: torch.device) -> Tensor:
-    """Steps in a flattened map from a pixel to each position of its window, the pixel itself first: int64."""
+    """Steps in a flattened map from a pixel to each position of its window, the pixel itself first: [positions, 1]."""
     reach = torch.arange(-border, border + 1, device=device)
     offsets = (reach.unsqueeze(1) * row_stride + reach).flatten()
     centre = offsets.numel() // 2
-    return torch.cat((offsets[centre : centre + 1], offsets[:centre], offsets[centre + 1 :]))
+    return torch.cat((offsets[centre : centre + 1], offsets[:centre], offsets[centre + 1 :])).unsqueeze(1)
 
 
 def _distinct(window: Tensor, num_classes: int) -> Tensor:
@@ -80,124 +320,12 @@ def _distinct(window: Tensor, num_classes: int) -> Tensor:
 
     window: [positions, N] int64, `num_classes` where ignored. Returns [K, N], padded with `num_classes`.
     """
-    is_new = _first_occurrence(window, num_classes)
-    rank = is_new.cumsum(0, dtype=torch.int32)
-    size = int(rank[-1].max()) if rank.numel() else 1
-    position, column = is_new.nonzero(as_tuple=True)
-    members = window.new_full((size, window.shape[1]), num_classes)
-    members[rank[position, column].long() - 1, column] = window[position, column]
-    return members
-
-
-def _first_occurrence(window: Tensor, num_classes: int) -> Tensor:
-    """[positions, N] bool: does the class occur here for the first time in its column? Never true for ignored."""
     is_new = window != num_classes
-    bits_per_word = 62
-    for first in range(0, num_classes, bits_per_word):
-        bit = window - first
-        in_word = (bit >= 0) & (bit < bits_per_word)
-        bits = (1 << bit.clamp(0, bits_per_word - 1)) * in_word
-        seen = torch.zeros_like(bits[0])
-        for position, new in zip(bits, is_new, strict=True):
-            new &= (seen & position) == 0
-            seen |= position
-    return is_new
-
-
-class RelaxedCrossEntropy(Loss):
-    """Cross entropy with relaxed labels at class boundaries.
-
-    The loss is the mean of `w(S) * (lse_all - lse_S)` over the batch's labelled pixels, 0 if there are none.
-    w(S) is the mean over S(p) of the class weights from `loss.cross_entropy`, whose shares are those of the classes
-    in the relaxed sets of the image.
-
-    num_classes: C; ignore_label: train id of pixels to ignore.
-    border: a class is allowed within this many pixels of its region, in a square window.
-    strict_classes: train ids whose pixels are not relaxed.
-    upper_bound: how much more the rarest class counts, 0 for equal weights.
-    batch_weighting: compute the classes' shares over the batch, not per image.
-    published: compute it as the published code does (`loss.published`).
-    ValueError: a border below 1, or strict classes that are not train ids.
-    """
-
-    is_strict: Tensor
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_label: int = 255,
-        border: int = 1,
-        strict_classes: Collection[int] = (),
-        upper_bound: float = 1.0,
-        batch_weighting: bool = False,
-        published: bool = False,
-    ) -> None:
-        super().__init__(num_classes, ignore_label)
-        unknown = sorted(c for c in strict_classes if not 0 <= c < num_classes)
-        if unknown:
-            raise ValueError(f"strict_classes {unknown} are not train ids. Choose from 0 to {num_classes - 1}.")
-        if border < 1:
-            raise ValueError(f"border must be at least 1 pixel, got {border}. For no relaxation use CrossEntropy.")
-        self.border, self.strict_classes = border, tuple(sorted(set(strict_classes)))
-        # For kernels; not kept in checkpoints, since it belongs to the run and not to the network.
-        is_strict = torch.zeros(num_classes, dtype=torch.bool)
-        is_strict[list(self.strict_classes)] = True
-        self.register_buffer("is_strict", is_strict, persistent=False)
-        self.upper_bound = upper_bound
-        self.batch_weighting = batch_weighting
-        self.published = published
-
-    def compare(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
-        """See `Loss.compare`; without `relax` it is class-weighted cross entropy."""
-        if self.published:
-            classes = to_classes(labels, self.num_classes, self.ignore_label)
-            target = published_target(classes, self.num_classes, self.border if relax else 0, self.strict_classes)
-            return published_loss(logits, target, self.upper_bound, self.batch_weighting, relax)
-        if _has_kernels(logits):
-            return self._fused(logits, labels, relax)
-        return super().compare(logits, labels, relax)
-
-    def target(self, labels: Tensor, relax: bool, dtype: torch.dtype) -> SetTarget:
-        """See `Loss.target`."""
-        classes = to_classes(labels, self.num_classes, self.ignore_label)
-        labelled = classes != self.num_classes
-        sets = no_sets(classes)
-        if relax:
-            sets = relaxed_sets(classes, self.num_classes, self.border, self.strict_classes)
-        weights = self._pixel_weights(classes, sets, at_least_float32(dtype))
-        weights /= labelled.sum().clamp(min=1)
-        return SetTarget(classes.masked_fill(~labelled, 0), weights, sets)
-
-    def _fused(self, logits: Tensor, labels: Tensor, relax: bool) -> Tensor:
-        from loss.relaxation_triton import fused_loss_sum  # needs Triton, which comes with PyTorch for CUDA
-
-        with torch.cuda.device_of(logits):  # Triton launches on the current device, wherever the tensors are
-            total, num_labelled = fused_loss_sum(
-                logits,
-                labels,
-                self.is_strict,
-                ignore_label=self.ignore_label,
-                border=self.border if relax else 0,
-                upper_bound=self.upper_bound,
-                batch_weighting=self.batch_weighting,
-            )
-        return total / num_labelled.clamp(min=1)
-
-    def _pixel_weights(self, classes: Tensor, sets: RelaxedSets, dtype: torch.dtype) -> Tensor:
-        """w(S) for each pixel, 0 where ignored: [B, H, W]."""
-        num_classes, columns = self.num_classes, self.num_classes + 1
-        batch, plane = classes.shape[0], classes[0].numel()
-        # A member's cell in a table [B, C + 1]. Own classes are counted at every pixel, other members added.
-        cell = sets.members + sets.pixels // plane * columns
-        counts = count_classes(classes, num_classes).flatten() + torch.bincount(
-            cell[1:].flatten(), minlength=batch * columns
-        )
-        present = counts.view(batch, columns)[:, :-1]  # the last column counts ignored pixels and empty places
-        table = class_weights(present, present.sum(1), self.upper_bound, self.batch_weighting, dtype)
-        table = F.pad(table, (0, 1))
-        weights = table.gather(1, classes.flatten(1)).flatten()
-        weights[sets.pixels] = table.flatten()[cell].sum(0) / (sets.members != num_classes).sum(0)
-        return weights.view_as(classes)
+    for position in range(1, len(window)):
+        is_new[position] &= (window[:position] != window[position]).all(0)
+    size = int(is_new.sum(0).max()) if is_new.numel() else 1
+    row = torch.where(is_new, is_new.cumsum(0) - 1, size)  # what is dropped goes to a row too many
+    return window.new_full((size + 1, window.shape[1]), num_classes).scatter_(0, row, window)[:size]
 
 
 def _has_kernels(logits: Tensor) -> bool:
@@ -205,6 +333,6 @@ def _has_kernels(logits: Tensor) -> bool:
     if not logits.is_cuda or logits.dtype == torch.float64:
         return False
     if problem := why_no_triton():
-        warnings.warn(f"{problem}: label relaxation runs in plain PyTorch, slower.", stacklevel=2)
+        warnings.warn(f"{problem}: the loss runs in plain PyTorch, slower.", stacklevel=2)
         return False
     return True

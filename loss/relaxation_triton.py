@@ -10,6 +10,8 @@ With the environment variable TRITON_INTERPRET=1, set before this file is import
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,85 +26,91 @@ _TILE = 4096  # logits per program that reads logits: classes, rounded up to a p
 
 
 class ClassSets(NamedTuple):
-    """The classes allowed at each pixel according to the labels.
+    """The classes allowed at each pixel; the last three as in `loss.relaxation.LabelSets`.
 
-    words: [N, B, H, W] int32, N = ceil(C / 32): class c is bit c % 32 of word c // 32. All 0 where ignored.
-    counts: [B, 32 N] int32, how often a class occurs in an image's sets; with `batch_weighting`, all in row 0.
-    num_labelled: scalar int32, pixels that are not ignored.
+    words: [N, B, H, W] int32, N = ceil((C + 1) / 32): class c is bit c % 32 of word c // 32; C: "ignored or outside".
+    sizes: only of the published sets.
     """
 
     words: Tensor
     counts: Tensor
-    num_labelled: Tensor
-
-
-def fused_loss_sum(
-    logits: Tensor,
-    labels: Tensor,
-    is_strict: Tensor,
-    *,
-    ignore_label: int,
-    border: int,
-    upper_bound: float,
-    batch_weighting: bool,
-) -> tuple[Tensor, Tensor]:
-    """Sum over pixels of `w(S) * (lse_all - lse_S)`, float32, and the number of labelled pixels.
-
-    logits: [B, C, H, W] float32, float16 or bfloat16, any strides; labels: [B, H, W] integer. A label that is neither a
-    class nor `ignore_label` is ignored. is_strict: [C] bool, classes not relaxed at their own pixels. border: 0 for
-    no relaxation. The gradient has the logits' dtype.
-    """
-    sets = class_sets(labels, is_strict, ignore_label, border, batch_weighting)
-    total: Tensor = _FusedSetLoss.apply(logits, sets, upper_bound, batch_weighting)
-    return total, sets.num_labelled
+    num_used: Tensor
+    sizes: Tensor
 
 
 def class_sets(
-    labels: Tensor, is_strict: Tensor, ignore_label: int, border: int, batch_weighting: bool
+    labels: Tensor,
+    num_classes: int,
+    ignore_label: int,
+    border: int = 0,
+    strict_classes: Sequence[int] = (),
+    published: bool = False,
+    repeats: Tensor | None = None,
 ) -> ClassSets:
-    """The classes allowed at each pixel of labels [B, H, W], and how often each is allowed. is_strict: [C] bool."""
+    """The classes allowed at each pixel of labels [B, H, W]; see `loss.relaxation.relaxed_sets`.
+
+    A label that is neither a class nor `ignore_label` is ignored.
+    """
     labels = labels.contiguous()
     batch, height, width = labels.shape
-    num_words = triton.cdiv(len(is_strict), _BITS)
-    sets = ClassSets(
-        words=labels.new_empty((num_words, batch, height, width), dtype=torch.int32),
-        counts=labels.new_zeros((batch, num_words * _BITS), dtype=torch.int32),
-        num_labelled=labels.new_zeros((), dtype=torch.int32),
-    )
+    num_words = triton.cdiv(num_classes + 1, _BITS)
+    words = labels.new_empty((num_words, batch, height, width), dtype=torch.int32)
+    counts = labels.new_zeros((batch, num_words * _BITS), dtype=torch.int32)
+    num_used = labels.new_zeros(batch, dtype=torch.int32)
+    sizes = labels.new_empty(labels.shape if published else 0, dtype=torch.int32)
     if labels.numel():
-        _sets_kernel[(triton.cdiv(height * width, _SETS_BLOCK), batch)](
-            labels, *sets, is_strict, height, width, labels.numel(), len(is_strict), ignore_label, border,
-            BATCH_WEIGHTING=batch_weighting, WORDS=num_words, BLOCK=_SETS_BLOCK,
-        )  # fmt: skip
-    return sets
+        with torch.cuda.device_of(labels):  # Triton launches on the current device, wherever the tensors are
+            _sets_kernel[(triton.cdiv(height * width, _SETS_BLOCK), batch)](
+                labels, words, counts, num_used, sizes, _is_strict(tuple(strict_classes), num_classes, labels.device),
+                labels if repeats is None else repeats.contiguous(), height, width, labels.numel(), num_classes,
+                ignore_label, border,
+                PUBLISHED=published, REPEATS=repeats is not None, WORDS=num_words, BLOCK=_SETS_BLOCK,
+            )  # fmt: skip
+    return ClassSets(words, counts[:, : num_classes + 1], num_used, sizes)
+
+
+@cache
+def _is_strict(strict_classes: tuple[int, ...], num_classes: int, device: torch.device) -> Tensor:
+    """[C] bool: is this class not relaxed at its own pixels?"""
+    return torch.tensor([c in strict_classes for c in range(num_classes)], device=device)
+
+
+def fused_loss_sum(logits: Tensor, sets: ClassSets, table: Tensor, scale: Tensor | None) -> Tensor:
+    """Sum over pixels of `w(p) * (lse_all - lse_S)`, float32.
+
+    logits: [B, C, H, W] float32, float16 or bfloat16, any strides. w(p) is the sum over S(p) of the image's row of
+    `table` [B, C], times `scale` [H, W]; the mean if there is no scale. The gradient has the logits' dtype.
+    """
+    scale = None if scale is None else scale.contiguous()
+    with torch.cuda.device_of(logits):
+        total: Tensor = _FusedSetLoss.apply(logits, sets.words, table.contiguous(), scale)
+    return total
 
 
 class _FusedSetLoss(torch.autograd.Function):
     """The sum of the pixels' losses, with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, sets: ClassSets, upper_bound: float, batch_weighting: bool) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, words: Tensor, table: Tensor, scale: Tensor | None) -> Tensor:
         logits = logits.contiguous(memory_format=_layout(logits))
-        ctx.save_for_backward(logits, sets.words, sets.counts)
-        ctx.options = (upper_bound, batch_weighting)
+        ctx.save_for_backward(logits, words, table, scale)
         grid, sizes = _launch(logits)
         # One sum per program, added up by PyTorch: bitwise reproducible, unlike atomics.
         partial = logits.new_zeros(grid, dtype=torch.float32)
         if logits.numel():
-            _loss_kernel[grid](logits, sets.words, sets.counts, partial, *_strides(logits), upper_bound,
-                               BATCH_WEIGHTING=batch_weighting, **sizes)  # fmt: skip
+            _loss_kernel[grid](logits, words, table, table if scale is None else scale, partial, *_strides(logits),
+                               HAS_SCALE=scale is not None, **sizes)  # fmt: skip
         return partial.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, words, counts = ctx.saved_tensors
-        upper_bound, batch_weighting = ctx.options
+        logits, words, table, scale = ctx.saved_tensors
         grid, sizes = _launch(logits)
         gradient = torch.empty_like(logits, memory_format=_layout(logits))
         if logits.numel():
-            _gradient_kernel[grid](logits, words, counts, grad, gradient, *_strides(logits), upper_bound,
-                                   BATCH_WEIGHTING=batch_weighting, **sizes)  # fmt: skip
+            _gradient_kernel[grid](logits, words, table, table if scale is None else scale, grad, gradient,
+                                   *_strides(logits), HAS_SCALE=scale is not None, **sizes)  # fmt: skip
         return gradient, None, None, None
 
 
@@ -128,7 +136,7 @@ def _launch(logits: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
     batch, num_classes, height, width = logits.shape
     classes = triton.next_power_of_2(num_classes)
     block = max(16, _TILE // classes)
-    words = triton.cdiv(num_classes, _BITS)
+    words = triton.cdiv(num_classes + 1, _BITS)
     return (triton.cdiv(height * width, block), batch), {"WORDS": words, "CLASSES": classes, "BLOCK": block}
 
 
@@ -137,10 +145,10 @@ def _launch(logits: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
 
 @triton.jit
 def _sets_kernel(
-    labels, words, counts, num_labelled, is_strict, height, width, total, num_classes, ignore_label, border,
-    BATCH_WEIGHTING: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr,
+    labels, words, counts, num_used, sizes, is_strict, repeats, height, width, total, num_classes, ignore_label, border,
+    PUBLISHED: tl.constexpr, REPEATS: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program: the sets of BLOCK pixels of one image."""
+    """One program: the sets of BLOCK pixels of one image. Only the published sets know "ignored or outside"."""
     image = tl.program_id(1)
     plane = height * width
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -149,28 +157,38 @@ def _sets_kernel(
     start = image.to(tl.int64) * plane
     own = tl.load(labels + start + pixel, mask=inside, other=0).to(tl.int32)
     labelled = inside & (own >= 0) & (own < num_classes) & (own != ignore_label)
-    tl.atomic_add(num_labelled, tl.sum(labelled.to(tl.int32), 0))
-    relaxed = labelled & (tl.load(is_strict + own, mask=labelled, other=1) == 0)
+    own = tl.where(labelled, own, num_classes)
+    has_set = inside if PUBLISHED else labelled
+    relaxed = has_set & (tl.load(is_strict + own, mask=labelled, other=0) == 0)
+    repeat = tl.load(repeats + start + pixel, mask=inside, other=0) if REPEATS else inside.to(tl.int32)
     side = 2 * border + 1
     bit = tl.arange(0, 32)
+    size = tl.zeros_like(own)
     for word in tl.static_range(WORDS):
-        members = tl.where(labelled & (own // 32 == word), 1 << (own % 32), 0)
+        members = tl.where(has_set & (own // 32 == word), 1 << (own % 32), 0)
         for offset in range(side * side):
             y, x = row + offset // side - border, column + offset % side - border
             seen = relaxed & (y >= 0) & (y < height) & (x >= 0) & (x < width)
             near = tl.load(labels + start + y * width + x, mask=seen, other=0).to(tl.int32)
             is_class = seen & (near >= 0) & (near < num_classes) & (near != ignore_label)
-            members |= tl.where(is_class & (near // 32 == word), 1 << (near % 32), 0)
+            near = tl.where(is_class, near, num_classes)
+            counts_here = relaxed if PUBLISHED else is_class
+            members |= tl.where(counts_here & (near // 32 == word), 1 << (near % 32), 0)
         tl.store(words + word * total + start + pixel, members, mask=inside)
-        found = tl.sum((members[None, :] >> bit[:, None]) & 1, 1)
-        table_row = 0 if BATCH_WEIGHTING else image * WORDS * 32
-        tl.atomic_add(counts + table_row + word * 32 + bit, found, mask=found > 0)
+        found = (members[None, :] >> bit[:, None]) & 1
+        is_found = tl.sum(found * repeat[None, :], 1)
+        tl.atomic_add(counts + (image * WORDS + word) * 32 + bit, is_found, mask=is_found > 0)
+        if PUBLISHED:
+            size += tl.sum(tl.where((word * 32 + bit < num_classes)[:, None], found, 0), 0)
+    if PUBLISHED:
+        tl.store(sizes + start + pixel, size, mask=inside)
+    tl.atomic_add(num_used + image, tl.sum(((size > 0) if PUBLISHED else labelled).to(tl.int32), 0))
 
 
 @triton.jit
 def _read_tile(
-    logits, words, counts, image, pixel, num_classes, plane, total, stride_b, stride_c, stride_p, upper_bound,
-    BATCH_WEIGHTING: tl.constexpr, WORDS: tl.constexpr, CLASSES: tl.constexpr,
+    logits, words, table, scale, image, pixel, num_classes, plane, total, stride_b, stride_c, stride_p,
+    HAS_SCALE: tl.constexpr, WORDS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Logits [CLASSES, P] of P pixels, which of them exist and which are allowed there, and each pixel's weight [P]."""
     c = tl.arange(0, CLASSES)
@@ -183,12 +201,14 @@ def _read_tile(
     for word in tl.static_range(WORDS):
         members = tl.load(words + word * total + image.to(tl.int64) * plane + pixel, mask=inside, other=0)
         is_member = ((members[None, :] >> (c % 32)[:, None]) & 1) == 1
-        allowed = allowed | (is_member & (c // 32 == word)[:, None])
-    table_row = 0 if BATCH_WEIGHTING else image * WORDS * 32
-    count = tl.load(counts + table_row + c, mask=c < num_classes, other=0).to(tl.float32)
-    class_weight = 1 + upper_bound * (1 - count / tl.maximum(tl.sum(count, 0), 1.0))
+        allowed = allowed | (exists & is_member & (c // 32 == word)[:, None])
+    class_weight = tl.load(table + image * num_classes + c, mask=c < num_classes, other=0)
     weight = tl.sum(tl.where(allowed, class_weight[:, None], 0.0), 0)
-    return x, exists, allowed, weight / tl.maximum(tl.sum(allowed.to(tl.float32), 0), 1.0)
+    if HAS_SCALE:
+        weight *= tl.load(scale + pixel, mask=inside, other=0)
+    else:
+        weight /= tl.maximum(tl.sum(allowed.to(tl.float32), 0), 1.0)
+    return x, exists, allowed, weight
 
 
 @triton.jit
@@ -204,15 +224,15 @@ def _softmax_parts(x, chosen):
 
 @triton.jit
 def _loss_kernel(
-    logits, words, counts, partial, num_classes, plane, total, stride_b, stride_c, stride_p, upper_bound,
-    BATCH_WEIGHTING: tl.constexpr, WORDS: tl.constexpr, CLASSES: tl.constexpr, BLOCK: tl.constexpr,
+    logits, words, table, scale, partial, num_classes, plane, total, stride_b, stride_c, stride_p,
+    HAS_SCALE: tl.constexpr, WORDS: tl.constexpr, CLASSES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: the sum of the losses of BLOCK pixels of one image."""
     image = tl.program_id(1)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x, exists, allowed, weight = _read_tile(
-        logits, words, counts, image, pixel, num_classes, plane, total, stride_b, stride_c, stride_p, upper_bound,
-        BATCH_WEIGHTING, WORDS, CLASSES,
+        logits, words, table, scale, image, pixel, num_classes, plane, total, stride_b, stride_c, stride_p,
+        HAS_SCALE, WORDS, CLASSES,
     )  # fmt: skip
     _, sum_all, max_all = _softmax_parts(x, exists)
     _, sum_set, max_set = _softmax_parts(x, allowed)
@@ -223,15 +243,15 @@ def _loss_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    logits, words, counts, grad, gradient, num_classes, plane, total, stride_b, stride_c, stride_p, upper_bound,
-    BATCH_WEIGHTING: tl.constexpr, WORDS: tl.constexpr, CLASSES: tl.constexpr, BLOCK: tl.constexpr,
+    logits, words, table, scale, grad, gradient, num_classes, plane, total, stride_b, stride_c, stride_p,
+    HAS_SCALE: tl.constexpr, WORDS: tl.constexpr, CLASSES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: grad * weight * (softmax_all - softmax_S) at BLOCK pixels of one image."""
     image = tl.program_id(1)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x, exists, allowed, weight = _read_tile(
-        logits, words, counts, image, pixel, num_classes, plane, total, stride_b, stride_c, stride_p, upper_bound,
-        BATCH_WEIGHTING, WORDS, CLASSES,
+        logits, words, table, scale, image, pixel, num_classes, plane, total, stride_b, stride_c, stride_p,
+        HAS_SCALE, WORDS, CLASSES,
     )  # fmt: skip
     raised_all, sum_all, _ = _softmax_parts(x, exists)
     raised_set, sum_set, _ = _softmax_parts(x, allowed)

@@ -12,8 +12,8 @@ def random_case(batch=2, num_classes=5, height=9, width=11, seed=0, dtype=torch.
     return logits, labels.masked_fill(labels == num_classes, 255)
 
 
-def loss_and_gradient(criterion, logits, labels, relax=True):
+def loss_and_gradient(loss, logits, labels, **options):
     logits = logits.detach().requires_grad_()
-    loss = criterion(logits, labels, relax=relax)
-    loss.backward()
-    return loss.detach(), logits.grad
+    value = loss(logits, labels, **options)
+    value.backward()
+    return value.detach(), logits.grad

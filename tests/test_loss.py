@@ -1,7 +1,10 @@
-"""The losses: what each pixel is worth, their gradients, and mistakes in what they are given."""
+"""The losses: what is allowed at a pixel and what it is worth, gradients, mistakes, and the flags that choose one."""
 
 import itertools
+import json
 import math
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,30 +12,89 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loss.cross_entropy import CrossEntropy, ImageWeightedCrossEntropy, balanced_weights
-from loss.relaxation import RelaxedCrossEntropy
+from config import LossConfig, TrainConfig
+from datasets.specs.registry import dataset_spec
+from loss import balanced_weights, build_loss, cross_entropy
+from loss.relaxation import _twice_at_boundaries, image_weighted_cross_entropy, relaxed_cross_entropy, relaxed_sets
+from tests.golden import parity_fixtures as fixtures
 from tests.losses import loss_and_gradient, random_case
+from utils.flags import parse_command_line
+
+UNRELAXED = partial(relaxed_cross_entropy, border=0)
+LOSSES = {
+    "plain": cross_entropy,
+    "image-weighted": image_weighted_cross_entropy,
+    "relaxed": relaxed_cross_entropy,
+    "unrelaxed": UNRELAXED,
+}
+PUBLISHED = {f"{name}-published": partial(LOSSES[name], published=True) for name in list(LOSSES)[1:]}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+every_form = pytest.mark.parametrize("loss", [*LOSSES.values(), *PUBLISHED.values()], ids=[*LOSSES, *PUBLISHED])
+
+# What relaxation allows: sets small enough to read off.
+
+
+def sets_of(labels, num_classes=3, border=1, **options):
+    """The class set of each pixel of a label map [H, W], as a map of strings such as '01'; '-' where ignored."""
+    labels = torch.tensor(labels).unsqueeze(0)
+    classes = labels.where(labels != 255, num_classes)
+    text = ["-" if c == num_classes else str(c) for c in classes.flatten().tolist()]
+    sets = relaxed_sets(classes, num_classes, border, **options)
+    for pixel, members in zip(sets.pixels.tolist(), sets.members.T.tolist(), strict=True):
+        text[pixel] = "".join(str(c) for c in sorted(members) if c != num_classes)
+    assert sets.sizes.flatten().tolist() == [len(members.strip("-")) for members in text]
+    width = labels.shape[2]
+    return [" ".join(text[i : i + width]) for i in range(0, len(text), width)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "sets"),
+    [
+        ([[0, 0, 1, 1]] * 2, {}, ["0 01 01 1"] * 2),
+        ([[0, 0, 0, 1, 1, 1]], {"border": 2}, ["0 01 01 01 01 1"]),
+        ([[0, 0, 0, 1], [2, 2, 2, 2]], {"border": 9}, ["012 012 012 012"] * 2),
+        ([[0, 0, 1, 2, 2]] * 3, {}, ["0 01 012 12 2"] * 3),
+        ([[0, 0, 0], [0, 0, 0], [0, 0, 1]], {}, ["0 0 0", "0 01 01", "0 01 01"]),
+        ([[1, 1], [1, 1]], {}, ["1 1", "1 1"]),
+        ([[0, 0, 255, 1, 1]], {}, ["0 0 - 1 1"]),
+        ([[0, 0, 255, 1, 1]], {"published": True}, ["0 0 01 1 1"]),
+        ([[0, 0, 255, 1, 1]], {"border": 2}, ["0 01 - 01 1"]),
+        ([[0, 0, 1, 1]], {"strict_classes": (1,)}, ["0 01 1 1"]),
+    ],
+    ids=[
+        "both sides of a boundary", "a wider border", "a border wider than the image", "a pole one pixel wide",
+        "diagonal neighbours", "the edge of the image is no boundary", "void is no neighbour", "void as published",
+        "across a narrow void", "strict pixels relax only their neighbours",
+    ],
+)  # fmt: skip
+def test_a_pixel_may_be_any_class_near_it(labels, options, sets):
+    assert sets_of(labels, **options) == sets
+
+
+@pytest.mark.parametrize("num_classes", [19, 62, 65, 130])
+def test_sets_are_right_up_to_the_last_class_whatever_their_number(num_classes):
+    last = num_classes - 1
+    sets = relaxed_sets(torch.tensor([[[0, 0, last, last]]]), num_classes, 1)
+    assert (sets.pixels.tolist(), sets.members.T.tolist()) == ([1, 2], [[0, last], [last, 0]])
+
 
 # What a pixel is worth.
 
 
-def relaxed(logits, labels, relax=True, **options):
-    return RelaxedCrossEntropy(logits.shape[1], **options)(logits, labels, relax=relax)
-
-
 def test_equal_scores_cost_the_log_of_the_share_of_allowed_classes():
-    loss = relaxed(torch.zeros(1, 4, 1, 4), torch.tensor([[[0, 0, 1, 1]]]), upper_bound=0)
+    loss = relaxed_cross_entropy(torch.zeros(1, 4, 1, 4), torch.tensor([[[0, 0, 1, 1]]]), upper_bound=0)
     assert loss.item() == pytest.approx((2 * math.log(4) + 2 * math.log(2)) / 4)
 
 
-@pytest.mark.parametrize("relax", [True, False])
+@pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize("upper_bound", [0.0, 1.0])
-def test_without_a_boundary_relaxation_changes_nothing(relax, upper_bound):
+def test_without_a_boundary_relaxation_changes_nothing(border, upper_bound):
     logits, _ = random_case(batch=2)
     labels = torch.full((2, 9, 11), 255)
     labels[:, :3] = 4  # one class: its share is 1, its weight 1
     expected = F.cross_entropy(logits, labels, ignore_index=255)
-    assert relaxed(logits, labels, relax, upper_bound=upper_bound).item() == pytest.approx(expected.item())
+    found = relaxed_cross_entropy(logits, labels, border=border, upper_bound=upper_bound)
+    assert found.item() == pytest.approx(expected.item())
 
 
 def test_with_relaxation_off_it_is_class_weighted_cross_entropy():
@@ -41,72 +103,62 @@ def test_with_relaxation_off_it_is_class_weighted_cross_entropy():
     weights = torch.where(share > 0, 2 - share, 1)
     expected = F.cross_entropy(logits, labels, weight=weights, ignore_index=255, reduction="none").sum()
     expected = expected / (labels != 255).sum()
-    assert relaxed(logits, labels, relax=False).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert UNRELAXED(logits, labels).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_with_relaxation_off_boundary_pixels_count_once():
+def test_plain_cross_entropy_is_that_of_pytorch():
     logits, labels = random_case()
-    off = relaxed(logits, labels, relax=False, upper_bound=0)
-    assert off.item() == pytest.approx(F.cross_entropy(logits, labels, ignore_index=255).item(), rel=1e-6)
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0])
+    for chosen in (None, weights):
+        expected = loss_and_gradient(partial(F.cross_entropy, weight=chosen, ignore_index=255), logits, labels)
+        torch.testing.assert_close(loss_and_gradient(cross_entropy, logits, labels, class_weights=chosen), expected)
+    torch.testing.assert_close(cross_entropy(logits, labels), UNRELAXED(logits, labels, upper_bound=0))
 
 
 def test_being_sure_of_a_neighbouring_class_costs_nothing_at_the_boundary():
     labels = torch.tensor([[[0, 0, 1, 1]]])
     logits = F.one_hot(torch.tensor([[[0, 1, 0, 1]]]), 3).permute(0, 3, 1, 2) * 100.0
-    assert relaxed(logits, labels).item() == 0
-    assert relaxed(logits, labels, relax=False).item() > 40
-    assert relaxed(logits, labels, strict_classes=(1,)).item() > 20
+    assert relaxed_cross_entropy(logits, labels).item() == 0
+    assert UNRELAXED(logits, labels).item() > 40
+    assert relaxed_cross_entropy(logits, labels, strict_classes=(1,)).item() > 20
 
 
-CRITERIA = [CrossEntropy, ImageWeightedCrossEntropy, RelaxedCrossEntropy]
-ALL_FORMS = pytest.mark.parametrize(
-    "criterion",
-    [*(cls(5) for cls in CRITERIA), *(cls(5, published=True) for cls in CRITERIA[1:])],
-    ids=["plain", "image-weighted", "relaxed", "image-weighted-published", "relaxed-published"],
-)
-ALL_LOSSES = pytest.mark.parametrize("criterion", CRITERIA, ids=lambda cls: cls.__name__)
-
-
-@ALL_LOSSES
-def test_ignored_pixels_change_neither_loss_nor_gradient(criterion):
+@every_loss
+def test_ignored_pixels_change_neither_loss_nor_gradient(loss):
     logits, labels = random_case()
     ignored = (labels == 255).unsqueeze(1)
     assert ignored.any()
-    loss, grad = loss_and_gradient(criterion(5), logits, labels)
+    value, grad = loss_and_gradient(loss, logits, labels)
     changed = logits + ignored * torch.arange(5.0).view(1, 5, 1, 1)
-    other_loss, other_grad = loss_and_gradient(criterion(5), changed, labels)
-    torch.testing.assert_close(other_loss, loss)
-    torch.testing.assert_close(other_grad, grad)
+    torch.testing.assert_close(loss_and_gradient(loss, changed, labels), (value, grad))
     assert not (grad * ignored).any()
 
 
-@ALL_LOSSES
-@pytest.mark.parametrize("relax", [True, False])
-def test_a_batch_of_equal_images_has_the_loss_of_one(criterion, relax):
+@every_loss
+def test_a_batch_of_equal_images_has_the_loss_of_one(loss):
     logits, labels = random_case(batch=1)
-    one, one_grad = loss_and_gradient(criterion(5), logits, labels, relax)
-    four, four_grad = loss_and_gradient(criterion(5), logits.repeat(4, 1, 1, 1), labels.repeat(4, 1, 1), relax)
+    one, one_grad = loss_and_gradient(loss, logits, labels)
+    four, four_grad = loss_and_gradient(loss, logits.repeat(4, 1, 1, 1), labels.repeat(4, 1, 1))
     torch.testing.assert_close(four, one)
     torch.testing.assert_close(four_grad * 4, one_grad.repeat(4, 1, 1, 1))
 
 
-@ALL_LOSSES
-@pytest.mark.parametrize("relax", [True, False])
-def test_a_batch_without_a_label_gives_zero_and_no_gradient(criterion, relax):
+@every_form
+def test_a_batch_without_a_label_gives_zero_and_no_gradient(loss):
     logits, labels = random_case()
-    loss, grad = loss_and_gradient(criterion(5), logits, torch.full_like(labels, 255), relax)
-    assert loss.item() == 0
+    value, grad = loss_and_gradient(loss, logits, torch.full_like(labels, 255))
+    assert value.item() == 0
     assert not grad.any()
 
 
-@ALL_LOSSES
-@pytest.mark.parametrize("options", [{"upper_bound": 1.0}, {"upper_bound": 1.0, "batch_weighting": True}])
-def test_an_image_without_a_label_adds_nothing(criterion, options):
+@every_loss
+@pytest.mark.parametrize("options", [{}, {"batch_weighting": True}], ids=["per image", "per batch"])
+def test_an_image_without_a_label_adds_nothing(loss, options):
     logits, labels = random_case()
     labels[1] = 255
-    options = {} if criterion is CrossEntropy else options
-    both, grad = loss_and_gradient(criterion(5, **options), logits, labels)
-    first, first_grad = loss_and_gradient(criterion(5, **options), logits[:1], labels[:1])
+    options = {} if loss is cross_entropy else options
+    both, grad = loss_and_gradient(loss, logits, labels, **options)
+    first, first_grad = loss_and_gradient(loss, logits[:1], labels[:1], **options)
     torch.testing.assert_close(both, first)
     torch.testing.assert_close(grad[:1], first_grad)
     assert not grad[1].any()
@@ -115,8 +167,8 @@ def test_an_image_without_a_label_adds_nothing(criterion, options):
 def test_batch_weighting_takes_the_shares_over_the_batch():
     # Image 0 is all class 0, image 1 all class 1: alone each share is 1, together 1/2.
     logits, labels = torch.zeros(2, 3, 2, 2), torch.tensor([0, 1]).view(2, 1, 1).expand(2, 2, 2)
-    assert relaxed(logits, labels).item() == pytest.approx(math.log(3))
-    assert relaxed(logits, labels, batch_weighting=True).item() == pytest.approx(1.5 * math.log(3))
+    assert relaxed_cross_entropy(logits, labels).item() == pytest.approx(math.log(3))
+    assert relaxed_cross_entropy(logits, labels, batch_weighting=True).item() == pytest.approx(1.5 * math.log(3))
 
 
 def test_image_weighted_is_the_mean_of_each_images_weighted_mean():
@@ -125,8 +177,55 @@ def test_image_weighted_is_the_mean_of_each_images_weighted_mean():
     logits = torch.zeros(2, 2, 1, 4)
     logits[0, 0, 0, 3] = math.log(3)  # the last pixel of image 0 costs log 4, all others log 2
     first = (3 * 1.25 * math.log(2) + 1.75 * math.log(4)) / 5.5
-    assert ImageWeightedCrossEntropy(2)(logits, labels).item() == pytest.approx((first + math.log(2)) / 2)
-    assert ImageWeightedCrossEntropy(2, published=True)(logits, labels).item() == pytest.approx(first + math.log(2))
+    assert image_weighted_cross_entropy(logits, labels).item() == pytest.approx((first + math.log(2)) / 2)
+    published = image_weighted_cross_entropy(logits, labels, published=True)
+    assert published.item() == pytest.approx(first + math.log(2))
+
+
+# The losses of the published code, against the figures recorded from it.
+
+RECORDS = json.loads((Path(__file__).parent / "golden" / "loss.json").read_text())
+
+
+def recorded_case(record):
+    """Logits [N, 19, H, W], labels [N, H, W], and the loss of one record with its options."""
+    n, h, w, tag = (record[key] for key in ("n", "h", "w", "tag"))
+    labels = torch.stack([torch.from_numpy(fixtures.labels(h, w, f"{tag}-label-{i}")) for i in range(n)])
+    logits = fixtures.logits(n, h, w, f"{tag}-logits")
+    if record["kind"] == "ce":
+        return logits, labels, cross_entropy, {}
+    options = {key: record[key] for key in ("upper_bound", "batch_weighting")} | {"published": True}
+    if record["kind"] == "imgwt":
+        return logits, labels, image_weighted_cross_entropy, options
+    is_relaxed = not record["epoch"] > record["rlx_off_epoch"] >= 0
+    options |= {"border": int(is_relaxed), "strict_classes": record["strict"] or ()}
+    return logits, labels, relaxed_cross_entropy, options
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["tag"])
+def test_loss_and_gradient_equal_the_recorded_figures(record):
+    logits, labels, loss, options = recorded_case(record)
+    value, grad = loss_and_gradient(loss, logits, labels, **options)
+    grad = grad.double()
+    got = {"loss": value.item(), "grad_l2": grad.norm().item(), "grad_abs_sum": grad.abs().sum().item()}
+    assert got == {key: pytest.approx(record[key], rel=1e-5) for key in got}
+    for position, recorded in record["grad_at"]:
+        assert grad[tuple(position)].item() == pytest.approx(recorded, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("record", [r for r in RECORDS if "target_channel_sums" in r], ids=lambda record: record["tag"])
+def test_published_sets_have_as_many_members_as_recorded(record):
+    _, labels, _, options = recorded_case(record)
+    repeats = None if options["border"] else _twice_at_boundaries(labels)
+    classes = labels.long().where(labels != 255, 19)
+    sets = relaxed_sets(classes, 19, options["border"], options["strict_classes"], True, repeats)
+    assert sets.counts.sum(0).tolist() == record["target_channel_sums"]
+
+
+def test_once_relaxation_is_off_a_boundary_counts_for_the_pixels_behind_it_in_all_images():
+    labels = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 0]]])  # the boundary makes the places count 2, 3, 3, 2 times
+    loss = UNRELAXED(torch.zeros(2, 2, 1, 4), labels, upper_bound=0, published=True)
+    assert loss.item() == pytest.approx(2 * 10 * math.log(2) / (4 + 1))
 
 
 # The gradient, and an implementation that shares no code.
@@ -172,10 +271,10 @@ def test_loss_and_gradient_equal_the_slow_implementation(
     logits = torch.randn(batch, num_classes, *size, generator=generator, dtype=torch.float64).requires_grad_()
     strict = {c for c in strict if c < num_classes}
     expected = slow_relaxed(logits, labels, border, strict, upper_bound, batch_weighting)
-    criterion = RelaxedCrossEntropy(
-        num_classes, 255, border, strict, upper_bound=upper_bound, batch_weighting=batch_weighting
-    )
-    loss, grad = loss_and_gradient(criterion, logits, labels)
+    options = {"border": border, "strict_classes": strict, "upper_bound": upper_bound}
+    loss, grad = loss_and_gradient(
+        relaxed_cross_entropy, logits, labels, **options, batch_weighting=batch_weighting
+    )  # fmt: skip
     torch.testing.assert_close(loss, expected.detach())
     if expected.requires_grad:
         torch.testing.assert_close(grad, torch.autograd.grad(expected, logits)[0])
@@ -183,31 +282,30 @@ def test_loss_and_gradient_equal_the_slow_implementation(
         assert not grad.any()
 
 
-@pytest.mark.parametrize("options", [{}, {"border": 2, "strict_classes": (1,), "upper_bound": 6.0}])
-@pytest.mark.parametrize("relax", [True, False])
-def test_the_gradient_is_that_of_the_loss(relax, options):
+@pytest.mark.parametrize("options", [{}, {"border": 2, "strict_classes": (1,), "upper_bound": 6.0}, {"border": 0}])
+@pytest.mark.parametrize("published", [False, True])
+def test_the_gradient_is_that_of_the_loss(options, published):
     logits, labels = random_case(num_classes=3, height=6, width=6, dtype=torch.float64)
-    criterion = RelaxedCrossEntropy(3, **options)
-    assert torch.autograd.gradcheck(lambda x: criterion(x, labels, relax=relax), logits.requires_grad_())
+    loss = partial(relaxed_cross_entropy, labels=labels, published=published, **options)
+    assert torch.autograd.gradcheck(loss, logits.requires_grad_())
 
 
 def test_the_gradient_scales_with_the_loss():
     logits, labels = random_case()
-    _, grad = loss_and_gradient(RelaxedCrossEntropy(5), logits, labels)
-    _, scaled = loss_and_gradient(lambda *args, **kw: 1024 * RelaxedCrossEntropy(5)(*args, **kw), logits, labels)
+    _, grad = loss_and_gradient(relaxed_cross_entropy, logits, labels)
+    _, scaled = loss_and_gradient(lambda *given: 1024 * relaxed_cross_entropy(*given), logits, labels)
     torch.testing.assert_close(scaled, 1024 * grad)
 
 
 # Numbers as they come: large, half precision, any layout and integer type.
 
 
-@ALL_LOSSES
-@pytest.mark.parametrize("relax", [True, False])
+@every_form
 @pytest.mark.parametrize("gap", [104.0, 1000.0, 1e4])
-def test_large_logits_give_finite_loss_and_gradient(criterion, relax, gap):
+def test_large_logits_give_finite_loss_and_gradient(loss, gap):
     logits, labels = random_case()
-    loss, grad = loss_and_gradient(criterion(5), gap * logits.sign(), labels, relax)
-    assert loss.isfinite()
+    value, grad = loss_and_gradient(loss, gap * logits.sign(), labels)
+    assert value.isfinite()
     assert grad.isfinite().all()
 
 
@@ -215,95 +313,75 @@ def test_a_gap_of_1000_costs_1000_where_wrong_and_nothing_where_right():
     labels = torch.zeros(1, 3, 3, dtype=torch.long)
     logits = torch.zeros(1, 2, 3, 3)
     logits[:, 0] = 1000
-    assert relaxed(logits, labels).item() == 0
-    assert relaxed(-logits, labels).item() == pytest.approx(1000)
+    assert relaxed_cross_entropy(logits, labels).item() == 0
+    assert relaxed_cross_entropy(-logits, labels).item() == pytest.approx(1000)
 
 
-@ALL_FORMS
+@every_form
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_widened_before_anything_is_computed(criterion, dtype):
+def test_half_precision_logits_are_widened_before_anything_is_computed(loss, dtype):
     logits, labels = random_case(height=64, width=64)
     logits = (logits * 20).to(dtype)
-    exact, exact_grad = loss_and_gradient(criterion, logits.float(), labels)
+    exact, exact_grad = loss_and_gradient(loss, logits.float(), labels)
     with torch.autocast("cpu", dtype=dtype):
-        loss, grad = loss_and_gradient(criterion, logits, labels)
-    assert (loss.dtype, grad.dtype) == (torch.float32, dtype)
-    torch.testing.assert_close(loss, exact)
+        value, grad = loss_and_gradient(loss, logits, labels)
+    assert (value.dtype, grad.dtype) == (torch.float32, dtype)
+    torch.testing.assert_close(value, exact)
     torch.testing.assert_close(grad, exact_grad.to(dtype))
 
 
-@ALL_LOSSES
-@pytest.mark.parametrize("relax", [True, False])
-def test_layout_and_integer_type_do_not_matter(criterion, relax):
+@every_form
+def test_layout_and_integer_type_do_not_matter(loss):
     logits, labels = random_case()
-    expected, expected_grad = loss_and_gradient(criterion(5), logits, labels, relax)
+    expected = loss_and_gradient(loss, logits, labels)
     sliced = F.pad(logits, (2, 3, 1, 1))[:, :, 1:-1, 2:-3]
     transposed = labels.transpose(1, 2).contiguous().transpose(1, 2)
     for other in (logits.contiguous(memory_format=torch.channels_last), sliced):
         for same in (labels.to(torch.uint8), labels.int(), transposed):
-            loss, grad = loss_and_gradient(criterion(5), other, same, relax)
-            torch.testing.assert_close(loss, expected)
-            torch.testing.assert_close(grad, expected_grad)
+            torch.testing.assert_close(loss_and_gradient(loss, other, same), expected)
 
 
 def test_repeating_the_loss_gives_the_same_bits():
-    logits, labels = random_case(height=40, width=40)
-    loss, grad = loss_and_gradient(RelaxedCrossEntropy(5), logits, labels)
-    again, grad_again = loss_and_gradient(RelaxedCrossEntropy(5), logits, labels)
-    assert torch.equal(loss, again)
-    assert torch.equal(grad, grad_again)
+    case = random_case(height=40, width=40)
+    first, again = (loss_and_gradient(relaxed_cross_entropy, *case) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_another_ignore_label_works_for_signed_labels():
+@every_form
+def test_another_ignore_label_works_for_signed_labels(loss):
     logits, labels = random_case()
-    expected = relaxed(logits, labels)
-    assert relaxed(logits, labels.masked_fill(labels == 255, -1).int(), ignore_label=-1) == expected
+    assert loss(logits, labels.masked_fill(labels == 255, -1).int(), ignore_label=-1) == loss(logits, labels)
 
 
 def test_the_loss_needs_no_gradient():
     logits, labels = random_case()
     with torch.no_grad():
-        value = relaxed(logits, labels)
-    assert value == relaxed(logits.requires_grad_(), labels)
+        value = relaxed_cross_entropy(logits, labels)
+    assert value == relaxed_cross_entropy(logits.requires_grad_(), labels)
 
 
 # Mistakes.
 
 
-@ALL_LOSSES
+@every_loss
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be .*\[B, 5, H, W\]"),
-        (torch.zeros(5, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be"),
+        (torch.zeros(5, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be .*\[B, C, H, W\]"),
         (torch.zeros(1, 5, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long), "floating point"),
         (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 3, dtype=torch.long), r"labels must match \[B, H, W\]"),
         (torch.zeros(1, 5, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.long), r"labels must match \[B, H, W\]"),
         (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 2), "integer train ids"),
+        (
+            torch.zeros(1, 5, 2, 2),
+            torch.tensor([[[0, 33], [5, 255]]], dtype=torch.uint8),
+            r"labels contain 5, 33: .*\(0 to 4\) nor ignore_label 255",
+        ),
     ],
 )
-def test_wrong_shapes_and_types_are_named(criterion, logits, labels, message):
+def test_wrong_shapes_types_and_labels_are_named(loss, logits, labels, message):
     with pytest.raises(ValueError, match=message):
-        criterion(5)(logits, labels)
-
-
-@ALL_FORMS
-def test_labels_that_are_no_train_ids_are_named(criterion):
-    labels = torch.tensor([[[0, 33], [5, 255]]], dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"labels contain 5, 33: .*\(0 to 4\) nor ignore_label 255"):
-        criterion(torch.zeros(1, 5, 2, 2), labels)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"strict_classes": (3, 19)}, r"strict_classes \[19\].*0 to 18"),
-        ({"border": 0}, "border must be at least 1"),
-    ],
-)
-def test_wrong_options_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        RelaxedCrossEntropy(19, **options)
+        loss(logits, labels)
 
 
 def test_balanced_weights_are_the_median_count_over_the_class_count_to_a_power():
@@ -312,12 +390,69 @@ def test_balanced_weights_are_the_median_count_over_the_class_count_to_a_power()
     assert balanced_weights([100, 400, 0, 25], 0.0) == [1.0, 1.0, 1.0, 1.0]
 
 
-def test_class_weights_make_a_weighted_mean():
-    logits = torch.zeros(1, 2, 1, 2)
-    logits[0, 0, 0, 0] = 2.0
-    labels = torch.tensor([[[0, 1]]])
-    first, second = math.log(1 + math.exp(-2)), math.log(2)
-    weighted = CrossEntropy(2, class_weights=[3.0, 1.0])(logits, labels)
-    assert weighted.item() == pytest.approx((3 * first + second) / 4)
-    with pytest.raises(ValueError, match="class_weights must be 2 numbers, got 3"):
-        CrossEntropy(2, class_weights=[1.0, 1.0, 1.0])
+# Which loss the flags of train.py describe, and combinations in which a flag would change nothing.
+
+SPEC = dataset_spec("camvid")
+
+
+def built(*words):
+    return build_loss(parse_command_line(TrainConfig, words).loss, SPEC, torch.device("cpu"))
+
+
+def same(first, second):
+    case = random_case(num_classes=SPEC.num_classes)
+    one, other = (loss_and_gradient(loss, *case) for loss in (first, second))
+    return all(torch.allclose(a, b, 1e-5, 1e-8) for a, b in zip(one, other, strict=True))
+
+
+def test_relax_differs_from_cross_entropy_in_the_relaxation_alone():
+    relaxed, unrelaxed = built("--relax")
+    assert not same(relaxed, cross_entropy)
+    assert same(unrelaxed, cross_entropy)
+    assert same(relaxed, built("--jointwtborder", "--wt_bound", "0")[0])
+    assert not same(built("--jointwtborder")[1], cross_entropy)  # its class weights stay
+
+
+def test_the_flags_of_the_relaxation_reach_it():
+    relaxed, unrelaxed = built("--jointwtborder", "--rlx_border", "3", "--strict_bdr_cls", "2,6", "--wt_bound", "2",
+                               "--batch_weighting", "--published_loss")  # fmt: skip
+    options = {"strict_classes": (2, 6), "upper_bound": 2.0, "batch_weighting": True, "published": True}
+    assert same(relaxed, partial(relaxed_cross_entropy, border=3, **options))
+    assert same(unrelaxed, partial(relaxed_cross_entropy, border=0, **options))
+
+
+@pytest.mark.parametrize("flags", [
+    ("--strict_bdr_cls", "2"), ("--rlx_border", "2"), ("--wt_bound", "6"), ("-wb", "0"), ("--batch_weighting",),
+    ("--published_loss",), ("--published_loss", "--class_balance", "0.5"),
+    ("--rlx_border", "2", "--img_wt_loss"), ("--strict_bdr_cls", "2", "--img_wt_loss"),
+    ("--wt_bound", "6", "--relax"), ("--batch_weighting", "--relax"), ("--batch_weighting", "--class_balance", "1"),
+    ("--batch_weighting", "--jointwtborder", "--wt_bound", "0"), ("--batch_weighting", "--img_wt_loss", "-wb", "0"),
+], ids=" ".join)  # fmt: skip
+def test_a_flag_that_would_change_nothing_is_told_with_the_flags_it_needs(flags):
+    name = "--wt_bound" if flags[0] == "-wb" else flags[0]
+    with pytest.raises(ValueError, match=f"^{name} changes nothing without --.*; add that, or leave {name} out"):
+        built(*flags)
+
+
+@pytest.mark.parametrize("flags", [
+    ("--relax", "--jointwtborder"), ("--relax", "--img_wt_loss"), ("--jointwtborder", "--img_wt_loss"),
+    ("--relax", "--class_balance"), ("--jointwtborder", "--class_balance"), ("--img_wt_loss", "--class_balance"),
+], ids=" ".join)  # fmt: skip
+def test_two_losses_exclude_each_other(flags):
+    chosen = LossConfig(**{flag.strip("-"): 1 for flag in flags})
+    with pytest.raises(ValueError, match=f"^{' and '.join(flags)} exclude each other; give one of them."):
+        build_loss(chosen, SPEC, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("flags", [
+    (), ("--class_balance", "0.5"), ("--img_wt_loss", "--wt_bound", "6", "--batch_weighting", "--published_loss"),
+    ("--jointwtborder", "--strict_bdr_cls", "2", "--rlx_border", "2", "--wt_bound", "0", "--published_loss"),
+], ids=" ".join)  # fmt: skip
+def test_flags_that_belong_together_are_accepted(flags):
+    built(*flags)
+
+
+def test_a_strict_class_that_is_unknown_is_told():
+    with pytest.raises(ValueError, match="--strict_bdr_cls 2,11: camvid has train ids 0 to 10"):
+        built("--relax", "--strict_bdr_cls", "2,11")
+    assert built("--relax", "--strict_bdr_cls", "2,10")

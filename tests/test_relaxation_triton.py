@@ -1,13 +1,16 @@
 """The GPU's kernels of label relaxation against plain PyTorch: on the CPU by Triton's interpreter, or on a GPU."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loss.cross_entropy import set_loss
-from loss.relaxation import RelaxedCrossEntropy
+import loss.relaxation
+from loss.relaxation import image_weighted_cross_entropy, relaxed_cross_entropy
+from tests.losses import loss_and_gradient
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is made for Linux")
 from loss import relaxation_triton  # interpreted where there is no GPU, see conftest.py
@@ -24,23 +27,17 @@ def case(seed, batch, num_classes, size, dtype=torch.float32):
     return logits.to(DEVICE), labels.masked_fill(labels == num_classes, 255).to(DEVICE)
 
 
-def values(loss, logits, labels, relax=True):
-    """The loss as a plain number, and its gradient."""
-    logits = logits.detach().requires_grad_()
-    value = loss(logits, labels, relax)
-    value.backward()
-    return value.item(), logits.grad
+def with_kernels(use, *case, loss_of=relaxed_cross_entropy, **options):
+    """Loss and gradient by the kernels, or in plain PyTorch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss.relaxation, "_has_kernels", lambda _: use)
+        return loss_and_gradient(loss_of, *case, **options)
 
 
-def plain(criterion):
-    """A criterion in plain PyTorch."""
-    return lambda logits, labels, relax: set_loss(logits, criterion.target(labels, relax, logits.dtype))
-
-
-def assert_same(criterion, logits, labels, relax=True):
-    value, gradient = values(criterion._fused, logits, labels, relax)
-    expected, expected_gradient = values(plain(criterion), logits, labels, relax)
-    assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
+def assert_same(*case, **options):
+    value, gradient = with_kernels(True, *case, **options)
+    expected, expected_gradient = with_kernels(False, *case, **options)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     torch.testing.assert_close(gradient, expected_gradient)
 
 
@@ -50,59 +47,58 @@ def assert_same(criterion, logits, labels, relax=True):
     batch=st.integers(1, 3),
     num_classes=st.integers(1, 6),
     size=st.tuples(st.integers(1, 9), st.integers(1, 40)),
-    border=st.integers(1, 3),
+    border=st.integers(0, 3),
     strict=st.sets(st.integers(0, 5), max_size=2),
     upper_bound=st.sampled_from([0.0, 1.0, 6.0]),
     batch_weighting=st.booleans(),
-    relax=st.booleans(),
+    published=st.booleans(),
 )
 def test_kernels_equal_plain_pytorch(
-    seed, batch, num_classes, size, border, strict, upper_bound, batch_weighting, relax
+    seed, batch, num_classes, size, border, strict, upper_bound, batch_weighting, published
 ):
-    strict = {c for c in strict if c < num_classes}
-    criterion = RelaxedCrossEntropy(num_classes, 255, border, strict, upper_bound, batch_weighting).to(DEVICE)
-    assert_same(criterion, *case(seed, batch, num_classes, size), relax)
+    options = {"upper_bound": upper_bound, "batch_weighting": batch_weighting, "published": published}
+    given = case(seed, batch, num_classes, size)
+    assert_same(*given, border=border, strict_classes=sorted(c for c in strict if c < num_classes), **options)
+    assert_same(*given, loss_of=image_weighted_cross_entropy, **options)
 
 
+@pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("num_classes", [19, 32, 33, 65, 124])
-def test_kernels_are_right_up_to_the_last_class_whatever_their_number(num_classes):
-    criterion = RelaxedCrossEntropy(num_classes, strict_classes=(num_classes - 1,)).to(DEVICE)
+def test_kernels_are_right_up_to_the_last_class_whatever_their_number(num_classes, published):
     logits, labels = case(0, 2, num_classes, (6, 30))
     labels[:, :, 10:15] = num_classes - 1
     labels[:, :, 15:20] = num_classes - 2
-    assert_same(criterion, logits, labels)
+    assert_same(logits, labels, strict_classes=(num_classes - 1,), published=published)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_kernels_widen_half_precision_and_return_its_gradient(dtype):
     logits, labels = case(1, 2, 5, (8, 20), dtype)
-    _, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, labels)
-    assert gradient.dtype == dtype
-    assert_same(RelaxedCrossEntropy(5).to(DEVICE), logits, labels)
+    assert with_kernels(True, logits, labels)[1].dtype == dtype
+    assert_same(logits, labels)
 
 
 @pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int32, torch.int64])
 def test_kernels_take_any_layout_and_integer_type(label_dtype):
     logits, labels = case(2, 2, 5, (6, 9))
-    criterion = RelaxedCrossEntropy(5).to(DEVICE)
-    expected, gradient = values(plain(criterion), logits, labels)
+    expected, gradient = with_kernels(False, logits, labels)
     sliced = F.pad(logits, (2, 3, 1, 1, 0, 2))[:, :-2, 1:-1, 2:-3]
     for layout in (logits.contiguous(memory_format=torch.channels_last), sliced, logits.transpose(2, 3)):
         transposed = layout.shape != logits.shape
-        found, got = values(criterion._fused, layout, (labels.mT if transposed else labels).to(label_dtype))
-        assert found == pytest.approx(expected, rel=1e-5)
+        found, got = with_kernels(True, layout, (labels.mT if transposed else labels).to(label_dtype))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
         torch.testing.assert_close(got.mT if transposed else got, gradient)
 
 
 @pytest.mark.parametrize("gap", [104.0, 1000.0, 1e4])
 def test_kernels_stay_finite_at_large_logits(gap):
     logits, labels = case(3, 2, 5, (8, 20))
-    assert_same(RelaxedCrossEntropy(5).to(DEVICE), gap * logits.sign(), labels)
+    assert_same(gap * logits.sign(), labels)
 
 
 def test_kernels_give_zero_without_a_label():
     logits, labels = case(4, 2, 5, (8, 20))
-    value, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, torch.full_like(labels, 255))
+    value, gradient = with_kernels(True, logits, torch.full_like(labels, 255))
     assert value == 0
     assert not gradient.any()
 
@@ -111,7 +107,7 @@ def test_kernels_pass_on_a_logit_that_is_no_number():
     logits, labels = case(5, 1, 5, (4, 4))
     labels[0, 1, 1] = 0
     logits[0, 3, 1, 1] = torch.nan
-    value, gradient = values(RelaxedCrossEntropy(5).to(DEVICE)._fused, logits, labels)
+    value, gradient = with_kernels(True, logits, labels)
     assert value != value
     assert gradient[0, :, 1, 1].isnan().all()
     assert gradient.isnan().sum() == 5
@@ -119,11 +115,11 @@ def test_kernels_pass_on_a_logit_that_is_no_number():
 
 def test_a_mask_word_holds_one_bit_per_allowed_class():
     labels = torch.tensor([[[0, 33, 255, 2]]], device=DEVICE)
-    sets = relaxation_triton.class_sets(labels, torch.zeros(34, dtype=torch.bool, device=DEVICE), 255, 1, False)
+    sets = relaxation_triton.class_sets(labels, 34, 255, border=1)
     assert sets.words.view(2, 4).tolist() == [[1, 1, 0, 4], [2, 2, 0, 0]]
     assert sets.counts[0].nonzero().flatten().tolist() == [0, 2, 33]
     assert sets.counts[0, [0, 2, 33]].tolist() == [2, 1, 2]
-    assert sets.num_labelled == 3
+    assert sets.num_used.tolist() == [3]
 
 
 @pytest.mark.gpu
@@ -131,10 +127,11 @@ def test_on_a_gpu_the_loss_uses_the_kernels_and_equals_the_cpus(monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     logits, labels = case(6, 2, 19, (300, 301))
-    expected = RelaxedCrossEntropy(19)(logits.cpu(), labels.cpu())
-    criterion = RelaxedCrossEntropy(19).cuda()
-    first = criterion(logits, labels)
+    expected = relaxed_cross_entropy(logits.cpu(), labels.cpu())
+    first = relaxed_cross_entropy(logits, labels)
     assert first.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.equal(criterion(logits, labels), first), "the same bits every time"
-    monkeypatch.setattr(criterion, "target", None)
-    criterion(logits, labels)
+    assert torch.equal(relaxed_cross_entropy(logits, labels), first), "the same bits every time"
+    monkeypatch.setattr(loss.relaxation, "relaxed_sets", None)
+    for form in (relaxed_cross_entropy, image_weighted_cross_entropy, partial(relaxed_cross_entropy, border=0)):
+        for published in (False, True):
+            form(logits, labels, published=published)

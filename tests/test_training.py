@@ -18,8 +18,7 @@ import train as train_command
 from config import TrainConfig
 from datasets.specs.registry import dataset_spec
 from inference import load_model
-from loss.build import build_loss
-from loss.relaxation import RelaxedCrossEntropy
+from loss import build_loss, cross_entropy
 from network.build import build_network
 from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.tiny import arguments, metrics, run, weights
@@ -203,9 +202,7 @@ def test_a_flag_combination_trains(tiny_set, tmp_path, flags):
     assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path, "train", "default_test_mode"))
 
 
-def test_the_relaxation_flags_reach_the_loss_whichever_way_workers_are_started(tiny_set, tmp_path, monkeypatch):
-    built = []
-    monkeypatch.setattr("training.setup.build_loss", lambda *args: built.append(build_loss(*args)) or built[-1])
+def test_a_run_is_the_same_whichever_way_workers_are_started(tiny_set, tmp_path):
     flags = ("--max_epoch", "1", "--jointwtborder", "--rlx_border", "2", "--strict_bdr_cls", "1,3", "--wt_bound", "0.5")
     run(tiny_set, tmp_path / "none", *flags)
     usual = torch.multiprocessing.get_start_method(allow_none=True)
@@ -214,8 +211,6 @@ def test_the_relaxation_flags_reach_the_loss_whichever_way_workers_are_started(t
         run(tiny_set, tmp_path / "spawn", *flags, "--num_workers", "1")
     finally:
         torch.multiprocessing.set_start_method(usual, force=True)
-    for criterion in built:
-        assert (criterion.border, criterion.strict_classes, criterion.upper_bound) == (2, (1, 3), 0.5)
     losses = [[row["loss"] for row in metrics(tmp_path / folder, "train")] for folder in ("none", "spawn")]
     assert losses[0] == losses[1]
     run(tiny_set, tmp_path / "other", *flags, "--rlx_border", "1")
@@ -225,12 +220,10 @@ def test_the_relaxation_flags_reach_the_loss_whichever_way_workers_are_started(t
 def test_the_relaxation_ends_with_its_epoch(tiny_set, tmp_path, monkeypatch):
     told = []
 
-    class Recording(RelaxedCrossEntropy):
-        def forward(self, logits, labels, *, relax=True):
-            told.append(relax)
-            return super().forward(logits, labels, relax=relax)
+    def recording(is_relaxed):
+        return lambda *given: told.append(is_relaxed) or cross_entropy(*given)
 
-    monkeypatch.setattr("training.setup.build_loss", lambda *_: Recording(11))
+    monkeypatch.setattr("training.setup.build_loss", lambda *_: (recording(True), recording(False)))
     run(tiny_set, tmp_path, "--max_epoch", "3", "--jointwtborder", "--rlx_off_epoch", "1", "--val_interval", "3")
     assert told == [True, True, False, False, False, False]  # two batches an epoch
 
@@ -243,7 +236,7 @@ def test_rarer_classes_weigh_more_in_the_loss_on_request(tiny_set, tmp_path, mon
         np.concatenate([read_label_ids(path).ravel() for path in (tiny_set / "trainannot").iterdir()]), minlength=11
     )
     expected = [(np.median(pixels[pixels > 0]) / count) ** 0.5 if count else 1.0 for count in pixels]
-    assert built[-1].weights[:11].tolist() == pytest.approx(expected, rel=1e-5)
+    assert built[-1][0].keywords["class_weights"].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_are_clipped_on_request(tiny_set, tmp_path):

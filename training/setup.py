@@ -13,7 +13,7 @@ from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dic
 from datasets.files import dataset_root, find_samples
 from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
-from loss.build import build_loss
+from loss import Loss, build_loss
 from network.build import build_network, head_options
 from network.checkpoint import Checkpoint, load_checkpoint, load_matching
 from network.deepv3 import DeepLabV3Plus
@@ -39,7 +39,7 @@ class Training:
     dtype: torch.dtype | None
     net: DeepLabV3Plus
     model: nn.Module  # `net`, or `net` wrapped for several processes or compiled
-    criterion: nn.Module
+    losses: tuple[Loss, Loss]  # with relaxation, and from --rlx_off_epoch on without
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     lr_at: Callable[[float], float]
@@ -75,7 +75,7 @@ def set_up(
         )
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
-    criterion = build_loss(config.loss, spec, None)
+    losses = build_loss(config.loss, spec, device)
     _check_crop(config, device, processes, config.data.bs_mult)
     start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
     given = start.checkpoint if start else load_checkpoint(model_flags.snapshot) if model_flags.snapshot else None
@@ -98,7 +98,7 @@ def set_up(
     data, val = _load_data(config, spec, device, processes)
     _check_crop(config, device, processes, min(config.data.bs_mult, len(data.sampler)))  # of a set smaller than a batch
     if config.loss.class_balance:
-        criterion = build_loss(config.loss, spec, data.class_pixels)
+        losses = build_loss(config.loss, spec, device, data.class_pixels)
     if processes.world_size > 1:
         model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     if _trains_on_val(config.data, spec):
@@ -108,7 +108,7 @@ def set_up(
     record = record_start(dtype, _fingerprint(config.data, spec)) if processes.is_main else {}
     log, state = open_run(run, start, State(run.start_epoch), settings, record, about, is_main=processes.is_main)
     training = Training(
-        config, spec, device, dtype, net, model, criterion.to(device), optimizer, scaler, lr_at, average,
+        config, spec, device, dtype, net, model, losses, optimizer, scaler, lr_at, average,
         data, val, processes, log,
     )  # fmt: skip
     return training, state
