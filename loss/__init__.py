@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,15 +47,15 @@ def build_loss(
         loss = partial(cross_entropy, ignore_label=spec.ignore_label, class_weights=weights)
         return loss, loss
     weighs = config.jointwtborder or config.img_wt_loss
-    options = {
+    options: dict[str, Any] = {
         "ignore_label": spec.ignore_label,
         "upper_bound": config.wt_bound if weighs else 0.0,
         "batch_weighting": config.batch_weighting,
         "published": config.published_loss,
     }
     if config.img_wt_loss:
-        loss = partial(image_weighted_cross_entropy, **options)
-        return loss, loss
+        weighted = partial(image_weighted_cross_entropy, **options)
+        return weighted, weighted
     relaxed = partial(relaxed_cross_entropy, strict_classes=strict_classes, **options)
     return partial(relaxed, border=config.rlx_border), partial(relaxed, border=0)
 
