@@ -1,7 +1,7 @@
 """The settings of train.py, and those that several commands share: one field = one flag = one default = one help text.
 
 Read-only after parsing. The other commands' settings are in inference/settings.py (evaluation, demos, percentages,
-submission), datasets/settings.py, training/compare.py and video/settings.py.
+submission), training/compare.py and video/settings.py, or in the command itself.
 """
 
 from __future__ import annotations
@@ -140,6 +140,16 @@ class DataConfig:
     repeat: int = option(
         1, "visit the training images this many times per epoch; for small data sets", must_be=POSITIVE
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """the data"""
+
+    dataset: str = option("", f"data set: {DATASET_CHOICES}", required=True)
+    dataset_dir: str | None = option(None, DATASET_DIR)
+    split: str | None = option(None, "one split; default: all splits present, except video")
+    cv: int | None = option(None, CV)
 
 
 @dataclass(frozen=True, kw_only=True)

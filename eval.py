@@ -86,7 +86,7 @@ def main(config: EvalConfig) -> int:
     device = resolve_device(config.device.device)
     model = build_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
     spec = known_spec(model, config)
-    root = dataset_root(spec, config.data.dataset_dir)
+    root = dataset_root(spec.name, config.data.dataset_dir)
     fold = chosen_fold(config, model, spec)
     pairs = chosen_pairs(config, spec, root, fold)
     predictor = eval_predictor(model, config.inference, device)

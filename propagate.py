@@ -99,7 +99,7 @@ def open_dataset(config: PropagateConfig, processes: Processes) -> tuple[Dataset
     if data.labels or data.classes:
         raise ValueError("--labels and --classes are only for --video; a data set has its own.")
     spec = load_spec(data.dataset, data.dataset_dir)
-    return spec, dataset_root(spec, data.dataset_dir), left_out
+    return spec, dataset_root(spec.name, data.dataset_dir), left_out
 
 
 def check_video(config: PropagateConfig) -> tuple[Path, Path, Path, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How long the index of class-uniform sampling takes per label map.
+"""How long the class positions of class-uniform sampling take per label map.
 
 python benchmarks/class_uniform.py     # streets at 2048x1024, drawn first (a minute)
 python benchmarks/class_uniform.py --dataset cityscapes --dataset_dir data/cityscapes
@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from common import TABLE_HEAD, Stopwatch, describe_machine, draw_streets, row
 
-from datasets.class_positions import IndexPlan, index_of_classes, scan_labels
+from datasets.class_positions import PositionsPlan, find_positions, scan_labels
 from datasets.files import find_samples
 from datasets.segmentation import load_labels
 from datasets.specs.registry import dataset_spec
@@ -38,36 +38,36 @@ def main() -> None:
     try:
         root = flags.dataset_dir or draw_streets(folder / "streets", count=16)
         spec = dataset_spec(flags.dataset if flags.dataset_dir else "streets")
-        pairs = find_samples(spec, root, "train")
-        plan = IndexPlan([pairs[i % len(pairs)] for i in range(flags.maps)], spec, root, flags.tile, seed=0)
+        samples = find_samples(spec, root, "train")
+        plan = PositionsPlan([samples[i % len(samples)] for i in range(flags.maps)], spec, root, flags.tile, seed=0)
         print(describe_machine())
         print(f"\n## One label map, tiles of {flags.tile}, on one core\n")
         one_map(plan)
-        print(f"\n## The whole index of {flags.maps} label maps, starting the processes included\n")
+        print(f"\n## All class positions of {flags.maps} label maps, starting the processes included\n")
         for num_workers in (0, len(os.sched_getaffinity(0))):
             begun = time.perf_counter()
-            index_of_classes(plan, folder, num_workers=num_workers, write=False, show=False)
+            find_positions(plan, folder, num_workers=num_workers, write=False, show=False)
             per_map = 1000 * (time.perf_counter() - begun) / flags.maps
             print(f"- {num_workers or 'no'} loader processes: {per_map:.1f} ms per map")
     finally:
         shutil.rmtree(folder)
 
 
-def one_map(plan: IndexPlan) -> None:
+def one_map(plan: PositionsPlan) -> None:
     """Time decoding alone, decoding with the lookup of train ids, and the choice of pixels; taken in turns."""
     prepare_worker(0)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
-    for pair in set(plan.pairs):
-        load_labels(pair, plan.spec)
+    for sample in set(plan.samples):
+        load_labels(sample, plan.spec)
     names = ("bare cv2.imread", "decode and look up", "choose pixels", "decode, look up and choose")
     laps = []
-    for number, pair in enumerate(plan.pairs):
+    for number, sample in enumerate(plan.samples):
         generator = np.random.default_rng(number)
         clock = Stopwatch()
-        cv2.imread(str(pair.label_path), cv2.IMREAD_UNCHANGED)
+        cv2.imread(str(sample.label_path), cv2.IMREAD_UNCHANGED)
         bare = clock.lap()
-        labels = load_labels(pair, plan.spec)
+        labels = load_labels(sample, plan.spec)
         decode = clock.lap()
         scan_labels(labels, plan.spec.num_classes, plan.tile, generator)
         choose = clock.lap()

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -31,9 +32,8 @@ from datasets.loaders import LoaderOptions, train_data
 from datasets.segmentation import CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import flip
+from transforms.joint import flip, train_transform
 from transforms.photometric import color_jitter, random_gaussian_blur
-from transforms.presets import train_transform
 from utils.distributed import Processes
 from utils.parallel import prepare_worker
 
@@ -77,7 +77,7 @@ def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
     pairs = find_samples(spec, root, "train")
     cache = DecodedCache(cache_dir, spec)
     cache.fill(pairs, num_workers=0)
-    for title, load in (("from PNG", None), ("from the decode-once cache", cache.load)):
+    for title, load in (("from PNG", partial(load_sample, spec=spec)), ("from the decode-once cache", cache.load)):
         bare, steps, whole = time_samples(spec, pairs, load, count)
         print(f"\n## One sample {title}\n\n{TABLE_HEAD}")
         for name, laps in (*zip(STEPS, zip(*steps, strict=True), strict=True), ("whole sample", whole)):
@@ -89,12 +89,11 @@ def samples(spec: DatasetSpec, root: Path, cache_dir: Path, count: int) -> None:
 
 
 def time_samples(
-    spec: DatasetSpec, pairs: list[Sample], load: Load | None, count: int
+    spec: DatasetSpec, pairs: list[Sample], load: Load, count: int
 ) -> tuple[list[Lap], list[list[Lap]], list[Lap]]:
     """Bare decoding, each step, and whole samples, alternating sample by sample."""
     transform = train_transform(AUGMENT, spec.ignore_label)
-    dataset = TrainingSet(pairs, spec, transform, 0, load)
-    load = load or (lambda pair: load_sample(pair, spec))
+    dataset = TrainingSet(pairs, load, transform, 0, num_images=len(pairs))
     bare, steps, whole = [], [], []
     for place in range(-len(pairs), count):
         pair = pairs[place % len(pairs)]
@@ -115,7 +114,7 @@ def time_samples(
         laps.append(clock.lap())
         into_shared_memory(as_tensors(image, labels))
         laps.append(clock.lap())
-        into_shared_memory(dataset[CropRequest(0, place % (1 << 20), place % len(pairs))])
+        into_shared_memory(dataset.crop(CropRequest(0, place % (1 << 20), place % len(pairs))))
         whole_time = clock.lap()
         if place >= 0:  # before that, every file is read once to fill the page cache
             bare.append(bare_time)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -21,54 +22,71 @@ from utils.files import atomic_path, writable_folder
 from utils.images import Uint8Array
 from utils.parallel import in_parallel
 
-# One row per place where a class can be found: pair index, row, column.
-Places = NDArray[np.int32]
-
-_PIXELS_PER_LOOK = 256  # pixels of a tile per random look into it
+POSITIONS_VERSION = 2  # increase it when the same files would give other positions
+PIXELS_PER_LOOK = 256  # pixels of a tile per random look into it
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What one label map contains. places [N, 3]: train id, row, column; pixels: count of each class."""
+class ClassPositions:
+    """Where classes are in a list of samples.
 
-    places: NDArray[np.int32]
-    pixels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ClassIndex:
-    """For every class, by train id, the places where it is found; empty if it never occurs.
-
-    pixels: count of each class.
+    table: [N, 4] int32, rows of train id, sample index, row and column, in order of the samples.
+    pixels: [number of samples, number of classes] int64.
     """
 
-    places: tuple[Places, ...]
-    pixels: tuple[int, ...]
+    table: NDArray[np.int32]
+    pixels: NDArray[np.int64]
+
+    @cached_property
+    def by_class(self) -> list[NDArray[np.int32]]:
+        """Sample index, row and column of all positions of each class that occurs."""
+        rows = self.table[np.argsort(self.table[:, 0], kind="stable")]
+        return np.split(rows[:, 1:], np.flatnonzero(np.diff(rows[:, 0])) + 1) if len(rows) else []
+
+    def restrict(self, first: int, train_ids: Sequence[int]) -> ClassPositions:
+        """Without the positions in samples from number `first` on that are not of `train_ids`."""
+        stays = (self.table[:, 1] < first) | np.isin(self.table[:, 0], train_ids)
+        return ClassPositions(self.table[stays], self.pixels)
 
 
-def class_index(scans: Iterable[Scan], num_classes: int) -> ClassIndex:
-    """The index of all pairs, from one scan per pair in the pairs' order."""
-    rows: list[NDArray[np.int32]] = [np.empty((0, 4), np.int32)]
+def draw_epoch(
+    *, seed: int, epoch: int, num_images: int, length: int, share: float, positions: ClassPositions | None
+) -> list[CropRequest]:
+    """The samples of one epoch, shuffled: `share` of them class-uniform, the rest each image equally often.
+
+    num_images: plain images are samples 0 … num_images - 1; positions may be in further samples. The length does not
+    change if classes are absent: those present share the class-uniform part.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    of_class = positions.by_class if positions else []
+    num_uniform = round(length * share) if of_class else 0
+    # Every image floor(n / num_images) times, the remainder drawn without repetition.
+    order = np.concatenate([generator.permutation(num_images) for _ in range(-(-length // num_images))])
+    chosen: list[tuple[int, tuple[int, int] | None]] = [(int(i), None) for i in order[: length - num_uniform]]
+    first = int(generator.integers(len(of_class))) if of_class else 0
+    for turn in range(num_uniform):
+        rows = of_class[(first + turn) % len(of_class)]
+        sample_index, row, column = rows[generator.integers(len(rows))].tolist()
+        chosen.append((sample_index, (row, column)))
+    return [CropRequest(epoch, position, *chosen[i]) for position, i in enumerate(generator.permutation(length))]
+
+
+def scan_labels(
+    labels: Uint8Array, num_classes: int, tile: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One random pixel per tile and class of labels [H, W], each pixel of the class as likely as the others.
+
+    Returns rows of train id, row and column, [N, 3], and the number of pixels of each class, [num_classes].
+    """
+    found = [np.empty((0, 3), np.int64)]
     pixels = np.zeros(num_classes, np.int64)
-    for pair_index, scan in enumerate(scans):
-        rows.append(np.insert(scan.places, 1, pair_index, axis=1))
-        pixels += scan.pixels
-    table = np.concatenate(rows)
-    return ClassIndex(tuple(table[table[:, 0] == c, 1:] for c in range(num_classes)), tuple(pixels.tolist()))
-
-
-def scan_labels(labels: Uint8Array, num_classes: int, tile: int, generator: np.random.Generator) -> Scan:
-    """One random pixel per tile and class of labels [H, W], each pixel of the class as likely as the others."""
-    places = [np.empty((0, 3), np.int64)]
-    pixels = np.zeros(num_classes, np.int64)
-    height, width = labels.shape
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
+    for top in range(0, labels.shape[0], tile):
+        for left in range(0, labels.shape[1], tile):
             part = labels[top : top + tile, left : left + tile]
             counts = cv2.calcHist([part], [0], None, [256], [0, 256]).ravel()[:num_classes].astype(np.int64)
             pixels += counts
-            places.append(_one_pixel_each(part, np.flatnonzero(counts), generator) + np.array([0, top, left]))
-    return Scan(np.concatenate(places).astype(np.int32), pixels)
+            found.append(_one_pixel_each(part, np.flatnonzero(counts), generator) + np.array([0, top, left]))
+    return np.concatenate(found), pixels
 
 
 def _one_pixel_each(
@@ -77,129 +95,78 @@ def _one_pixel_each(
     """(train id, row, column) of one random pixel of each class in `present`."""
     # Random looks find the common classes, each at a random pixel of its own, without a pass over the tile per class;
     # the remaining classes are searched.
-    looked = generator.integers(part.size, size=1 + part.size // _PIXELS_PER_LOOK)
+    looked = generator.integers(part.size, size=1 + part.size // PIXELS_PER_LOOK)
     seen, first = np.unique(part[np.divmod(looked, part.shape[1])], return_index=True)
     where = dict(zip(seen.tolist(), looked[first].tolist(), strict=True))
     for train_id in np.setdiff1d(present, seen).tolist():
-        positions = np.flatnonzero(part == train_id)
-        where[train_id] = positions[generator.integers(len(positions))]
+        candidates = np.flatnonzero(part == train_id)
+        where[train_id] = candidates[generator.integers(len(candidates))]
     position = np.array([where[train_id] for train_id in present.tolist()], np.int64)
     return np.stack([present, *np.divmod(position, part.shape[1])], axis=1)
 
 
-def draw_epoch(
-    *, seed: int, epoch: int, num_images: int, length: int, share: float, class_index: ClassIndex | None
-) -> list[CropRequest]:
-    """The samples of one epoch, shuffled: `share` of them class-uniform, the rest each image equally often.
-
-    num_images: plain images are pairs 0 … num_images - 1; class places may refer to further pairs. The length does not
-    change if classes are absent: those present share the class-uniform part.
-    """
-    generator = np.random.default_rng((seed, epoch))
-    present = [places for places in class_index.places if len(places)] if class_index else []
-    num_uniform = round(length * share) if present else 0
-    # Every image floor(n / num_images) times, the remainder drawn without repetition.
-    order = np.concatenate([generator.permutation(num_images) for _ in range(-(-length // num_images))])
-    chosen: list[tuple[int, tuple[int, int] | None]] = [(int(i), None) for i in order[: length - num_uniform]]
-    first = int(generator.integers(len(present))) if present else 0
-    for turn in range(num_uniform):
-        places = present[(first + turn) % len(present)]
-        pair_index, row, column = places[generator.integers(len(places))]
-        chosen.append((int(pair_index), (int(row), int(column))))
-    return [CropRequest(epoch, place, *chosen[which]) for place, which in enumerate(generator.permutation(length))]
-
-
-def with_places(fine: ClassIndex, coarse: ClassIndex, classes: Sequence[int], first_pair: int) -> ClassIndex:
-    """`fine`, with the places of `classes` in a second list of pairs added, whose first pair is `first_pair`."""
-    offset = np.array([first_pair, 0, 0], np.int32)
-    places = tuple(
-        np.concatenate([own, more + offset]) if train_id in classes else own
-        for train_id, (own, more) in enumerate(zip(fine.places, coarse.places, strict=True))
-    )
-    return ClassIndex(places, fine.pixels)
-
-
-_VERSION = 1  # increase it when the same files would give another index
-
-
 @dataclass(frozen=True)
-class IndexPlan:
-    """All that determines an index. root: base of its relative paths; tile: side in pixels."""
+class PositionsPlan:
+    """All that determines the class positions. root: base of relative paths; tile: side in pixels.
 
-    pairs: Sequence[Sample]
+    numbers: of each sample, for its random generator; () counts them.
+    """
+
+    samples: Sequence[Sample]
     spec: DatasetSpec
     root: Path
     tile: int
     seed: int
-
-    def label_paths(self) -> list[str]:
-        """The label files, relative to the root; those of propagated frames may lie outside it."""
-        return [Path(os.path.relpath(path, self.root)).as_posix() for path in self._label_files()]
+    numbers: Sequence[int] = ()
 
     def key(self) -> str:
-        """A hash of the files, their sizes and times, the mapping of values, tile and seed."""
-        digest = hashlib.blake2b(repr((_VERSION, self.spec, self.tile, self.seed)).encode(), digest_size=12)
-        for name, path in zip(self.label_paths(), self._label_files(), strict=True):
+        """A hash of the label files, their sizes and times, the mapping of values, tile and seed."""
+        content = repr((POSITIONS_VERSION, self.spec, self.tile, self.seed, self.numbers))
+        digest = hashlib.blake2b(content.encode(), digest_size=12)
+        for path in (sample.label_path for sample in self.samples if sample.label_path):
             found = path.stat()
-            digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
+            # Relative, so that a set that was moved is the same; propagated frames may lie outside the root.
+            digest.update(repr((os.path.relpath(path, self.root), found.st_size, found.st_mtime_ns)).encode())
         return digest.hexdigest()
 
-    def _label_files(self) -> list[Path]:
-        return [pair.label_path for pair in self.pairs if pair.label_path is not None]
-
-    def scan(self, pair_index: int) -> Scan | str:
-        """What the labels of a pair contain; the reason if they cannot be read."""
+    def scan(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
+        """`scan_labels` of one sample; the reason if its labels cannot be read."""
+        number = self.numbers[index] if self.numbers else index
         try:
-            labels = load_labels(self.pairs[pair_index], self.spec)
+            labels = load_labels(self.samples[index], self.spec)
         except USER_ERRORS as error:
             return one_line(error)
-        return scan_labels(labels, self.spec.num_classes, self.tile, np.random.default_rng((self.seed, pair_index)))
+        return scan_labels(labels, self.spec.num_classes, self.tile, np.random.default_rng((self.seed, number)))
 
 
-def index_of_classes(
-    plan: IndexPlan, folder: Path, *, num_workers: int, skip_bad: int = 0, write: bool = True, show: bool = True
-) -> ClassIndex:
-    """The index stored in `folder`, else a new one, which is stored if `write`.
+def find_positions(
+    plan: PositionsPlan, folder: Path, *, num_workers: int, skip_bad: int = 0, write: bool = True, show: bool = True
+) -> ClassPositions:
+    """The class positions stored in `folder`, else new ones, which are stored if `write`.
 
-    skip_bad: how many unreadable label files are skipped, each with a warning; an index with such gaps is not stored.
+    skip_bad: how many unreadable label files are skipped, each with a warning; then nothing is stored.
     show: draw a progress bar and warn. Raises ValueError naming the file if there are more.
     """
     path = folder / f"{plan.spec.name}_{plan.key()}.npz"
-    kept = _load(path, plan)
-    if kept is not None:
-        return kept
-    if write:
-        writable_folder(folder, "--index_dir")
-    bad_files = BadFiles(skip_bad, "while indexing classes", show=show)
-    scans: list[Scan] = []
-    nothing = Scan(np.empty((0, 3), np.int32), np.zeros(plan.spec.num_classes, np.int64))
-    for scan in in_parallel(plan.scan, len(plan.pairs), num_workers=num_workers, title="index classes", show=show):
-        if isinstance(scan, str):
-            bad_files.skip(scan)
-        scans.append(nothing if isinstance(scan, str) else scan)
-    index = class_index(scans, plan.spec.num_classes)
-    if write and bad_files.count == 0:
-        _save(path, plan, index)
-    return index
-
-
-def _save(path: Path, plan: IndexPlan, index: ClassIndex) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            label_files=np.array(plan.label_paths()),
-            pixels=np.array(index.pixels, np.int64),
-            places=np.concatenate(index.places),
-            num_places=np.array([len(places) for places in index.places]),
-        )
-
-
-def _load(path: Path, plan: IndexPlan) -> ClassIndex | None:
     try:
         with np.load(path, allow_pickle=False) as file:
-            ends = np.cumsum(file["num_places"])[:-1]
-            if file["label_files"].tolist() == plan.label_paths():
-                return ClassIndex(tuple(np.split(file["places"], ends)), tuple(file["pixels"].tolist()))
+            return ClassPositions(file["table"], file["pixels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # missing or damaged: it is made again
-    return None
+    if write:
+        writable_folder(folder, "--index_dir")
+    bad_files = BadFiles(skip_bad, "while finding class positions", show=show)
+    tables = [np.empty((0, 4), np.int64)]
+    pixels = np.zeros((len(plan.samples), plan.spec.num_classes), np.int64)
+    scans = in_parallel(plan.scan, len(plan.samples), num_workers=num_workers, title="class positions", show=show)
+    for index, scan in enumerate(scans):
+        if isinstance(scan, str):
+            bad_files.skip(scan)
+        else:
+            tables.append(np.insert(scan[0], 1, index, axis=1))
+            pixels[index] = scan[1]
+    positions = ClassPositions(np.concatenate(tables).astype(np.int32), pixels)
+    if write and not bad_files.problems:
+        with atomic_path(path) as temporary, temporary.open("wb") as stored:
+            np.savez(stored, table=positions.table, pixels=positions.pixels)
+    return positions

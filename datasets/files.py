@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import DATASET_ROOTS
-from datasets.specs.lists import in_capitals_too, listed_names, unicode_forms, without_suffix
 from datasets.specs.registry import check_name, dataset_spec
-from datasets.specs.spec import IDS, TRAIN_IDS, DatasetSpec, Layout, env_var
+from datasets.specs.spec import IDS, TRAIN_IDS, DatasetSpec, Layout
 from utils.files import natural_order
 
 
@@ -33,65 +34,57 @@ def load_spec(name: str, dataset_dir: str | None) -> DatasetSpec:
 
     Raises ValueError for an unknown name, FileNotFoundError for a missing root, and the errors of `dataset_spec`.
     """
+    root = dataset_root(name, dataset_dir)
+    spec = dataset_spec(name, root)
+    if spec.name == "folder" and "test" in spec.splits:
+        # A list of test images declares no labels. If any image has some, the split is scored, and all need them.
+        tested = find_samples(spec, root, "test", need_labels=False)
+        return spec if any(sample.label_path for sample in tested) else replace(spec, unlabelled=("test",))
+    return spec
+
+
+def dataset_root(name: str, dataset_dir: str | None) -> Path:
+    """The folder of data set `name`: `--dataset_dir`, else its environment variable, else the default in `config.py`.
+
+    Raises ValueError for an unknown name, FileNotFoundError naming all three.
+    """
     check_name(name)
-    return dataset_spec(name, _root(name, dataset_dir))
+    variable, default = f"KERBLINE_{name.upper()}", DATASET_ROOTS[name]
+    root = Path(dataset_dir or os.environ.get(variable) or default)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"data set {name}: no folder {root}. Give it with --dataset_dir or the environment variable {variable}, "
+            f"or put it at {default} (the default, DATASET_ROOTS in config.py)."
+        )
+    return root
 
 
-def dataset_root(spec: DatasetSpec, dataset_dir: str | None) -> Path:
-    """The folder of a data set: `--dataset_dir`, else the environment variable, else the default in `config.py`.
+def find_samples(
+    spec: DatasetSpec, root: Path, split: str, cv: int | None = None, *, need_labels: bool = True
+) -> list[Sample]:
+    """The samples of `split`, sorted by name, frame2 before frame10.
 
-    Raises FileNotFoundError naming all three.
+    A fold `cv` redefines train and val among all labelled images. need_labels: an image without labels is an error.
+    Raises ValueError for an unknown split or fold, FileNotFoundError if images or labels are missing.
     """
-    return _root(spec.name, dataset_dir)
-
-
-def find_samples(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Sample]:
-    """The pairs of `split`, sorted by name, frame2 before frame10.
-
-    A fold `cv` redefines train and val among all labelled images. Raises ValueError for an unknown split or fold,
-    FileNotFoundError if images or labels are missing.
-    """
-    pairs = find_images(spec, root, split, cv)
-    if split not in spec.unlabelled:
-        for pair in pairs:
-            if pair.label_path is None:
-                places = _where_labels_may_be(spec, root, split, pair)
-                raise FileNotFoundError(f"no label file for {pair.image_path}: looked for {places}.")
-    return pairs
-
-
-def find_images(spec: DatasetSpec, root: Path, split: str, cv: int | None = None) -> list[Sample]:
-    """Like `find_samples`, but with `label_path` None if an image has no label file."""
-    if cv is None and spec.default_fold is not None and split in ("train", "val"):
+    if cv is None:
         cv = spec.default_fold
     if cv is not None and split in ("train", "val"):
-        return _fold(spec, root, split, cv)
-    if split not in spec.splits:
+        samples = _fold(spec, root, split, cv, need_labels)
+    elif split not in spec.splits:
         raise ValueError(f"split {split!r} is unknown for {spec.name}. Choose one of: {', '.join(spec.split_names)}.")
-    layout = existing_layout(spec, root, split)
-    pairs = [pair for folder in spec.splits[split] for pair in _pairs_of_folder(spec, layout, root, folder)]
-    if split in spec.unlabelled:  # files may exist: those of Cityscapes' test split hold nothing but "no class"
-        pairs = [replace(pair, label_path=None) for pair in pairs]
-    return _in_order(_with_distinct_names(pairs))
-
-
-def find_coarse_samples(spec: DatasetSpec, root: Path) -> list[Sample]:
-    """The coarsely labelled pairs, for class-uniform sampling. Raises ValueError if the set has none."""
-    if spec.coarse_split is None:
-        raise ValueError(f"--coarse_boost_classes: {spec.name} has no coarse labels.")
-    return find_samples(spec, root, spec.coarse_split)
+    else:
+        samples = _samples_of_split(spec, root, split, need_labels)
+    return sorted(samples, key=lambda sample: natural_order(sample.name))
 
 
 def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
     """The layout whose folders of `split` exist. Raises FileNotFoundError naming all folders searched for."""
-    missing = []
-    for layout in layouts_of(spec, split):
-        labelled = split not in spec.unlabelled and layout.label_dir is not None
-        wanted = [
-            root / part.format(folder=folder)
-            for folder in spec.splits[split]
-            for part in (layout.image_dir, *((layout.label_dir,) if labelled else ()))
-        ]
+    missing: list[Path] = []
+    for layout in spec.split_layouts.get(split, spec.layouts):
+        labelled = split not in spec.unlabelled and layout.label_dir
+        patterns = [layout.image_dir, layout.label_dir] if labelled else [layout.image_dir]
+        wanted = [root / str(part).format(folder=folder) for folder in spec.splits[split] for part in patterns]
         absent = [path for path in wanted if not path.is_dir()]
         if not absent:
             return layout
@@ -102,18 +95,31 @@ def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
     )
 
 
-def layouts_of(spec: DatasetSpec, split: str) -> tuple[Layout, ...]:
-    """Where the files of `split` may lie."""
-    return spec.split_layouts.get(split, spec.layouts)
+def samples_in(layout: Layout, root: Path, folder: str) -> list[Sample]:
+    """All images in one folder of `layout`, see `DatasetSpec.splits`, with their label files where there are any."""
+    image_dir, labels = root / layout.image_dir.format(folder=folder), label_files(layout, root, folder)
+    return [
+        Sample(name, image_path, *labels.get(normalize_unicode(name), (None, layout.masks)))
+        for name, image_path in named_files(image_dir, layout.image_suffixes)
+    ]
 
 
-def label_file(layout: Layout, root: Path, folder: str, name: str) -> tuple[Path | None, str]:
-    """The label file of an image, None if it is missing, and what it holds. Its name may be in another Unicode form."""
-    for form in unicode_forms(name):
-        for path, masks in _label_candidates(layout, root, folder, form):
-            if path.is_file():
-                return path, masks
-    return None, layout.masks
+def label_files(layout: Layout, root: Path, folder: str) -> dict[str, tuple[Path, str]]:
+    """The label files in one folder of `layout`, and what they hold, by the image's name in one Unicode form."""
+    if layout.label_dir is None:
+        return {}
+    label_dir = root / layout.label_dir.format(folder=folder)
+    found: dict[str, tuple[Path, str]] = {}
+    for suffixes, masks in ((layout.train_id_suffixes, TRAIN_IDS), (layout.label_suffixes, layout.masks)):
+        found |= {normalize_unicode(name): (path, masks) for name, path in named_files(label_dir, suffixes)}
+    return found
+
+
+def named_files(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """The files below `folder` that end in one of `suffixes`: path below it without the suffix, and path."""
+    for path in files_below(folder):
+        if (name := without_suffix(path, suffixes)) != path:
+            yield name, folder / path
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -127,6 +133,17 @@ def files_below(folder: Path) -> Iterator[str]:
         yield from ((below / name).as_posix() for name in names if not name.startswith("."))
 
 
+def without_suffix(path: str, suffixes: Sequence[str]) -> str:
+    """`path` without the first of `suffixes` that it ends in, in lower or upper case; unchanged if it has none."""
+    suffix = next((suffix for suffix in suffixes if path.lower().endswith(suffix.lower())), "")
+    return path[: len(path) - len(suffix)]
+
+
+def normalize_unicode(name: str) -> str:
+    """`name` in the form (NFC) in which names that look the same are equal; macOS writes accents in another."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _unless_absent(error: OSError) -> None:
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
@@ -137,105 +154,96 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
-def _root(name: str, dataset_dir: str | None) -> Path:
-    default = DATASET_ROOTS[name]
-    root = Path(dataset_dir or os.environ.get(env_var(name)) or default)
-    if root.is_dir():
-        return root
-    raise FileNotFoundError(
-        f"data set {name}: no folder {root}. Give it with --dataset_dir or the environment variable "
-        f"{env_var(name)}, or put it at {default} (the default, DATASET_ROOTS in config.py)."
-    )
+def _samples_of_split(spec: DatasetSpec, root: Path, split: str, need_labels: bool) -> list[Sample]:
+    layout = existing_layout(spec, root, split)
+    samples: list[Sample] = []
+    for folder in spec.splits[split]:
+        found = _members(spec, layout, root, folder, samples_in(layout, root, folder))
+        if not found:
+            wanted = f"{root / layout.image_dir.format(folder=folder)}/**/*[{'|'.join(layout.image_suffixes)}]"
+            raise FileNotFoundError(f"data set {spec.name}: no images match {wanted} ({split}). See PREPARE_DATASETS.md.")
+        for sample in found:
+            if need_labels and split not in spec.unlabelled and sample.label_path is None:
+                stem = root / (layout.label_dir or "").format(folder=folder) / sample.name
+                suffixes = " or ".join((*layout.label_suffixes, *layout.train_id_suffixes))
+                raise FileNotFoundError(f"no label file for {sample.image_path}: looked for {stem}{suffixes}.")
+        samples += found
+    _check_distinct(samples)
+    if split in spec.unlabelled:  # files may exist: those of Cityscapes' test split hold nothing but "no class"
+        return [replace(sample, label_path=None) for sample in samples]
+    return samples
 
 
-def _fold(spec: DatasetSpec, root: Path, split: str, cv: int) -> list[Sample]:
+def _fold(spec: DatasetSpec, root: Path, split: str, cv: int, need_labels: bool) -> list[Sample]:
     if not 0 <= cv < spec.num_folds:
-        if not spec.num_folds:
-            raise ValueError(f"--cv {cv}: {spec.name} has no cross-validation folds; leave it out.")
-        raise ValueError(f"--cv {cv}: {spec.name} has the folds {', '.join(str(k) for k in range(spec.num_folds))}.")
-    pool = sorted(find_images(spec, root, "trainval"))  # as text: checkpoints were trained without these images
+        folds = ", ".join(map(str, range(spec.num_folds)))
+        raise ValueError(f"--cv {cv}: {spec.name} has {f'the folds {folds}' if folds else 'no folds; leave it out'}.")
+    # In the order of the names as text: checkpoints were trained without these images.
+    pool = sorted(_samples_of_split(spec, root, "trainval", need_labels))
     if spec.val_every:
         is_val = [position % spec.val_every == cv for position in range(len(pool))]
     else:
         chosen = spec.val_folds[cv]
-        is_val = [pair.name.split("/")[0] in chosen or position in chosen for position, pair in enumerate(pool)]
-    pairs = [pair for pair, val in zip(pool, is_val, strict=True) if val == (split == "val")]
-    if not pairs:
-        lists = "list the images in train.txt and val.txt, or " if spec.val_every else ""
-        hint = f" To train on all, {lists}give --train_split trainval without --cv." if split == "train" else ""
-        raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}.{hint}")
-    return _in_order(pairs)
-
-
-def _pairs_of_folder(spec: DatasetSpec, layout: Layout, root: Path, folder: str) -> Iterator[Sample]:
-    image_dir = root / layout.image_dir.format(folder=folder)
-    images = [path for path in files_below(image_dir) if path.lower().endswith(_lower(layout.image_suffixes))]
-    if not images:
+        is_val = [sample.name.split("/")[0] in chosen or position in chosen for position, sample in enumerate(pool)]
+    samples = [sample for sample, val in zip(pool, is_val, strict=True) if val == (split == "val")]
+    if not samples:
         raise FileNotFoundError(
-            f"data set {spec.name}: no images match {image_dir}/**/*[{'|'.join(layout.image_suffixes)}]. "
-            "See PREPARE_DATASETS.md."
+            f"data set {spec.name}: fold {cv} has no {split} images below {root}. To train on all, give "
+            "--train_split trainval without --cv, or list the images if the set has lists."
         )
-    names = {path: without_suffix(path, layout) for path in images}
-    members = _members(spec, layout, root, folder, names)
-    for path, name in names.items():
-        if members is None or name in members:
-            labels, masks = label_file(layout, root, folder, name)
-            yield Sample(name, image_dir / path, labels, masks)
+    return samples
 
 
-def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, names: Mapping[str, str]) -> set[str] | None:
-    """Which names belong to `folder`; None if all do. names: path below the image folder -> name, of all images."""
+def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, samples: list[Sample]) -> list[Sample]:
+    """Those `samples` that belong to `folder`, where the layout has one image folder for all splits."""
     if layout.list_file is not None:
-        return set(listed_names(root / layout.list_file.format(folder=folder), layout, root, names))
+        listed = _listed_names(root / layout.list_file.format(folder=folder), layout, root, samples)
+        return [sample for sample in samples if sample.name in listed]
     if "{folder}" in layout.image_dir or not spec.name_ranges:
-        return None
-    members = {name for name in names.values() if any(low <= name <= high for low, high in spec.name_ranges[folder])}
-    if not members:
-        raise FileNotFoundError(f"data set {spec.name}: {root / layout.image_dir} has none of the {folder} images.")
-    return members
+        return samples
+    return [s for s in samples if any(low <= s.name <= high for low, high in spec.name_ranges[folder])]
 
 
-def _label_candidates(layout: Layout, root: Path, folder: str, name: str) -> list[tuple[Path, str]]:
-    if layout.label_dir is None:
-        return []
-    stem = root / layout.label_dir.format(folder=folder) / name
-    suffixes = [(form, layout.masks) for suffix in layout.label_suffixes for form in in_capitals_too(suffix)]
-    suffixes += [(form, TRAIN_IDS) for suffix in layout.train_id_suffixes for form in in_capitals_too(suffix)]
-    return [(Path(f"{stem}{suffix}"), masks) for suffix, masks in suffixes]
+def _listed_names(list_path: Path, layout: Layout, root: Path, samples: Sequence[Sample]) -> dict[str, int]:
+    """The names of those `samples` that a list names, one per line -> line number.
+
+    A line is a name or a path, with or without suffix, below the image folder, below `root` or absolute. One that
+    names no image and begins with a # and a space is a comment. Raises FileNotFoundError naming file and line if
+    another names none, ValueError if one is already listed, if the list is empty, and if it is not text.
+    """
+    text = list_path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise ValueError(f"{list_path} is not UTF-8 text, but maybe UTF-16; save it as UTF-8.")
+    image_dir = root / layout.image_dir
+    names = {normalize_unicode(sample.name): sample.name for sample in samples}
+    names |= {normalize_unicode(s.image_path.relative_to(image_dir).as_posix()): s.name for s in samples}
+    listed: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        where, entry = f"{list_path}, line {number}", line.strip().replace("\\", "/")
+        paths = [os.path.relpath(folder / entry, image_dir) for folder in (image_dir, root)]
+        if Path(entry).is_absolute():  # links may lead to the same place
+            paths.append(os.path.relpath(os.path.realpath(entry), image_dir.resolve()))
+        keys = [normalize_unicode(key) for path in paths for key in (path, without_suffix(path, layout.image_suffixes))]
+        name = next((names[key] for key in keys if key in names), None)
+        if name is None:
+            if re.match(r"#+\s|#*$", entry):
+                continue
+            rules = "a list has one name per line; a comment begins with a # and a space"
+            raise FileNotFoundError(f"{where}: no image {line.strip()} in {image_dir} ({rules}).")
+        if name in listed:
+            raise ValueError(f"{where}: {name} is already listed in line {listed[name]}.")
+        listed[name] = number
+    if not listed:
+        raise ValueError(f"{list_path}: the list is empty.")
+    return listed
 
 
-def _where_labels_may_be(spec: DatasetSpec, root: Path, split: str, pair: Sample) -> str:
-    folders = dict.fromkeys(folder for folders in spec.splits.values() for folder in folders)
-    candidates = [
-        path
-        for layout in layouts_of(spec, split)
-        for folder in folders
-        if pair.image_path.is_relative_to(root / layout.image_dir.format(folder=folder))
-        for path, _ in _label_candidates(layout, root, folder, pair.name)
-        if not path.suffix.isupper()  # accepted, but not worth mentioning
-    ]
-    return " and ".join(map(str, dict.fromkeys(candidates)))
-
-
-def _with_distinct_names(pairs: list[Sample]) -> list[Sample]:
-    images: dict[str, Path] = {}
-    for pair in pairs:
-        if images.get(pair.name) == pair.image_path:
-            raise ValueError(f"{pair.image_path} is listed twice in this split; remove it from one of its lists.")
-        if pair.name in images:
-            raise ValueError(f"{images[pair.name]} and {pair.image_path} share the name {pair.name}; rename one.")
-        images[pair.name] = pair.image_path
-    owners: dict[Path, Path] = {}
-    for pair in pairs:
-        owner = owners.setdefault(pair.label_path, pair.image_path) if pair.label_path else pair.image_path
-        if owner != pair.image_path:
-            raise ValueError(f"{owner} and {pair.image_path} share the label file {pair.label_path}; rename one.")
-    return pairs
-
-
-def _in_order(pairs: Iterable[Sample]) -> list[Sample]:
-    return sorted(pairs, key=lambda pair: natural_order(pair.name))
-
-
-def _lower(suffixes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(suffix.lower() for suffix in suffixes)
+def _check_distinct(samples: Sequence[Sample]) -> None:
+    """Raises ValueError if two samples share their name or their label file."""
+    owners: dict[object, Sample] = {}
+    for sample in samples:
+        for kind, key in (("name", sample.name), ("label file", sample.label_path)):
+            owner = owners.setdefault((kind, key), sample) if key else sample
+            if owner is not sample:
+                both = f"{owner.image_path} and {sample.image_path} share the {kind} {key}"
+                raise ValueError(f"{both} in one split; rename one, or remove it from a list.")

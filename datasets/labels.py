@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.files import Sample
 from datasets.specs.spec import COLORS, EITHER, IDS, TRAIN_IDS, Color, DatasetSpec, written_ids
 from utils.images import Uint8Array, read_colors_or_ids, read_label_colors, read_label_ids
 
-UNKNOWN = 254  # marks unknown values; every train id is below it
+UNKNOWN_ID = 254  # marks unknown values; every train id is below it
 
 _READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
     IDS: read_label_ids,
@@ -27,22 +26,13 @@ _READERS: dict[str, Callable[..., NDArray[np.integer]]] = {
 
 
 @dataclass(frozen=True)
-class Stranger:
+class UnknownValue:
     """An unknown value in a label file: an id or a colour, how many pixels have it, and the first of them."""
 
     value: int | Color
     pixels: int
     row: int
     column: int
-
-
-def read_mask(pair: Sample) -> NDArray[np.integer]:
-    """The label file of `pair` as it is: ids [H, W], or colours [H, W, 3] uint8 RGB.
-
-    Raises the errors of `read_label_file`.
-    """
-    assert pair.label_path is not None, f"{pair.name} has no labels"
-    return read_label_file(pair.label_path, pair.masks)
 
 
 def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:
@@ -55,7 +45,7 @@ def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:
 
 
 def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uint8Array:
-    """Ids [H, W] or colours [H, W, 3] -> train ids [H, W] uint8; `ignore_label` for no class, UNKNOWN for others.
+    """Ids [H, W] or colours [H, W, 3] -> train ids [H, W] uint8; `ignore_label` for no class, UNKNOWN_ID for others.
 
     masks: what the file holds, see `datasets.specs.spec`.
     """
@@ -92,9 +82,9 @@ def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[n
     return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
 
 
-def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stranger]:
-    """The values of `pixels` that are UNKNOWN in `labels`, smallest first."""
-    unknown = labels == UNKNOWN
+def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[UnknownValue]:
+    """The values of `pixels` that are UNKNOWN_ID in `labels`, smallest first."""
+    unknown = labels == UNKNOWN_ID
     if not unknown.any():
         return []
     codes = pack_colors(pixels) if pixels.ndim == 3 else pixels
@@ -102,7 +92,7 @@ def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Stra
     values, firsts, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
     rows, columns = np.divmod(places[firsts], labels.shape[1])
     named = [unpack_color(int(value)) if pixels.ndim == 3 else int(value) for value in values]
-    return [Stranger(*found) for found in zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True)]
+    return [UnknownValue(*found) for found in zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True)]
 
 
 def pack_colors(pixels: NDArray[np.integer]) -> NDArray[np.uint32]:
@@ -120,7 +110,7 @@ def unpack_color(code: int) -> Color:
 
 @lru_cache(maxsize=8)
 def _id_table(entries: tuple[tuple[int, int], ...]) -> Uint8Array:
-    table = np.full(1 << 16, UNKNOWN, np.uint8)  # files have 8 or 16 bits
+    table = np.full(1 << 16, UNKNOWN_ID, np.uint8)  # files have 8 or 16 bits
     for label_id, train_id in entries:
         table[label_id] = train_id
     return table
@@ -128,7 +118,7 @@ def _id_table(entries: tuple[tuple[int, int], ...]) -> Uint8Array:
 
 @lru_cache(maxsize=2)
 def _color_table(entries: tuple[tuple[Color, int], ...]) -> Uint8Array:
-    table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MiB, for one look-up per pixel
+    table = np.full(1 << 24, UNKNOWN_ID, np.uint8)  # 16 MiB, for one look-up per pixel
     for (red, green, blue), train_id in entries:
         table[(red << 16) | (green << 8) | blue] = train_id
     return table

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,64 +15,37 @@ from torch.utils.data import DataLoader, Sampler
 
 from config import AugmentConfig, DataConfig
 from datasets.cache import DecodedCache
-from datasets.class_positions import ClassIndex, IndexPlan, draw_epoch, index_of_classes, with_places
-from datasets.files import Sample, dataset_root, find_coarse_samples, find_samples
-from datasets.frames import frames_of_video
-from datasets.segmentation import CropRequest, Load, SkippingSet, TrainingSet, TrainLoader, ValidationSet, collate
+from datasets.class_positions import ClassPositions, PositionsPlan, draw_epoch, find_positions
+from datasets.files import Sample, dataset_root, find_samples
+from datasets.frames import samples_of_video
+from datasets.segmentation import BadFiles, CropRequest, Load, TrainingSet, ValidationSet, load_sample
 from datasets.specs.spec import DatasetSpec
-from transforms.presets import train_transform
+from transforms.joint import train_transform
 from utils.distributed import Processes, wait_for_all
 from utils.flags import parse_numbers
 from utils.parallel import default_num_workers, prepare_worker
 from utils.text import counted
 
-Item = TypeVar("Item")
-
 
 class EpochSampler(Sampler[CropRequest]):
-    """This process's part of each epoch's samples. The processes partition the epoch, in whole rounds of `batch`.
+    """This process's part of each epoch's crops. The processes partition the epoch, in whole rounds of `batch`.
 
-    draw: epoch -> all samples of that epoch, the same on every process.
+    draw: epoch -> all crops of that epoch, the same on every process. epoch: the one that the next iteration visits.
     """
 
-    def __init__(self, draw: Callable[[int], list[CropRequest]], *, rank: int, num_processes: int, batch: int) -> None:
-        self.draw = draw
-        self.rank = rank
-        self.num_processes = num_processes
-        self.batch = batch
+    def __init__(self, draw: Callable[[int], list[CropRequest]], *, rank: int, world_size: int, batch: int) -> None:
+        self.draw, self.rank, self.world_size, self.batch = draw, rank, world_size, batch
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that the next iteration visits."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[CropRequest]:
-        samples = self.draw(self.epoch)
-        return iter(samples[self.rank : self._usable(len(samples)) : self.num_processes])
-
-    def __len__(self) -> int:
-        return self._usable(len(self.draw(self.epoch))) // self.num_processes
-
-    def _usable(self, length: int) -> int:
+        requests = self.draw(self.epoch)
         # Every process takes the same number of steps with full batches. A smaller set is used as far as it is equal
         # on every process.
-        step = self.num_processes * self.batch
-        return length - length % step if length >= step else length - length % self.num_processes
-
-
-def part_of(items: Sequence[Item], index: int, count: int) -> list[Item]:
-    """Every `count`-th item from `index` on: over all indices, each item exactly once."""
-    return list(items[index::count])
-
-
-class Loader(Protocol):
-    """Yields batches: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
+        step = self.world_size * self.batch if len(requests) >= self.world_size * self.batch else self.world_size
+        return iter(requests[self.rank : len(requests) - len(requests) % step : self.world_size])
 
     def __len__(self) -> int:
-        """The number of batches."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches."""
+        return len(list(iter(self)))
 
 
 @dataclass(frozen=True)
@@ -99,19 +73,29 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class TrainData:
-    """Training loader, and the sampler, which needs to know the epoch.
+    """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8) of one epoch.
 
     class_pixels: how often each class occurs in the training labels; None unless requested or known anyway.
     """
 
-    loader: Loader
+    loader: DataLoader[tuple[Tensor, Tensor, str]]
     sampler: EpochSampler
+    bad_files: BadFiles
     class_pixels: tuple[int, ...] | None
 
-    def epoch(self, epoch: int) -> Loader:
-        """The loader, set to visit `epoch`."""
-        self.sampler.set_epoch(epoch)
-        return self.loader
+    def epoch(self, epoch: int) -> TrainData:
+        """Itself, set to visit `epoch`."""
+        self.sampler.epoch = epoch
+        return self
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels, problems in self.loader:
+            for problem in filter(None, "\n".join(problems).split("\n")):
+                self.bad_files.skip(problem)
+            yield images, labels
 
 
 def train_data(
@@ -123,103 +107,86 @@ def train_data(
     seed: int,
     count_pixels: bool = False,
 ) -> TrainData:
-    """Everything that training draws its batches from: (images [B, 3, H, W] uint8, labels [B, H, W] uint8)."""
+    """Everything that training draws its batches from."""
     transform = train_transform(augment, spec.ignore_label)  # tells wrong flags before anything is prepared
-    root = dataset_root(spec, data.dataset_dir)
-    pairs = find_samples(spec, root, data.train_split if data.cv is None else "train", data.cv)
-    if any(pair.label_path is None for pair in pairs):
+    root, processes = dataset_root(spec.name, data.dataset_dir), options.processes
+    samples = find_samples(spec, root, data.train_split if data.cv is None else "train", data.cv)
+    if any(sample.label_path is None for sample in samples):
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
-    boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
-    coarse = find_coarse_samples(spec, root) if boosted else []
-    propagated = frames_of_video(data, spec, root, pairs, show=options.processes.is_main)
-    wanted = count_pixels or (data.class_uniform_pct and data.max_cu_epoch)
-    find_classes = partial(_index, data, spec, root, options, seed)
-    class_index = _class_index(data, spec, pairs, propagated, coarse, boosted, find_classes) if wanted else None
-
-    def draw(epoch: int) -> list[CropRequest]:
-        share = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0
-        return draw_epoch(
+    propagated = samples_of_video(data, spec, root, samples, show=processes.is_main)
+    boosted, coarse = _boosted_samples(data, spec, root)
+    parts = [samples, propagated, coarse]
+    all_samples = [*chain(*parts)]
+    positions: ClassPositions | None = None
+    if count_pixels or (data.class_uniform_pct and data.max_cu_epoch):
+        numbers = tuple(number for part in parts for number in range(len(part)))
+        plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
+        positions = _positions(plan, data, options).restrict(len(samples) + len(propagated), boosted)
+    sampler = EpochSampler(
+        lambda epoch: draw_epoch(
             seed=seed,
             epoch=epoch,
-            num_images=len(pairs),
-            length=len(pairs) * data.repeat,
-            share=share,
-            class_index=class_index,
-        )
-
-    processes = options.processes
-    sampler = EpochSampler(draw, rank=processes.rank, num_processes=processes.world_size, batch=data.bs_mult)
-    if len(sampler) == 0:
-        raise ValueError(f"{counted(len(pairs), 'training image')} for {processes.world_size} processes; start fewer.")
-    load = _load(data, spec, pairs + propagated + coarse, options)
-    samples = TrainingSet(pairs + propagated + coarse, spec, transform, seed, load)
-    loader = DataLoader(
-        SkippingSet(samples, len(pairs), data.skip_bad),
-        batch_size=data.bs_mult,
-        sampler=sampler,
-        collate_fn=collate,
-        **options.for_loader(),
+            num_images=len(samples),
+            length=len(samples) * data.repeat,
+            share=data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0,
+            positions=positions,
+        ),
+        rank=processes.rank,
+        world_size=processes.world_size,
+        batch=data.bs_mult,
     )
-    return TrainData(TrainLoader(loader, data.skip_bad), sampler, class_index.pixels if class_index else None)
+    if len(sampler) == 0:
+        images = counted(len(samples), "training image")
+        raise ValueError(f"{images} for {processes.world_size} processes; start fewer.")
+    load = _load(data, spec, all_samples, options)
+    crops = TrainingSet(all_samples, load, transform, seed, num_images=len(samples), skip_bad=data.skip_bad)
+    loader = DataLoader(crops, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
+    class_pixels = tuple(positions.pixels[: len(samples)].sum(0).tolist()) if positions else None
+    return TrainData(loader, sampler, BadFiles(data.skip_bad), class_pixels)
 
 
-def val_loader(data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None) -> Loader:
+def val_loader(
+    data: DataConfig, spec: DatasetSpec, options: LoaderOptions, *, at_most: int | None = None
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """Whole validation images, each on exactly one process."""
-    pairs: list[Sample] = find_samples(spec, dataset_root(spec, data.dataset_dir), "val", data.cv)[:at_most]
-    load = _load(replace(data, skip_bad=0), spec, pairs, options)  # a score covers all images
-    dataset = ValidationSet(part_of(pairs, options.processes.rank, options.processes.world_size), spec, load)
+    samples = find_samples(spec, dataset_root(spec.name, data.dataset_dir), "val", data.cv)[:at_most]
+    load = _load(replace(data, skip_bad=0), spec, samples, options)  # a score covers all images
+    dataset = ValidationSet(samples[options.processes.rank :: options.processes.world_size], load)
     return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
 
 
-def _load(data: DataConfig, spec: DatasetSpec, pairs: list[Sample], options: LoaderOptions) -> Load | None:
-    """How pairs are read: from `--cache_dir`, filled by one process of each machine, else from their files (None)."""
+def _boosted_samples(data: DataConfig, spec: DatasetSpec, root: Path) -> tuple[tuple[int, ...], list[Sample]]:
+    """The train ids of `--coarse_boost_classes`, and the coarsely labelled samples in which they are looked for."""
+    boosted = parse_numbers(data.coarse_boost_classes, "--coarse_boost_classes")
+    if not boosted:
+        return (), []
+    told = f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has"
+    if spec.coarse_split is None:
+        raise ValueError(f"{told} no coarse labels.")
+    if not all(0 <= train_id < spec.num_classes for train_id in boosted):
+        raise ValueError(f"{told} train ids 0 to {spec.num_classes - 1}.")
+    return boosted, find_samples(spec, root, spec.coarse_split)
+
+
+def _load(data: DataConfig, spec: DatasetSpec, samples: list[Sample], options: LoaderOptions) -> Load:
+    """How samples are read: from `--cache_dir`, filled by one process of each machine, else from their files."""
     if data.cache_dir is None:
-        return None
+        return partial(load_sample, spec=spec)
     cache, processes = DecodedCache(Path(data.cache_dir), spec), options.processes
     if processes.local_rank == 0:
-        cache.fill(pairs, num_workers=options.count(), skip_bad=data.skip_bad, show=processes.is_main)
+        cache.fill(samples, num_workers=options.count(), skip_bad=data.skip_bad, show=processes.is_main)
     wait_for_all()
     return cache.load
 
 
-def _index(
-    data: DataConfig, spec: DatasetSpec, root: Path, options: LoaderOptions, seed: int, pairs: list[Sample]
-) -> ClassIndex:
-    """The index of `pairs`, made and written by one process of each machine and read by the others."""
-    plan = IndexPlan(pairs, spec, root, data.class_uniform_tile, seed)
-    processes, count = options.processes, options.count()
-    find = partial(
-        index_of_classes, plan, Path(data.index_dir), num_workers=count, skip_bad=data.skip_bad, show=processes.is_main
-    )
-    if processes.local_rank != 0:
-        wait_for_all()
-        return find(write=False)
-    index = find(write=True)
+def _positions(plan: PositionsPlan, data: DataConfig, options: LoaderOptions) -> ClassPositions:
+    """Found and written by one process of each machine and read by the others."""
+    is_first, show = options.processes.local_rank == 0, options.processes.is_main
+    find = partial(find_positions, plan, Path(data.index_dir), num_workers=options.count(), skip_bad=data.skip_bad)
+    if is_first:
+        positions = find(write=True, show=show)
     wait_for_all()
-    return index
-
-
-def _class_index(
-    data: DataConfig,
-    spec: DatasetSpec,
-    pairs: list[Sample],
-    propagated: list[Sample],
-    coarse: list[Sample],
-    boosted: tuple[int, ...],
-    index_of: Callable[[list[Sample]], ClassIndex],
-) -> ClassIndex:
-    """Where classes are: in `pairs`, `propagated` and, the `boosted` ones, in `coarse`; counted in this order."""
-    if any(not 0 <= c < spec.num_classes for c in boosted):
-        raise ValueError(
-            f"--coarse_boost_classes {data.coarse_boost_classes}: {spec.name} has train ids 0 to "
-            f"{spec.num_classes - 1}."
-        )
-    index = index_of(pairs)
-    if propagated:
-        index = with_places(index, index_of(propagated), range(spec.num_classes), len(pairs))
-    if coarse:
-        index = with_places(index, index_of(coarse), boosted, len(pairs) + len(propagated))
-    return index
+    return positions if is_first else find(write=False, show=show)
 
 
 def _stack_whole_images(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from datasets.specs.registry import DATASETS, dataset_spec
-from datasets.specs.spec import DatasetSpec, SegClass, palette
+from datasets.specs.spec import DatasetSpec, SegClass, class_colors
 from inference.predictor import Predictor
 from inference.settings import SNAPSHOT, DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
 from network.build import MODULE_PREFIX, build_network
@@ -60,7 +60,7 @@ class Model:
 
     def paint(self, prediction: Uint8Array) -> Uint8Array:
         """The colours [H, W, 3] uint8 RGB of train ids [H, W] uint8."""
-        return colorize(prediction, palette(self.classes))
+        return colorize(prediction, class_colors(self.classes))
 
 
 def load_model(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.files import files_below
-from datasets.labels import UNKNOWN, pack_colors, read_label_file, train_ids, unpack_color
+from datasets.labels import UNKNOWN_ID, pack_colors, read_label_file, train_ids, unpack_color
 from datasets.legend import percentages
 from datasets.specs.spec import COLORS, EITHER, IDS, Color, DatasetSpec
 from inference.writers import KINDS, MASK_SIZE_NOTE, SOURCE_NOTE
@@ -126,7 +126,7 @@ def _read(path: Path, spec: DatasetSpec, *, may_be_colors: bool) -> NDArray[np.i
         return pixels
     # Predictions for a set of colours are grey files of ids; but a grey file may also show grey colours of classes.
     colors = read_label_file(path, COLORS)
-    is_known = [(train_ids(*read, spec) != UNKNOWN).all() for read in ((colors, COLORS), (pixels, IDS))]
+    is_known = [(train_ids(*read, spec) != UNKNOWN_ID).all() for read in ((colors, COLORS), (pixels, IDS))]
     return pixels if is_known == [False, True] and not read_palette(path) else colors
 
 

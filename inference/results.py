@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.specs.spec import IGNORE_LABEL, SegClass, palette
+from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors
 from inference.writers import label_id_map, overlay
 from utils.files import atomic_path, write_csv, write_json
 from utils.images import Uint8Array, colorize, dark_grey, shrunk, write_image
@@ -131,7 +131,7 @@ def write_pictures(
 def mistakes(image: Uint8Array, truth: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The colour of the predicted class where it is wrong, else the photo, dark and grey. All [H, W]; result RGB."""
     wrong = (labels != truth) & (truth < len(classes))
-    return np.where(wrong[..., None], colorize(labels, palette(classes)), dark_grey(image, RIGHT_LIGHT))
+    return np.where(wrong[..., None], colorize(labels, class_colors(classes)), dark_grey(image, RIGHT_LIGHT))
 
 
 def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: dict[str, Any],

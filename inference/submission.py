@@ -45,7 +45,7 @@ def main(config: SubmissionConfig) -> int:
     """Check a result folder of `eval.py`, a folder or a zip. Returns 1, and writes no zip, if something is wrong."""
     options = known_options(config.input)
     spec = load_spec(options.dataset or "", options.dataset_dir)
-    root = dataset_root(spec, options.dataset_dir)
+    root = dataset_root(spec.name, options.dataset_dir)
     pairs = find_samples(spec, root, options.split or "test", options.cv_split)
     path = Path(options.path or "")
     if (path / "pred").is_dir():

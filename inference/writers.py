@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.legend import counted_shares, pixels_per_class, with_legend
-from datasets.specs.spec import IGNORE_LABEL, SegClass, palette, written_ids
+from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
 from utils.files import first_free
 from utils.images import Uint8Array, blend, colorize, dark_grey, read_label_ids, read_note, write_png
 
@@ -117,7 +117,7 @@ def write_results(
     if "color" in paths:
         shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
         height, width = labels.shape
-        mask = with_legend(colorize(shown_labels, palette(classes)), shares)
+        mask = with_legend(colorize(shown_labels, class_colors(classes)), shares)
         write_png(paths["color"], mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
     if "overlay" in paths:
         write_png(paths["overlay"], overlay(shown_image, shown_labels, classes), note)
@@ -159,7 +159,7 @@ def label_id_map(labels: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.
 
 def overlay(image: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The photo [H, W, 3] tinted by the class colours, with light lines where train ids `labels` [H, W] meet."""
-    tinted = blend(image, labels, palette(classes), OVERLAY_STRENGTH)
+    tinted = blend(image, labels, class_colors(classes), OVERLAY_STRENGTH)
     lines = class_borders(labels)
     tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
     return tinted

@@ -82,7 +82,9 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
     import inference.settings as settings
     from config import TrainConfig
-    from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
+    from datasets.show import ShowConfig
+    from datasets.streets.__main__ import StreetsConfig
+    from datasets.verify import VerifyConfig
     from network.convert import ConvertConfig
     from training.compare import CompareConfig
     from utils.command import run_command

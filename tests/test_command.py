@@ -8,16 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
 from config import ErrorConfig
-from datasets.files import Sample
-from datasets.segmentation import TrainLoader
-from datasets.specs.registry import dataset_spec
-from datasets.survey import CHUNK, examine_all
 from tests.conftest import ROOT
 from utils.command import run_command
 from utils.parallel import in_parallel
@@ -37,31 +32,11 @@ class Dying:
 
 
 def training() -> None:
-    list(TrainLoader(DataLoader(Dying(), num_workers=2), skip_bad=0))
+    list(DataLoader(Dying(), num_workers=2))
 
 
 def indexing() -> None:
     list(in_parallel(die, 40, num_workers=2, title="index", show=False))
-
-
-def verifying() -> None:
-    deadly = Sample("a", image_path=_KillsWhoOpensIt("a.png"), label_path=None)
-    list(examine_all([deadly] * (CHUNK + 1), dataset_spec("camvid"), num_workers=2))
-
-
-class _KillsWhoOpensIt:
-    """In a process that has been sent it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self) -> tuple:
-        return _died, (self.name,)
-
-
-def _died(name: str) -> Path:
-    die()
-    return Path(name)
 
 
 def drawing() -> None:
@@ -82,7 +57,7 @@ class Settings:
 SETTINGS = Settings(ErrorConfig())
 
 
-@pytest.mark.parametrize("work", [training, indexing, verifying, drawing, handing_over])
+@pytest.mark.parametrize("work", [training, indexing, drawing, handing_over])
 def test_a_process_that_is_killed_ends_the_command_with_one_line(work, capsys):
     with pytest.raises(SystemExit) as ending:
         run_command(lambda _: work(), SETTINGS)

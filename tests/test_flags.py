@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from config import TrainConfig, as_dict
-from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
+from datasets.show import ShowConfig
+from datasets.streets.__main__ import StreetsConfig
+from datasets.verify import VerifyConfig
 from inference.settings import (
     SNAPSHOT,
     DemoConfig,

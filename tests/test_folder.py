@@ -15,10 +15,10 @@ from PIL import Image
 
 from config import AugmentConfig, DataConfig
 from datasets.files import find_samples, load_spec
-from datasets.labels import UNKNOWN, Stranger, train_ids, unknown_values
+from datasets.labels import UNKNOWN_ID, UnknownValue, train_ids, unknown_values
 from datasets.loaders import LoaderOptions, train_data
 from datasets.segmentation import load_labels, load_sample
-from datasets.specs.folder import read_spec
+from datasets.specs.class_table import read_spec
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import COLORS, EITHER, IDS, IGNORE_LABEL, SegClass
 from tests.trees import CAR, ROAD, VOID, folder_tree, write_classes, write_gray_png, write_pair
@@ -30,13 +30,13 @@ HALVES = [[0, 0, 1, 1]] * 6  # the labels of `folder_tree`
 
 def split_names(root: Path) -> dict[str, list[str]]:
     spec = read_spec(root)
-    return {split: [pair.name for pair in find_samples(spec, root, split)] for split in spec.split_names}
+    return {split: [sample.name for sample in find_samples(spec, root, split)] for split in spec.split_names}
 
 
 def labels_of(root: Path, name: str) -> list[list[int]]:
     spec = read_spec(root)
-    (pair,) = [pair for pair in find_samples(spec, root, "trainval") if pair.name == name]
-    return load_labels(pair, spec).tolist()
+    (sample,) = [sample for sample in find_samples(spec, root, "trainval") if sample.name == name]
+    return load_labels(sample, spec).tolist()
 
 
 # Classes
@@ -71,7 +71,7 @@ def test_without_a_value_a_class_has_that_of_its_place(tmp_path):
         ([ROAD | {"color": "#12345x"}], {}, "got '#12345x'"),
         ([ROAD | {"color": [1, 2, 256]}], {}, r"got \[1, 2, 256\]"),
         ([ROAD | {"ids": [1.5]}], {}, r"whole numbers from 0 to 65535.*got \[1.5\]"),
-        ([ROAD | {"ids": []}], {}, "at least one"),
+        ([ROAD | {"ids": []}], {}, r"got \[\]"),
         ([ROAD | {"id": 1}, CAR], {}, "the id 1 belongs to two classes"),
         ([ROAD, ROAD | {"color": [9, 9, 9]}], {}, "the name 'road' belongs to two classes"),
         ([ROAD, CAR | {"color": ROAD["color"]}], {}, r"colour.* \(64, 32, 32\) belongs to two classes"),
@@ -126,7 +126,7 @@ def test_without_lists_every_fifth_image_is_held_out_and_folds_cover_all(tmp_pat
     assert splits["val"] == ["00", "05", "10"]
     assert sorted(splits["train"] + splits["val"]) == splits["trainval"]
     spec = read_spec(tmp_path)
-    held_out = [pair.name for fold in range(5) for pair in find_samples(spec, tmp_path, "val", fold)]
+    held_out = [sample.name for fold in range(5) for sample in find_samples(spec, tmp_path, "val", fold)]
     assert sorted(held_out) == splits["trainval"]
 
 
@@ -148,16 +148,16 @@ def test_a_listed_test_split_is_scored_only_if_it_has_labels(tmp_path, labelled,
     (tmp_path / "labels/02.png").rename(tmp_path / f"labels/02.{ending}")
     if not labelled:
         (tmp_path / "labels/02.png").unlink()
-    spec = read_spec(tmp_path)
-    (pair,) = find_samples(spec, tmp_path, "test")
-    assert (pair.label_path is not None) == labelled
+    spec = load_spec("folder", str(tmp_path))
+    (sample,) = find_samples(spec, tmp_path, "test")
+    assert (sample.label_path is not None) == labelled
     assert ("test" in spec.unlabelled) != labelled
 
 
 @pytest.mark.parametrize(
     ("lists", "told"),
     [
-        ({"train": "00"}, r"train.txt exists, but not .*val.txt"),
+        ({"train": "00"}, r"there is train.txt; add train.txt and val.txt"),
         ({"train": "00\n77\n", "val": "01"}, r"train.txt, line 2: no image 77 in .*images"),
         ({"train": "00\n01\n00", "val": "02"}, r"train.txt, line 3: 00 is already listed in line 1"),
         ({"train": "00", "val": "# none\n"}, r"val.txt: the list is empty"),
@@ -171,7 +171,7 @@ def test_a_wrong_list_is_told_with_its_line(tmp_path, lists, told):
         split_names(tmp_path)
 
 
-NAMED = ("a.jpg", "#a.jpg", "# b.jpg", " c.jpg", "a.png.png", "a.jpg.png", "n/a b.jpg", "images/d.jpg", "x\\y.jpg")
+NAMED = ("a.jpg", "#a.jpg", "# b.jpg", "a.png.png", "a.jpg.png", "n/a b.jpg", "images/d.jpg")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,6 @@ NAMED = ("a.jpg", "#a.jpg", "# b.jpg", " c.jpg", "a.png.png", "a.jpg.png", "n/a 
     [
         ("#a.jpg", "#a"),
         ("# b", "# b"),
-        (" c.jpg", " c"),
         ("a.jpg", "a"),
         ("a.png", "a.png"),
         ("a.png.png", "a.png"),
@@ -190,7 +189,6 @@ NAMED = ("a.jpg", "#a.jpg", "# b.jpg", " c.jpg", "a.png.png", "a.jpg.png", "n/a 
         ("images/images/d", "images/d"),
         ("d.jpg", None),
         ("images\\images\\d.jpg", "images/d"),
-        ("x\\y.jpg", "x\\y"),
         ("{root}/images/a.jpg", "a"),
         ("{link}/images/#a.jpg", "#a"),
         ("/elsewhere/images/a.jpg", None),
@@ -215,18 +213,6 @@ def test_a_line_of_a_list_is_looked_up_as_it_is_written_first(tmp_path, line, na
         assert line.strip() in str(told.value)
     else:
         assert split_names(root)["train"] == [name]
-
-
-def test_a_line_that_may_mean_two_images_is_told(tmp_path):
-    folder_tree(tmp_path, 2)
-    write_pair(tmp_path / "images/images/00.jpg", tmp_path / "labels/images/00.png", HALVES)
-    (tmp_path / "val.txt").write_text("01")
-    (tmp_path / "train.txt").write_text("images/00.jpg")
-    with pytest.raises(ValueError, match=r"line 1: images/00.jpg may mean .*images/00 or .*images/images/00"):
-        split_names(tmp_path)
-    for line, name in ((f"{tmp_path}/images/00.jpg", "00"), ("images/images/00.jpg", "images/00")):
-        (tmp_path / "train.txt").write_text(line)
-        assert split_names(tmp_path)["train"] == [name]
 
 
 @pytest.mark.parametrize(("text", "encoding"), [("00", "utf-16"), ("/x/00\n", "utf-16-le")])
@@ -318,8 +304,8 @@ def test_tiny_and_portrait_images_are_read_whole(tmp_path, size):
     folder_tree(tmp_path, 4)
     write_pair(tmp_path / "images/odd.png", tmp_path / "labels/odd.png", np.ones(size))
     spec = read_spec(tmp_path)
-    (pair,) = [pair for pair in find_samples(spec, tmp_path, "trainval") if pair.name == "odd"]
-    image, labels = load_sample(pair, spec)
+    (sample,) = [sample for sample in find_samples(spec, tmp_path, "trainval") if sample.name == "odd"]
+    image, labels = load_sample(sample, spec)
     assert image.shape == (*size, 3)
     assert labels.shape == size
     assert (labels == 1).all()
@@ -330,7 +316,7 @@ def test_small_images_are_padded_with_no_class_and_a_class_that_never_occurs_cos
     config = DataConfig(dataset_dir=str(tmp_path), bs_mult=2, class_uniform_pct=1.0, index_dir=str(tmp_path / "index"))
     spec = read_spec(tmp_path)
     data = train_data(config, AugmentConfig(crop_size=16), spec, LoaderOptions(Processes(0, 1, 0), 0), seed=0)
-    crops = [labels for _, labels in data.loader]
+    crops = [labels for _, labels in data]
     assert len(crops) == 2  # four images train, one is held out
     for labels in crops:
         assert labels.shape == (2, 16, 16)
@@ -341,13 +327,13 @@ def test_an_image_that_two_lists_of_a_split_name_is_told_as_that(tmp_path):
     folder_tree(tmp_path, 3)
     for split in ("train", "val"):
         (tmp_path / f"{split}.txt").write_text("00\n")
-    with pytest.raises(ValueError, match=r"00\.\w+ is listed twice"):
+    with pytest.raises(ValueError, match=r"share the name 00 in one split; rename one, or remove it from a list"):
         find_samples(read_spec(tmp_path), tmp_path, "trainval")
 
 
 def test_a_fold_that_leaves_nothing_to_train_on_says_what_does(tmp_path):
     folder_tree(tmp_path, 1)
-    told = "fold 0 has no train images below .* list the images in train.txt and val.txt, or give --train_split"
+    told = "fold 0 has no train images below .* give --train_split trainval without --cv, or list the images"
     with pytest.raises(FileNotFoundError, match=told):
         find_samples(read_spec(tmp_path), tmp_path, "train")
 
@@ -379,16 +365,16 @@ def test_colors_and_ids_of_the_same_classes_give_the_same_labels(ids, data):
     claimed=st.sets(st.integers(0, 254), min_size=1, max_size=5),
 )
 @settings(max_examples=100, deadline=None)
-def test_every_stranger_is_found_counted_and_placed(pixels, claimed):
+def test_every_unknown_is_found_counted_and_placed(pixels, claimed):
     ids = np.array(pixels, np.uint16).reshape(2, 3)
     spec = SPEC.__class__("x", "X", (SegClass("all", (1, 2, 3), tuple(claimed)),), (), {})
     labels = train_ids(ids, IDS, spec)
     expected = [
-        Stranger(value, pixels.count(value), *divmod(pixels.index(value), 3))
+        UnknownValue(value, pixels.count(value), *divmod(pixels.index(value), 3))
         for value in sorted(set(pixels) - claimed - {IGNORE_LABEL})
     ]
     assert unknown_values(ids, labels) == expected
-    assert ((labels == UNKNOWN) == np.isin(ids, [stranger.value for stranger in expected])).all()
+    assert ((labels == UNKNOWN_ID) == np.isin(ids, [unknown.value for unknown in expected])).all()
 
 
 # Real pictures
@@ -401,8 +387,8 @@ def comma(shared, tmp_path) -> tuple[Path, Path]:
     shutil.copytree(original / "images", copy / "images", copy_function=lambda a, b: Path(b).symlink_to(a))
     shutil.copy(original / "classes.json", copy / "classes.json")
     spec = read_spec(original)
-    for pair in find_samples(spec, original, "trainval"):
-        write_image(copy / "labels" / f"{pair.name}.png", colorize(load_labels(pair, spec), spec.palette))
+    for sample in find_samples(spec, original, "trainval"):
+        write_image(copy / "labels" / f"{sample.name}.png", colorize(load_labels(sample, spec), spec.palette))
     return original, copy
 
 
@@ -410,9 +396,9 @@ def test_real_masks_of_ids_and_of_colors_give_identical_labels(comma):
     (original, copy), spec = comma, read_spec(comma[0])
     assert read_spec(copy).classes == spec.classes
     assert spec.class_names == ("road", "lane marking", "undrivable", "movable", "my car")
-    pairs, copies = (find_samples(spec, root, "trainval") for root in (original, copy))
-    assert len(pairs) == 11
-    for ours, theirs in zip(pairs, copies, strict=True):
+    samples, copies = (find_samples(spec, root, "trainval") for root in (original, copy))
+    assert len(samples) == 11
+    for ours, theirs in zip(samples, copies, strict=True):
         assert read_image(theirs.label_path).shape[2] == 3
         assert (load_labels(ours, spec) == load_labels(theirs, spec)).all()
         assert {ours.masks, theirs.masks} == {EITHER}

@@ -16,7 +16,7 @@ from datasets.frames import (
     find_propagated_samples,
     find_scene_flow_samples,
     frames_around,
-    num_with_frames,
+    video_frames,
     without_frames_of,
 )
 from datasets.loaders import LoaderOptions, train_data
@@ -31,8 +31,8 @@ CITYSCAPES = dataset_spec("cityscapes")
 KITTI = dataset_spec("kitti")
 
 
-def names(pairs) -> list[str]:
-    return [pair.name for pair in pairs]
+def names(samples) -> list[str]:
+    return [sample.name for sample in samples]
 
 
 def test_a_frame_is_named_by_its_number_or_by_its_step():
@@ -49,8 +49,8 @@ def test_propagated_frames_of_a_folder_of_ones_own(tmp_path):
     folder_tree(tmp_path, 6)
     write_pair(tmp_path / "propagated/images/02_+1.png", tmp_path / "propagated/labels/02_+1.png", [[0, 1]])
     spec = dataset_spec("folder", tmp_path)
-    pairs = find_samples(spec, tmp_path, "train")
-    (found,) = find_propagated_samples(spec, tmp_path, pairs, max_skip=1)
+    samples = find_samples(spec, tmp_path, "train")
+    (found,) = find_propagated_samples(spec, tmp_path, samples, max_skip=1)
     assert (found.name, load_labels(found, spec).tolist()) == ("02_+1", [[0, 1]])
 
 
@@ -60,8 +60,8 @@ def test_the_frames_of_a_sequence_are_found_around_its_labelled_frame_and_as_a_s
         write_pair(
             tmp_path / f"leftImg8bit_sequence/train/aachen/aachen_000000_{frame:06d}_leftImg8bit.png", None
         )
-    (pair,) = find_samples(CITYSCAPES, tmp_path, "train")
-    found = frames_around(CITYSCAPES, tmp_path, pair, range(-19, 11))
+    (sample,) = find_samples(CITYSCAPES, tmp_path, "train")
+    found = frames_around(CITYSCAPES, video_frames(CITYSCAPES, tmp_path), sample.name, range(-19, 11))
     assert {step: path.name for step, path in found.items()} == {
         -19: "aachen_000000_000000_leftImg8bit.png",
         -1: "aachen_000000_000018_leftImg8bit.png",
@@ -87,9 +87,9 @@ def propagate(root: Path, *steps: int, cities=("aachen", "zurich")) -> None:
 def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
     propagate(tmp_path, -3, -2, -1, 1, 2, 3)
-    pairs = find_samples(CITYSCAPES, tmp_path, "train")
+    samples = find_samples(CITYSCAPES, tmp_path, "train")
     for skip, frames in ((1, [18, 20]), (2, [17, 18, 20, 21]), (3, [16, 17, 18, 20, 21, 22])):
-        found = find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=skip)
+        found = find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=skip)
         wanted = [f"{city}/{city}_000000_{frame:06d}" for city in ("aachen", "zurich") for frame in frames]
         assert names(found) == wanted
         assert (load_labels(found[0], CITYSCAPES) == 11).all()  # person
@@ -98,17 +98,18 @@ def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
 def test_propagated_frames_are_those_of_the_training_images_alone(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen", "darmstadt"))
     propagate(tmp_path, 1, cities=("aachen", "darmstadt"))
-    pairs = find_samples(CITYSCAPES, tmp_path, "train", 1)  # fold 1 holds darmstadt out, and trains on the official val
-    found = find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=1)
+    # Fold 1 holds darmstadt out, and trains on the official val.
+    samples = find_samples(CITYSCAPES, tmp_path, "train", 1)
+    found = find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=1)
     assert names(found) == ["aachen/aachen_000000_000020"]
 
 
 def test_finding_no_propagated_frames_for_a_step_says_where_it_looked(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen",))
     propagate(tmp_path, 1, cities=("aachen",))
-    pairs = find_samples(CITYSCAPES, tmp_path, "train")
+    samples = find_samples(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError) as told:
-        find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=2)
+        find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=2)
     for part in ("--maxSkip 2: no propagated frames", "aachen_000000_000017 or aachen/aachen_000000_000021",
                  str(tmp_path / "propagated/leftImg8bit/train")):  # fmt: skip
         assert part in str(told.value)
@@ -118,9 +119,9 @@ def test_a_propagated_image_without_its_label_is_an_error(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen",))
     propagate(tmp_path, 1, cities=("aachen",))
     next(tmp_path.glob("propagated/gtFine/train/aachen/*")).unlink()
-    pairs = find_samples(CITYSCAPES, tmp_path, "train")
+    samples = find_samples(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError, match=r"aachen_000000_000020_leftImg8bit.png is a propagated frame without"):
-        find_propagated_samples(CITYSCAPES, tmp_path, pairs, max_skip=1)
+        find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=1)
 
 
 def test_sets_without_video_refuse_the_flags():
@@ -147,13 +148,13 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
         data = train_data(
             config, AugmentConfig(crop_size=4), CITYSCAPES, LoaderOptions(Processes(0, 1, 0), 0), seed=0
         )
-        pairs = data.loader.loader.dataset.samples.pairs
-        return pairs, [(pairs[draw.pair_index].name, draw.center) for draw in data.sampler]
+        samples = data.loader.dataset.samples
+        return samples, [(samples[draw.sample_index].name, draw.center) for draw in data.sampler]
 
-    pairs, draws = drawn(coarse_boost_classes="16", class_uniform_pct=0.5)
+    samples, draws = drawn(coarse_boost_classes="16", class_uniform_pct=0.5)
     plain = {name for name, center in draws if center is None}
     uniform = {name for name, center in draws if center is not None}
-    assert len(pairs) == 2 + 4 + 1
+    assert len(samples) == 2 + 4 + 1
     assert plain == {"aachen/aachen_000000_000019", "zurich/zurich_000000_000019"}
     assert {"aachen/aachen_000000_000018", "zurich/zurich_000000_000020"} <= uniform
     assert {center[1] for name, center in draws if name.startswith("augsburg")} == {0}
@@ -166,7 +167,7 @@ def trained_and_left_out(root: Path, capsys: pytest.CaptureFixture[str], **flags
     config = DataConfig(dataset_dir=str(root), index_dir=str(root / "index"), bs_mult=1, maxSkip=3, **flags)
     options = LoaderOptions(Processes(0, 1, 0), 0)
     data = train_data(config, AugmentConfig(crop_size=4), dataset_spec("folder", root), options, seed=0)
-    return names(data.loader.loader.dataset.samples.pairs), capsys.readouterr().err
+    return names(data.loader.dataset.samples), capsys.readouterr().err
 
 
 def labelled_frames_10_and_12(root: Path) -> None:
@@ -183,7 +184,7 @@ def test_propagated_frames_that_are_validation_images_are_not_trained_on(tmp_pat
     labelled_frames_10_and_12(tmp_path)
     trained, told = trained_and_left_out(tmp_path, capsys)
     assert sorted(trained) == ["a_012", "a_012_+1", "a_012_+2", "a_012_+3", "a_012_-1", "a_012_-3"]
-    assert "1 propagated frame skipped: validation images show the same moments" in told
+    assert "; 1 skipped: validation images show the same moments" in told
     trained, told = trained_and_left_out(tmp_path, capsys, train_split="trainval")
     assert {"a_010", "a_012_-2"} <= set(trained), "who trains on all labelled frames holds none out"
     assert "skipped" not in told
@@ -198,14 +199,14 @@ def test_where_a_propagated_frame_stands_follows_from_its_stride(tmp_path, capsy
 
 
 def test_only_frames_of_the_same_video_are_held_out():
-    def pairs(*found: str) -> list[Sample]:
+    def samples(*found: str) -> list[Sample]:
         return [Sample(name, Path("none.png"), None) for name in found]
 
-    kept = without_frames_of(pairs("b_012_-2", "a_012_-2", "drive/9_+1", "a_010", "photo_+1"), ["a_10", "drive/0010"])
+    kept = without_frames_of(samples("b_012_-2", "a_012_-2", "drive/9_+1", "a_010", "photo_+1"), ["a_10", "drive/0010"])
     assert names(kept) == ["b_012_-2", "photo_+1"]
 
 
-def test_training_says_around_how_many_images_there_are_propagated_frames(tmp_path, capsys):
+def test_training_says_how_many_propagated_frames_there_are(tmp_path, capsys):
     cityscapes_tree(tmp_path, cities=("aachen", "zurich"))
     propagate(tmp_path, -1, 1, cities=("aachen",))
     where = {"dataset_dir": str(tmp_path), "index_dir": str(tmp_path / "index"), "bs_mult": 1}
@@ -215,26 +216,20 @@ def test_training_says_around_how_many_images_there_are_propagated_frames(tmp_pa
         train_data(DataConfig(**where, **flags), AugmentConfig(crop_size=4), CITYSCAPES, options, seed=0)
         return capsys.readouterr().err
 
-    assert "--maxSkip 1: 2 propagated frames around 1 of 2 training images" in prepare(maxSkip=1)
+    assert "2 propagated frames for 2 training images" in prepare(maxSkip=1)
     with pytest.raises(ValueError, match="--propagated_dir needs --maxSkip, the steps to use; add it"):
         prepare(propagated_dir=str(tmp_path))
 
 
-def test_frames_named_with_and_without_zeros_are_counted_alike():
-    labelled = [Sample(name, Path(), None) for name in ("a100", "a0200", "b300")]
-    carried = [Sample(name, Path(), None) for name in ("a99", "a0199", "a0201")]
-    assert num_with_frames(CITYSCAPES, labelled, carried, 1) == 2
-
-
 def test_scene_flow_frames_join_kitti_on_request(tmp_path):
     kitti_tree(tmp_path)
-    pairs = find_samples(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
+    samples = find_samples(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
     with pytest.raises(FileNotFoundError, match=r"--scf: no propagated frames like 000001_00 or 000001_20 in "):
-        find_scene_flow_samples(KITTI, tmp_path, pairs)
+        find_scene_flow_samples(KITTI, tmp_path, samples)
     for name in ("000000_11", "000002_11", "000002_09", "000003_00"):
         folder = tmp_path / "scene_flow/training"
         write_pair(folder / f"image_2/{name}.png", folder / f"semantic/{name}.png", 26)
-    found = find_scene_flow_samples(KITTI, tmp_path, pairs)
+    found = find_scene_flow_samples(KITTI, tmp_path, samples)
     assert names(found) == ["000002_09", "000002_11", "000003_00"]
     assert (load_labels(found[0], KITTI) == 13).all()
 
@@ -247,8 +242,8 @@ def test_frames_with_suffixes_in_capitals_and_numbers_without_zeros_are_found(tm
     spec = dataset_spec("folder", tmp_path)
 
     def around(name):
-        pair = Sample(name, tmp_path / f"images/{name}.JPG", None)
-        return {step: path.name for step, path in frames_around(spec, tmp_path, pair, (-2, -1, 1, 2)).items()}
+        found = frames_around(spec, video_frames(spec, tmp_path), name, (-2, -1, 1, 2))
+        return {step: path.name for step, path in found.items()}
 
     assert around("night/a10") == {-2: "a8.JPG", -1: "a9.JPG", 1: "a11.JPG"}
     assert around("night/a9") == {-1: "a8.JPG", 1: "a10.JPG", 2: "a11.JPG"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from datasets.legend import class_shares, percentages, with_legend
+from datasets.legend import counted_shares, percentages, pixels_per_class, with_legend
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import SegClass
 from inference.load import load_model
@@ -279,19 +279,20 @@ def test_percentages_sum_to_one_hundred_for_any_counts(counts):
 
 def test_the_legend_lists_the_classes_that_occur_the_largest_first():
     labels = np.array([[3, 3, 3], [0, 255, 255]], np.uint8)
-    assert [(s.name, s.percent) for s in class_shares(labels, CAMVID)] == [("Road", 75.0), ("Sky", 25.0)]
+    shares = counted_shares(pixels_per_class(labels, len(CAMVID)), CAMVID)
+    assert [(s.name, s.percent) for s in shares] == [("Road", 75.0), ("Sky", 25.0)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (60, 400), (400, 100), (240, 320)])
 def test_the_legend_covers_nothing_and_shows_every_color(size):
     labels = np.resize(np.arange(11, dtype=np.uint8), size)
     mask = picture(*size)
-    sheet = with_legend(mask, class_shares(labels, CAMVID))
+    sheet = with_legend(mask, counted_shares(pixels_per_class(labels, len(CAMVID)), CAMVID))
     height, width = size
     assert (sheet[:height, :width] == mask).all()
     outside = np.concatenate([sheet[height:].reshape(-1, 3), sheet[:height, width:].reshape(-1, 3)])
     shown = {tuple(color) for color in outside.tolist()}
-    for share in class_shares(labels, CAMVID):
+    for share in counted_shares(pixels_per_class(labels, len(CAMVID)), CAMVID):
         assert share.color in shown
     # Nothing is cut off: a rim of the sheet is blank.
     assert (sheet[max(0, height - 2) :, -4:][2:] == 255).all()

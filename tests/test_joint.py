@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentConfig
-from transforms.joint import RandomScaleCrop, Window, draw_window, flip, resample
-from transforms.presets import train_transform
+from transforms.joint import RandomScaleCrop, Window, draw_window, flip, resample, train_transform
 
 IGNORE = 255
 

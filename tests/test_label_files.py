@@ -15,9 +15,9 @@ def test_a_label_value_that_no_class_claims_is_an_error_with_file_value_and_plac
     ids = np.zeros((3, 4), np.uint8)
     ids[1, 2] = 77
     write_image(tmp_path / "a.png", ids)
-    pair = Sample("a", tmp_path / "a.png", tmp_path / "a.png")
+    sample = Sample("a", tmp_path / "a.png", tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a.png: label values 77 are not among camvid's \(first at row 1, column 2\)"):
-        load_labels(pair, dataset_spec("camvid"))
+        load_labels(sample, dataset_spec("camvid"))
 
 
 def test_a_sixteen_bit_label_file_is_read_and_a_large_value_in_it_named(tmp_path):

@@ -12,9 +12,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 
-from datasets.files import find_samples
-from datasets.specs.folder import class_table, read_spec
-from datasets.specs.lists import compose
+from datasets.files import find_samples, normalize_unicode
+from datasets.specs.class_table import class_table, read_spec
 from datasets.specs.spec import SegClass
 from demo_folder import others_line
 from inference.load import wanted_classes
@@ -35,7 +34,7 @@ WHOLE = ("--inference_mode", "pooling", "--single_scale", "--no_flip")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A set of pairs with NASTY names below a folder with such a name, whose classes have such names as well."""
+    """A set of samples with NASTY names below a folder with such a name, whose classes have such names as well."""
     root = tmp_path / "".join(NASTY).replace("/", "")
     write_classes(root, ROAD | {"name": 'road, "wet"\n$_%\x1b'}, {"name": "<b>$\\frac{", "color": [0, 0, 9]})
     for name in NASTY:
@@ -145,8 +144,8 @@ def test_names_that_look_the_same_are_the_same(tmp_path, verified, of_images, of
     (tmp_path / "train.txt").write_text(f"{other}.jpg\n00")
     (tmp_path / "val.txt").write_text("01")
     spec = read_spec(tmp_path)
-    (_, pair) = find_samples(spec, tmp_path, "train")
-    assert (pair.name, pair.label_path) == (name, tmp_path / f"labels/{other}.png")
+    (_, sample) = find_samples(spec, tmp_path, "train")
+    assert (sample.name, sample.label_path) == (name, tmp_path / f"labels/{other}.png")
     assert verified(tmp_path)[1]["findings"] == []
     assert match_labels(tmp_path / "images", tmp_path / "labels")[1] == []
 
@@ -155,7 +154,7 @@ def test_one_label_file_is_not_used_for_two_images(tmp_path):
     folder_tree(tmp_path, 2)
     write_pair(tmp_path / f"images/{unicodedata.normalize('NFD', 'ü')}.jpg", None, HALVES)
     write_pair(tmp_path / "images/ü.jpg", tmp_path / "labels/ü.png", HALVES)
-    with pytest.raises(ValueError, match=r"share the label file .*ü\.png; rename one"):
+    with pytest.raises(ValueError, match=r"share the label file .*ü\.png in one split; rename one"):
         find_samples(read_spec(tmp_path), tmp_path, "trainval")
 
 
@@ -216,7 +215,7 @@ def test_images_are_in_order_of_their_numbers_but_folds_are_as_before(tmp_path):
     for number in range(1, 12):
         write_pair(tmp_path / f"images/f{number}.jpg", tmp_path / f"labels/f{number}.png", 0)
     spec = read_spec(tmp_path)
-    names = {split: [pair.name for pair in find_samples(spec, tmp_path, split)] for split in ("trainval", "val")}
+    names = {split: [sample.name for sample in find_samples(spec, tmp_path, split)] for split in ("trainval", "val")}
     assert names["trainval"] == [f"f{number}" for number in range(1, 12)]
     assert names["val"] == ["f1", "f4", "f9"]  # positions 0, 5 and 10 of f1, f10, f11, f2, f3, f4, …
 
@@ -243,4 +242,4 @@ def test_files_that_are_left_out_are_told_in_words():
 def test_text_for_one_line_keeps_what_can_be_shown():
     assert escape("Straße, e\u0301, 道路 \\n") == "Straße, e\u0301, 道路 \\n"
     assert escape("a\nb\u2028\x85\x00") == "a\\nb\\u2028\\x85\\x00"
-    assert compose("e\u0301") == "é"
+    assert normalize_unicode("e\u0301") == "é"

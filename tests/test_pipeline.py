@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import train as train_command
 from config import AugmentConfig, DataConfig, TrainConfig
 from datasets.files import find_samples
 from datasets.loaders import EpochSampler, LoaderOptions, train_data, val_loader
-from datasets.segmentation import CropRequest, TrainingSet, as_tensors
+from datasets.segmentation import CropRequest, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
-from transforms.presets import train_transform
+from transforms.joint import train_transform
 from utils.distributed import Processes, find_processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
@@ -72,14 +73,15 @@ def test_samples_are_uint8_batches_of_the_stated_shape(root):
 
 
 def test_a_crop_centred_on_a_class_shows_it(root):
-    pairs = find_samples(SPEC, root, "train")
+    samples = find_samples(SPEC, root, "train")
     labels = np.zeros((40, 60), np.uint8)
     labels[37, 58] = 9
-    write_image(pairs[0].label_path, labels)
+    write_image(samples[0].label_path, labels)
     augment = AugmentConfig(crop_size=8, scale_min=1.0)
-    samples = TrainingSet(pairs, SPEC, train_transform(augment, SPEC.ignore_label), seed=0)
+    transform = train_transform(augment, SPEC.ignore_label)
+    crops = TrainingSet(samples, partial(load_sample, spec=SPEC), transform, seed=0, num_images=len(samples))
     for place in range(20):
-        _, crop = samples[CropRequest(0, place, 0, (37, 58))]
+        _, crop = crops.crop(CropRequest(0, place, 0, (37, 58)))
         # Shrinking by nearest neighbour may skip the one pixel, enlarging never does.
         assert crop.shape == (8, 8)
         assert (crop == 9).any()
@@ -115,9 +117,9 @@ def test_samples_do_not_depend_on_the_cache(root):
 
 
 def test_a_sample_differs_from_epoch_to_epoch_and_from_place_to_place(root):
-    samples = training_data(root).loader.loader.dataset.samples
+    samples = training_data(root).loader.dataset
     (first, _), (later, _), (elsewhere, _), (again, _) = (
-        samples[CropRequest(epoch, place, pair_index=0)] for epoch, place in ((0, 0), (1, 0), (0, 1), (0, 0))
+        samples.crop(CropRequest(epoch, place, sample_index=0)) for epoch, place in ((0, 0), (1, 0), (0, 1), (0, 0))
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
@@ -141,9 +143,9 @@ def test_ranks_partition_an_epoch(root, num_ranks):
 
 def test_processes_partition_an_epoch_in_whole_batches():
     draws = [CropRequest(0, i, i) for i in range(23)]
-    parts = [list(EpochSampler(lambda _: draws, rank=r, num_processes=2, batch=5)) for r in range(2)]
+    parts = [list(EpochSampler(lambda _: draws, rank=r, world_size=2, batch=5)) for r in range(2)]
     assert [len(part) for part in parts] == [10, 10]
-    assert len({d.place for part in parts for d in part}) == 20
+    assert len({d.position for part in parts for d in part}) == 20
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -176,7 +178,7 @@ def test_an_epoch_is_cut_to_the_plain_images_from_max_cu_epoch_on(root):
     data.epoch(0)
     assert all(draw.center is not None for draw in data.sampler)
     data.epoch(1)
-    assert sorted(draw.pair_index for draw in data.sampler) == list(range(12))
+    assert sorted(draw.sample_index for draw in data.sampler) == list(range(12))
 
 
 def test_coarse_images_are_drawn_for_the_boosted_classes(tmp_path):
@@ -285,7 +287,7 @@ def test_skip_bad_puts_another_image_in_its_place_and_warns(root, num_workers, c
         assert len(shown) == 12
         assert set(shown) == set(range(12)) - {3}
     told = capsys.readouterr().err
-    assert f"warning: skipped, 1 of at most 2: {root / 'train' / '03.png'}" in told
+    assert f"warning: skipped in training, 1 of at most 2: {root / 'train' / '03.png'}" in told
     assert told.count("warning") == 1  # one file, though every epoch drew it
 
 
@@ -312,10 +314,10 @@ def test_the_image_in_place_of_a_bad_one_does_not_depend_on_the_loader_processes
 
 def test_a_bad_file_is_replaced_by_many_images_not_always_by_one(root):
     spoil(root, 3)
-    samples = training_data(root, augment=UNCHANGED, class_uniform_pct=0.0, skip_bad=9).loader.loader.dataset
-    by_place = {int(samples[CropRequest(0, place, 3)][0][0, 0, 0]) for place in range(9)}
+    samples = training_data(root, augment=UNCHANGED, class_uniform_pct=0.0, skip_bad=9).loader.dataset
+    by_position = {int(samples[CropRequest(0, position, 3)][0][0, 0, 0]) for position in range(9)}
     by_epoch = {int(samples[CropRequest(epoch, 0, 3)][0][0, 0, 0]) for epoch in range(9)}
-    assert len(by_place) > 3
+    assert len(by_position) > 3
     assert len(by_epoch) > 3
 
 
@@ -329,7 +331,7 @@ def test_a_bad_file_that_the_cache_left_out_is_left_out_in_training(root, capsys
     assert sum(len(images) for images, _ in found) == 12
     told = capsys.readouterr().err
     assert "skipped while decoding images" in told
-    assert "skipped, 1 of at most 2" in told
+    assert "skipped in training, 1 of at most 2" in told
 
 
 # The command

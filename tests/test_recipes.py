@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from config import ARCHITECTURES, TrainConfig
-from datasets.settings import ShowConfig, StreetsConfig, VerifyConfig
+from datasets.show import ShowConfig
+from datasets.streets.__main__ import StreetsConfig
+from datasets.verify import VerifyConfig
 from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
 from network.convert import ConvertConfig
 from training.compare import CompareConfig

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dict
 from datasets.files import dataset_root, find_samples
-from datasets.loaders import Loader, LoaderOptions, TrainData, train_data, val_loader
+from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
 from loss import Loss, build_loss
 from network.build import build_network, head_options
@@ -45,7 +46,7 @@ class Training:
     lr_at: Callable[[float], float]
     average: WeightAverage | None
     data: TrainData
-    val: Loader
+    val: DataLoader[tuple[Tensor, Tensor]]
     processes: Processes
     log: RunLog
 
@@ -169,7 +170,7 @@ def _model(
 
 def _load_data(
     config: TrainConfig, spec: DatasetSpec, device: torch.device, processes: Processes
-) -> tuple[TrainData, Loader]:
+) -> tuple[TrainData, DataLoader[tuple[Tensor, Tensor]]]:
     options = LoaderOptions(processes, config.device.num_workers, pin_memory=device.type == "cuda")
     count_pixels = config.loss.class_balance > 0
     data = train_data(config.data, config.augment, spec, options, seed=config.run.seed, count_pixels=count_pixels)
@@ -177,7 +178,7 @@ def _load_data(
 
 
 def _fingerprint(flags: DataConfig, spec: DatasetSpec) -> str:
-    root = dataset_root(spec, flags.dataset_dir)
+    root = dataset_root(spec.name, flags.dataset_dir)
     split = flags.train_split if flags.cv is None else "train"
     return data_fingerprint(spec, *(find_samples(spec, root, name, flags.cv) for name in (split, "val")))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.files import Sample, files_below
-from datasets.frames import PAIR_NOTE, Record, frames_around, pair_to_write
+from datasets.frames import PAIR_NOTE, Record, frames_around, pair_to_write, video_frames
 from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec
 from utils.command import one_line
 from utils.files import atomic_path, natural_order
@@ -46,10 +46,11 @@ def find_sequences(
     """
     if stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
         raise ValueError(f"--stride {stride}: {spec.name} names propagated frames by number; leave --stride out.")
+    video = video_frames(spec, root)
     found, missing = [], []
     for pair in pairs:
         try:
-            frames, gaps = _frames_without_gaps(spec, root, pair, reach, stride, beyond)
+            frames, gaps = _frames_without_gaps(spec, video, pair, reach, stride, beyond)
             steps = sorted((step for step in frames if 0 < abs(step) <= reach), key=lambda step: (abs(step), step))
             to_make = {step: pair_to_write(spec, root, pair, step, out) for step in steps}
         except ValueError as error:
@@ -75,12 +76,12 @@ def find_sequences(
 
 
 def _frames_without_gaps(
-    spec: DatasetSpec, root: Path, pair: Sample, reach: int, stride: int, beyond: int
+    spec: DatasetSpec, video: Mapping[str, Sample], pair: Sample, reach: int, stride: int, beyond: int
 ) -> tuple[dict[int, Path], list[str]]:
     """The frames by step, up to the first that is missing on either side; and the names of those, if others follow."""
     most = reach + beyond
     numbers = [step * stride for step in range(-most, most + 1) if step]
-    there = {number // stride: path for number, path in frames_around(spec, root, pair, numbers).items()}
+    there = {number // stride: path for number, path in frames_around(spec, video, pair.name, numbers).items()}
     frames, gaps = {0: pair.image_path}, []
     for direction in (-1, 1):
         ahead = [direction * step for step in range(1, most + 1)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config import AUTOCAST, DATASET_CHOICES, DeviceConfig, ErrorConfig, RunConfig, WorkersConfig
-from datasets.settings import SetConfig
+from config import AUTOCAST, DATASET_CHOICES, DeviceConfig, ErrorConfig, RunConfig, SetConfig, WorkersConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
 

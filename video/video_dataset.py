@@ -1,4 +1,4 @@
-"""A video with a few labels becomes a data set, in the layout of datasets/specs/folder.py."""
+"""A video with a few labels becomes a data set, in the layout of datasets/specs/class_table.py."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from datasets.files import Sample, files_below
+from datasets.files import Sample, named_files, normalize_unicode
 from datasets.labels import label_pixels
 from datasets.segmentation import load_sample
-from datasets.specs.folder import CLASSES_FILE, IMAGE_SUFFIXES, class_table, described, read_spec, read_table
-from datasets.specs.lists import compose
+from datasets.specs.class_table import CLASSES_FILE, PHOTO_SUFFIXES, class_table, read_spec, read_table
 from datasets.specs.registry import DATASETS, check_name
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, natural_order, writable_folder, write_json
@@ -65,7 +64,7 @@ def find_classes(label_dir: Path, classes: str | None, dataset: str) -> dict[str
             f"no {' nor '.join(map(str, places))}, which defines what the labels mean. "
             "Give one with --classes, or with --dataset the data set whose values the labels use."
         )
-    spec = replace(described(table, label_dir), title=str(table))
+    spec = replace(read_spec(label_dir, table), title=str(table))
     label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
     return read_table(table, "classes")[0]
 
@@ -80,7 +79,7 @@ def match_labels(video: Path, label_dir: Path) -> tuple[dict[str, tuple[Path, Pa
         raise FileNotFoundError(f"--labels {label_dir}: contains no label files (*{LABEL_SUFFIX}).")
     frames: Mapping[str, Path | int]
     if video.is_dir():
-        frames, problem = _named_files(video, IMAGE_SUFFIXES), f"no frame of this name in {video}"
+        frames, problem = _named_files(video, PHOTO_SUFFIXES), f"no frame of this name in {video}"
     else:
         num_frames = count_frames(video)
         numbers = {name: int(digits[0]) for name in label_paths if (digits := re.search(r"\d+$", name))}
@@ -139,8 +138,8 @@ def make_dataset(
 
 def _named_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """The files below `folder` with these suffixes, in natural order, by their path without the suffix."""
-    paths = sorted((path for path in files_below(folder) if path.lower().endswith(suffixes)), key=natural_order)
-    return {compose(str(Path(path).with_suffix(""))): folder / path for path in paths}
+    found = sorted(named_files(folder, suffixes), key=lambda named: natural_order(named[0]))
+    return {normalize_unicode(name): path for name, path in found}
 
 
 def _take_frames(video: Path, wanted: dict[int, list[Path]]) -> None:

@@ -3,39 +3,17 @@
 Two trees hold the same 701 frames: that of the SegNet authors (360x480, files of ids) and the original one (720x960,
 files of colours). `camvid` reads both, and merges the 32 original classes to 11 as published. `camvid32` keeps the
 original classes: 31, and Void, which means "no class".
+
+`streets` are scenes that this project draws itself (datasets/streets), with CamVid's classes and SegNet's folders.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from datasets.specs.spec import BY_FRAME_NUMBER, COLORS, DatasetSpec, Frames, Layout, SegClass
 
-VOID_ID = 11
-VOID_COLOR = (0, 0, 0)
-
-# Each of the 11 classes, with the colours of the original classes merged into it, its own first.
-CLASSES = (
-    SegClass("Sky", (128, 128, 128)),
-    SegClass(
-        "Building",
-        (128, 0, 0),
-        label_colors=((128, 0, 0), (192, 0, 128), (0, 128, 64), (64, 0, 64), (64, 192, 0)),
-    ),
-    SegClass("Pole", (192, 192, 128), label_colors=((192, 192, 128), (0, 0, 64))),
-    SegClass("Road", (128, 64, 128), label_colors=((128, 64, 128), (128, 0, 192), (192, 0, 64))),
-    SegClass("Sidewalk", (0, 0, 192), label_colors=((0, 0, 192), (64, 192, 128), (128, 128, 192))),
-    SegClass("Tree", (128, 128, 0), label_colors=((128, 128, 0), (192, 192, 0))),
-    SegClass("SignSymbol", (192, 128, 128), label_colors=((192, 128, 128), (128, 128, 64), (0, 64, 64))),
-    SegClass("Fence", (64, 64, 128)),
-    SegClass(
-        "Car",
-        (64, 0, 128),
-        label_colors=((64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)),
-    ),
-    SegClass("Pedestrian", (64, 64, 0), label_colors=((64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64))),
-    SegClass("Bicyclist", (0, 128, 192), label_colors=((0, 128, 192), (192, 0, 192))),
-)
-
-ORIGINAL_CLASSES = (
+CAMVID32_CLASSES = (
     SegClass("Animal", (64, 128, 64)),
     SegClass("Archway", (192, 0, 128)),
     SegClass("Bicyclist", (0, 128, 192)),
@@ -69,7 +47,28 @@ ORIGINAL_CLASSES = (
     SegClass("Wall", (64, 192, 0)),
 )
 
-SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
+
+def _merge(name: str, *originals: str) -> SegClass:
+    """One of the 11 classes: the `originals` of the 32 that are merged to it, its own colour first."""
+    colors = {seg_class.name: seg_class.color for seg_class in CAMVID32_CLASSES}
+    return SegClass(name, colors[originals[0]], label_colors=tuple(colors[original] for original in originals))
+
+
+CAMVID_CLASSES = (
+    _merge("Sky", "Sky"),
+    _merge("Building", "Building", "Archway", "Bridge", "Tunnel", "Wall"),
+    _merge("Pole", "Column_Pole", "TrafficCone"),
+    _merge("Road", "Road", "LaneMkgsDriv", "LaneMkgsNonDriv"),
+    _merge("Sidewalk", "Sidewalk", "ParkingBlock", "RoadShoulder"),
+    _merge("Tree", "Tree", "VegetationMisc"),
+    _merge("SignSymbol", "SignSymbol", "Misc_Text", "TrafficLight"),
+    _merge("Fence", "Fence"),
+    _merge("Car", "Car", "SUVPickupTruck", "Truck_Bus", "Train", "OtherMoving"),
+    _merge("Pedestrian", "Pedestrian", "Child", "CartLuggagePram", "Animal"),
+    _merge("Bicyclist", "Bicyclist", "MotorcycleScooter"),
+)
+
+CAMVID_SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 
 SEGNET = Layout("{folder}", "{folder}annot")
 ORIGINAL = Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffixes=("_L.png",), masks=COLORS)
@@ -90,29 +89,39 @@ NAME_RANGES = {
 
 NUM_IMAGES = {"train": 367, "val": 101, "trainval": 468, "test": 233}
 
-SPEC = DatasetSpec(
+CAMVID = DatasetSpec(
     name="camvid",
     title="CamVid, 11 classes",
-    classes=CLASSES,
+    classes=CAMVID_CLASSES,
     layouts=(SEGNET, ORIGINAL),
-    splits=SPLITS,
+    splits=CAMVID_SPLITS,
     name_ranges=NAME_RANGES,
     num_images=NUM_IMAGES,
-    ignored_ids=(VOID_ID,),
-    ignored_colors=(VOID_COLOR,),
+    ignored_ids=(11,),
+    ignored_colors=((0, 0, 0),),
     video=Frames((VIDEO, SEGNET, ORIGINAL), BY_FRAME_NUMBER),
     propagated=Frames((Layout("propagated/{folder}", "propagated/{folder}annot"),)),
 )
 
-SPEC_32 = DatasetSpec(
+CAMVID32 = DatasetSpec(
     name="camvid32",
     title="CamVid, the original 32 classes",
-    classes=ORIGINAL_CLASSES,
+    classes=CAMVID32_CLASSES,
     layouts=(ORIGINAL,),
-    splits=SPLITS,
+    splits=CAMVID_SPLITS,
     name_ranges=NAME_RANGES,
     num_images=NUM_IMAGES,
-    ignored_colors=(VOID_COLOR,),
+    ignored_colors=((0, 0, 0),),
     video=Frames((VIDEO, ORIGINAL), BY_FRAME_NUMBER),
     propagated=Frames((Layout("propagated/images", "propagated/labels", label_suffixes=("_L.png",), masks=COLORS),)),
+)
+
+STREETS = replace(
+    CAMVID,
+    name="streets",
+    title="Streets, drawn by this project",
+    layouts=(SEGNET,),
+    video=Frames((VIDEO, SEGNET), BY_FRAME_NUMBER),
+    name_ranges={},
+    num_images={},
 )

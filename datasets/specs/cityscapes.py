@@ -1,10 +1,13 @@
-"""Cityscapes (Cordts et al., CVPR 2016): 19 classes, 50 cities, 2048x1024; fine and coarse labels, video."""
+"""Cityscapes (Cordts et al., CVPR 2016): 19 classes, 50 cities, 2048x1024; fine and coarse labels, video.
+
+`kitti`: KITTI semantics (Abu Alhaija et al., IJCV 2018), 200 labelled frames with Cityscapes' classes and label ids.
+"""
 
 from __future__ import annotations
 
 from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout, SegClass
 
-CLASSES = (
+CITYSCAPES_CLASSES = (
     SegClass("road", (128, 64, 128), (7,)),
     SegClass("sidewalk", (244, 35, 232), (8,)),
     SegClass("building", (70, 70, 70), (11,)),
@@ -33,8 +36,7 @@ IGNORED_COLORS = (
     (150, 120, 90), (0, 0, 90), (0, 0, 110),
 )  # fmt: skip
 
-
-IMAGE_SUFFIXES = ("_leftImg8bit.png",)
+FRAME_SUFFIXES = ("_leftImg8bit.png",)
 
 
 def _layouts(kind: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[Layout, ...]:
@@ -42,7 +44,7 @@ def _layouts(kind: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[Layout, 
         Layout(
             f"{images}leftImg8bit/{{folder}}",
             f"{labels}{kind}/{{folder}}",
-            image_suffixes=IMAGE_SUFFIXES,
+            image_suffixes=FRAME_SUFFIXES,
             label_suffixes=(f"_{kind}_labelIds.png",),
             train_id_suffixes=(f"_{kind}_labelTrainIds.png",),
         )
@@ -54,12 +56,12 @@ def _layouts(kind: str, prefixes: tuple[tuple[str, str], ...]) -> tuple[Layout, 
 FINE = _layouts("gtFine", (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/")))
 EXTRA = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")))
 COARSE = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainvaltest/", "gtCoarse/")))
-SEQUENCE = (Layout("leftImg8bit_sequence/{folder}", image_suffixes=IMAGE_SUFFIXES),)
+SEQUENCE = (Layout("leftImg8bit_sequence/{folder}", image_suffixes=FRAME_SUFFIXES),)
 
-SPEC = DatasetSpec(
+CITYSCAPES = DatasetSpec(
     name="cityscapes",
     title="Cityscapes",
-    classes=CLASSES,
+    classes=CITYSCAPES_CLASSES,
     layouts=FINE,
     splits={
         "train": ("train",),
@@ -95,4 +97,30 @@ SPEC = DatasetSpec(
     video=Frames(SEQUENCE, BY_FRAME_NUMBER),
     # Next to the tree of the labelled frames and named like them, by the frame number: labelled frames are 30 apart.
     propagated=Frames(_layouts("gtFine", (("propagated/", "propagated/"),)), BY_FRAME_NUMBER),
+)
+
+KITTI = DatasetSpec(
+    name="kitti",
+    title="KITTI semantics",
+    classes=CITYSCAPES_CLASSES,
+    layouts=(
+        Layout("{folder}/image_2", "{folder}/semantic"),
+        Layout("data_semantics/{folder}/image_2", "data_semantics/{folder}/semantic"),
+    ),
+    # KITTI has no validation split: a fold is cut from training.
+    splits={"trainval": ("training",), "test": ("testing",)},
+    unlabelled=("test",),
+    ignored_ids=IGNORED_IDS,
+    ignored_colors=IGNORED_COLORS,
+    val_folds=(
+        (1, 5, 11, 29, 35, 49, 57, 68, 72, 82, 93, 115, 119, 130, 145, 154, 156, 167, 169, 189, 198),
+        (0, 12, 24, 31, 42, 50, 63, 71, 84, 96, 101, 112, 121, 133, 141, 155, 164, 171, 187, 191, 197),
+        (3, 6, 13, 21, 41, 54, 61, 73, 88, 91, 110, 121, 126, 131, 142, 149, 150, 163, 173, 183, 199),
+    ),
+    default_fold=0,
+    num_images={"train": 179, "val": 21, "trainval": 200, "test": 200},
+    # The multi-view extension of scene flow 2015 has the same 200 scenes: frames 00 to 20 around the labelled 10.
+    video=Frames((Layout("scene_flow/{folder}/image_2"),), BY_FRAME_NUMBER),
+    propagated=Frames((Layout("propagated/{folder}/image_2", "propagated/{folder}/semantic"),), BY_FRAME_NUMBER),
+    scene_flow=Frames((Layout("scene_flow/{folder}/image_2", "scene_flow/{folder}/semantic"),), BY_FRAME_NUMBER),
 )

@@ -1,8 +1,8 @@
 """Mapillary Vistas (Neuhold et al., ICCV 2017), images of many sizes.
 
-1.1 and 1.2 have 65 evaluated classes, 2.0 has 123. The classes of 1.x are declared here and compared with the config
-file that comes with the data. Those of 2.0 are read from that file: this project does not declare them, and a
-checkpoint stores the classes that it was trained on.
+1.1 and 1.2 have 65 evaluated classes, 2.0 has 123. The classes of 1.x are declared here. Those of 2.0 are read from the
+config file that comes with the data: this project does not declare them, and a checkpoint stores the classes that it
+was trained on.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.specs.folder import check_classes, color_of, read_table
+from datasets.specs.class_table import check_classes, read_color, read_table, require
 from datasets.specs.spec import DatasetSpec, Layout, SegClass
 
-CONFIGS_1 = ("config_v1.2.json", "config_v1.1.json", "config.json")
 CONFIG_2 = "config_v2.0.json"
 NUM_CLASSES_2 = 123
 
-CLASSES = (
+MAPILLARY_CLASSES = (
     SegClass("Bird", (165, 42, 42)),
     SegClass("Ground Animal", (0, 192, 0)),
     SegClass("Curb", (196, 196, 196)),
@@ -85,20 +84,18 @@ CLASSES = (
     SegClass("Ego Vehicle", (120, 10, 10)),
 )
 
-SPLITS = {
-    "train": ("training",),
-    "val": ("validation",),
-    "trainval": ("training", "validation"),
-    "test": ("testing",),
-}
-
-SPEC = DatasetSpec(
+MAPILLARY = DatasetSpec(
     name="mapillary",
     title="Mapillary Vistas 1.x",
-    classes=CLASSES,
+    classes=MAPILLARY_CLASSES,
     # As the archives of 1.1, and as those of 1.2, which come with 2.0, unpack.
     layouts=(Layout("{folder}/images", "{folder}/labels"), Layout("{folder}/images", "{folder}/v1.2/labels")),
-    splits=SPLITS,
+    splits={
+        "train": ("training",),
+        "val": ("validation",),
+        "trainval": ("training", "validation"),
+        "test": ("testing",),
+    },
     unlabelled=("test",),
     num_images={"train": 18000, "val": 2000, "trainval": 20000, "test": 5000},
     ignored_ids=(65,),
@@ -106,59 +103,32 @@ SPEC = DatasetSpec(
 )
 
 
-def read_spec_1(root: Path) -> DatasetSpec:
-    """The declaration of 1.x, after comparing it with the config file in `root`, if there is one.
-
-    Raises ValueError naming the first class that differs.
-    """
-    path = next((root / name for name in CONFIGS_1 if (root / name).is_file()), None)
-    if path is not None:
-        classes, ignored = _read_config(path)
-        found = {i: c.name for c in classes for i in c.label_ids}
-        found |= {i: "not evaluated" for c in ignored for i in c.label_ids}
-        declared = dict(enumerate(SPEC.class_names)) | dict.fromkeys(SPEC.ignored_ids, "not evaluated")
-        for label_id in sorted({*found, *declared}):
-            there, here = found.get(label_id, "missing"), declared.get(label_id, "missing")
-            if there != here:
-                raise ValueError(
-                    f"{path}: label {label_id} is {there!r} in this file but {here!r} in Mapillary Vistas 1.x. "
-                    "Is this another release? Use --dataset mapillary2 for 2.0."
-                )
-    return SPEC
-
-
-def read_spec_2(root: Path) -> DatasetSpec:
+def read_mapillary_2(root: Path) -> DatasetSpec:
     """The data set 2.0 in `root`, with the classes that its config file marks as evaluated.
 
-    Raises FileNotFoundError if that file is missing, ValueError if their number is not that of 2.0.
+    An id is the position in the file's list. Raises FileNotFoundError if that file is missing, ValueError if it is
+    wrong or the number of evaluated classes is not that of 2.0.
     """
     path = root / CONFIG_2
     if not path.is_file():
         raise FileNotFoundError(f"no {path}, which defines the labels of Mapillary Vistas 2.0. Copy it there.")
-    classes, ignored = _read_config(path)
-    if len(classes) != NUM_CLASSES_2:
-        raise ValueError(f"{path}: {len(classes)} evaluated classes; Mapillary Vistas 2.0 has {NUM_CLASSES_2}.")
+    classes: list[SegClass] = []
+    ignored: list[SegClass] = []
+    for label_id, label in enumerate(read_table(path, "labels")[1]):
+        where = f"{path}, label {label_id}"
+        is_class = isinstance(label.get("readable"), str) and isinstance(label.get("evaluate"), bool)
+        require(is_class, f'{where}: needs "readable", a name, and "evaluate", true or false.')
+        seg_class = SegClass(label["readable"], read_color(label.get("color"), where), (label_id,))
+        (classes if label["evaluate"] else ignored).append(seg_class)
+    check_classes(classes, path)
+    told = f"{len(classes)} evaluated classes; Mapillary Vistas 2.0 has {NUM_CLASSES_2}"
+    require(len(classes) == NUM_CLASSES_2, f"{path}: {told}.")
     return replace(
-        SPEC,
+        MAPILLARY,
         name="mapillary2",
         title="Mapillary Vistas 2.0",
-        classes=classes,
+        classes=tuple(classes),
         layouts=(Layout("{folder}/images", "{folder}/v2.0/labels"),),
         ignored_ids=tuple(i for c in ignored for i in c.label_ids),
         ignored_colors=tuple(c.color for c in ignored),
     )
-
-
-def _read_config(path: Path) -> tuple[tuple[SegClass, ...], tuple[SegClass, ...]]:
-    """The evaluated classes, each with its id, and the others. An id is the position in the file's list."""
-    _, labels = read_table(path, "labels")
-    classes: list[SegClass] = []
-    ignored: list[SegClass] = []
-    for label_id, label in enumerate(labels):
-        where = f"{path}, label {label_id}"
-        if not isinstance(label.get("readable"), str) or not isinstance(label.get("evaluate"), bool):
-            raise ValueError(f'{where}: needs "readable", a name, and "evaluate", true or false.')
-        seg_class = SegClass(label["readable"], color_of(label.get("color"), where), (label_id,))
-        (classes if label["evaluate"] else ignored).append(seg_class)
-    check_classes(classes, path)
-    return tuple(classes), tuple(ignored)

@@ -5,30 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets.specs import camvid, cityscapes, folder, kitti, mapillary, streets
+from datasets.specs import class_table
+from datasets.specs.camvid import CAMVID, CAMVID32, STREETS
+from datasets.specs.cityscapes import CITYSCAPES, KITTI
+from datasets.specs.mapillary import MAPILLARY, read_mapillary_2
 from datasets.specs.spec import DatasetSpec
 
-DATASETS: dict[str, DatasetSpec] = {
-    "camvid": camvid.SPEC,
-    "camvid32": camvid.SPEC_32,
-    "cityscapes": cityscapes.SPEC,
-    "kitti": kitti.SPEC,
-    "mapillary": mapillary.SPEC,
-    "streets": streets.SPEC,
-}
+DATASETS = {spec.name: spec for spec in (CAMVID, CAMVID32, CITYSCAPES, KITTI, MAPILLARY, STREETS)}
 
-# Data sets that come with a table of their classes: their declaration is read from it, or compared with it.
+# Data sets whose declaration is read from a table of classes that comes with the data.
 READERS: dict[str, Callable[[Path], DatasetSpec]] = {
-    "folder": folder.read_spec,
-    "mapillary": mapillary.read_spec_1,
-    "mapillary2": mapillary.read_spec_2,
+    "folder": class_table.read_spec,
+    "mapillary2": read_mapillary_2,
 }
 
 NAMES = tuple(sorted({*DATASETS, *READERS}))
 
 
 def dataset_spec(name: str, root: Path | None = None) -> DatasetSpec:
-    """The declaration of data set `name`; with its folder `root`, completed or checked by the class table there.
+    """The declaration of data set `name`; where only its folder defines the classes, from the class table in `root`.
 
     Raises ValueError, with the known names, for any other; ValueError if only the folder defines the classes and `root`
     is None; and the errors of reading a class table.

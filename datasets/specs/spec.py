@@ -134,7 +134,7 @@ class DatasetSpec:
     @property
     def palette(self) -> tuple[Color, ...]:
         """RGB colours in train id order."""
-        return palette(self.classes)
+        return class_colors(self.classes)
 
     @property
     def num_folds(self) -> int:
@@ -173,12 +173,7 @@ def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
     return f"class {number}, {longer[number - 1]!r}, {what}"
 
 
-def env_var(name: str) -> str:
-    """The environment variable that may contain the root of data set `name`."""
-    return f"KERBLINE_{name.upper()}"
-
-
-def palette(classes: Sequence[SegClass]) -> tuple[Color, ...]:
+def class_colors(classes: Sequence[SegClass]) -> tuple[Color, ...]:
     """RGB colours in train id order."""
     return tuple(c.color for c in classes)
 
