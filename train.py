@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import math
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,10 @@ from datasets.specs.spec import DatasetSpec
 from inference.settings import AS_IN_TRAINING
 from loss import Loss
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
-from training.checkpoints import State, check_weights
-from training.checkpoints import save as save_state
-from training.loop import Clock, StepLog
+from training.checkpoints import check_weights, save_run
+from training.loop import TEST_STEPS, Meters
 from training.optim import set_lr
-from training.run_log import BEST, LAST, NUM_SAMPLES, draw_curves, labelled_sample, write_augmentation, write_sample
+from training.run_log import BEST, LAST, NUM_SAMPLES, beside_labels, draw_curves, write_augmentation, write_sample
 from training.setup import Training, set_up
 from utils.command import run_command
 from utils.device import normalise, resolve_device
@@ -47,52 +45,49 @@ def main(config: TrainConfig) -> int:
 
 def _train_as(processes: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
     """Train as one of the processes; what is built here is freed before the process group ends."""
-    training, state = set_up(config, spec, device, processes)
+    training = set_up(config, spec, device, processes)
     with training.log:
-        train(training, state)
+        train(training)
 
 
-def train(training: Training, state: State) -> None:
+def train(training: Training) -> None:
     """Train epoch by epoch, validate, and keep `last.pth` and `best.pth`."""
-    run, log = training.config.run, training.log
-    if state.is_due:
-        state = score(training, state)
-    clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
-    for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
-        torch.manual_seed(seed_of(run.seed, epoch, training.processes.rank))  # a resumed run draws the same numbers
-        train_one_epoch(training, epoch, clock)
+    run, log, progress = training.config.run, training.log, training.progress
+    if progress.is_due:
+        score(training)
+    is_over = progress.is_over()
+    while not is_over:
+        train_one_epoch(training)
         check_weights(training.net, training.dtype)
-        ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
-        is_due = ends or (epoch + 1) % run.val_interval == 0
-        state = replace(state, epoch=epoch + 1, minutes=clock.minutes(), is_due=is_due)
-        save(training, state, LAST)
-        if is_due:
-            state = score(training, state)
-        if ends or (is_due and clock.is_up()):  # if it is up but nothing was due, one more step is trained and scored
-            break
+        is_over = run.test_mode or progress.is_over()
+        progress.is_due = is_over or progress.epoch % run.val_interval == 0
+        save(training, LAST)  # before scoring, which may fail
+        if progress.is_due:
+            score(training)
+            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
     if (best := log.folder / BEST).is_file():
-        log.say(f"best mIoU {100 * state.best:.2f}: {best}\n{about_scores(training, best)}")
+        log.say(f"best mIoU {100 * progress.best:.2f}: {best}\n{about_scores(training, best)}")
 
 
-def score(training: Training, state: State) -> State:
-    """The state with the network's scores; writes `last.pth` and, if they are the best, `best.pth`."""
-    result = validate(training, state.epoch)
-    training.log.say(f"epoch {state.epoch}\n{result.table()}")
+def score(training: Training) -> None:
+    """Validate; write `last.pth` and, if the scores are the best, `best.pth`."""
+    log, progress = training.log, training.progress
+    result = validate(training)
+    log.say(f"epoch {progress.epoch}\n{result.table()}")
     if len(result.absent) == training.spec.num_classes:
-        training.log.say(f"no pixel of the validation labels has a class: no score and no {BEST}, use {LAST}.")
+        log.say(f"no pixel of the validation labels has a class: no score and no {BEST}, use {LAST}.")
     per_class = zip(result.class_names, result.iou, strict=True)
     values = {f"iou/{name}": iou for name, iou in per_class if not math.isnan(iou)}
-    about = {"epoch": state.epoch, "minutes": state.minutes}
-    training.log.scalars("val", {**about, **_main_scores(result), **values})
-    is_best = result.mean_iou > state.best  # never if it is NaN
-    best = result.mean_iou if is_best else state.best
-    state = replace(state, best=best, scores=_main_scores(result), is_due=False)
-    if is_best:
-        save(training, state, BEST)
-    save(training, state, LAST)
+    names = ("mean_iou", "mean_accuracy", "pixel_accuracy")
+    progress.scores = {name: getattr(result, name) for name in names}
+    progress.is_due = False
+    log.scalars("val", {"epoch": progress.epoch, "minutes": progress.minutes(), **progress.scores, **values})
+    if result.mean_iou > progress.best:  # never if it is NaN
+        progress.best = result.mean_iou
+        save(training, BEST)
+    save(training, LAST)
     if training.processes.is_main:
-        draw_curves(training.log.folder)
-    return state
+        draw_curves(log.folder)
 
 
 def about_scores(training: Training, snapshot: Path) -> str:
@@ -109,29 +104,37 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
+def train_one_epoch(training: Training) -> None:
     """One pass over the epoch's crops, one optimizer step per `--accumulate` batches."""
-    config = training.config
+    config, progress = training.config, training.progress
+    # From seed and epoch alone, so that a resumed run draws the same numbers.
+    torch.manual_seed(seed_of(config.run.seed, progress.epoch, training.processes.rank))
     training.model.train()
     if config.model.freeze_trunk or config.model.trunk_freeze_bn:
         for module in training.net.trunk_modules():
             module.eval()  # frozen batch norms keep their statistics
-    loader = training.data.epoch(epoch)
-    accumulate, test_mode = config.optim.accumulate, config.run.test_mode
-    with StepLog(
-        loader, epoch, clock, training.log, training.device, training.dtype, accumulate=accumulate, test_mode=test_mode
-    ) as steps:
-        for place, (images, labels) in steps:
-            if epoch == 0 and place.batch == 0 and config.augment.dump_augmentation_images:
-                write_augmentation(training.log, training.spec, images, labels)
-            lr = training.lr_at(place.now)
+    loader = training.data.epoch(progress.epoch)
+    accumulate = min(config.optim.accumulate, len(loader))
+    num_steps = len(loader) // accumulate
+    with Meters(progress, num_steps, training.log, training.device, training.dtype) as meters:
+        batches = meters.timed(loader)
+        for step in range(num_steps):
+            now = meters.schedule_at(step)
+            lr = training.lr_at(now)
             set_lr(training.optimizer, lr)
-            is_relaxed = config.loss.rlx_off_epoch < 0 or place.now < config.loss.rlx_off_epoch
-            with gradients_summed_later(training.model, not place.ends_step):
-                loss = forward_backward(training, images, labels, training.losses[not is_relaxed], steps.accumulate)
-            if place.ends_step:
-                optimizer_step(training)
-            steps.worked(place, lr, loss, len(images))
+            is_relaxed = config.loss.rlx_off_epoch < 0 or now < config.loss.rlx_off_epoch
+            loss_of = training.losses[0 if is_relaxed else 1]
+            for part in range(accumulate):
+                images, labels = next(batches)
+                if config.augment.dump_augmentation_images and progress.epoch == step == part == 0:
+                    write_augmentation(training.log, training.spec, images, labels)
+                with gradients_summed_later(training.model, part + 1 < accumulate):
+                    meters.add(forward_backward(training, images, labels, loss_of, accumulate), len(images))
+            optimizer_step(training)
+            meters.end_step(lr)
+            if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
+                break
+    progress.epoch += 1
 
 
 def forward_backward(training: Training, images: Tensor, labels: Tensor, loss_of: Loss, accumulate: int) -> Tensor:
@@ -159,7 +162,7 @@ def optimizer_step(training: Training) -> None:
 
 
 @torch.inference_mode()
-def validate(training: Training, epoch: int) -> Scores:
+def validate(training: Training) -> Scores:
     """Score the whole images of the validation split, and write samples of the first few."""
     net = training.scored_net.eval()
     share_buffers(net)  # each process has statistics of its own crops, but all must score the network that is saved
@@ -175,14 +178,15 @@ def validate(training: Training, epoch: int) -> Scores:
             predictions = net(pixels).argmax(1)
         confusion.update(labels.to(training.device, non_blocking=True), predictions)
         if num_shown < NUM_SAMPLES and training.processes.is_main:
-            for image, truth, guess in zip(images, labels, predictions.byte().cpu(), strict=True):
-                write_sample(training.log, epoch, num_shown, labelled_sample(training.spec, image, truth, guess))
+            for sample in zip(images, labels, predictions.byte().cpu(), strict=True):
+                picture = beside_labels(training.spec, *sample)
+                write_sample(training.log, training.progress.epoch, num_shown, picture)
                 num_shown += 1
     give_back_freed_memory()
     return scores(confusion.reduce(), training.spec.class_names)
 
 
-def save(training: Training, state: State, name: str) -> None:
+def save(training: Training, name: str) -> None:
     """Write a checkpoint into the run folder."""
     checkpoint = Checkpoint(
         state_dict=training.scored_net.state_dict(),
@@ -192,14 +196,10 @@ def save(training: Training, state: State, name: str) -> None:
         classes=training.spec.classes,
         config=as_dict(training.config),
     )
-    save_state(
-        training.log, name, checkpoint, state, training.net, training.optimizer,
+    save_run(
+        training.log, name, checkpoint, training.progress, training.net, training.optimizer,
         scaler=training.scaler, average=training.average,
     )  # fmt: skip
-
-
-def _main_scores(result: Scores) -> dict[str, float]:
-    return {"mean_iou": result.mean_iou, "mean_accuracy": result.mean_accuracy, "pixel_accuracy": result.pixel_accuracy}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from config import TrainConfig, as_dict
 from datasets.files import Sample
 from datasets.specs.registry import dataset_spec
 from tests.tiny import run as train
-from training.compare import spread
 from training.run_log import commit, data_fingerprint
 from utils.flags import parse_command_line
 from utils.images import read_image
@@ -56,13 +55,6 @@ def table(tmp_path):
     return read
 
 
-def test_the_spread_is_the_deviation_with_n_minus_one_and_the_extremes():
-    of = spread([0.5, 0.75, 1.0])
-    assert (of.mean, of.std, of.low, of.high, of.count) == (0.75, 0.25, 0.5, 1.0, 3)
-    assert of.percent() == "75.00 ± 25.00 (50.00 to 100.00)"
-    assert spread([0.5]).percent() == "50.00 (one seed)"
-
-
 def test_runs_that_differ_in_seed_name_and_paths_alone_are_one_group(tmp_path, compare, table):
     for seed, iou in enumerate((0.2, 0.4, 0.6)):
         paths = ("--dataset_dir", f"data/{seed}", "--cache_dir", f"cache/{seed}", "--num_workers", str(seed))
@@ -83,7 +75,7 @@ def test_runs_that_differ_in_seed_name_and_paths_alone_are_one_group(tmp_path, c
 
 def test_a_single_seed_has_no_deviation(tmp_path, compare, table):
     told = compare(write_run(tmp_path / "a", 0, 0.5))
-    assert "group 1 (1 seed): DeepWV3Plus on camvid" in told.out
+    assert "group 1 (1 seed): --arch DeepWV3Plus --dataset camvid" in told.out
     assert "50.00 (one seed)" in told.out
     assert table()["1", "last validation", "", "mean_iou"]["std"] == ""
 
@@ -105,15 +97,12 @@ def test_other_steps_and_commits_are_told(tmp_path, compare):
     told = compare(*runs).err
     assert "warning: steps: not the same in all runs. group 1: 20, 10; group 2: 20\n" in told
     assert "warning: commit: not the same in all runs. group 1: abc1234; group 2: def\n" in told
-    dirty = [write_run(tmp_path / f"dirty{seed}", seed, 0.5, start=START | {"commit": "x-dirty"}) for seed in range(2)]
-    assert compare(*dirty).err == "warning: commit x-dirty: files were changed after it, so runs may differ in their " \
-                                  "code\n"  # fmt: skip
 
 
 def test_other_data_under_the_same_flags_is_another_group(tmp_path, compare):
     runs = [write_run(tmp_path / "a", 0, 0.5), write_run(tmp_path / "b", 1, 0.7, start=START | {"data": "d1"})]
     told = compare(*runs)
-    assert "group 2 (1 seed): --dataset_dir none (data d1)" in told.out
+    assert "group 2 (1 seed): data d1" in told.out
     assert "warning: data: not the same in all runs. group 1: d0; group 2: d1\n" in told.err
 
 
@@ -134,7 +123,7 @@ def test_older_runs_lack_facts_classes_and_flags(tmp_path, compare):
     assert "group 1 (2 seeds)" in told.out  # a flag that did not exist counts as its default
     assert "steps 20; data not recorded / d0; commit not recorded / abc1234" in told.out
     assert "scores of each class: not recorded" in told.out
-    assert f"warning: {old}: not recorded: data, commit, processes, numbers, versions\n" == told.err
+    assert told.err == ""
 
 
 def test_names_that_are_no_text_of_one_line_are_escaped(tmp_path, compare, table):
@@ -162,8 +151,8 @@ def test_a_run_that_cannot_be_compared_is_one_line(tmp_path, compare):
     told = compare(good, going, begun, damaged, lost, sdc, tmp_path / "typo")
     assert told.code == 0
     lines = told.err.splitlines()
-    assert lines[0].startswith(f"left out: {going} is not finished: last validated after epoch 1 of 2;")
-    assert lines[1].startswith(f"left out: {begun} is not finished: no validation yet;")
+    assert lines[0].startswith(f"left out: {going} is not finished: its last validation is that of epoch 1.")
+    assert lines[1].startswith(f"left out: {begun} is not finished: its last validation is that of epoch 0.")
     assert lines[2].startswith(f"left out: {damaged} is damaged")
     assert lines[3].startswith(f"left out: {lost} is damaged")
     assert lines[4] == f"left out: {sdc} is no run of train.py, but of another command."
@@ -174,12 +163,11 @@ def test_a_run_that_cannot_be_compared_is_one_line(tmp_path, compare):
     assert "error: no finished run is left to compare" in alone.err
 
 
-@pytest.mark.parametrize(("minutes", "finished"), [(4.9, False), (5.1, True), (None, True)])
+@pytest.mark.parametrize(("minutes", "finished"), [(4.9, False), (5.1, True)])
 def test_a_run_of_so_many_minutes_is_finished_when_they_have_passed(tmp_path, compare, minutes, finished):
     run = write_run(tmp_path / "a", 0, 0.5, "--max_minutes", "5", epochs=1)
-    if minutes:
-        row = {"kind": "val", "epoch": 1, "mean_iou": 0.5, "minutes": minutes}
-        (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    row = {"kind": "val", "epoch": 1, "mean_iou": 0.5, "minutes": minutes}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert compare(run).code == (0 if finished else 1)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from config import OptimConfig, TrainConfig
 from tests.networks import tiny_network, trunk_parameters
-from training.loop import Clock, remedy
+from training.loop import Progress, remedy
 from training.optim import WeightAverage, build_optimizer, build_schedule, set_lr
 from utils.flags import make_parser
 from video.settings import VideoTrainConfig
@@ -64,13 +64,14 @@ def test_warming_up_joins_the_schedule_without_a_jump():
 def test_with_max_minutes_the_clock_drives_the_schedule(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("training.loop.time.monotonic", lambda: now[0])
-    clock = Clock(max_minutes=10, max_epoch=100, spent=5)
-    assert (clock.epoch(0), clock.epoch(70), clock.is_up()) == (50, 70, False)
+    progress = Progress(max_epoch=100, max_minutes=10, minutes_before=5)
+    assert (progress.schedule(0), progress.schedule(70), progress.is_over()) == (50, 70, False)
     now[0] += 2.5 * 60
-    assert clock.epoch(0) == 75
+    assert progress.schedule(0) == 75
     now[0] += 2.5 * 60
-    assert (clock.epoch(0), clock.minutes(), clock.is_up()) == (100, 10, True)
-    assert (Clock(0, 100, 5).epoch(3.5), Clock(0, 100, 5).is_up()) == (3.5, False)
+    assert (progress.schedule(0), progress.minutes(), progress.is_over()) == (100, 10, True)
+    untimed = Progress(100, epoch=3, minutes_before=5)
+    assert (untimed.schedule(0.5), untimed.is_over()) == (3.5, False)
 
 
 def test_the_average_is_a_running_mean_that_forgets_the_start_first():

@@ -16,9 +16,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_set, tmp_path, flags):
     with pytest.MonkeyPatch.context() as patch:
         saved = train_command.save
 
-        def save_then_stop(training, state, name):
-            saved(training, state, name)
-            if name == "last.pth" and state.epoch == 2:
+        def save_then_stop(training, name):
+            saved(training, name)
+            if name == "last.pth" and training.progress.epoch == 2:
                 raise KeyboardInterrupt
 
         patch.setattr(train_command, "save", save_then_stop)
@@ -62,16 +62,16 @@ def test_what_does_not_fit_the_run_is_refused_and_changes_nothing(tiny_set, tmp_
     folder = tmp_path / "ckpt/default"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     for flags, told in (
-        (("--arch", "DeepR18V3PlusD_m1"), "its run trained DeepMNV3V3PlusD_m1, not DeepR18V3PlusD_m1"),
-        (("--freeze_trunk",), "its run was without --freeze_trunk, this one is with --freeze_trunk"),
-        (("--amsgrad",), "its run was without --amsgrad, this one is with --amsgrad"),
-        (("--aspp_rates", "6,12,18"), "its run had another head"),
+        (("--arch", "DeepR18V3PlusD_m1"), "its run had --arch DeepMNV3V3PlusD_m1, not DeepR18V3PlusD_m1"),
+        (("--freeze_trunk",), "its run had --freeze_trunk off, not on"),
+        (("--amsgrad",), "its run had --amsgrad off, not on"),
+        (("--aspp_rates", "6,12,18"), r"its run had head \(--aspp_rates, --refine\)"),
         (("--trunk_lr", "0.5"), "only one of its run and this one has a --trunk_lr"),
     ):
         with pytest.raises(ValueError, match=told):
             run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", *flags)
     (tiny_set / "streets.json").write_text("{}")
-    with pytest.raises(ValueError, match="its run was on camvid, not on streets"):
+    with pytest.raises(ValueError, match="its run had --dataset camvid, not streets"):
         run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--dataset", "streets")
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_an_earlier_version_lacks_what_is_newer(tiny_set, tmp_pa
     save_checkpoint(path, replace(kept, config={**kept.config, "optim": optim}, training=training))
     log = path.with_name("metrics.jsonl")
     log.write_text(log.read_text().replace('"kind": "val", "step": 2', '"kind": "val", "step": 1'))  # the epoch
-    with pytest.raises(ValueError, match="its run was without --amsgrad, this one is with --amsgrad"):
+    with pytest.raises(ValueError, match="its run had --amsgrad off, not on"):
         run(tiny_set, tmp_path, "--max_epoch", "2", "--resume", "--amsgrad")
     run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
     assert [row["step"] for row in metrics(tmp_path, "train")] == [0, 1, 2, 3]
@@ -115,9 +115,9 @@ def test_classes_that_changed_since_are_named(tiny_set, tmp_path):
 def test_a_finished_run_says_how_to_continue_it(tiny_set, tmp_path, capsys):
     run(tiny_set, tmp_path, "--max_epoch", "1")
     run(tiny_set, tmp_path, "--max_epoch", "1", "--resume")
-    assert "finished: all epochs (--max_epoch 1) are done; raise it to continue" in capsys.readouterr().out
+    assert "finished: --max_epoch 1 is reached; raise it to continue" in capsys.readouterr().out
     run(tiny_set, tmp_path, "--max_epoch", "9", "--max_minutes", "1e-6", "--resume")
-    assert "finished: the run's time (--max_minutes 1e-06) is used up" in capsys.readouterr().out
+    assert "finished: --max_minutes 1e-06 is reached" in capsys.readouterr().out
 
 
 def test_changed_settings_are_told_and_hold_from_then_on(tiny_set, tmp_path, capsys):

@@ -237,10 +237,10 @@ def test_a_scoring_that_fails_costs_no_epoch(train, tmp_path, monkeypatch):
     scored = video.train.score
     with monkeypatch.context() as patch:
 
-        def fail_at_the_end(training, state):
-            if state.epoch:
+        def fail_at_the_end(training):
+            if training.progress.epoch:
                 raise OSError("a broken picture")
-            return scored(training, state)
+            return scored(training)
 
         patch.setattr(video.train, "score", fail_at_the_end)
         assert "a broken picture" in train(*flags).err
@@ -304,10 +304,10 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys):
     config = parse_command_line(VideoTrainConfig, [str(word) for word in words])
     trained = video.train.train_one_epoch
 
-    def train_then_stop(training, epoch, clock):
-        if epoch == 1:
+    def train_then_stop(training):
+        if training.progress.epoch == 1:
             raise KeyboardInterrupt
-        trained(training, epoch, clock)
+        trained(training)
 
     monkeypatch.setattr(video.train, "train_one_epoch", train_then_stop)
     with pytest.raises(KeyboardInterrupt):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from config import ErrorConfig
+from config import ErrorConfig, TrainConfig, as_dict
 from utils.flags import option, parse_command_line
 
 
@@ -30,73 +30,112 @@ class CompareConfig:
 if __name__ == "__main__":
     CONFIG = parse_command_line(CompareConfig)  # before heavy imports, so that --help answers at once
 
+import json
 import statistics
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from training.compare_plot import write_plot
-from training.compare_runs import FACTS, MEANS, NOT_RECORDED, VALIDATION, Group, Measure, Run, group_runs, read_run
-from utils.command import run_command
+import numpy as np
+
+from training.run_log import CONFIG_FILE, read_metrics
+from utils.command import one_line, run_command
 from utils.files import writable_file, write_csv
-from utils.text import counted, display_width, escape, padded
+from utils.plots import new_plot
+from utils.text import counted, escape
 
+NOT_RECORDED = "not recorded"
+VALIDATION = "last validation"
+MEANS = {
+    "mean_iou": "mIoU",
+    "mean_accuracy": "mean accuracy",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_boundary_iou": "mean boundary IoU",
+    "mean_boundary_f": "mean boundary F-score",
+}
+PER_CLASS = ("iou", "boundary_iou", "boundary_f")
+# What may be a reason for other scores although no flag says so: the steps made, and what training/run_log.py records.
+FACTS = ("steps", "data", "commit", "processes", "numbers", "versions")
+TOLD_APART = ("data", "processes", "numbers")  # runs of which all have recorded it are grouped by it
+# Flags that change no result: names, places, and how fast the machine works.
+NO_EFFECT = ("exp", "tb_tag", "ckpt", "tb_path", "seed", "resume", "index_dir", "cache_dir", "bs_mult_val",
+             "dump_augmentation_images", "device", "num_workers")  # fmt: skip
 CSV_HEADER = ("group", "flags", "source", "class", "score", "seeds", "mean", "std", "min", "max", "per_seed")
+# Of Okabe and Ito: distinguishable also for the colour-blind. After the last, lines are dashed.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES, MARKERS = ("-", "--", ":"), "osD^v"
+
+
+class Measure(NamedTuple):
+    """What was measured. source: VALIDATION or eval/<folder>; class_name: "" for all classes together."""
+
+    source: str
+    class_name: str
+    score: str
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How values of several runs lie. std: the standard deviation with n - 1, None for a single value."""
+class Run:
+    """A finished run. flags, facts: name -> value as text; rows: of metrics.jsonl; scores: from 0 to 1."""
 
-    mean: float
-    std: float | None
-    low: float
-    high: float
-    count: int
-
-    def percent(self) -> str:
-        """As text: mean ± standard deviation (lowest to highest)."""
-        if self.std is None:
-            return f"{100 * self.mean:.2f} (one seed)"
-        return f"{100 * self.mean:.2f} ± {100 * self.std:.2f} ({100 * self.low:.2f} to {100 * self.high:.2f})"
+    folder: Path
+    seed: int
+    flags: Mapping[str, str]
+    facts: Mapping[str, str]
+    rows: Sequence[Mapping[str, Any]]
+    scores: Mapping[Measure, float]
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """The spread of at least one value."""
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), std, min(values), max(values), len(values))
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in their seed. label: the flags in which it differs from other groups."""
+
+    number: int
+    label: str
+    runs: Sequence[Run]
+
+    def title(self) -> str:
+        """Number, label and number of seeds."""
+        return f"group {self.number} ({counted(len({run.seed for run in self.runs}), 'seed')}): {self.label}"
+
+    def of(self, measure: Measure) -> list[tuple[int, float]]:
+        """Seed and score of each run that has the score."""
+        return [(run.seed, run.scores[measure]) for run in self.runs if measure in run.scores]
 
 
 def main(config: CompareConfig) -> int:
     """Print the groups, what else differs, and the scores; write OUT.csv and OUT.png."""
-    csv, png = output_files(config.runs.out)
-    groups = group_runs(read_runs(config.runs.runs))
-    for group in groups:
-        print(describe(group))
-    for text in warnings(groups):
-        print(f"warning: {escape(text)}", file=sys.stderr)
-    measured = measures(groups)
-    for source in dict.fromkeys(measure.source for measure in measured):
-        print(f"\n{source}, in percent: mean ± standard deviation (lowest to highest) of the seeds")
-        rows = table(groups, [measure for measure in measured if measure.source == source])
-        print("\n".join(aligned([["", *(f"group {group.number}" for group in groups)], *rows])))
-    if not any(measure.class_name for measure in measured):
-        print(f"scores of each class: {NOT_RECORDED}; eval.py writes them into the run folder")
-    write_csv(csv, CSV_HEADER, csv_lines(groups, measured))
-    write_plot(png, groups)
-    print(f"\nwrote {escape(csv)} and {escape(png)}")
-    return 0
-
-
-def output_files(out: str) -> tuple[Path, Path]:
-    """The CSV and the PNG that `--out` stands for: a beginning of file names, or a folder."""
+    out = config.runs.out
     base = Path(out) / "comparison" if out.endswith("/") or Path(out).is_dir() else Path(out)
     name = base.stem if base.suffix in (".csv", ".png") else base.name
-    files = base.with_name(f"{name}.csv"), base.with_name(f"{name}.png")
-    for file in files:
+    csv, png = base.with_name(f"{name}.csv"), base.with_name(f"{name}.png")
+    for file in (csv, png):
         writable_file(file, "--out")
-    return files
+    groups = group_runs(read_runs(config.runs.runs))
+    for group in groups:
+        seeds = ", ".join(str(run.seed) for run in group.runs)
+        facts = [f"{name} {' / '.join(dict.fromkeys(run.facts[name] for run in group.runs))}" for name in FACTS[:3]]
+        folders = " ".join(escape(run.folder) for run in group.runs)
+        print(f"{group.title()}\n  seed {seeds}; {'; '.join(facts)}\n  {folders}")
+    for text in warnings(groups):
+        print(f"warning: {text}", file=sys.stderr)
+    found = dict.fromkeys(measure for group in groups for run in group.runs for measure in run.scores)
+    measures = sorted(found, key=lambda m: (m.source != VALIDATION, m.source, bool(m.class_name)))
+    for source in dict.fromkeys(measure.source for measure in measures):
+        print(f"\n{source}, in percent: mean ± standard deviation (lowest to highest) of the seeds")
+        rows = [["", *(f"group {group.number}" for group in groups)]]
+        rows += table(groups, [measure for measure in measures if measure.source == source])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not any(measure.class_name for measure in measures):
+        print(f"scores of each class: {NOT_RECORDED}; eval.py writes them into the run folder")
+    write_csv(csv, CSV_HEADER, csv_lines(groups, measures))
+    write_plot(png, groups, measures)
+    print(f"\nwrote {escape(csv)} and {escape(png)}")
+    return 0
 
 
 def read_runs(names: Sequence[str]) -> list[Run]:
@@ -112,84 +151,173 @@ def read_runs(names: Sequence[str]) -> list[Run]:
     return runs
 
 
-def describe(group: Group) -> str:
-    """What a group is, and where its runs are."""
-    seeds = ", ".join(str(run.seed) for run in group.runs)
-    facts = [f"{name} {' / '.join(dict.fromkeys(run.facts[name] for run in group.runs))}" for name in FACTS[:3]]
-    folders = " ".join(escape(run.folder) for run in group.runs)
-    return f"{group.title()}\n  seed {seeds}; {'; '.join(facts)}\n  {folders}"
+def read_run(folder: Path) -> Run:
+    """A run from its folder. Raises ValueError if it is none of train.py, is not finished, or is damaged."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} is no run folder of train.py: it has no {CONFIG_FILE}.")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if "loss" not in config:
+            raise ValueError(f"{folder} is no run of train.py, but of another command.")
+        starts = config.pop("starts", None) or [{}]
+        # A run made before a flag existed did what the flag's default does.
+        groups = [*as_dict(parse_command_line(TrainConfig, [])).values(), *config.values()]
+        flags = {name: value for group in groups for name, value in group.items()}
+        flags["arch"] = flags["arch"].split(".")[-1]
+        rows = read_metrics(folder)
+        last = next((row for row in reversed(rows) if row["kind"] == "val"), {"epoch": 0})
+        over = flags["max_minutes"] and last.get("minutes", 0) >= flags["max_minutes"]
+        if not last["epoch"] or not (flags["test_mode"] or over or last["epoch"] >= flags["max_epoch"]):
+            raise ValueError(f"{folder} is not finished: its last validation is that of epoch {last['epoch']}.")
+        steps = [row["step"] + 1 for row in rows if row["kind"] == "train"]
+        facts = {"steps": str(max(steps)) if steps else NOT_RECORDED}
+        for name in FACTS[1:]:
+            facts[name] = ", then ".join(dict.fromkeys(_as_text(start.get(name) or NOT_RECORDED) for start in starts))
+        scores = {Measure(VALIDATION, "", name): last[name] for name in MEANS if name in last}
+        scores |= {Measure(VALIDATION, key[4:], "iou"): value for key, value in last.items() if key.startswith("iou/")}
+        for path in sorted(folder.glob("eval/*/metrics.json")):
+            content, source = json.loads(path.read_text(encoding="utf-8")), f"eval/{path.parent.name}"
+            scores |= {Measure(source, "", name): content.get(name) for name in MEANS}
+            scores |= {Measure(source, class_name, name): of_class.get(name)
+                       for class_name, of_class in content["classes"].items() for name in PER_CLASS}  # fmt: skip
+            for name, value in content.get("settings", {}).get("inference", {}).items():
+                facts[f"{source} --{name}"] = _as_text(value)
+        known = {measure: value for measure, value in scores.items() if value is not None}
+        return Run(folder, flags["seed"], {name: _as_text(flags[name]) for name in flags}, facts, rows, known)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {one_line(error)}).") from error
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Groups of runs that differ in nothing but their seed, in the order of their first run."""
+    known = [name for name in TOLD_APART if all(run.facts[name] != NOT_RECORDED for run in runs)]
+    without = (*NO_EFFECT, *(("dataset_dir",) if "data" in known else ()))  # a copy is the same data
+    keys = [
+        {f"--{name}": value for name, value in run.flags.items() if name not in without}
+        | {name: run.facts[name] for name in known}
+        for run in runs
+    ]
+    names = [name for name in dict.fromkeys(name for key in keys for name in key)
+             if len({key.get(name) for key in keys}) > 1]  # fmt: skip
+    members: dict[tuple[str, ...], list[Run]] = {}
+    for run, key in zip(runs, keys, strict=True):
+        members.setdefault(tuple(key.get(name, NOT_RECORDED) for name in names), []).append(run)
+    groups: list[Group] = []
+    for values, some in members.items():
+        differences = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+        alone = f"--arch {some[0].flags['arch']} --dataset {some[0].flags['dataset']}"
+        groups.append(Group(len(groups) + 1, differences or alone, some))
+    return groups
 
 
 def warnings(groups: Sequence[Group]) -> Iterator[str]:
     """What, besides flags and seed, may be a reason for different scores."""
-    runs = [run for group in groups for run in group.runs]
-    for run in runs:
-        if missing := [name for name, value in run.facts.items() if value == NOT_RECORDED]:
-            yield f"{run.folder}: {NOT_RECORDED}: {', '.join(missing)}"
-    for name in dict.fromkeys(name for run in runs for name in run.facts):
+    for name in dict.fromkeys(name for group in groups for run in group.runs for name in run.facts):
         found = [dict.fromkeys(run.facts.get(name, NOT_RECORDED) for run in group.runs) for group in groups]
-        recorded = {value for values in found for value in values} - {NOT_RECORDED}
-        if len(recorded) > 1:
+        if len({value for values in found for value in values} - {NOT_RECORDED}) > 1:
             where = (f"group {group.number}: {', '.join(values)}" for group, values in zip(groups, found, strict=True))
             yield f"{name}: not the same in all runs. {'; '.join(where)}"
-        elif name == "commit" and any(value.endswith("-dirty") for value in recorded):
-            yield f"commit {recorded.pop()}: files were changed after it, so runs may differ in their code"
     for group in groups:
         seeds = [run.seed for run in group.runs]
         for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             yield f"group {group.number}: {counted(seeds.count(seed), 'run')} with seed {seed}; each is counted"
 
 
-def measures(groups: Sequence[Group]) -> list[Measure]:
-    """All that was measured in any run: the validation first, and of each source the means first."""
-    found = dict.fromkeys(measure for group in groups for run in group.runs for measure in run.scores)
-    return sorted(found, key=lambda measure: (measure.source != VALIDATION, measure.source, bool(measure.class_name)))
-
-
-def table(groups: Sequence[Group], measured: Sequence[Measure]) -> Iterator[list[str]]:
+def table(groups: Sequence[Group], measures: Sequence[Measure]) -> Iterator[list[str]]:
     """The means, each with its differences from the first group, then the IoU of each class; a column per group."""
-    for measure in measured:
-        if not measure.class_name:
-            yield [MEANS[measure.score], *(_cell(group, measure) for group in groups)]
-            if len(groups) > 1:
-                yield ["  minus group 1, same seed", "", *(_apart(group, groups[0], measure) for group in groups[1:])]
-        elif measure.score == "iou":  # the others are only in the CSV
-            yield [measure.class_name, *(_cell(group, measure) for group in groups)]
+    for measure in measures:
+        if measure.class_name and measure.score != "iou":
+            continue  # only in the CSV
+        yield [escape(measure.class_name) or MEANS[measure.score], *(_spread(group, measure) for group in groups)]
+        if len(groups) > 1 and not measure.class_name:
+            first = dict(groups[0].of(measure))
+            cells = []
+            for group in groups[1:]:
+                apart = [100 * (value - first[seed]) for seed, value in group.of(measure) if seed in first]
+                std = f" ± {statistics.stdev(apart):.2f}" if len(apart) > 1 else ""
+                cells.append(f"{statistics.fmean(apart):+.2f}{std}" if apart else "-")
+            yield ["  minus group 1, same seed", "", *cells]
 
 
-def csv_lines(groups: Sequence[Group], measured: Sequence[Measure]) -> Iterator[Sequence[object]]:
-    """One line per measure and group; scores from 0 to 1, as eval.py writes them."""
-    for measure in measured:
-        for group in groups:
-            found = [(run.seed, run.scores[measure]) for run in group.runs if measure in run.scores]
-            if found:
-                of = spread([value for _, value in found])
-                each = " ".join(f"{seed}:{value:.6g}" for seed, value in found)
-                seeds = len({seed for seed, _ in found})
-                yield group.number, group.label, *measure, seeds, of.mean, of.std, of.low, of.high, each
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines in which the columns begin at the same place."""
-    widths = [max(display_width(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _cell(group: Group, measure: Measure) -> str:
-    values = [run.scores[measure] for run in group.runs if measure in run.scores]
+def _spread(group: Group, measure: Measure) -> str:
+    """Mean ± standard deviation (lowest to highest) in percent."""
+    values = [100 * value for _, value in group.of(measure)]
     if not values:
         return "-"
     few = f", in {len(values)} of {len(group.runs)} runs" if len(values) < len(group.runs) else ""
-    return spread(values).percent() + few
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one seed){few}"
+    std = statistics.stdev(values)  # with n - 1
+    return f"{statistics.fmean(values):.2f} ± {std:.2f} ({min(values):.2f} to {max(values):.2f}){few}"
 
 
-def _apart(group: Group, first: Group, measure: Measure) -> str:
-    before, now = first.by_seed(measure), group.by_seed(measure)
-    values = [now[seed] - before[seed] for seed in now if seed in before]
-    if not values:
-        return "-"
-    of = spread(values)
-    return f"{100 * of.mean:+.2f}" + ("" if of.std is None else f" ± {100 * of.std:.2f}")
+def csv_lines(groups: Sequence[Group], measures: Sequence[Measure]) -> Iterator[Sequence[object]]:
+    """One line per measure and group; scores from 0 to 1, as eval.py writes them."""
+    for measure in measures:
+        for group in groups:
+            if found := group.of(measure):
+                values = [value for _, value in found]
+                std = statistics.stdev(values) if len(values) > 1 else None
+                each = " ".join(f"{seed}:{value:.6g}" for seed, value in found)
+                spread = (len({seed for seed, _ in found}), statistics.fmean(values), std, min(values), max(values))
+                yield group.number, group.label, *measure, *spread, each
+
+
+def write_plot(path: Path, groups: Sequence[Group], measures: Sequence[Measure]) -> None:
+    """Validation mIoU and training loss over epochs, mean and range of each group; below, the IoU of each class."""
+    of_classes = [measure for measure in measures if measure.class_name and measure.score == "iou"]
+    of_classes = [measure for measure in of_classes if measure.source == of_classes[0].source]
+    heights = [4.0, 0.5 + (0.16 + 0.07 * len(groups)) * len(of_classes)][: 2 if of_classes else 1]
+    panels: Any = [["mIoU", "loss"], ["classes"] * 2][: len(heights)]
+    with new_plot(path, (13, sum(heights) + 0.25 * len(groups)), dpi=110) as figure:
+        axes = figure.subplot_mosaic(panels, height_ratios=heights)
+        axes["mIoU"].set_title("validation mIoU in percent; line: mean, band: lowest to highest seed", loc="left")
+        axes["loss"].set_title("training loss (of different losses not comparable)", loc="left")
+        lines = []
+        for group in groups:
+            turn, color = divmod(group.number - 1, len(COLORS))
+            marker = MARKERS[(group.number - 1) % len(MARKERS)]
+            style = {"color": COLORS[color], "linestyle": LINES[turn % len(LINES)]}
+            lines.append(_draw_curve(axes["mIoU"], group, ("val", "mean_iou", 100.0), style | {"marker": marker}))
+            _draw_curve(axes["loss"], group, ("train", "loss", 1.0), style)
+            for row, measure in enumerate(of_classes):
+                if values := [100 * value for _, value in group.of(measure)]:
+                    y = row + 0.7 * ((group.number - 0.5) / len(groups) - 0.5)
+                    axes["classes"].hlines(y, min(values), max(values), color=COLORS[color], linewidth=2)
+                    axes["classes"].plot(np.mean(values), y, marker, markersize=4, color=COLORS[color])
+        if of_classes:
+            title = f"IoU of each class in percent, {of_classes[0].source}; point: mean, bar: lowest to highest seed"
+            axes["classes"].set_title(title, loc="left")
+            axes["classes"].set_yticks(range(len(of_classes)), [measure.class_name for measure in of_classes])
+            axes["classes"].set_ylim(len(of_classes) - 0.5, -0.5)  # the first class at the top
+        for axis in axes.values():
+            axis.set_xlim(left=0)
+            axis.grid(alpha=0.25)
+        labels = [textwrap.fill(group.title(), 140, subsequent_indent="    ") for group in groups]
+        figure.legend(lines, labels, loc="outside upper left", frameon=False)
+
+
+def _draw_curve(axis: Any, group: Group, curve: tuple[str, str, float], style: Mapping[str, Any]) -> Any:
+    """Mean and range of a group's runs over the epochs that all have. curve: kind, key, factor. Returns the line."""
+    kind, key, factor = curve
+    runs = [{row["epoch"]: factor * row[key] for row in run.rows if row["kind"] == kind and row.get(key) is not None}
+            for run in group.runs]  # fmt: skip
+    runs = [dict(sorted(points.items())) for points in runs if points]
+    epochs = np.unique([epoch for points in runs for epoch in points])
+    for points in runs:
+        epochs = epochs[(epochs >= min(points)) & (epochs <= max(points))]
+    values = np.array([np.interp(epochs, list(points), list(points.values())) for points in runs] or [epochs])
+    axis.fill_between(epochs, values.min(0), values.max(0), alpha=0.18, color=style["color"], linewidth=0)
+    axis.set_xlabel("epoch")
+    return axis.plot(epochs, values.mean(0), markersize=5, linewidth=1.8, **style)[0]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return ("off", "on")[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return f"{value:.10g}" if isinstance(value, float) else "none" if value in (None, "") else escape(value)
 
 
 if __name__ == "__main__":

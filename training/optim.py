@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -63,12 +63,6 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every parameter group this learning rate times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
-
-
-def freeze(modules: Iterable[nn.Module]) -> None:
-    """Stop training these modules. Put them in evaluation mode as well, so that batch norms keep their statistics."""
-    for module in modules:
-        module.requires_grad_(False)
 
 
 class WeightAverage:

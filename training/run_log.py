@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ from utils.files import atomic_path, first_free, json_text, writable_folder, wri
 from utils.images import Uint8Array, colorize, shrunk, side_by_side, write_image
 from utils.plots import new_plot
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG_FILE, METRICS = "config.json", "metrics.jsonl"
 LAST, BEST = "last.pth", "best.pth"  # the checkpoint to resume from, and the one with the best score
 LINK = "tensorboard"  # to the run's events
 
@@ -48,8 +48,13 @@ class RunLog:
             return
         writable_folder(folder, "--ckpt")
         self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self._events = _tensorboard_writer(tb_folder)
-        if self._events is not None and not (folder / LINK).exists():
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            print("tensorboardX is not installed: metrics.jsonl has everything, TensorBoard nothing.", file=sys.stderr)
+            return
+        self._events = SummaryWriter(str(tb_folder))
+        if not (folder / LINK).exists():
             with contextlib.suppress(OSError):  # a file system without links
                 (folder / LINK).symlink_to(os.path.relpath(tb_folder, folder), target_is_directory=True)
 
@@ -78,7 +83,8 @@ class RunLog:
         if not self.active:
             return
         rows = read_metrics(self.folder)
-        kept = [row for row in rows if row["epoch"] < epoch or (_is_score(row, epoch) and not is_due)]
+        kept = [row for row in rows
+                if row["epoch"] < epoch or (row["kind"] == "val" and row["epoch"] == epoch and not is_due)]  # fmt: skip
         self._metrics.close()
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
@@ -91,9 +97,9 @@ class RunLog:
             return
         before: list[Mapping[str, Any]] = []
         with contextlib.suppress(OSError, ValueError):
-            before = json.loads((self.folder / CONFIG).read_text(encoding="utf-8")).get("starts", [])
+            before = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8")).get("starts", [])
         starts = [*(earlier for earlier in before if earlier != start), start]
-        write_json(self.folder / CONFIG, {**settings, "starts": starts})
+        write_json(self.folder / CONFIG_FILE, {**settings, "starts": starts})
 
     def scalars(self, kind: str, values: Mapping[str, float]) -> None:
         """Log numbers at the current step, e.g. `scalars("train", {"loss": 0.4})`.
@@ -106,7 +112,7 @@ class RunLog:
         self._metrics.flush()
         if self._events is not None:
             for name, value in values.items():
-                if math.isfinite(value):
+                if isfinite(value):
                     self._events.add_scalar(f"{kind}/{name}", value, self.steps)
 
     def image(self, name: str, picture: Any) -> None:
@@ -152,54 +158,30 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def draw_curves(folder: Path) -> None:
     """Draw loss, learning rate and validation scores of metrics.jsonl into curves.png."""
-    metrics = read_metrics(folder)
-    train = [m for m in metrics if m["kind"] == "train"]
-    val = [m for m in metrics if m["kind"] == "val" and m["mean_iou"] is not None and math.isfinite(m["mean_iou"])]
+    rows = read_metrics(folder)
     with new_plot(folder / "curves.png", (13, 3.6), dpi=110) as figure:
-        axes = figure.subplots(1, 3)
-        for axis, rows, key, title in (
-            (axes[0], train, "loss", "training loss"),
-            (axes[1], train, "lr", "learning rate"),
-            (axes[2], val, "mean_iou", "validation mIoU"),
-        ):
-            axis.plot(
-                [row["epoch"] for row in rows],
-                [row[key] for row in rows],
-                color="#26547c",
-                marker="." if key == "mean_iou" else None,
-            )
+        for axis, kind, key, title in zip(
+            figure.subplots(1, 3), ("train", "train", "val"), ("loss", "lr", "mean_iou"),
+            ("training loss", "learning rate", "validation mIoU"), strict=True,
+        ):  # fmt: skip
+            found = [row for row in rows if row["kind"] == kind and row.get(key) is not None and isfinite(row[key])]
+            epochs, values = [row["epoch"] for row in found], [row[key] for row in found]
+            axis.plot(epochs, values, color="#26547c", marker="." if kind == "val" else None)
             axis.set_title(title)
             axis.set_xlabel("epoch")
-            axis.set_xlim(0, 1.03 * max(row["epoch"] for row in metrics))  # the same for all, also for a single point
+            axis.set_xlim(0, 1.03 * max(row["epoch"] for row in rows))  # the same for all, also for a single point
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
-        if val:
-            best = max(val, key=lambda row: row["mean_iou"])
-            axes[2].set_ylim(0, max(1.15 * best["mean_iou"], 0.01))  # room for the number above the curve
-            axes[2].annotate(
-                f"{best['mean_iou']:.3f}",
-                (best["epoch"], best["mean_iou"]),
-                textcoords="offset points",
-                xytext=(0, 6),
-                ha="center",
-            )
-
-def _is_score(row: Mapping[str, Any], epoch: int) -> bool:
-    return row["kind"] == "val" and row["epoch"] == epoch
-
-
-def _tensorboard_writer(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        print("tensorboardX is not installed: no TensorBoard events; metrics.jsonl has everything.", file=sys.stderr)
-        return None
-    return SummaryWriter(str(folder))
+            if kind == "val" and values:
+                axis.set_ylim(0, max(1.15 * max(values), 0.01))  # room for the number above the curve
+                best = epochs[values.index(max(values))]
+                place = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
+                axis.annotate(f"{max(values):.3f}", (best, max(values)), **place)
 
 
 NUM_SAMPLES = 4  # images per scoring
 NUM_KEPT = 12  # scorings of which they are kept
-LARGEST_SAMPLE = 1536  # side of those with labels, in pixels: at 12 megapixels, a long training's would fill a disk
+LARGEST_SAMPLE = 1536  # side in pixels: at 12 megapixels, those of a long training would fill a disk
 
 
 def write_sample(log: RunLog, epoch: int, number: int, picture: Uint8Array) -> None:
@@ -207,24 +189,20 @@ def write_sample(log: RunLog, epoch: int, number: int, picture: Uint8Array) -> N
 
     Of each sample the first, the latest and others evenly spread between them are kept, NUM_KEPT in all.
     """
-    write_image(log.folder / "samples" / f"epoch{epoch:03d}_{number}.png", picture)
+    folder, picture = log.folder / "samples", shrunk(picture, LARGEST_SAMPLE)
+    write_image(folder / f"epoch{epoch:03d}_{number}.png", picture)
     log.image(f"sample{number}", picture)
-    kept = sorted((_epoch_of(path), path) for path in (log.folder / "samples").glob(f"epoch*_{number}.png"))
+    kept = sorted((int(path.stem[5:].split("_")[0]), path) for path in folder.glob(f"epoch*_{number}.png"))
     while len(kept) > NUM_KEPT:
         _, crowded = min((kept[i + 1][0] - kept[i - 1][0], i) for i in range(1, len(kept) - 1))
         kept.pop(crowded)[1].unlink(missing_ok=True)
 
 
-def labelled_sample(spec: DatasetSpec, image: Tensor, labels: Tensor, guess: Tensor) -> Uint8Array:
-    """Image, truth and prediction side by side. image [3, H, W] uint8; labels, guess [H, W] train ids."""
-    return shrunk(_beside_labels(spec, image, labels, guess), LARGEST_SAMPLE)
-
-
 def write_augmentation(log: RunLog, spec: DatasetSpec, images: Tensor, labels: Tensor) -> None:
     """Write crops [B, 3, H, W] uint8 next to their labels [B, H, W], in the main process only."""
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+    for number, pair in enumerate(zip(images, labels, strict=True)):
         if log.active:
-            write_image(log.folder / "augmentation" / f"{number}.png", _beside_labels(spec, image, label))
+            write_image(log.folder / "augmentation" / f"{number}.png", beside_labels(spec, *pair))
 
 
 def as_picture(image: Tensor) -> Uint8Array:
@@ -233,11 +211,8 @@ def as_picture(image: Tensor) -> Uint8Array:
     return picture
 
 
-def _epoch_of(path: Path) -> int:
-    return int(path.stem.removeprefix("epoch").split("_")[0])
-
-
-def _beside_labels(spec: DatasetSpec, image: Tensor, *labels: Tensor) -> Uint8Array:
+def beside_labels(spec: DatasetSpec, image: Tensor, *labels: Tensor) -> Uint8Array:
+    """An image [3, H, W] uint8 and train ids [H, W], of the truth or predicted, side by side."""
     return side_by_side([as_picture(image), *(colorize(ids.numpy(), spec.palette) for ids in labels)])
 
 
@@ -272,12 +247,9 @@ def data_fingerprint(spec: DatasetSpec, *splits: Sequence[Sample]) -> str:
     Not of their times and folders, so a copy is the same data; nor of their contents, which would have to be read.
     """
     meaning = (spec.class_names, [*spec.train_id_of_label_id().items()], [*spec.train_id_of_color().items()])
-    digest = hashlib.blake2b(repr((spec.name, meaning)).encode(), digest_size=4)
-    for samples in splits:
-        files = [(s.name, _size(s.image_path), _size(s.label_path) if s.label_path else 0) for s in samples]
-        digest.update(repr(files).encode())
-    return digest.hexdigest()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
+    files = [
+        (sample.name, *(path.stat().st_size if path else 0 for path in (sample.image_path, sample.label_path)))
+        for samples in splits
+        for sample in samples
+    ]
+    return hashlib.blake2b(repr((spec.name, meaning, files)).encode(), digest_size=4).hexdigest()

@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from config import as_dict
 from network.checkpoint import Checkpoint
-from training.checkpoints import State, check_weights, find_start, open_run, restore
-from training.checkpoints import save as save_state
-from training.loop import Clock, StepLog
+from training.checkpoints import check_weights, find_start, open_run, restore, save_run
+from training.loop import TEST_STEPS, Meters, Progress
 from training.optim import set_lr
 from training.run_log import BEST, LAST, NUM_SAMPLES, RunLog, as_picture, record_start, write_sample
 from utils.command import run_command
@@ -55,7 +54,7 @@ BRIGHTER = 4  # how much differences are amplified in the sample images
 
 
 @dataclass(frozen=True)
-class Training:
+class SDCTraining:
     """What every epoch works with."""
 
     config: VideoTrainConfig
@@ -64,19 +63,20 @@ class Training:
     net: SDCNet
     optimizer: Adam
     log: RunLog
+    progress: Progress
     train: Sequence[Clip]
     val: Sequence[Clip]
 
 
 def main(config: VideoTrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
-    training, state = set_up(config)
+    training = set_up(config)
     with training.log:
-        train(training, state)
+        train(training)
     return 0
 
 
-def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
+def set_up(config: VideoTrainConfig) -> SDCTraining:
     """Find the frames, build network and optimizer. Nothing is written before all of this has succeeded."""
     if find_processes().world_size > 1:
         raise ValueError("python -m video.train works in one process; start it without torchrun.")
@@ -104,49 +104,49 @@ def set_up(config: VideoTrainConfig) -> tuple[Training, State]:
         f"{str(dtype or torch.float32).removeprefix('torch.')}",
         f"{counted(len(sequences), 'sequence')}: {counted(len(clips), 'clip')} to train on, {len(val)} held out",
     )
-    fresh = State(config.run.start_epoch, is_due=config.run.start_epoch == 0)  # the initial network is scored too
-    log, state = open_run(config.run, start, fresh, as_dict(config), record_start(dtype), about)
+    log, progress = open_run(config.run, start, as_dict(config), record_start(dtype), about)
+    progress.is_due = progress.is_due or (not start and progress.epoch == 0)  # the initial network is scored too
     scored = evenly(val, config.frames.num_val)
-    return Training(config, device, dtype, net, optimizer, log, clips, scored), state
+    return SDCTraining(config, device, dtype, net, optimizer, log, progress, clips, scored)
 
 
-def train(training: Training, state: State) -> None:
+def train(training: SDCTraining) -> None:
     """Train epoch by epoch, score, and keep `last.pth` and `best.pth`."""
-    run, log = training.config.run, training.log
-    clock = Clock(run.max_minutes, run.max_epoch, state.minutes)
-    if state.is_due:
-        state = score(training, state)
-    for epoch in () if clock.is_up() else range(state.epoch, run.max_epoch):
-        train_one_epoch(training, epoch, clock)
+    run, log, progress = training.config.run, training.log, training.progress
+    if progress.is_due:
+        score(training)
+    is_over = progress.is_over()
+    while not is_over:
+        train_one_epoch(training)
         check_weights(training.net, training.dtype)
-        ends = run.test_mode or epoch + 1 == run.max_epoch or clock.is_up()
-        is_due = ends or (epoch + 1) % run.val_interval == 0
-        state = replace(state, epoch=epoch + 1, minutes=clock.minutes(), is_due=is_due)
-        save(training, state, LAST)
-        if is_due:
-            state = score(training, state)
-        if ends or (is_due and clock.is_up()):  # if it is up but nothing was due, one more step is trained and scored
-            break
-    log.say(f"best PSNR {state.best:.2f} dB: {log.folder / BEST}")
+        is_over = run.test_mode or progress.is_over()
+        progress.is_due = is_over or progress.epoch % run.val_interval == 0
+        save(training, LAST)
+        if progress.is_due:
+            score(training)
+            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
+    log.say(f"best PSNR {progress.best:.2f} dB: {log.folder / BEST}")
 
 
-def train_one_epoch(training: Training, epoch: int, clock: Clock) -> None:
+def train_one_epoch(training: SDCTraining) -> None:
     """One pass over the training clips, one optimizer step per batch."""
-    config = training.config
+    config, progress = training.config, training.progress
     training.net.train()
-    loader = training_loader(training, draw_clips(config.run.seed, epoch, len(training.train), config.frames.repeat))
-    with StepLog(
-        loader, epoch, clock, training.log, training.device, training.dtype, test_mode=config.run.test_mode
-    ) as steps:
-        for place, (frames, flows) in steps:
-            lr = config.optim.lr * 0.1 ** (place.now / config.run.max_epoch)
+    draws = draw_clips(config.run.seed, progress.epoch, len(training.train), config.frames.repeat)
+    loader = training_loader(training, draws)
+    with Meters(progress, len(loader), training.log, training.device, training.dtype) as meters:
+        for step, (frames, flows) in enumerate(meters.timed(loader)):
+            lr = config.optim.lr * 0.1 ** (meters.schedule_at(step) / config.run.max_epoch)
             set_lr(training.optimizer, lr)
-            loss = optimizer_step(training, frames, flows)
-            parts = {name: value for name, value in loss._asdict().items() if name != "total"}
-            steps.worked(place, lr, loss.total, len(frames), **parts)
+            total, *parts = optimizer_step(training, frames, flows)
+            meters.add(total, len(frames))
+            meters.end_step(lr, **dict(zip(SDCLoss._fields[1:], parts, strict=True)))
+            if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
+                break
+    progress.epoch += 1
 
 
-def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[ClipSample]:
+def training_loader(training: SDCTraining, draws: list[ClipDraw]) -> DataLoader[ClipSample]:
     """Batches of the crops that `draws` name."""
     config, on_gpu = training.config, training.device.type == "cuda"
     count = config.device.num_workers
@@ -165,7 +165,7 @@ def training_loader(training: Training, draws: list[ClipDraw]) -> DataLoader[Cli
     )
 
 
-def optimizer_step(training: Training, frames: Tensor, flows: Tensor) -> SDCLoss:
+def optimizer_step(training: SDCTraining, frames: Tensor, flows: Tensor) -> SDCLoss:
     """Train on one batch. frames [B, length, 3, S, S] uint8, flows [B, M, 2, S, S]. Returns the loss, detached."""
     frames, flows = (values.to(training.device, non_blocking=True) for values in (frames, flows))
     prediction, motion = predict(training, frames, flows)
@@ -176,7 +176,7 @@ def optimizer_step(training: Training, frames: Tensor, flows: Tensor) -> SDCLoss
     return SDCLoss(*(part.detach() for part in loss))
 
 
-def predict(training: Training, frames: Tensor, flows: Tensor) -> tuple[Tensor, Tensor]:
+def predict(training: SDCTraining, frames: Tensor, flows: Tensor) -> tuple[Tensor, Tensor]:
     """The last frame, made from the previous one: [B, 3, H, W] float32, 0 to 255, and the motion [B, 2, H, W]."""
     with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
         motion = training.net(frames[:, : training.net.num_frames], flows)
@@ -184,8 +184,9 @@ def predict(training: Training, frames: Tensor, flows: Tensor) -> tuple[Tensor, 
 
 
 @torch.inference_mode()
-def score(training: Training, state: State) -> State:
-    """The state with the PSNR on the whole held-out frames; writes samples, `last.pth` and, if best, `best.pth`."""
+def score(training: SDCTraining) -> None:
+    """PSNR on the whole held-out frames; writes samples, `last.pth` and, if it is the best, `best.pth`."""
+    progress = training.progress
     training.net.eval()
     rows = []
     for number, clip in enumerate(tqdm(training.val, desc="score", disable=None, leave=False, dynamic_ncols=True)):
@@ -197,7 +198,7 @@ def score(training: Training, state: State) -> State:
         losses = (sdc_loss(made, truth, way).total.item() for made, way in ((prediction, motion), (by_flow, flow)))
         rows.append([*(psnr(made, truth) for made in (prediction, by_flow, before)), *losses])
         if number < NUM_SAMPLES:
-            write_sample(training.log, state.epoch, number, sample(before[0], prediction[0], truth[0]))
+            write_sample(training.log, progress.epoch, number, sample(before[0], prediction[0], truth[0]))
     scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
     if not math.isfinite(scores["psnr"]):
         raise ValueError(
@@ -205,16 +206,15 @@ def score(training: Training, state: State) -> State:
             "--snapshot."
         )
     training.log.say(
-        f"epoch {state.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
+        f"epoch {progress.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
         f"copying {scores['psnr_of_copying']:.2f}; loss {scores['loss']:.4f}, the flow's {scores['loss_of_flow']:.4f}"
     )
-    training.log.scalars("val", {"epoch": state.epoch, **scores})
-    is_best = scores["psnr"] > state.best
-    state = replace(state, scores=scores, best=max(state.best, scores["psnr"]), is_due=False)
-    if is_best:
-        save(training, state, BEST)
-    save(training, state, LAST)
-    return state
+    training.log.scalars("val", {"epoch": progress.epoch, **scores})
+    progress.scores, progress.is_due = scores, False
+    if scores["psnr"] > progress.best:
+        progress.best = scores["psnr"]
+        save(training, BEST)
+    save(training, LAST)
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
@@ -229,14 +229,14 @@ def sample(before: Tensor, prediction: Tensor, truth: Tensor) -> Uint8Array:
     return side_by_side([as_picture(values.round().byte()) for values in (before, prediction, truth, difference)])
 
 
-def save(training: Training, state: State, name: str) -> None:
+def save(training: SDCTraining, name: str) -> None:
     """Write a checkpoint into the run folder."""
     checkpoint = Checkpoint(
         state_dict=training.net.state_dict(),
         arch=arch_name(training.config.net.mode),
         config=as_dict(training.config),
     )
-    save_state(training.log, name, checkpoint, state, training.net, training.optimizer)
+    save_run(training.log, name, checkpoint, training.progress, training.net, training.optimizer)
 
 
 if __name__ == "__main__":
