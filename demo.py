@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from inference.settings import DemoConfig, DemoInputConfig
+from inference.settings import DemoConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoConfig)  # before heavy imports, so that --help answers at once
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing
-from itertools import chain, count, islice
+from itertools import chain, repeat
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
-from tqdm import tqdm
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
 from datasets.legend import counted_shares, percentages, pixels_per_class, shares_table
-from inference.load import Model, build_model, demo_predictor, wanted_classes
-from inference.pixel_percentage import SHARES_PICTURE, SHARES_TABLE
-from inference.predictor import Predictor, errors_naming
-from inference.temporal import Smoother
+from inference.load import build_model, demo_predictor, wanted_classes
+from inference.predictor import describe_speed, errors_naming, predict_all
+from inference.results import (
+    KINDS,
+    SHARES_PICTURE,
+    SHARES_TABLE,
+    check_names,
+    choose_kinds,
+    result_paths,
+    write_results,
+)
 from inference.visualize import FramePainter, draw_shares
-from inference.writers import KINDS, check_names, chosen_kinds, result_paths, unused_paths, write_results
 from utils.command import run_command
-from utils.device import Arriving, DeviceQueue, resolve_device
+from utils.device import resolve_device, to_device
 from utils.distributed import find_processes
-from utils.files import writable_folder, write_csv
+from utils.files import first_free, writable_folder, write_csv
 from utils.images import Uint8Array, dark_notice, read_image
-from utils.parallel import WriteBehind, read_ahead
 from utils.text import counted, escape
-from utils.video_io import Video, new_video, opened_video
+from utils.video_io import new_video, opened_video
+from video.flow import FlowArray, dis_flow, inside, places, warp_image
+from video.flow_chain import grey_difference
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+KEPT = 0.7  # weight of the past where both frames look the same
+ALIKE = 12.0  # difference in brightness, of 255, at which about a third of that weight is left
 VIDEO_RESULTS = ("_overlay.mp4", f"_{SHARES_TABLE}", f"_{SHARES_PICTURE}")
 
 
@@ -43,7 +54,7 @@ def main(config: DemoConfig) -> int:
         raise ValueError("give --demo-image or --demo-video, and not both.")
     if config.input.temporal and not config.input.demo_video:
         raise ValueError("--temporal works only with --demo-video: an image has no previous frame.")
-    if config.input.demo_video and len(chosen_kinds(config.output.outputs)) < len(KINDS):
+    if config.input.demo_video and len(choose_kinds(config.output.outputs)) < len(KINDS):
         raise ValueError(
             "--outputs works only with --demo-image: of a video the overlay and the class shares are written. For "
             "label ids, extract its frames to a folder and use demo_folder.py."
@@ -56,7 +67,7 @@ def main(config: DemoConfig) -> int:
 def segment_image(config: DemoConfig) -> int:
     """Write the image's colour mask, overlay and label ids, and print the class shares."""
     device = resolve_device(config.device.device)
-    kinds = chosen_kinds(config.output.outputs)
+    kinds = choose_kinds(config.output.outputs)
     source = Path(config.input.demo_image)
     if source.is_dir():
         raise ValueError(f"{source} is a folder; segment all its images with demo_folder.py --demo-folder.")
@@ -69,13 +80,12 @@ def segment_image(config: DemoConfig) -> int:
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
-
     [paths] = result_paths(folder, [source.stem], [source], kinds)
     check_names(paths)
 
     with errors_naming(source):
-        labels = predictor.labels(image).cpu().numpy()
-    counts = write_results(paths, image, labels, model.classes, source, wanted=wanted)
+        prediction = predictor.predict(image).cpu().numpy()
+    counts = write_results(paths, image, prediction, model.classes, source, wanted=wanted)
 
     print(shares_table(counted_shares(counts, model.classes)))
     for path in paths.values():
@@ -84,22 +94,49 @@ def segment_image(config: DemoConfig) -> int:
 
 
 def segment_video(config: DemoConfig) -> int:
-    """Write the video with the classes overlaid, and the class shares of every frame as a table and as a picture."""
+    """Write the video with the classes overlaid, and the class shares of every frame as a table and as a picture.
+
+    A camera runs until Ctrl-C or `--max_frames`.
+    """
     device = resolve_device(config.device.device)
-    with opened_video(config.input.demo_video) as video:
+    most, source = config.input.max_frames, config.input.demo_video
+    with opened_video(source) as video:
         model = build_model(config.model)
         wanted = wanted_classes(config.output.classes, model.classes)
         predictor = demo_predictor(model, config.output, device)
         folder = writable_folder(Path(config.output.save_dir), "--save-dir")
         first = next(video.frames, None)
         if first is None:
-            raise ValueError(f"{config.input.demo_video}: no frame could be read; the file may be damaged.")
-        film, table, picture = unused_paths(folder, video.name, VIDEO_RESULTS)
+            raise ValueError(f"{source}: no frame could be read; the file may be damaged.")
+        name = first_free(video.name, lambda name: any((folder / f"{name}{end}").exists() for end in VIDEO_RESULTS))
+        film, table, picture = (folder / f"{name}{ending}" for ending in VIDEO_RESULTS)
         height, width = first[1].shape[:2]
         painter = FramePainter((width, height), model.classes, wanted)
-        frames = chain([first], video.frames)
-        times, counts = predict_frames(video, frames, film, predictor, painter, model, config.input)
-        if len(counts) != config.input.max_frames and (missing := video.missing()):
+        frames, smoother = chain([first], video.frames), Smoother()
+        times: list[float] = []
+        counts: list[list[int]] = []
+
+        def read(_: None) -> tuple[Uint8Array, float] | None:
+            seconds, image = next(frames, (0.0, None))
+            return None if image is None else (image, seconds)
+
+        def predict(image: Uint8Array) -> Tensor:
+            return smoother(image, predictor.probabilities(image)).argmax(0).to(torch.uint8)
+
+        def write(_: None, prediction: Uint8Array, image: Uint8Array, seconds: float) -> None:
+            counts.append(pixels_per_class(prediction, len(model.classes)))
+            times.append(seconds)
+            write_frame(painter(image, prediction), seconds)
+
+        with new_video(film, video.rate, painter.size) as write_frame:
+            speed = predict_all(
+                repeat(None) if most is None else repeat(None, most), read,
+                predict if config.input.temporal else predictor.predict, write, device=device,
+                path_of=lambda _: Path(source), unit="frame", total=most or video.num_frames or None,
+                interruptible=video.is_camera,
+            )  # fmt: skip
+        print(describe_speed(speed, "frame"), file=sys.stderr)
+        if len(counts) != most and (missing := video.missing()):
             print(
                 f"notice: the video ends after {counted(len(counts), 'frame')}, {missing:.2f} s earlier than it says; "
                 "the file may be truncated",
@@ -116,50 +153,42 @@ def segment_video(config: DemoConfig) -> int:
     return 0
 
 
-def predict_frames(
-    video: Video, frames: Iterator[tuple[float, Uint8Array]], film: Path, predictor: Predictor, painter: FramePainter,
-    model: Model, options: DemoInputConfig,
-) -> tuple[list[float], list[list[int]]]:
-    """Write the frames to `film`. Returns the time of each, in seconds, and its pixels of each class.
+class Smoother:
+    """Smooths a video's classes along its motion, so that they flicker less; call it with the frames in order.
 
-    A camera runs until Ctrl-C or `--max_frames`. Raises KeyboardInterrupt if that comes before its first frame is done.
+    Each pixel's probabilities are mixed with those of the same spot in the frame before, found by optical flow. Where
+    that looks different (something came into view, or the flow is wrong) nothing is mixed in.
     """
-    times: list[float] = []
-    counts: list[list[int]] = []
-    num_done = 0
-    network, smoother = DeviceQueue(predictor.device), Smoother()
-    with (
-        new_video(film, video.rate, painter.size) as write_frame,
-        WriteBehind() as write_behind,
-        tqdm(total=options.max_frames or video.num_frames or None, unit="frame", disable=None) as progress,
-    ):
 
-        def write(image: Uint8Array, seconds: float, predicted: Arriving) -> None:
-            labels = predicted.array()
-            counts.append(pixels_per_class(labels, len(model.classes)))
-            times.append(seconds)
-            write_frame(painter(image, labels), seconds)
+    def __init__(self) -> None:
+        self._before: tuple[Uint8Array, Tensor] | None = None
 
-        try:
-            with closing(read_ahead(count(), lambda _: next(frames, None))) as reading:
-                for _, future in islice(reading, options.max_frames):
-                    frame = future.result()
-                    if frame is None:
-                        break
-                    seconds, image = frame
-                    with network.working(), errors_naming(Path(options.demo_video)):
-                        predicted = predictor.probabilities(image) if options.temporal else predictor.labels(image)
-                    if options.temporal:
-                        predicted = smoother(image, predicted).argmax(0).to(torch.uint8)
-                    write_behind(write, image, seconds, Arriving(predicted))
-                    num_done += 1
-                    progress.update()
-        except KeyboardInterrupt:
-            if not (video.is_camera and num_done):
-                raise
-    busy = f"network busy {100 * network.share():.0f} % of the time"
-    print(f"{network.per_second(len(counts)):.2f} frames/s; {busy}", file=sys.stderr)
-    return times, counts
+    @torch.inference_mode()
+    def __call__(self, image: Uint8Array, probabilities: Tensor) -> Tensor:
+        """Smoothed probabilities [C, H, W] of the frame [H, W, 3] RGB with these probabilities."""
+        if self._before is not None:
+            image_before, smoothed_before = self._before
+            flow = dis_flow(image, image_before)
+            kept = to_device(torch.from_numpy(likeness(image, image_before, flow) * KEPT), probabilities.device)
+            probabilities = probabilities + kept * (fetch(smoothed_before, flow) - probabilities)
+        self._before = image, probabilities
+        return probabilities
+
+
+def likeness(image: Uint8Array, other: Uint8Array, flow: FlowArray) -> NDArray[np.float32]:
+    """[H, W]: 1 where `other`, moved by the flow, looks like `image`, falling to 0; 0 where it came from outside."""
+    # Blurred slightly, so that noise does not count.
+    difference = cv2.blur(grey_difference(image, warp_image(other, flow)), (5, 5))
+    return np.where(inside(flow), np.exp(-((difference / ALIKE) ** 2)), 0).astype(np.float32)
+
+
+def fetch(values: Tensor, flow: FlowArray) -> Tensor:
+    """`values` [C, H, W] fetched from where the flow [H, W, 2] points; on their own device, as a GPU's are large."""
+    height, width = flow.shape[:2]
+    x, y = places(flow)
+    grid = np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], axis=2)
+    there = to_device(torch.from_numpy(grid), values.device)[None]
+    return F.grid_sample(values[None], there, padding_mode="border", align_corners=False)[0]
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ from utils.flags import parse_command_line, parse_scales
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before heavy imports, so that --help answers at once
 
-import csv
 import fnmatch
 import glob
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -27,26 +24,26 @@ from config import as_dict
 from datasets.files import files_below
 from datasets.legend import counted_shares, percentages, shares_line
 from inference.load import Model, build_model, demo_predictor, wanted_classes
-from inference.pixel_percentage import SHARES_PICTURE, SHARES_TABLE
-from inference.predictor import Predictor, errors_naming
-from inference.visualize import draw_shares
-from inference.writers import (
+from inference.predictor import Predictor, describe_speed, predict_all
+from inference.results import (
+    SHARES_PICTURE,
+    SHARES_TABLE,
     ResultPaths,
     check_names,
-    chosen_kinds,
-    is_done,
+    choose_kinds,
+    fingerprint,
     is_result,
-    pixel_counts,
-    result_names,
+    name_results,
+    read_counts,
     result_paths,
     write_results,
 )
-from utils.command import one_line, run_command
-from utils.device import Arriving, DeviceQueue, resolve_device
+from inference.visualize import draw_shares
+from utils.command import run_command
+from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import natural_order, writable_folder, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, dark_notice, read_image
-from utils.parallel import WriteBehind, read_ahead
 from utils.text import counted, escape
 
 ANY_FOLDERS = "**"  # in a pattern
@@ -55,7 +52,7 @@ WITHOUT_EFFECT = ("save_dir", "outputs", "max_memory", "resume")  # on the conte
 
 @dataclass(frozen=True)
 class Job:
-    """An image, where its results go, and a hash of what they depend on."""
+    """An image, where its results go, and the fingerprint of what they depend on."""
 
     source: Path
     paths: ResultPaths
@@ -65,15 +62,18 @@ class Job:
 def main(config: DemoFolderConfig) -> int:
     """Predict every image. Returns 1 if some could not be read; the others are done all the same."""
     device = resolve_device(config.device.device)
-    kinds = chosen_kinds(config.output.outputs)
+    kinds = choose_kinds(config.output.outputs)
     base, images, others = find_images(config.input.demo_folder)
     model = build_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
-    all_paths = result_paths(folder, result_names(images, base), images, kinds)
+    output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
+    output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
+    settings = [model.arch, repr(model.classes), output]
+    all_paths = result_paths(folder, name_results(images, base), images, kinds)
     jobs = [
-        Job(image, paths, fingerprint(config, model, wanted, image))
+        Job(image, paths, fingerprint(settings, [Path(config.model.snapshot), image]))
         for image, paths in zip(images, all_paths, strict=True)
     ]
 
@@ -83,76 +83,60 @@ def main(config: DemoFolderConfig) -> int:
         counts = sum_over_processes(counts.to(device)).cpu()
         unreadable = lists_of_all(unreadable)
         if processes.is_main:
-            write_shares(folder, base, jobs, counts, model, wanted)
+            write_shares(folder, [image.relative_to(base) for image in images], counts, model, wanted)
             num_done = len(jobs) - len(unreadable)
             print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
             if others:
-                print(others_line(others))
+                extensions = sorted({path.suffix.lower() or "no extension" for path in others})
+                files = counted(len(others), "file")
+                print(escape(f"skipped {files} without the extension of an image: {', '.join(extensions)}"))
             for message in unreadable:
                 print(f"skipped: {message}", file=sys.stderr)
     return 1 if unreadable and processes.is_main else 0  # torchrun stops all processes when one fails
 
 
 def segment(
-    jobs: list[Job], processes: Processes, predictor: Predictor, model: Model, wanted: frozenset[int] | None, *,
-    resume: bool,
+    jobs: list[Job], processes: Processes, predictor: Predictor, model: Model, wanted: frozenset[int] | None,
+    *, resume: bool,
 ) -> tuple[Tensor, list[str]]:
     """Do this process's jobs.
 
     Returns the pixels of each class [N, C] int64, 0 for images of other processes and unreadable ones, and a message
     for each of the latter.
-    """
+    """  # fmt: skip
     counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
-    missing, unreadable = [], []
+    missing: list[int] = []
+    unreadable: list[str] = []
     for i in range(processes.rank, len(jobs), processes.world_size):
-        found_before = counts_before(jobs[i], model) if resume else None
-        if found_before is None:
+        found = read_counts(jobs[i].paths, jobs[i].settings) if resume else None
+        if found is None:
             missing.append(i)
         else:
-            counts[i] = torch.tensor(found_before)
-
-    network = DeviceQueue(predictor.device)
-    with WriteBehind(2) as write_behind, tqdm(total=len(missing), unit="image", disable=None) as progress:
-
-        def write(i: int, image: Uint8Array, predicted: Arriving) -> None:
-            job = jobs[i]
-            found = write_results(
-                job.paths, image, predicted.array(), model.classes, job.source, wanted=wanted, settings=job.settings
-            )
             counts[i] = torch.tensor(found)
-            first = escape(next(iter(job.paths.values())))
-            progress.write(f"{first}: {shares_line(counted_shares(found, model.classes))}")
 
-        for i, reading in read_ahead(missing, lambda i: read(jobs[i])):
-            try:
-                image = reading.result()
-                if notice := dark_notice(jobs[i].source, image):
-                    progress.write(escape(notice), file=sys.stderr)
-                with network.working(), errors_naming(jobs[i].source):
-                    predicted = Arriving(predictor.labels(image))
-            except (ValueError, OSError) as error:
-                unreadable.append(one_line(error))
-            else:
-                write_behind(write, i, image, predicted)
-            progress.update()
-    if missing:
-        busy = f"network busy {100 * network.share():.0f} % of the time"
-        print(f"{network.per_second(len(missing)):.2f} images/s; {busy}", file=sys.stderr)
+    def read(i: int) -> tuple[Uint8Array]:
+        check_names(jobs[i].paths)
+        image = read_image(jobs[i].source)
+        if notice := dark_notice(jobs[i].source, image):
+            tqdm.write(escape(notice), file=sys.stderr)
+        return (image,)
+
+    def write(i: int, prediction: Uint8Array, image: Uint8Array) -> None:
+        job = jobs[i]
+        found = write_results(
+            job.paths, image, prediction, model.classes, job.source, wanted=wanted, settings=job.settings
+        )
+        counts[i] = torch.tensor(found)
+        first = escape(next(iter(job.paths.values())))
+        tqdm.write(f"{first}: {shares_line(counted_shares(found, model.classes))}")
+
+    speed = predict_all(
+        missing, read, predictor.predict, write, device=predictor.device, path_of=lambda i: jobs[i].source,
+        total=len(missing), num_writers=2, show=processes.is_main, failed=unreadable,
+    )  # fmt: skip
+    if speed:
+        print(describe_speed(speed), file=sys.stderr)
     return counts, unreadable
-
-
-def counts_before(job: Job, model: Model) -> list[int] | None:
-    """The pixels of each class that an earlier run found with these settings; None if its results are incomplete."""
-    try:
-        return pixel_counts(job.paths, model.classes) if is_done(job.paths, job.settings) else None
-    except (ValueError, OSError):
-        return None
-
-
-def read(job: Job) -> Uint8Array:
-    """The image. Raises OSError or ValueError if it cannot be read, or if its name is too long for its results."""
-    check_names(job.paths)
-    return read_image(job.source)
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
@@ -172,91 +156,41 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
         first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
         pattern = folder.parts[first_wildcard:]
         folder = Path(*folder.parts[:first_wildcard])
-        found = matching(folder, pattern)
+        if ANY_FOLDERS in pattern:  # glob either does not follow linked folders there, or also those that lead back
+            found = [folder / name for name in files_below(folder) if matches(Path(name).parts, pattern)]
+        else:
+            found = list(folder.glob("/".join(pattern)))
     else:
         raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
     found.sort(key=lambda path: natural_order(path.as_posix()))
-    files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_own(path)]
+    files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise ValueError(f"--demo-folder {wanted} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     return folder, images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
 
 
-def is_own(path: Path) -> bool:
-    """Whether a demo wrote this file."""
-    return path.name.endswith((SHARES_TABLE, SHARES_PICTURE)) or is_result(path)
-
-
-def others_line(others: Sequence[Path]) -> str:
-    """How many files were skipped for their extension, and what the extensions are."""
-    extensions = sorted({path.suffix.lower() or "no extension" for path in others})
-    unlike = "is not named like an image" if len(others) == 1 else "are not named like images"
-    return escape(f"skipped {counted(len(others), 'file')} that {unlike}: {', '.join(extensions)}")
-
-
-def matching(folder: Path, pattern: tuple[str, ...]) -> list[Path]:
-    """The files below `folder` whose relative path matches the parts of a pattern."""
-    if ANY_FOLDERS not in pattern:
-        return list(folder.glob("/".join(pattern)))
-    return [folder / name for name in files_below(folder) if fits(Path(name).parts, pattern)]
-
-
-def fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Whether the parts of a path match those of a pattern, where ** stands for any number of them."""
     if not pattern or not parts:
         return not parts and all(part == ANY_FOLDERS for part in pattern)
     if pattern[0] == ANY_FOLDERS:
-        return fits(parts, pattern[1:]) or fits(parts[1:], pattern)
-    return fnmatch.fnmatch(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
-
-
-def fingerprint(config: DemoFolderConfig, model: Model, wanted: frozenset[int] | None, image: Path) -> str:
-    """A hash of what the results of an image depend on: settings (not their spelling), model and image."""
-    snapshot = Path(config.model.snapshot)
-    stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (snapshot, image)]
-    of_model = [str(snapshot.resolve()), model.arch, repr(model.classes)]
-    output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
-    output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
-    return hashlib.sha256(json.dumps([of_model, output, stamps]).encode()).hexdigest()[:16]
+        return matches(parts, pattern[1:]) or matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
 def write_shares(
-    folder: Path, base: Path, jobs: list[Job], counts: Tensor, model: Model, wanted: frozenset[int] | None
+    folder: Path, names: Sequence[Path], counts: Tensor, model: Model, wanted: frozenset[int] | None
 ) -> None:
     """Write the class shares of each image in percent, as a table and a picture; without those that could not be read.
 
-    Lines of an earlier run with the same classes are kept if they are of other images, by path below the given folder,
-    since the results of those images are kept too.
+    names: the images' paths below the given folder. counts: [N, C] pixels.
     """
-    path, header = folder / SHARES_TABLE, ["image", *(c.name for c in model.classes)]
-    of_this_run = {_as_text(job.source.relative_to(base)) for job in jobs}
-    rows: list[Sequence[object]] = [
-        (_as_text(job.source.relative_to(base)), *percentages(line))
-        for job, line in zip(jobs, counts.tolist(), strict=True)
-        if any(line)
-    ]
-    rows += [line for line in lines_of_table(path, header) if line[0] not in of_this_run]
-    write_csv(path, header, rows)
-    if len(rows) > 1:
-        rows.sort(key=lambda row: natural_order(str(row[0])))
-        shares = [[float(str(share)) for share in row[1:]] for row in rows]
-        draw_shares(folder / SHARES_PICTURE, shares, model.classes, wanted)
-
-
-def lines_of_table(path: Path, header: list[str]) -> list[list[str]]:
-    """The lines below `header` in a table; [] if there is no such table or it has another header."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            first, *lines = csv.reader(file)
-    except (OSError, ValueError, csv.Error):
-        return []
-    return [line for line in lines if len(line) == len(header)] if first == header else []
-
-
-def _as_text(path: Path) -> str:
-    """`path` for a table; bytes of a name that are not text as \\udc…."""
-    return path.as_posix().encode(errors="backslashreplace").decode()
+    shares = {name: percentages(line) for name, line in zip(names, counts.tolist(), strict=True) if any(line)}
+    lines = [(name.as_posix(), *line) for name, line in shares.items()]
+    write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes)), lines)
+    if len(shares) > 1:
+        draw_shares(folder / SHARES_PICTURE, list(shares.values()), model.classes, wanted)
 
 
 if __name__ == "__main__":

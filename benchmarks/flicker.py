@@ -8,16 +8,24 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from demo import Smoother, likeness
 from inference.load import load_model
 from inference.predictor import Predictor
-from inference.temporal import Smoother, flicker
+from utils.images import Uint8Array
 from utils.text import counted
 from utils.video_io import opened_video
+from video.flow import dis_flow, warp_labels
+
+
+def flicker(prediction: Uint8Array, before: Uint8Array, image: Uint8Array, image_before: Uint8Array) -> float:
+    """Share of the pixels seen in both frames whose class [H, W] changed from the frame before. Images [H, W, 3]."""
+    flow = dis_flow(image, image_before)
+    seen = likeness(image, image_before, flow) > 0.5
+    return float((prediction != warp_labels(before, flow))[seen].mean()) if seen.any() else 0.0
 
 
 def main(path: str, snapshot: str, scale: float) -> None:
@@ -27,7 +35,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
     )
     smoother = Smoother()
     before = None
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, ...]] = []
     changed = []
     with opened_video(path) as video:
         for _, image in video.frames:
@@ -36,11 +44,12 @@ def main(path: str, snapshot: str, scale: float) -> None:
                 p.argmax(0).to("cpu").numpy().astype(np.uint8)
                 for p in (probabilities, smoother(image, probabilities))
             )
-            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
             changed.append((plain != smooth).mean())
             if before is not None:
-                found.append((flicker(plain, before[0], grey, before[2]), flicker(smooth, before[1], grey, before[2])))
-            before = (plain, smooth, grey)
+                plain_before, smooth_before, image_before = before
+                pairs = ((plain, plain_before), (smooth, smooth_before))
+                found.append(tuple(flicker(now, then, image, image_before) for now, then in pairs))
+            before = (plain, smooth, image)
     if not found:
         sys.exit(f"{path}: {counted(len(changed), 'frame')} could be read; flicker needs two.")
     plain, smooth = np.array(found).T

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datasets.specs.registry import dataset_spec
 from inference.load import fast_network, load_model
 from inference.predictor import Predictor
-from inference.writers import result_paths, write_results
+from inference.results import result_paths, write_results
 from network.build import build_network
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import DeepLabV3Plus
@@ -95,8 +95,8 @@ def predicted(image: Uint8Array, tile: int | None, device: torch.device, rounds:
     predictor = Predictor(
         Instant(), NUM_CLASSES, device=device, scales=SCALES, flip=True, tile=tile, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
-    labels = predictor.labels(image)
-    return labels, [seconds(lambda: predictor.labels(image), device) for _ in range(rounds)]
+    labels = predictor.predict(image)
+    return labels, [seconds(lambda: predictor.predict(image), device) for _ in range(rounds)]
 
 
 def written(image: Uint8Array, labels: Tensor, device: torch.device, rounds: int) -> list[float]:
@@ -222,7 +222,7 @@ def predicting(
 ) -> Callable[[], Tensor]:
     """From an image to its labels, as the commands do: normalised pixels, network, most probable class."""
     predictor = Predictor(net, NUM_CLASSES, device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return lambda: predictor.labels(picture)
+    return lambda: predictor.predict(picture)
 
 
 def ask(talk: Connection) -> dict[str, float]:
@@ -275,7 +275,7 @@ def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> N
     for amp in (None, torch.bfloat16):
         net = fast_network(copy.deepcopy(model.net), device, amp=amp)
         predictor = Predictor(net, len(model.classes), device=device, amp=amp, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        labels.append(predictor.labels(image))
+        labels.append(predictor.predict(image))
     same = (labels[0] == labels[1]).float().mean().item()
     print(f"\n{model.arch}, {image.shape[1]}x{image.shape[0]}: bfloat16 gives {same:.2%} of the pixels the same label.")
 

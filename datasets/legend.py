@@ -21,7 +21,7 @@ SMALLEST_FONT, LARGEST_FONT = 12, 30  # pixels
 class ClassShare:
     """One class that occurs: its colour, its pixels and their share in percent."""
 
-    train_id: int
+    train_id: int | None  # None: of no class
     name: str
     color: Color
     pixels: int

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import re
+import csv
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets.specs.registry import DATASETS, dataset_spec
+from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
 from inference.predictor import Predictor
 from inference.settings import SNAPSHOT, DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
@@ -26,26 +25,23 @@ from network.kn2row import sum_pyramid_by_taps
 from utils.device import compiled, has_matrix_tiles, is_hopper, resolve_device
 from utils.flags import parse_scales
 from utils.images import Uint8Array, colorize
-from utils.text import counted, escape
+from utils.text import counted
 
 # What the published code assumes by default.
 DEFAULT_ARCH = "DeepWV3Plus"
 DEFAULT_DATASET = "cityscapes"
-
-SMALLEST_TILE = 32  # pixels: two steps of the coarsest grid that a network sees it on
 
 
 @dataclass(frozen=True)
 class Model:
     """A network with its weights, and what its outputs mean.
 
-    spec: the data set; None if this project does not know it. checkpoint: its description; the weights are in `net`.
+    checkpoint: its description; the weights are in `net`.
     """
 
     net: DeepLabV3Plus
     arch: str
     classes: tuple[SegClass, ...]
-    spec: DatasetSpec | None
     checkpoint: Checkpoint
 
     def predictor(
@@ -81,10 +77,10 @@ def load_model(
         find_spec(dataset)  # a misspelt name fails before a large file is read
     checkpoint = load_checkpoint(snapshot)
     arch = _arch(arch, checkpoint, snapshot)
-    classes, spec = _classes(dataset, checkpoint, snapshot, find_spec)
+    classes = _classes(dataset, checkpoint, snapshot, find_spec)
     net = build_network(arch, len(classes), **checkpoint.head)
     load_state(net, checkpoint, snapshot)
-    return Model(net, arch, classes, spec, replace(checkpoint, state_dict={}, training={}))
+    return Model(net, arch, classes, replace(checkpoint, state_dict={}, training={}))
 
 
 def build_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
@@ -93,12 +89,7 @@ def build_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] 
 
 
 def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
-    """The predictor that the demos' flags describe. Raises ValueError for tiles in which there is nothing to see."""
-    if config.tile is not None and config.tile < SMALLEST_TILE:
-        raise ValueError(
-            f"--tile {config.tile}: in fewer than {SMALLEST_TILE} pixels the network recognises nothing, and a photo "
-            "has a great many such tiles. Take a larger side, say 512."
-        )
+    """The predictor that the demos' flags describe."""
     return model.predictor(
         device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
         max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
@@ -106,9 +97,7 @@ def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device)
 
 
 def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.device) -> Predictor:
-    """The predictor that the flags of `eval.py` describe. Raises ValueError for an overlap of 1."""
-    if config.sliding_overlap >= 1:
-        raise ValueError(f"--sliding_overlap must be below 1, got {config.sliding_overlap}.")
+    """The predictor that the flags of `eval.py` describe."""
     return model.predictor(
         device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
         tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
@@ -119,24 +108,17 @@ def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.devi
 def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
     """Train ids of the classes that `--classes` lists, regardless of case; None if it lists none.
 
-    A name may hold commas: the longest name that fits counts, unless it is in quotes, with those in it doubled.
-    Raises ValueError for an unknown name.
+    A name that holds a comma is in double quotes, as in a CSV file. Raises ValueError for an unknown name.
     """
-    known: dict[str, int] = {}
-    for train_id, seg_class in enumerate(classes):
-        for spelling in (seg_class.name, '"{}"'.format(seg_class.name.replace('"', '""'))):
-            known[spelling] = train_id
-            known.setdefault(_as_listed(spelling), train_id)
-    found, rest = set(), escape(" ".join(unicodedata.normalize("NFC", names).split())).strip(", ")
-    while rest:
-        parts = [match.start() for match in re.finditer(",|$", rest)]
-        ends = [end for end in parts if rest[:end].strip() in known or _as_listed(rest[:end]) in known]
-        if not ends:
+    exact = {seg_class.name: train_id for train_id, seg_class in enumerate(classes)}
+    known = {name.casefold(): train_id for name, train_id in exact.items()} | exact
+    listed = [name.strip() for name in next(csv.reader([" ".join(names.split())], skipinitialspace=True), [])]
+    found = {name: known.get(name, known.get(name.casefold())) for name in listed if name}
+    for name, train_id in found.items():
+        if train_id is None:
             choices = ", ".join(f'"{c.name}"' if "," in c.name else c.name for c in classes)
-            raise ValueError(f"--classes: there is no class {rest[: parts[0]].strip()!r}. Choose from: {choices}.")
-        name, rest = rest[: ends[-1]].strip(), rest[ends[-1] :].strip(", ")
-        found.add(known[name] if name in known else known[_as_listed(name)])
-    return frozenset(found) or None
+            raise ValueError(f"--classes: there is no class {name!r}. Choose from: {choices}.")
+    return frozenset(train_id for train_id in found.values() if train_id is not None) or None
 
 
 def fast_network(
@@ -161,9 +143,8 @@ def fast_network(
 
 
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
-    given = wanted.removeprefix(MODULE_PREFIX) if wanted else None
-    known = checkpoint.arch.removeprefix(MODULE_PREFIX) if checkpoint.arch else None
-    if known and known.startswith("SDCNet_"):
+    given, known = ((name or "").removeprefix(MODULE_PREFIX) for name in (wanted, checkpoint.arch))
+    if known.startswith("SDCNet_"):
         use = "it works with propagate.py --flow sdc" if known == "SDCNet_reconstruction" else "it segments nothing"
         raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; {use}.")
     if given and known and given != known:
@@ -175,27 +156,19 @@ def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> s
 
 def _classes(
     dataset: str | None, checkpoint: Checkpoint, snapshot: Path | str, find_spec: Callable[[str], DatasetSpec]
-) -> tuple[tuple[SegClass, ...], DatasetSpec | None]:
-    if checkpoint.classes is None:
+) -> tuple[SegClass, ...]:
+    classes = checkpoint.classes
+    if classes is None:
         if dataset is None:
             _notice(f"{snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset).")
-        spec = find_spec(dataset or DEFAULT_DATASET)
-        return spec.classes, spec
-    if dataset is None:
-        return checkpoint.classes, DATASETS.get(checkpoint.dataset or "")
-    spec = find_spec(dataset)
+        return find_spec(dataset or DEFAULT_DATASET).classes
     # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
-    if spec.class_names != tuple(seg_class.name for seg_class in checkpoint.classes):
+    if dataset is not None and find_spec(dataset).class_names != tuple(seg_class.name for seg_class in classes):
         raise ValueError(
             f"--dataset {dataset} contradicts {snapshot}, which was trained on the "
-            f"{counted(len(checkpoint.classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
+            f"{counted(len(classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
         )
-    return checkpoint.classes, spec
-
-
-def _as_listed(name: str) -> str:
-    """`name` in the form in which names in a list are compared."""
-    return re.sub(" *, *", ",", name.strip()).casefold()
+    return classes
 
 
 def _notice(text: str) -> None:

@@ -1,50 +1,43 @@
-"""Predict an image with a network: probabilities averaged over scales, mirrored images and overlapping tiles."""
+"""Predict images with a network: averaged over scales, mirrored images and overlapping tiles; one or many in a row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from inference.argmax import most_probable
 from inference.settings import MAX_MEMORY, OVERLAP
 from inference.sliding_window import (
     FLOAT,
-    Span,
     View,
-    add_tile,
+    blend,
     check_memory,
-    held_at_a_time,
-    laid,
-    resized_part,
-    slices,
-    views,
+    find_views,
+    fit_chunk,
+    resize,
+    rows_from_the_top,
 )
-from utils.device import normalise, resolve_device, uploaded, upsample
+from utils.command import one_line
+from utils.device import Arriving, DeviceQueue, normalise, resolve_device, to_device, uploaded, upsample
 from utils.images import Uint8Array
 from utils.memory import give_back_freed_memory, is_out_of_memory
+from utils.parallel import Stopwatch, WriteBehind, read_ahead
 
 # The trunks halve the image up to five times; below this, less than one pixel would be left.
 MIN_SIDE = 32
 
+# How many values `most_probable` handles together, to fit a CPU's cache or a GPU's memory.
+_BAND = 5 << 18
+_WHOLE_GPU, _BAND_GPU = 1 << 28, 1 << 25  # those of the image, or of a part of it if they are more
+
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One input of the network, cut from a view of the image. pixels: [h, w, 3], values 0..255, uint8 or float32."""
-
-    row: Span
-    column: Span
-    pixels: Tensor
 
 
 class Predictor:
@@ -75,14 +68,10 @@ class Predictor:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"scales must be positive, got {tuple(scales)}.")
-        if tile is not None and tile < 1:
-            raise ValueError(f"the side of a tile must be positive, got {tile}.")
+        if not scales or min(scales) <= 0 or batch_size < 1 or (tile is not None and tile < 1):
+            raise ValueError(f"scales {tuple(scales)}, batch_size {batch_size} and tile {tile} must be positive.")
         if not 0 <= overlap < 1:
-            raise ValueError(f"the overlap of tiles must be at least 0 and below 1, got {overlap}.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}.")
+            raise ValueError(f"the overlap of tiles (--sliding_overlap) must be at least 0 and below 1, got {overlap}.")
         self.device = resolve_device(device) if isinstance(device, str) else device
         self.net = net.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_classes = num_classes
@@ -95,93 +84,73 @@ class Predictor:
         self.amp = amp
         self.mean = tuple(map(float, mean))
         self.std = tuple(map(float, std))
-        self._size_before: tuple[int, ...] | None = None
-
-    @overload
-    def probabilities(self, image: Uint8Array) -> Tensor: ...
-    @overload
-    def probabilities(self, image: Sequence[Uint8Array]) -> list[Tensor]: ...
-    def probabilities(self, image: Uint8Array | Sequence[Uint8Array]) -> Tensor | list[Tensor]:
-        """Class probabilities [C, H, W] float32, on the device, of an RGB image [H, W, 3] uint8; a list for a list."""
-        if isinstance(image, np.ndarray):
-            return self._probabilities(image)
-        return [self._probabilities(one) for one in image]
-
-    @overload
-    def labels(self, image: Uint8Array) -> Tensor: ...
-    @overload
-    def labels(self, image: Sequence[Uint8Array]) -> list[Tensor]: ...
-    def labels(self, image: Uint8Array | Sequence[Uint8Array]) -> Tensor | list[Tensor]:
-        """Most probable train ids [H, W] uint8, on the device, of an RGB image [H, W, 3] uint8; a list for a list."""
-        if isinstance(image, np.ndarray):
-            return self._labels(image)
-        return [self._labels(one) for one in image]
+        self._shape_before: tuple[int, ...] | None = None
 
     @torch.inference_mode()
-    def _probabilities(self, image: Uint8Array) -> Tensor:
-        pixels, seen = self._shown(image)
+    def predict(self, image: Uint8Array) -> Tensor:
+        """Most probable train ids [H, W] uint8, on the device, of an RGB image [H, W, 3] uint8."""
+        pixels, views = self._upload(image)
+        height, width = image.shape[:2]
+        size = (height, width)
+        num_tiles = sum(len(view.rows) * len(view.columns) for view in views)
+        if num_tiles == 1 and views[0].size == size and not self.flip:  # nothing to average: the largest logit decides
+            check_memory(size, self.num_classes, 0, self.max_memory)
+            logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
+            check_memory(size, self.num_classes, logits.nbytes, self.max_memory)
+            return most_probable(logits[0], _padded_size(height, width))[:height, :width]
+        prediction = torch.empty(size, dtype=torch.uint8, device=self.device)
+        num_rows = fit_chunk(views, size, self.num_classes, self.max_memory)
+        for top, probabilities in self._chunks(pixels, views, num_rows):
+            prediction[top : top + probabilities.shape[1]] = most_probable(probabilities)
+        return prediction
+
+    @torch.inference_mode()
+    def probabilities(self, image: Uint8Array) -> Tensor:
+        """Class probabilities [C, H, W] float32, on the device, of an RGB image [H, W, 3] uint8."""
+        pixels, views = self._upload(image)
         height, width = image.shape[:2]
         check_memory((height, width), self.num_classes, self.num_classes * FLOAT * height * width, self.max_memory)
-        _, probabilities = next(self._strip(pixels, seen, slice(0, width), height))
+        [(_, probabilities)] = self._chunks(pixels, views, height)
         return probabilities
 
-    @torch.inference_mode()
-    def _labels(self, image: Uint8Array) -> Tensor:
-        pixels, seen = self._shown(image)
-        height, width = image.shape[:2]
-        if self._is_seen_once(seen, (height, width)):  # nothing to average: the largest logit decides
-            check_memory((height, width), self.num_classes, 0, self.max_memory)
-            logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
-            check_memory((height, width), self.num_classes, logits.nbytes, self.max_memory)
-            return most_probable(logits[0], _padded_size(height, width))[:height, :width]
-        rows, columns = held_at_a_time(seen, (height, width), self.num_classes, self.batch_size, self.max_memory)
-        labels = torch.empty(height, width, dtype=torch.uint8, device=self.device)
-        for left in range(0, width, columns):
-            strip = slice(left, min(left + columns, width))
-            for top, probabilities in self._strip(pixels, seen, strip, rows):
-                labels[top : top + probabilities.shape[1], strip] = most_probable(probabilities)
-        return labels
-
-    def _is_seen_once(self, seen: Sequence[View], size: tuple[int, int]) -> bool:
-        """Whether the network sees only the unscaled, whole image, once."""
-        num_tiles = sum(len(view.rows) * len(view.columns) for view in seen)
-        return num_tiles == 1 and seen[0].size == size and not self.flip
-
-    def _shown(self, image: Uint8Array) -> tuple[Tensor, list[View]]:
+    def _upload(self, image: Uint8Array) -> tuple[Tensor, list[View]]:
         """The image [H, W, 3] uint8 on the device, and its views for the network."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(f"an image must be [H, W, 3] uint8, got {list(image.shape)} {image.dtype}.")
-        if image.shape != self._size_before:
+        if image.shape != self._shape_before:
             give_back_freed_memory()
-            self._size_before = image.shape
-        return uploaded(image, self.device), views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
+            self._shape_before = image.shape
+        views = find_views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
+        return uploaded(image, self.device), views
 
-    def _strip(self, pixels: Tensor, seen: Sequence[View], strip: slice, num_rows: int) -> Iterator[tuple[int, Tensor]]:
-        """(first row, finished probabilities [C, rows, columns of the strip]), from the top down.
+    def _chunks(self, pixels: Tensor, views: Sequence[View], num_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(first row, finished probabilities [C, rows, W]), from the top down.
 
-        num_rows: how many rows are held at a time. Each array is valid until the next one is requested.
+        pixels: the image [H, W, 3]. num_rows: how many rows are held at a time, at least those of the highest tile.
+        Each array is valid until the next one is requested.
         """
-        total = torch.zeros(self.num_classes, num_rows, strip.stop - strip.start, device=self.device)
-        parts = slices(seen, pixels.shape[0], num_rows)
-        for part in parts:
-            for view, rows in part.bands:
-                for tiles in batches(cut_tiles(pixels, view, rows, strip), self.batch_size):
-                    self._add(total, tiles, view, part.top, strip)
-            yield part.top, total[:, : part.num_done]
-            if part is not parts[-1]:
-                _move_up(total, part.num_done)
-
-    def _add(self, total: Tensor, tiles: Sequence[Tile], view: View, top: int, strip: slice) -> None:
-        """Add the prediction of the tiles to `total`, which begins at row `top` and covers a strip."""
-        shown = normalise(torch.stack([tile.pixels for tile in tiles]).permute(0, 3, 1, 2), self.mean, self.std)
-        logits = self._logits(shown)
-        mirrored = self._logits(shown.flip(3)) if self.flip else [None] * len(tiles)
-        for tile, of_tile, of_mirrored in zip(tiles, logits, mirrored, strict=True):
-            left, right = max(tile.column.out_start, strip.start), min(tile.column.out_stop, strip.stop)
-            rows = laid(tile.row, view.size[0], view.row_weights, tile.row.out_slice)
-            columns = laid(tile.column, view.size[1], view.column_weights, slice(left, right))
-            part = total[:, tile.row.out_start - top : tile.row.out_stop - top]
-            add_tile(part[:, :, left - strip.start : right - strip.start], of_tile, of_mirrored, rows, columns)
+        height, width = pixels.shape[:2]
+        total = torch.zeros(self.num_classes, num_rows, width, device=self.device)
+        top = 0
+        for view, row in rows_from_the_top(views):
+            if row.out_stop - top > num_rows:  # no later tile reaches above this one
+                num_done = row.out_start - top
+                yield top, total[:, :num_done]
+                top = row.out_start
+                for plane in total:  # move up, class by class, to copy less at a time
+                    kept = plane[num_done:].clone()
+                    plane[: len(kept)] = kept
+                    plane[len(kept) :] = 0
+            band = resize(pixels, view.size, slice(row.start, row.stop), slice(0, view.size[1]))
+            for first in range(0, len(view.columns), self.batch_size):
+                columns = view.columns[first : first + self.batch_size]
+                tiles = torch.stack([band[:, column.start : column.stop] for column in columns])
+                images = normalise(tiles.permute(0, 3, 1, 2), self.mean, self.std)
+                logits = self._logits(images)
+                mirrored = self._logits(images.flip(3)) if self.flip else [None] * len(columns)
+                for column, of_tile, of_mirrored in zip(columns, logits, mirrored, strict=True):
+                    blend(total, of_tile, of_mirrored, view, row, column, top)
+        yield top, total[:, : height - top]
 
     def _logits(self, images: Tensor) -> Tensor:
         """Logits [B, C, H, W] float32 of normalised images [B, 3, H, W]."""
@@ -207,43 +176,150 @@ class Predictor:
 
 
 def _padded_size(height: int, width: int) -> tuple[int, int]:
-    """The size an image of `height` x `width` is padded to for the network."""
     return max(MIN_SIDE, height), max(MIN_SIDE, width)
 
 
-def cut_tiles(pixels: Tensor, view: View, rows: Sequence[Span], strip: slice) -> Iterator[Tile]:
-    """The tiles of a view that touch a strip of the image's columns, row by row. pixels: the image [H, W, 3]."""
-    columns = [c for c in view.columns if c.out_start < strip.stop and c.out_stop > strip.start]
-    left, right = columns[0].start, columns[-1].stop
-    for row in rows:
-        band = resized_part(pixels, view.size, slice(row.start, row.stop), slice(left, right))
-        for column in columns:
-            yield Tile(row, column, band[:, column.start - left : column.stop - left])
+def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """The class of the largest value, the first of equal ones: [C, h, w] float -> [h, w] uint8.
+
+    size: rows and columns to upsample the values to beforehand, as `utils.device.upsample` does. On a CPU a few rows at
+    a time, so that of the arrays of the image's size only the classes leave the cache.
+    """
+    height, width = size or values.shape[1:]
+    if (height, width) != values.shape[1:]:
+        return _of_upsampled(values.float().contiguous(), (height, width))
+    if values.is_cuda:
+        return _first_largest(values)
+    classes = torch.empty(height, width, dtype=torch.uint8)
+    for band in _bands(values, width):
+        classes[band] = _first_largest(values[:, band].float().contiguous())
+    return classes
 
 
-def batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
-    """`items` in groups of `size`; the last may be smaller."""
-    waiting = iter(items)
-    while group := tuple(islice(waiting, size)):
-        yield group
+def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """The classes of `values` [C, h, w] upsampled to `size`: along all rows, and between them where it matters.
+
+    If the same class is the largest in two adjacent rows, it is the largest everywhere between them: it is ahead of
+    every other class at both ends. In street scenes that leaves at most a tenth of the pixels to be computed.
+    """
+    height, width = size
+    if values.is_cuda and len(values) * height * width <= _WHOLE_GPU:
+        return _first_largest(upsample(values[None], size)[0])  # no synchronisation to learn how many pixels are left
+    classes = torch.empty(height, width, dtype=torch.uint8, device=values.device)
+    num_rows = values.shape[1]
+    # Each row of the result lies between two of `values`, the first on the first and the last on the last.
+    positions = torch.linspace(0, num_rows - 1, height, dtype=torch.float64)
+    above = positions.floor().long().clamp(max=num_rows - 1)
+    below, weights = (above + 1).clamp(max=num_rows - 1), (positions - above).float()
+    ends = [0, *torch.bincount(above, minlength=num_rows).cumsum(0).tolist()]  # of the results before each row
+    for band in _bands(values, width):
+        source, part = slice(band.start, min(band.stop + 1, num_rows)), slice(ends[band.start], ends[band.stop])
+        rows = upsample(values[None, :, source], (source.stop - source.start, width))[0]
+        of_rows = _first_largest(rows)
+        first, second = (to_device(row[part] - band.start, values.device) for row in (above, below))
+        classes[part] = of_rows[first]
+        pixels = (classes[part] != of_rows[second]).flatten().nonzero()[:, 0]
+        line = pixels // width
+        start, end = (rows.flatten(1).index_select(1, row[line] * width + pixels % width) for row in (first, second))
+        mixed = torch.lerp(start, end, to_device(weights[part], values.device)[line])
+        classes[part].view(-1)[pixels] = _first_largest(mixed[:, None])[0]
+    return classes
 
 
-def _move_up(total: Tensor, num_rows: int) -> None:
-    """Drop the first rows of `total` [C, H, W], move the others up, fill with 0."""
-    for plane in total:  # plane by plane, to copy less at a time
-        kept = plane[num_rows:].clone()
-        plane[: len(kept)] = kept
-        plane[len(kept) :] = 0
+def _first_largest(values: Tensor) -> Tensor:
+    """`values.argmax(0)` of [C, n, m] as uint8, on a CPU from passes that are fast there: two maxima and a comparison.
+
+    If there is no largest value (NaN): the last class, on a GPU the first that is NaN.
+    """
+    if values.is_cuda:
+        return values.argmax(0).to(torch.uint8)
+    num_classes = len(values)
+    ranks = torch.arange(num_classes, 0, -1, dtype=torch.uint8, device=values.device)[:, None, None]
+    best = (values == values.amax(0)).view(torch.uint8).mul_(ranks).amax(0)
+    return (num_classes - best).clamp_(max=num_classes - 1)
+
+
+def _bands(values: Tensor, width: int) -> list[slice]:
+    """The rows of `values`, then `width` wide, that are handled together."""
+    num_rows = values.shape[1]
+    step = max(1, (_BAND_GPU if values.is_cuda else _BAND) // (len(values) * width))
+    return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]
+
+
+def predict_all(
+    items: Iterable[Item], read: Callable[[Item], tuple[Any, ...] | None], predict: Callable[[Uint8Array], Tensor],
+    write: Callable[..., None], *, device: torch.device, path_of: Callable[[Item], Path], unit: str = "image",
+    total: int | None = None, num_writers: int = 1, show: bool = True, failed: list[str] | None = None,
+    interruptible: bool = False,
+) -> dict[str, Any]:
+    """Read, predict and write each item. Threads read ahead and write behind, so that the device always has work.
+
+    read: gives (image [H, W, 3] uint8, ...), or None after the last item; called in the order of the items.
+    predict: image -> prediction [H, W] uint8 on `device`. write: called with the item, the prediction on the host, and
+    what `read` gave. path_of: the file that an error names. num_writers: threads that write; with one, in order.
+    failed: gets a line for each item that cannot be read or predicted; None: that is an error. interruptible: Ctrl-C
+    ends the loop, unless nothing was predicted before.
+    Returns images_per_s, network_share (0..1) and s_per_image of each step; {} if there was nothing to do.
+    """  # fmt: skip
+    reading, network, writing = Stopwatch(), DeviceQueue(device), Stopwatch()
+    num_done = 0
+
+    def timed_read(item: Item) -> tuple[Any, ...] | None:
+        with reading.working():
+            return read(item)
+
+    def timed_write(item: Item, prediction: Arriving, sample: tuple[Any, ...]) -> None:
+        arrived = prediction.array()
+        with writing.working():
+            write(item, arrived, *sample)
+
+    with (
+        WriteBehind(num_writers) as write_behind,
+        tqdm(total=total, unit=unit, disable=None if show else True) as progress,
+        closing(read_ahead(items, timed_read)) as pending,  # ends before what it reads from is closed
+    ):
+        try:
+            for item, future in pending:
+                try:
+                    sample = future.result()
+                    if sample is None:
+                        break
+                    with network.working(), errors_naming(path_of(item)):
+                        prediction = Arriving(predict(sample[0]))
+                except (ValueError, OSError) as error:
+                    if failed is None:
+                        raise
+                    failed.append(one_line(error))
+                else:
+                    write_behind(timed_write, item, prediction, sample)
+                    num_done += 1
+                progress.update()
+        except KeyboardInterrupt:
+            if not (interruptible and num_done):
+                raise
+    if not num_done:
+        return {}
+    steps = {"read": reading, "network": network, "score and write": writing}
+    return {
+        "images_per_s": network.per_second(num_done),
+        "network_share": network.share(),
+        "s_per_image": {name: watch.seconds / num_done for name, watch in steps.items()},
+    }
+
+
+def describe_speed(speed: dict[str, Any], unit: str = "image") -> str:
+    """One line of what `predict_all` returned."""
+    return f"{speed['images_per_s']:.2f} {unit}s/s; network busy {100 * speed['network_share']:.0f} % of the time"
 
 
 @contextmanager
-def errors_naming(picture: Path) -> Iterator[None]:
-    """Around the prediction of `picture`: turns its ValueErrors and out-of-memory errors into ValueErrors naming it."""
+def errors_naming(path: Path) -> Iterator[None]:
+    """Around the prediction of an image: turns ValueErrors and out-of-memory errors into ValueErrors naming `path`."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{picture}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ValueError(f"{picture}: too large for the device's memory; use smaller tiles.") from error
+        raise ValueError(f"{path}: too large for the device's memory; use smaller tiles.") from error

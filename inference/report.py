@@ -1,4 +1,4 @@
-"""report.html: one file with the scores and small images, for any browser, without network access.
+"""An evaluation's tables, and report.html: one file with scores and small images, for any browser, without network.
 
 Layout and style are in `page.html`, behaviour in `page.js`; here they get their data. Full images are in the folders
 next to the page and are loaded on demand.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,42 @@ from urllib.parse import quote
 from torch import Tensor
 
 from datasets.specs.spec import SegClass
-from inference.results import Kept
-from utils.files import atomic_path
-from utils.metrics import PER_CLASS, Scores
+from inference.results import ImageResult
+from utils.files import atomic_path, write_csv, write_json
+from utils.metrics import PER_CLASS, TOTALS, Scores, scores
 from utils.text import counted, escape
 
 MOST_PICTURES = 1000  # in the page, those with the lowest scores; with more it would open slowly
+TILES = {
+    "mIoU": "mean_iou", "boundary IoU": "mean_boundary_iou", "boundary F": "mean_boundary_f",
+    "pixel accuracy": "pixel_accuracy",
+}  # fmt: skip
+
+
+def write_scores(
+    folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: Mapping[str, Any],
+    class_names: Sequence[str],
+) -> tuple[Scores, list[Scores]]:
+    """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
+
+    counts: [N, C, C + 7] of the images `names`, see `ImageResult`. Returns the scores of all and of each.
+    """
+    num_classes = len(class_names)
+    overall, *per_image = (
+        scores(one[:, :num_classes], class_names, one[:, num_classes:]) for one in (counts.sum(0), *counts)
+    )
+    values = overall.as_dict()
+    confusion = counts.sum(0)[:, :num_classes].tolist()
+    content = {**values, "num_images": len(names), "confusion": confusion, **facts}
+    write_json(folder / f"metrics{suffix}.json", content)
+    per_class = [(name, *(values["classes"][name][key] for key in PER_CLASS)) for name in class_names]
+    write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS), per_class)
+    lines = []
+    for name, one in zip(names, (one.as_dict() for one in per_image), strict=True):
+        ious = (one["classes"][class_name]["iou"] for class_name in class_names)
+        lines.append((name, *(one[key] for key in TOTALS), *ious))
+    write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names), lines)
+    return overall, per_image
 
 
 def write_page(path: Path, data: Mapping[str, Any]) -> None:
@@ -41,24 +70,24 @@ def write_page(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def page_data(
-    title: str, about: str, classes: Sequence[SegClass], names: Sequence[str], kept: Sequence[Kept | None],
+    title: str, about: str, classes: Sequence[SegClass], names: Sequence[str], results: Sequence[ImageResult | None],
     *, overall: Scores | None, per_image: Sequence[Scores], confusion: Tensor, pictures: bool, facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What the page shows, as plain values.
 
-    kept: the small images of `names`; None if they are missing. overall, per_image: None and () for a split without
+    results: of the images `names`; None if they are missing. overall, per_image: None and () for a split without
     labels. pictures: whether full images are next to the page.
     """  # fmt: skip
-    by_score = sorted(range(len(names)), key=lambda i: _short(per_image[i].mean_iou) or 0.0 if per_image else 0.0)
+    values = overall.as_dict() if overall else {"classes": {}}
+    by_image: list[dict[str, Any] | None] = [*(one.as_dict() for one in per_image)] or [None] * len(names)
+    by_score = sorted(range(len(names)), key=lambda i: (by_image[i] or {}).get("mean_iou") or 0.0)
     pictured = set(by_score[:MOST_PICTURES])
     tiles = [("image" if len(names) == 1 else "images", str(len(names)))]
     if overall is not None:
-        values = (("mIoU", overall.mean_iou), ("boundary IoU", overall.mean_boundary_iou),
-                  ("boundary F", overall.mean_boundary_f), ("pixel accuracy", overall.pixel_accuracy))
-        tiles = [*((name, "–" if math.isnan(value) else f"{100 * value:.1f}") for name, value in values), *tiles]
+        found = {name: values[key] for name, key in TILES.items()}
+        tiles = [*((name, "–" if value is None else f"{100 * value:.1f}") for name, value in found.items()), *tiles]
     if "speed" in facts:
         tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
-    per_class = overall.as_dict()["classes"] if overall else {}
     blank = dict.fromkeys(PER_CLASS)
     about += f"; small versions of {counted(len(pictured), 'image')}" if len(pictured) < len(names) else ""
     return {
@@ -68,40 +97,35 @@ def page_data(
         "pictures": pictures,
         "tiles": tiles,
         "settings": facts["settings"],
-        "classes": [{"name": c.name, "color": c.color, **per_class.get(c.name, blank)} for c in classes],
+        "classes": [{"name": c.name, "color": c.color, **values["classes"].get(c.name, blank)} for c in classes],
         "confusion": confusion.tolist(),
         "images": [
-            {
-                "name": escape(name),
-                "file": quote(name, errors="surrogateescape"),
-                **_pictures(one, i in pictured),
-                **_scores(per_image[i] if per_image else None),
-            }
-            for i, (name, one) in enumerate(zip(names, kept, strict=True))
+            _image_data(name, result, scored, embed=i in pictured)
+            for i, (name, result, scored) in enumerate(zip(names, results, by_image, strict=True))
         ],
     }
 
 
-def _pictures(kept: Kept | None, embed: bool) -> dict[str, Any]:
-    if kept is None or not embed:
-        return {"size": kept.size if kept else (2, 1), "photo": None, "map": None}
-    return {"size": kept.size, "photo": _embedded("jpeg", kept.photo), "map": _embedded("png", kept.labels)}
+def _image_data(
+    name: str, result: ImageResult | None, scored: dict[str, Any] | None, *, embed: bool
+) -> dict[str, Any]:
+    def embedded(kind: str, content: bytes) -> str | None:
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if embed and content else None
 
-
-def _scores(scores: Scores | None) -> dict[str, Any]:
-    if scores is None:
-        return {"iou": None}
-    return {
-        "iou": _short(scores.mean_iou),
-        "boundary_iou": _short(scores.mean_boundary_iou),
-        "accuracy": _short(scores.pixel_accuracy),
-        "by_class": [_short(value) for value in scores.iou],
+    data: dict[str, Any] = {
+        "name": escape(name),
+        "file": quote(name, errors="surrogateescape"),
+        "size": result.size if result else (2, 1),
+        "photo": embedded("jpeg", result.photo if result else b""),
+        "map": embedded("png", result.maps if result else b""),
+        "iou": _short(scored["mean_iou"]) if scored else None,
     }
+    if scored:
+        data["boundary_iou"] = _short(scored["mean_boundary_iou"])
+        data["accuracy"] = _short(scored["pixel_accuracy"])
+        data["by_class"] = [_short(one["iou"]) for one in scored["classes"].values()]
+    return data
 
 
-def _embedded(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _short(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+def _short(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

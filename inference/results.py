@@ -1,10 +1,18 @@
-"""What is kept of each evaluated image: its counts and a small picture. An interrupted run continues from there."""
+"""What is kept of each image: the demos' files with notes in them, and an evaluation's counts and pictures.
+
+With both, --resume finds what was made with the same settings by `fingerprint`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,147 +21,234 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors
-from inference.writers import label_id_map, overlay
-from utils.files import atomic_path, write_csv, write_json
-from utils.images import Uint8Array, colorize, dark_grey, shrunk, write_image
-from utils.metrics import NUM_COUNTS, PER_CLASS, TOTALS, ConfusionMatrix, Scores, boundary_counts, scores
+from datasets.legend import counted_shares, pixels_per_class, with_legend
+from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
+from inference.visualize import draw_mistakes, highlight, overlay
+from utils.files import atomic_path, first_free
+from utils.images import Uint8Array, colorize, read_note, shrunk, write_image, write_png
+from utils.metrics import NUM_COUNTS, ConfusionMatrix, boundary_counts
+
+KINDS = ("color", "overlay", "ids")  # what the demos write of an image
+SHARES_TABLE, SHARES_PICTURE = "class_shares.csv", "class_shares.png"  # over the frames of a folder or of a video
+
+# Text notes inside the demos' PNG files: the input of a result, the fingerprint of its settings, the pixels of each
+# class, and the size of the mask in it; the rest is legend.
+SOURCE_NOTE = "kerbline-source"
+SETTINGS_NOTE = "kerbline-settings"
+COUNTS_NOTE = "kerbline-pixels"
+MASK_SIZE_NOTE = "kerbline-mask-size"
+
+ResultPaths = Mapping[str, Path]  # kind -> file; only these are made
+
+
+def fingerprint(settings: Any, files: Sequence[Path]) -> str:
+    """A hash of plain values and of the identity of files: two results with the same one are the same."""
+    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps([settings, stamps], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def label_id_map(prediction: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.integer]:
+    """Train ids [H, W] as the values that the data set's label files hold: uint8, or uint16 if they need it."""
+    ids = written_ids(classes)
+    table: NDArray[np.integer] = np.full(256, IGNORE_LABEL, np.uint16 if max(ids) > IGNORE_LABEL else np.uint8)
+    table[: len(classes)] = ids
+    return table[prediction]
+
+
+# The demos' results
+
+
+def choose_kinds(outputs: str) -> list[str]:
+    """The kinds of results that `--outputs` lists. Raises ValueError if it lists none, or others than there are."""
+    listed = {kind.strip().lower() for kind in outputs.split(",")} - {""}
+    if unknown := sorted(listed - set(KINDS)):
+        raise ValueError(f"--outputs: there is no output {unknown[0]!r}. Choose from: {', '.join(KINDS)}.")
+    if not listed:
+        raise ValueError(f"--outputs lists nothing to write. Choose from: {', '.join(KINDS)}.")
+    return [kind for kind in KINDS if kind in listed]
+
+
+def name_results(images: Sequence[Path], folder: Path) -> list[str]:
+    """A distinct name for the results of each of `images`, all below `folder`: the path there without its suffix.
+
+    If two would share it (a.jpg, a.png), the suffix is kept: a_jpg, a_png.
+    """
+    relative = [image.relative_to(folder) for image in images]
+    # Lower case: for Windows and macOS A.png and a.png are the same file.
+    plain = [path.with_suffix("").as_posix() for path in relative]
+    sharing = Counter(name.lower() for name in plain)
+    names: list[str] = []
+    taken = {name for name, number in sharing.items() if number == 1}
+    for name, path in zip(plain, relative, strict=True):
+        if sharing[name.lower()] > 1:
+            name = first_free(f"{name}_{path.suffix[1:]}", lambda candidate: candidate.lower() in taken)
+            taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def result_paths(
+    folder: Path, names: Sequence[str], sources: Sequence[Path], kinds: Sequence[str] = KINDS
+) -> list[ResultPaths]:
+    """Paths below `folder` for each of `sources`, called <name>_color.png and so on; `names` are distinct.
+
+    A result of the same input may be replaced; if any other file has the name of any kind, -2, -3, ... is added to it.
+    """
+    given = set(names)
+
+    def free_name(name: str, source: Path) -> str:
+        def is_taken(candidate: str) -> bool:
+            files = [f"{folder / candidate}_{kind}.png" for kind in KINDS]
+            # Path.exists raises if a name is too long; `check_names` reports that.
+            there = [Path(file) for file in files if os.path.exists(file)]  # noqa: PTH110
+            is_anothers = candidate != name and candidate in given
+            return is_anothers or any(read_note(path, SOURCE_NOTE) != _source_id(source) for path in there)
+
+        return first_free(name, is_taken)
+
+    found = [free_name(name, source) for name, source in zip(names, sources, strict=True)]
+    return [{kind: folder / f"{name}_{kind}.png" for kind in kinds} for name in found]
+
+
+def check_names(paths: ResultPaths) -> None:
+    """Raises OSError if the results cannot have these names, for example because they are too long."""
+    for path in paths.values():
+        with suppress(FileNotFoundError):
+            path.stat()
+
+
+def write_results(
+    paths: ResultPaths, image: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass], source: Path,
+    *, wanted: frozenset[int] | None = None, settings: str = "",
+) -> list[int]:
+    """Write the results of one input that `paths` names, and return the pixels of each class, in train id order.
+
+    image: [H, W, 3] RGB. prediction: [H, W] train ids. wanted: train ids that are shown; None: all. settings: the
+    fingerprint of what the results depend on, see `read_counts`.
+    """
+    counts = pixels_per_class(prediction, len(classes))
+    note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings, COUNTS_NOTE: " ".join(map(str, counts))}
+    if "ids" in paths:
+        write_png(paths["ids"], label_id_map(prediction, classes), note)
+    if paths.keys() & {"color", "overlay"}:
+        shown_image, shown_prediction = highlight(image, prediction, wanted)
+    if "color" in paths:
+        shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
+        height, width = prediction.shape
+        mask = with_legend(colorize(shown_prediction, class_colors(classes)), shares)
+        write_png(paths["color"], mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
+    if "overlay" in paths:
+        write_png(paths["overlay"], overlay(shown_image, shown_prediction, classes), note)
+    return counts
+
+
+def read_counts(paths: ResultPaths, settings: str) -> list[int] | None:
+    """What `write_results` returned with these settings; None if a result is missing or was made with others."""
+    if any(read_note(path, SETTINGS_NOTE) != settings for path in paths.values()):
+        return None
+    return [int(count) for count in (read_note(next(iter(paths.values())), COUNTS_NOTE) or "").split()]
+
+
+def is_result(path: Path) -> bool:
+    """Whether a demo wrote this file."""
+    return path.name.endswith((SHARES_TABLE, SHARES_PICTURE)) or (
+        path.suffix.lower() == ".png" and read_note(path, SOURCE_NOTE) is not None
+    )
+
+
+def _source_id(source: Path) -> str:
+    # Distinguishes inputs without disclosing their paths.
+    return hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
+
+
+# An evaluation's results
 
 SMALL_SIDE = 320  # longer side of the small pictures, in pixels
 JPEG_QUALITY = 80
+PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files written for each image
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Of one image. counts: [C, C + 7] int64, its confusion matrix and the counts at borders; 0 without truth.
+class ImageResult:
+    """Of one evaluated image.
 
-    size: (width, height). photo: small JPEG. labels: small PNG, see `label_channels`.
+    counts: [C, C + 7] int64, its confusion matrix and the counts at borders; 0 without labels. size: (width, height).
+    photo: small JPEG. maps: small PNG, see `map_channels`.
     """
 
     counts: NDArray[np.int64]
     size: tuple[int, int]
     photo: bytes
-    labels: bytes
+    maps: bytes
+
+    def save(self, path: Path, settings: str) -> None:
+        """Write it with the fingerprint of its settings."""
+        photo, maps = (np.frombuffer(picture, np.uint8) for picture in (self.photo, self.maps))
+        with atomic_path(path) as temporary:
+            np.savez(temporary, counts=self.counts, size=self.size, fingerprint=settings, photo=photo, maps=maps)
+
+    @classmethod
+    def load(cls, path: Path, settings: str) -> ImageResult | None:
+        """What `save` wrote; None if the file is missing, damaged, or of other settings."""
+        try:
+            with np.load(path) as file:
+                if str(file["fingerprint"]) != settings:
+                    return None
+                width, height = file["size"].tolist()
+                return cls(file["counts"], (width, height), file["photo"].tobytes(), file["maps"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+            return None
 
 
-def count(truth: Uint8Array | None, labels: Uint8Array, num_classes: int) -> NDArray[np.int64]:
-    """The counts of one image from train ids [H, W]: [C, C + 7]."""
-    if truth is None:
-        return np.zeros((num_classes, num_classes + NUM_COUNTS), np.int64)
-    confusion = ConfusionMatrix(num_classes, IGNORE_LABEL)
-    confusion.update(torch.from_numpy(truth), torch.from_numpy(labels))
-    borders = boundary_counts(truth, labels, num_classes, IGNORE_LABEL)
-    return np.concatenate([confusion.matrix.numpy(), borders], axis=1)
-
-
-def label_channels(truth: Uint8Array | None, labels: Uint8Array) -> Uint8Array:
-    """Three maps in one image [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
-    if truth is None:
-        truth = np.full_like(labels, IGNORE_LABEL)
-    wrong = np.where((truth != labels) & (truth != IGNORE_LABEL), 255, 0).astype(np.uint8)
-    return np.stack([labels, truth, wrong], axis=2)
-
-
-def small(image: Uint8Array, channels: Uint8Array) -> tuple[bytes, bytes]:
-    """Photo [H, W, 3] as a small JPEG, labels [H, W, 3] as a small PNG of the same size."""
+def evaluate_image(
+    image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array, num_classes: int
+) -> ImageResult:
+    """The result of an image [H, W, 3] from train ids [H, W]; without counts if there are no labels."""
+    counts = np.zeros((num_classes, num_classes + NUM_COUNTS), np.int64)
+    if labels is not None:
+        confusion = ConfusionMatrix(num_classes, IGNORE_LABEL)
+        confusion.update(torch.from_numpy(labels), torch.from_numpy(prediction))
+        counts[:, :num_classes] = confusion.matrix.numpy()
+        counts[:, num_classes:] = boundary_counts(labels, prediction, num_classes, IGNORE_LABEL)
     photo = cv2.cvtColor(shrunk(image, SMALL_SIDE), cv2.COLOR_RGB2BGR)
-    labels = cv2.cvtColor(shrunk(channels, SMALL_SIDE, cv2.INTER_NEAREST), cv2.COLOR_RGB2BGR)
-    encoded = (
-        cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
-        cv2.imencode(".png", labels, [cv2.IMWRITE_PNG_COMPRESSION, 9]),
-    )
-    return encoded[0][1].tobytes(), encoded[1][1].tobytes()
+    maps = shrunk(map_channels(labels, prediction), SMALL_SIDE, cv2.INTER_NEAREST)
+    jpeg = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    png = cv2.imencode(".png", cv2.cvtColor(maps, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+    return ImageResult(counts, (image.shape[1], image.shape[0]), jpeg.tobytes(), png.tobytes())
 
 
-def save_kept(path: Path, kept: Kept, fingerprint: str) -> None:
-    """Write `kept` with the fingerprint of its settings."""
-    photo, labels = (np.frombuffer(picture, np.uint8) for picture in (kept.photo, kept.labels))
-    size, mark = np.array(kept.size), np.array(fingerprint)
-    with atomic_path(path) as temporary:
-        np.savez(temporary, counts=kept.counts, size=size, fingerprint=mark, photo=photo, labels=labels)
+def map_channels(labels: Uint8Array | None, prediction: Uint8Array) -> Uint8Array:
+    """Three maps in one image [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
+    if labels is None:
+        labels = np.full_like(prediction, IGNORE_LABEL)
+    wrong = np.where((labels != prediction) & (labels != IGNORE_LABEL), 255, 0).astype(np.uint8)
+    return np.stack([prediction, labels, wrong], axis=2)
 
 
-def load_kept(path: Path, fingerprint: str) -> Kept | None:
-    """What `save_kept` wrote; None if the file is missing, damaged, or of other settings."""
-    try:
-        with np.load(path) as file:
-            if str(file["fingerprint"]) != fingerprint:
-                return None
-            width, height = file["size"].tolist()
-            return Kept(file["counts"], (width, height), file["photo"].tobytes(), file["labels"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def kept_file(folder: Path, name: str) -> Path:
-    """Where the image called `name` is kept."""
-    return folder / "counts" / f"{name}.npz"
-
-
-RIGHT_LIGHT = 0.45  # brightness of the photo where a prediction is right or unknown
-PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files written for each image
-
-
-def pictures_of(folder: Path, name: str, *, labelled: bool = True, dumped: bool = True) -> list[Path]:
-    """The files written for an image: all if they are `dumped`, else the prediction if there are no labels."""
-    kinds = [kind for kind in PICTURES if labelled or kind != "diff"] if dumped else [] if labelled else ["pred"]
-    return [folder / kind / f"{name}.png" for kind in kinds]
-
-
-def remove_pictures(folder: Path, name: str) -> None:
-    """Remove what an earlier evaluation wrote for an image: it would not belong to the new scores."""
-    for path in pictures_of(folder, name):
-        path.unlink(missing_ok=True)
-
-
-def write_prediction(folder: Path, name: str, labels: Uint8Array, classes: Sequence[SegClass]) -> None:
-    """Write train ids [H, W] to pred/ as the label ids that benchmark servers expect."""
-    write_image(folder / "pred" / f"{name}.png", label_id_map(labels, classes))
+def picture_paths(folder: Path, name: str, kinds: Sequence[str] = PICTURES) -> dict[str, Path]:
+    """Where the pictures of an evaluated image go."""
+    return {kind: folder / kind / f"{name}.png" for kind in kinds}
 
 
 def write_pictures(
-    folder: Path, name: str, image: Uint8Array, truth: Uint8Array | None, labels: Uint8Array,
-    channels: Uint8Array, classes: Sequence[SegClass],
+    paths: Mapping[str, Path], image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array,
+    classes: Sequence[SegClass],
 ) -> None:
-    """Write the photo to rgb/, its overlay with the prediction to compose/, and the mistakes, if known, to diff/.
+    """Write those pictures of an evaluated image that `paths` names.
 
-    image: [H, W, 3]. truth, labels: [H, W] train ids. channels: both for the page, see `label_channels`, to maps/.
+    pred: the label ids that benchmark servers expect; rgb: the photo [H, W, 3]; maps: train ids for the page, see
+    `map_channels`; compose: the overlay; diff: the mistakes.
     """
-    write_image(folder / "rgb" / f"{name}.png", image)
-    write_image(folder / "maps" / f"{name}.png", channels)
-    write_image(folder / "compose" / f"{name}.png", overlay(image, labels, classes))
-    if truth is not None:
-        write_image(folder / "diff" / f"{name}.png", mistakes(image, truth, labels, classes))
-
-
-def mistakes(image: Uint8Array, truth: Uint8Array, labels: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
-    """The colour of the predicted class where it is wrong, else the photo, dark and grey. All [H, W]; result RGB."""
-    wrong = (labels != truth) & (truth < len(classes))
-    return np.where(wrong[..., None], colorize(labels, class_colors(classes)), dark_grey(image, RIGHT_LIGHT))
-
-
-def write_scores(folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: dict[str, Any],
-                 class_names: Sequence[str]) -> tuple[Scores, list[Scores]]:
-    """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
-
-    counts: [N, C, C + 7] of the images `names`, see `inference/results.py`. Returns the scores of all and of each.
-    """
-    overall, *per_image = (
-        scores(one[:, : len(class_names)], class_names, one[:, len(class_names) :]) for one in (counts.sum(0), *counts)
-    )
-    confusion = counts.sum(0)[:, : len(class_names)].tolist()
-    content = {**overall.as_dict(), "num_images": len(names), "confusion": confusion, **facts}
-    write_json(folder / f"metrics{suffix}.json", content)
-    per_class = overall.as_dict()["classes"]
-    write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS),
-              [(name, *(per_class[name][key] for key in PER_CLASS)) for name in class_names])
-    write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names),
-              [(name, *(_blank_nan(getattr(one, key)) for key in TOTALS), *map(_blank_nan, one.iou))
-               for name, one in zip(names, per_image, strict=True)])
-    return overall, per_image
-
-
-def _blank_nan(value: float) -> float | None:
-    return None if value != value else value
+    for kind, path in paths.items():
+        if kind == "pred":
+            picture = label_id_map(prediction, classes)
+        elif kind == "rgb":
+            picture = image
+        elif kind == "maps":
+            picture = map_channels(labels, prediction)
+        elif kind == "compose":
+            picture = overlay(image, prediction, classes)
+        elif labels is not None:
+            picture = draw_mistakes(image, labels, prediction, classes)
+        write_image(path, picture)

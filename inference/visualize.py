@@ -1,17 +1,61 @@
-"""Drawn frames of a video: the classes overlaid, with a constant legend, and their shares over time."""
+"""Pictures of predictions: overlays, mistakes, frames of a video, and class shares over time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from datasets.legend import PAPER, class_list, with_legend
-from datasets.specs.spec import SegClass
-from inference.writers import highlighted, overlay
-from utils.images import Uint8Array
+from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors
+from utils.images import Uint8Array, blend, colorize, dark_grey
 from utils.plots import drawable, new_plot
+
+OVERLAY_STRENGTH = 0.5
+LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detailed photo, as they surround every speck
+UNWANTED_LIGHT = 0.6  # brightness of the photo outside the wanted classes
+RIGHT_LIGHT = 0.45  # brightness of the photo where a prediction is right or unknown
+MOST_STEPS = 1000  # in a plot of shares, about one a pixel; of more frames the means are drawn
+MOST_NAMES = 18  # in a column of its legend
+
+
+def highlight(
+    image: Uint8Array, prediction: Uint8Array, wanted: frozenset[int] | None
+) -> tuple[Uint8Array, Uint8Array]:
+    """Photo [H, W, 3] and train ids [H, W] to show: outside the wanted classes dark grey and without a class."""
+    if wanted is None:
+        return image, prediction
+    rest = ~np.isin(prediction, list(wanted))
+    shown = np.where(rest[..., None], dark_grey(image, UNWANTED_LIGHT), image)
+    return shown, np.where(rest, np.uint8(IGNORE_LABEL), prediction)
+
+
+def overlay(image: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
+    """The photo [H, W, 3] tinted by the class colours, with light lines where train ids [H, W] meet."""
+    tinted = blend(image, prediction, class_colors(classes), OVERLAY_STRENGTH)
+    lines = class_borders(prediction)
+    tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
+    return tinted
+
+
+def class_borders(prediction: Uint8Array) -> NDArray[np.bool_]:
+    """[H, W], true where train ids [H, W] change; lines of 1 pixel, thicker in large images."""
+    borders = np.zeros(prediction.shape, np.uint8)
+    borders[:-1] |= prediction[:-1] != prediction[1:]
+    borders[:, :-1] |= prediction[:, :-1] != prediction[:, 1:]
+    thickness = max(1, round((borders.size**0.5) / 1400))
+    return cv2.dilate(borders, np.ones((thickness, thickness), np.uint8)).astype(bool)
+
+
+def draw_mistakes(
+    image: Uint8Array, labels: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass]
+) -> Uint8Array:
+    """The colour of the predicted class where it is wrong, else the photo, dark and grey. All [H, W]; result RGB."""
+    wrong = (prediction != labels) & (labels < len(classes))
+    return np.where(wrong[..., None], colorize(prediction, class_colors(classes)), dark_grey(image, RIGHT_LIGHT))
 
 
 class FramePainter:
@@ -25,30 +69,17 @@ class FramePainter:
         self.wanted = wanted
         blank = np.zeros((size[1], size[0], 3), np.uint8)
         listed = class_list(classes, frozenset(range(len(classes))) if wanted is None else wanted)
-        self._sheet = even(with_legend(blank, listed, percents=False), PAPER)
+        sheet = with_legend(blank, listed, percents=False)
+        height, width = sheet.shape[:2]
+        # H.264 has no odd sizes.
+        self._sheet = cv2.copyMakeBorder(sheet, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT, value=PAPER)
+        self.size = (self._sheet.shape[1], self._sheet.shape[0])
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of a drawn frame, both even."""
-        return self._sheet.shape[1], self._sheet.shape[0]
-
-    def __call__(self, image: Uint8Array, labels: Uint8Array) -> Uint8Array:
+    def __call__(self, image: Uint8Array, prediction: Uint8Array) -> Uint8Array:
         """The frame [H, W, 3] with train ids [H, W] overlaid, above or next to the legend."""
         sheet = self._sheet.copy()
-        sheet[: image.shape[0], : image.shape[1]] = overlay(*highlighted(image, labels, self.wanted), self.classes)
-        return sheet
-
-
-def even(picture: Uint8Array, color: tuple[int, int, int]) -> Uint8Array:
-    """`picture` [H, W, 3], one row or column of `color` larger where its height or width is odd."""
-    height, width = picture.shape[:2]
-    sheet = np.full((height + height % 2, width + width % 2, 3), color, np.uint8)
-    sheet[:height, :width] = picture
-    return sheet
-
-
-MOST_STEPS = 1000  # about one a pixel; of more frames the means are drawn
-MOST_NAMES = 18  # in a column of the legend
+        sheet[: image.shape[0], : image.shape[1]] = overlay(*highlight(image, prediction, self.wanted), self.classes)
+        return sheet  # type: ignore[return-value]
 
 
 def draw_shares(
@@ -62,8 +93,7 @@ def draw_shares(
     """
     edges = np.arange(len(shares) + 1) + 0.5 if seconds is None else np.asarray(seconds)
     starts = np.unique(np.linspace(0, len(shares), min(len(shares), MOST_STEPS) + 1).round().astype(int))
-    counts = np.diff(starts)[:, None]
-    means = np.add.reduceat(np.asarray(shares, float), starts[:-1]) / counts
+    means = np.add.reduceat(np.asarray(shares, float), starts[:-1]) / np.diff(starts)[:, None]
     drawn = [i for i in range(len(classes)) if (wanted is None or i in wanted) and means[:, i].any()]
     num_columns = -(-len(drawn) // MOST_NAMES)
     with new_plot(path, (8 + 2 * num_columns, 4.5), 150) as figure:

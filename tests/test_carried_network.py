@@ -46,7 +46,7 @@ def test_the_photo_is_segmented_right(seen, row, column, name):
 def test_its_file_is_small_and_tells_what_it_is():
     assert (ROOT / SNAPSHOT).stat().st_size <= 12e6
     model = load_model()
-    assert model.spec is not None and model.spec.name == "camvid"
+    assert model.checkpoint.dataset == "camvid"
     assert model.checkpoint.config["data"]["train_split"] == "train"
 
 

@@ -13,8 +13,8 @@ import torch
 
 import demo_folder
 from datasets.specs.registry import dataset_spec
-from inference.pixel_percentage import mask_files
 from inference.visualize import draw_shares
+from Pixel_percentage import find_masks
 from tests.conftest import ROOT
 from utils.images import colorize, read_image, read_label_ids, write_image
 
@@ -180,31 +180,14 @@ def test_the_shares_of_every_picture_are_a_table(photos, run_folder, tmp_path):
         assert float(lines[4][name]) == pytest.approx(100 * (ids == train_id).mean(), abs=0.01)
 
 
-def test_the_table_keeps_the_shares_of_pictures_of_earlier_runs(photos, run_folder, tmp_path):
-    table = tmp_path / "out" / "class_shares.csv"
-    run_folder(folder=photos / "*.png")
-    of_png = table.read_text().splitlines()
-    run_folder(folder=photos / "*.jpg")
-    header, *lines = table.read_text().splitlines()
-    assert header == of_png[0]
-    assert [line.split(",")[0] for line in lines] == ["c.jpg", "a.png", "b.png"]
-    assert lines[1:] == of_png[1:]
-    (photos / "a.png").write_text("no picture any more")
-    run_folder(folder=photos / "*.png")
-    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == ["b.png", "c.jpg"]
-    table.write_text("mine")
-    run_folder(folder=photos / "*.jpg")
-    assert len(table.read_text().splitlines()) == 2
-
-
 def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_folder, tmp_path, monkeypatch):
     run_folder()
     table = (tmp_path / "out" / "class_shares.csv").read_text()
     (tmp_path / "out" / "b_overlay.png").unlink()
     write_image(photos / "a.png", np.zeros((32, 40, 3), np.uint8))
     calls: list = []
-    original = demo_folder.Predictor.labels
-    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
+    original = demo_folder.Predictor.predict
+    monkeypatch.setattr(demo_folder.Predictor, "predict", lambda self, image: calls.append(1) or original(self, image))
     ended = run_folder("--resume")
     assert "5 of 5 images done" in ended.out
     assert len(calls) == 2
@@ -219,21 +202,12 @@ def test_resume_segments_only_what_is_missing_or_was_made_otherwise(photos, run_
 
 def test_resume_knows_its_settings_however_they_are_spelt(run_folder, light_checkpoint, monkeypatch):
     run_folder("--scales", "1", "--classes", "Car,road")
-    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda *_: pytest.fail("all is done"))
+    monkeypatch.setattr(demo_folder.Predictor, "predict", lambda *_: pytest.fail("all is done"))
     monkeypatch.chdir(light_checkpoint.parent)
     flags = ("--scales", "1.00", "--classes", "Road, car", "--dataset", "camvid", "--arch", "DeepMNV3V3PlusD_m1")
     for snapshot in (light_checkpoint.name, f"../{light_checkpoint.parent.name}/{light_checkpoint.name}"):
         ended = run_folder("--resume", *flags, "--snapshot", snapshot)
         assert "5 of 5 images done" in ended.out
-
-
-def test_resume_does_again_what_is_damaged(run_folder, tmp_path):
-    run_folder()
-    ids = tmp_path / "out" / "b_ids.png"
-    before = ids.read_bytes()
-    ids.write_bytes(before[:-20])
-    assert "5 of 5 images done" in run_folder("--resume").out
-    assert ids.read_bytes() == before
 
 
 def test_two_processes_share_a_folder_and_write_each_result_once(photos, run_folder, light_checkpoint, tmp_path):
@@ -268,12 +242,12 @@ def test_a_picture_for_which_memory_is_too_small_is_left_out_and_the_others_are_
     run_folder, photos, monkeypatch, too_much
 ):
     write_image(photos / "large.png", np.zeros((40, 50, 3), np.uint8))
-    original = demo_folder.Predictor.labels
+    original = demo_folder.Predictor.predict
 
-    def labels(self, image):
+    def predict(self, image):
         return too_much() if image.shape[0] == 40 else original(self, image)
 
-    monkeypatch.setattr(demo_folder.Predictor, "labels", labels)
+    monkeypatch.setattr(demo_folder.Predictor, "predict", predict)
     ended = run_folder()
     assert "5 of 6 images done" in ended.out
     assert f"skipped: {photos / 'large.png'}: too large for the device's memory" in ended.err
@@ -288,8 +262,8 @@ def test_only_the_outputs_asked_for_are_made(
     photo, run_folder, light_checkpoint, tmp_path, command, outputs, kinds, monkeypatch
 ):
     if "overlay" not in kinds:
-        for drawing in ("highlighted", "overlay", "with_legend", "colorize"):
-            monkeypatch.setattr(f"inference.writers.{drawing}", lambda *_: pytest.fail("nothing is to be drawn"))
+        for drawing in ("highlight", "overlay", "with_legend", "colorize"):
+            monkeypatch.setattr(f"inference.results.{drawing}", lambda *_: pytest.fail("nothing is to be drawn"))
     assert run_folder("--outputs", outputs).code == 0
     names = ["a", "b", "c", "sub/d", "sub/e"]
     wanted = [f"{name}_{kind}.png" for name in names for kind in kinds]
@@ -304,8 +278,8 @@ def test_resume_goes_by_the_outputs_asked_for(run_folder, tmp_path, monkeypatch)
     table = (tmp_path / "out" / "class_shares.csv").read_text()
     (tmp_path / "out" / "class_shares.csv").unlink()
     calls: list = []
-    original = demo_folder.Predictor.labels
-    monkeypatch.setattr(demo_folder.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
+    original = demo_folder.Predictor.predict
+    monkeypatch.setattr(demo_folder.Predictor, "predict", lambda self, image: calls.append(1) or original(self, image))
     run_folder("--outputs", "overlay", "--resume")
     assert (len(calls), (tmp_path / "out" / "class_shares.csv").read_text()) == (0, table)
     run_folder("--resume")
@@ -331,7 +305,7 @@ def test_the_picture_of_the_shares_is_no_input(run_folder, photos, light_checkpo
         ended = command("demo_folder", *flags)
         assert "5 of 5 images done" in ended.out and "skipped" not in ended.out
     assert (photos / "class_shares.png").is_file()
-    assert photos / "class_shares.png" not in mask_files(photos)
+    assert photos / "class_shares.png" not in find_masks(photos)
 
 
 def test_shares_are_drawn_over_time_in_the_colours_of_the_classes(tmp_path):

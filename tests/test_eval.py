@@ -16,7 +16,7 @@ import torch
 
 import eval as evaluation
 from datasets.specs.registry import DATASETS, dataset_spec
-from inference.results import Kept, load_kept, save_kept
+from inference.results import ImageResult
 from network.build import build_network
 from network.checkpoint import Checkpoint, save_checkpoint
 from tests.conftest import ROOT
@@ -179,8 +179,8 @@ def test_parts_add_up_to_the_whole(run, tmp_path):
 def count_predictions(monkeypatch) -> list:
     """Every later call of a predictor adds an item to the list."""
     calls: list = []
-    original = evaluation.Predictor.labels
-    monkeypatch.setattr(evaluation.Predictor, "labels", lambda self, image: calls.append(1) or original(self, image))
+    original = evaluation.Predictor.predict
+    monkeypatch.setattr(evaluation.Predictor, "predict", lambda self, image: calls.append(1) or original(self, image))
     return calls
 
 
@@ -200,17 +200,17 @@ def test_resume_predicts_only_what_is_missing(run, tmp_path, monkeypatch):
 def test_what_is_kept_of_an_image_may_be_damaged_anywhere(tmp_path):
     path = tmp_path / "a.npz"
     counts = np.arange(9 * 16).reshape(9, 16)
-    save_kept(path, Kept(counts, (4, 3), b"photo", b"labels"), "mark")
+    ImageResult(counts, (4, 3), b"photo", b"maps").save(path, "mark")
     whole = path.read_bytes()
-    kept = load_kept(path, "mark")
+    kept = ImageResult.load(path, "mark")
     assert kept is not None
     assert (kept.counts == counts).all()
     for size in range(0, len(whole), 50):
         path.write_bytes(whole[:size])
-        assert load_kept(path, "mark") is None
+        assert ImageResult.load(path, "mark") is None
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        load_kept(path, "mark")  # raises nothing; not every byte matters
+        ImageResult.load(path, "mark")  # raises nothing; not every byte matters
 
 
 def test_resume_with_other_settings_or_changed_labels_starts_anew(run, root, tmp_path, monkeypatch):
@@ -351,7 +351,7 @@ def test_the_official_scorer_gives_the_same_scores(cityscapes, cityscapes_checkp
     official = pytest.importorskip(
         "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling", reason="needs cityscapesscripts"
     )
-    monkeypatch.setattr(evaluation.Predictor, "labels", lambda _, image: torch.from_numpy(image[..., 0].copy()))
+    monkeypatch.setattr(evaluation.Predictor, "predict", lambda _, image: torch.from_numpy(image[..., 0].copy()))
     ended = command("eval", "--snapshot", cityscapes_checkpoint, "--dataset_dir", cityscapes, "--dump_images",
                     "--ckpt_path", tmp_path / "out", *FAST)  # fmt: skip
     assert ended.code == 0

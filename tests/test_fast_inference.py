@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from config import ARCHITECTURES
-from inference.argmax import most_probable
 from inference.load import fast_network
-from inference.predictor import Predictor
+from inference.predictor import Predictor, most_probable
 from network.build import build_network
 from network.fuse import fold_batch_norms, fold_reductions, store_convolutions_in
 from tests.conftest import as_if_trained
@@ -122,14 +121,14 @@ def test_labels_are_the_most_probable_classes_whichever_way_they_are_found():
     image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
     for how in ({}, {"flip": True}, {"tile": 20}, {"scales": (0.5, 1.0)}):
         predictor = Predictor(net, 7, **PLAIN, **how)
-        assert np.array_equal(predictor.labels(image), predictor.probabilities(image).argmax(0)), how
+        assert np.array_equal(predictor.predict(image), predictor.probabilities(image).argmax(0)), how
 
 
 def test_of_equally_large_logits_the_first_class_is_taken():
     net = nn.Conv2d(3, 4, 1)
     nn.init.zeros_(net.weight)
     nn.init.zeros_(net.bias)
-    assert not Predictor(net, 4, **PLAIN).labels(np.zeros((5, 200, 3), np.uint8)).any()
+    assert not Predictor(net, 4, **PLAIN).predict(np.zeros((5, 200, 3), np.uint8)).any()
 
 
 @given(
@@ -141,7 +140,7 @@ def test_labels_of_coarse_logits_are_those_of_the_enlarged_ones(num_classes, h, 
     logits = torch.randn(num_classes, h, w)
     enlarged = upsample(logits[None], (height, width))[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("inference.argmax._BAND", together)
+        patch.setattr("inference.predictor._BAND", together)
         labels = most_probable(logits, (height, width)).long()
     chosen = enlarged.gather(0, labels[None])[0]
     assert (enlarged.amax(0) - chosen).max() < 1e-5  # of two classes that differ in the last bit, either will do
@@ -166,7 +165,7 @@ def test_a_network_may_leave_its_logits_small():
     for how in ({}, {"flip": True}, {"tile": 32}, {"scales": (0.5, 1.0)}):
         coarse, full = (Predictor(net, 3, **PLAIN, **how) for net in (Coarse(), Full()))
         assert torch.allclose(coarse.probabilities(image), full.probabilities(image), atol=1e-6), how
-        assert torch.equal(coarse.labels(image), full.labels(image)), how
+        assert torch.equal(coarse.predict(image), full.predict(image)), how
 
 
 def test_bfloat16_on_request_changes_few_labels(command, light_checkpoint: Path, tmp_path: Path, shared: Path):

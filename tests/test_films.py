@@ -305,7 +305,7 @@ def test_a_video_is_closed_only_when_nobody_reads_it_any_more(
         raise failure
 
     monkeypatch.setattr("demo.opened_video", endless_video)
-    monkeypatch.setattr("inference.predictor.Predictor.labels", fail)
+    monkeypatch.setattr("inference.predictor.Predictor.predict", fail)
     monkeypatch.setattr("os._exit", sys.exit)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert ended.code != 0
@@ -329,9 +329,9 @@ def test_ctrl_c_ends_a_camera_whose_frames_so_far_are_kept(
             raise KeyboardInterrupt
         return original(self, image)
 
-    done, original = [], Predictor.labels
+    done, original = [], Predictor.predict
     monkeypatch.setattr("demo.opened_video", camera)
-    monkeypatch.setattr(Predictor, "labels", labels)
+    monkeypatch.setattr(Predictor, "predict", labels)
     monkeypatch.setattr("os._exit", sys.exit)
     out = tmp_path / "out"
     ended = command("demo", "--demo-video", 0, "--snapshot", light_checkpoint, "--save-dir", out)

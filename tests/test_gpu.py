@@ -13,9 +13,8 @@ from torch import nn
 
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
-from inference.argmax import most_probable
 from inference.load import fast_network
-from inference.predictor import Predictor
+from inference.predictor import Predictor, most_probable
 from network.build import build_network
 from network.deepv3 import DeepLabV3Plus
 from network.fuse import ConvReLU
@@ -63,7 +62,7 @@ def test_probabilities_and_labels_are_those_of_the_cpu(how):
     )
     expected, got = here.probabilities(picture()), there.probabilities(picture()).cpu()
     assert (got - expected).abs().max() < 1e-3
-    assert (there.labels(picture()).cpu() == here.labels(picture())).float().mean() > 0.999
+    assert (there.predict(picture()).cpu() == here.predict(picture())).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepWV3Plus"])
@@ -71,13 +70,13 @@ def test_probabilities_and_labels_are_those_of_the_cpu(how):
 @pytest.mark.parametrize("how", WAYS)
 def test_no_step_of_a_prediction_waits_for_the_gpu(how, amp, arch, no_waiting):
     predictor = Predictor(fast_network(network(arch), GPU, amp=amp), 7, device=GPU, amp=amp, **USUAL, **how)
-    predictor.labels(picture())
+    predictor.predict(picture())
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
-    on_their_way = [Arriving(predictor.labels(picture(seed))) for seed in range(3)]
+    on_their_way = [Arriving(predictor.predict(picture(seed))) for seed in range(3)]
     torch.cuda.set_sync_debug_mode("default")
     for seed, labels in enumerate(on_their_way):
-        assert np.array_equal(labels.array(), predictor.labels(picture(seed)).cpu())
+        assert np.array_equal(labels.array(), predictor.predict(picture(seed)).cpu())
 
 
 def test_normalising_waits_for_nothing(no_waiting):
@@ -129,9 +128,9 @@ def test_a_convolution_joined_with_its_relu_has_bias_and_geometry(groups, stride
 def test_labels_of_a_large_picture_are_found_band_by_band(monkeypatch):
     logits = torch.randn(7, 12, 17, device=GPU)
     whole = most_probable(logits, (47, 66))
-    monkeypatch.setattr("inference.argmax._WHOLE_GPU", 100)
+    monkeypatch.setattr("inference.predictor._WHOLE_GPU", 100)
     for band in (1, 2000):
-        monkeypatch.setattr("inference.argmax._BAND_GPU", band)
+        monkeypatch.setattr("inference.predictor._BAND_GPU", band)
         assert (most_probable(logits, (47, 66)) == whole).float().mean() > 0.999
 
 

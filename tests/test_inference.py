@@ -19,15 +19,15 @@ from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import SegClass
 from inference.load import load_model
 from inference.predictor import Predictor
-from inference.sliding_window import cover_counts, spans, tile_starts
-from inference.writers import (
+from inference.results import (
     ResultPaths,
     label_id_map,
+    name_results,
     overlay,
-    result_names,
     result_paths,
     write_results,
 )
+from inference.sliding_window import count_covers, find_spans, tile_starts
 from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.device import resolve_device
 from utils.images import read_image, read_label_ids
@@ -75,7 +75,7 @@ def test_tiles_reach_both_ends_and_overlap_as_asked(length, tile, overlap):
     scaled=st.integers(1, 60), out=st.integers(1, 60), tile=st.integers(1, 30), overlap=st.sampled_from([0, 1 / 3, 0.6])
 )
 def test_every_pixel_of_the_image_is_in_some_tile(scaled, out, tile, overlap):
-    assert cover_counts(spans(scaled, out, tile, overlap), out).min() >= 1
+    assert count_covers(find_spans(scaled, out, tile, overlap), out).min() >= 1
 
 
 @pytest.mark.parametrize(("tile", "scale"), [(1, 1.5), (1, 4.0), (2, 4.0), (3, 7.0)])
@@ -83,7 +83,7 @@ def test_tiles_smaller_than_an_enlarged_pixel_of_the_image_add_up_to_the_whole(t
     net, image = pixel_net(), picture(3, 4)
     whole, tiled = (Predictor(net, 3, scales=(scale,), tile=t, **PLAIN) for t in (None, tile))
     torch.testing.assert_close(tiled.probabilities(image), whole.probabilities(image), rtol=0, atol=1e-6)
-    assert (tiled.labels(image) == tiled.probabilities(image).argmax(0)).all()
+    assert (tiled.predict(image) == tiled.probabilities(image).argmax(0)).all()
 
 
 # Predictor
@@ -155,7 +155,7 @@ class BrightnessNet(nn.Module):
 def test_things_stay_where_they_are_at_every_scale(scale):
     image = np.zeros((48, 64, 3), np.uint8)
     image[12:36, 16:40] = 255
-    labels = Predictor(BrightnessNet(), 2, scales=(scale,), tile=20, **PLAIN).labels(image).numpy()
+    labels = Predictor(BrightnessNet(), 2, scales=(scale,), tile=20, **PLAIN).predict(image).numpy()
     assert labels.dtype == np.uint8
     rows, columns = np.nonzero(labels)
     assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (12, 36, 16, 40)
@@ -164,8 +164,8 @@ def test_things_stay_where_they_are_at_every_scale(scale):
 def test_portrait_and_landscape_give_the_same_prediction_turned():
     image = picture(24, 60)
     predictor = Predictor(pixel_net(), 3, tile=16, **PLAIN)
-    turned = predictor.labels(np.ascontiguousarray(image.transpose(1, 0, 2)))
-    assert torch.equal(turned, predictor.labels(image).T)
+    turned = predictor.predict(np.ascontiguousarray(image.transpose(1, 0, 2)))
+    assert torch.equal(turned, predictor.predict(image).T)
 
 
 def test_a_small_image_is_padded_with_the_mean_colour_and_cut_back():
@@ -180,13 +180,6 @@ def test_a_small_image_is_padded_with_the_mean_colour_and_cut_back():
     assert predictor.probabilities(picture(3, 5)).shape == (2, 3, 5)
     assert seen[0].shape[2] >= 32
     assert (seen[0][:, :, 3:] == 0).all(), "the mean colour is 0 once it is normalised"
-
-
-def test_a_list_of_images_gives_a_list():
-    predictor = Predictor(pixel_net(), 3, **PLAIN)
-    images = [picture(5, 6), picture(7, 4)]
-    assert [tuple(labels.shape) for labels in predictor.labels(images)] == [(5, 6), (7, 4)]
-    assert [tuple(p.shape) for p in predictor.probabilities(images)] == [(3, 5, 6), (3, 7, 4)]
 
 
 def test_the_network_is_in_evaluation_mode():
@@ -234,7 +227,7 @@ def test_an_unknown_an_absent_and_a_shared_device_are_told(monkeypatch):
 
 def test_the_checkpoint_says_what_it_is(light_checkpoint: Path):
     model = load_model(light_checkpoint)
-    assert (model.arch, model.spec, len(model.classes)) == ("DeepMNV3V3PlusD_m1", dataset_spec("camvid"), 11)
+    assert (model.arch, model.checkpoint.dataset, len(model.classes)) == ("DeepMNV3V3PlusD_m1", "camvid", 11)
 
 
 def test_flags_that_contradict_the_checkpoint_are_an_error(light_checkpoint: Path):
@@ -246,7 +239,7 @@ def test_flags_that_contradict_the_checkpoint_are_an_error(light_checkpoint: Pat
 
 def test_flags_may_agree_and_a_set_with_the_same_classes_may_stand_in(light_checkpoint: Path):
     model = load_model(light_checkpoint, arch="network.deepv3.DeepMNV3V3PlusD_m1", dataset="streets")
-    assert model.spec == dataset_spec("streets")
+    assert model.classes == dataset_spec("streets").classes
 
 
 def test_a_checkpoint_without_description_is_taken_for_cityscapes_with_a_notice(light_checkpoint, tmp_path, capsys):
@@ -349,6 +342,6 @@ def test_a_number_is_not_given_to_two_inputs(tmp_path: Path):
 def test_names_of_results_are_distinct():
     folder = Path("in")
     images = [folder / name for name in ("a.jpg", "a.png", "A.bmp", "sub/a.jpg", "b.tar.png", "a_png.jpg")]
-    names = result_names(images, folder)
+    names = name_results(images, folder)
     assert names == ["a_jpg", "a_png-2", "A_bmp", "sub/a", "b.tar", "a_png"]
     assert len({name.lower() for name in names}) == len(names)

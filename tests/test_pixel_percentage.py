@@ -12,7 +12,7 @@ from PIL import Image
 
 import Pixel_percentage
 from datasets.specs.registry import DATASETS, dataset_spec
-from inference.writers import result_paths, write_results
+from inference.results import result_paths, write_results
 from tests.trees import CAR, ROAD, folder_tree
 from utils.images import colorize, write_image
 

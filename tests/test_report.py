@@ -21,7 +21,7 @@ from PIL import Image
 
 from datasets.specs.registry import dataset_spec
 from inference.report import page_data, write_page
-from inference.results import Kept, count, label_channels, small, write_pictures
+from inference.results import ImageResult, evaluate_image, picture_paths, write_pictures
 from utils.metrics import scores
 
 CAMVID = dataset_spec("camvid")
@@ -86,7 +86,7 @@ def open_page(browser) -> Iterator[Any]:
         assert {url.split(":")[0] for url in opened.asked} <= {"file", "data"}
 
 
-def truth_and_labels(number: int) -> tuple[np.ndarray, np.ndarray]:
+def truth_and_prediction(number: int) -> tuple[np.ndarray, np.ndarray]:
     """Sky above, road below, a void stripe at the bottom; the more of the road's left is missed the higher the number.
 
     The last image is a portrait.
@@ -102,19 +102,18 @@ def truth_and_labels(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def write_report(folder: Path, names: tuple[str, ...] = NAMES, *, labelled: bool = True, pictures: bool = True) -> Path:
     """A report of made-up predictions, photos being white."""
-    kept, counts = [], []
+    results: list[ImageResult] = []
     for i, name in enumerate(names):
-        truth, labels = truth_and_labels(min(i, 4))
-        photo = np.full((*labels.shape, 3), 255, np.uint8)
-        channels = label_channels(truth if labelled else None, labels)
-        counts.append(torch.from_numpy(count(truth if labelled else None, labels, 11)))
+        truth, prediction = truth_and_prediction(min(i, 4))
+        photo = np.full((*prediction.shape, 3), 255, np.uint8)
+        results.append(evaluate_image(photo, truth if labelled else None, prediction, 11))
         if pictures:
-            write_pictures(folder, name, photo, truth, labels, channels, CAMVID.classes)
-        kept.append(Kept(counts[-1].numpy(), labels.shape[::-1], *small(photo, channels)))
+            write_pictures(picture_paths(folder, name), photo, truth, prediction, CAMVID.classes)
+    counts = [torch.from_numpy(result.counts) for result in results]
     every = [scores(one[:, :11], CAMVID.class_names, one[:, 11:]) for one in (sum(counts), *counts)]
     facts = {"settings": {"model": {"arch": "x"}}, "speed": {"network_share": 0.876}}
     data = page_data(
-        "CamVid: test", "a network", CAMVID.classes, names, kept, overall=every[0] if labelled else None,
+        "CamVid: test", "a network", CAMVID.classes, names, results, overall=every[0] if labelled else None,
         per_image=every[1:] if labelled else (), confusion=sum(counts)[:, :11], pictures=pictures, facts=facts,
     )  # fmt: skip
     write_page(folder / "report.html", data)

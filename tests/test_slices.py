@@ -1,10 +1,9 @@
-"""Large images: resized in parts, predicted in slices, within memory that can be set."""
+"""Large images: resized in parts, predicted in chunks, within memory that can be set."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from inference.predictor import Predictor
-from inference.sliding_window import GIB, held_at_a_time, resized_part, slices, views
+from inference.sliding_window import GIB, find_views, fit_chunk, resize
 from tests.conftest import ROOT, needs_kept_memory
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu"}
@@ -42,7 +41,7 @@ def test_resizing_is_the_well_known_antialiased_one(height, width, new_height, n
     image = picture(height, width)
     channels = [Image.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
     expected = [np.asarray(c.resize((new_width, new_height), Image.Resampling.BILINEAR)) for c in channels]
-    whole = resized_part(torch.from_numpy(image), (new_height, new_width), slice(0, new_height), slice(0, new_width))
+    whole = resize(torch.from_numpy(image), (new_height, new_width), slice(0, new_height), slice(0, new_width))
     np.testing.assert_allclose(whole.numpy(), np.stack(expected, 2), atol=2e-3)
 
 
@@ -54,38 +53,16 @@ def test_a_part_of_a_resized_picture_is_that_part_of_the_whole_bit_by_bit(data, 
     for side in size:
         start = data.draw(st.integers(0, side - 1))
         parts.append(slice(start, data.draw(st.integers(start + 1, side))))
-    whole = resized_part(image, size, slice(0, size[0]), slice(0, size[1]))
-    assert torch.equal(resized_part(image, size, *parts), whole[parts[0], parts[1]])
+    whole = resize(image, size, slice(0, size[0]), slice(0, size[1]))
+    assert torch.equal(resize(image, size, *parts), whole[parts[0], parts[1]])
 
 
 def test_at_its_own_size_a_picture_is_not_touched():
     image = torch.from_numpy(picture(4, 6))
-    assert torch.equal(resized_part(image, (4, 6), slice(1, 3), slice(2, 6)), image[1:3, 2:6])
+    assert torch.equal(resize(image, (4, 6), slice(1, 3), slice(2, 6)), image[1:3, 2:6])
 
 
-# Slices
-
-
-@settings(deadline=None)
-@given(height=st.integers(1, 90), tile=st.integers(1, 20), scales=SCALES, spare=st.integers(0, 40))
-def test_slices_hold_every_row_of_tiles_once_and_no_more_rows_than_allowed(height, tile, scales, spare):
-    seen = views((height, 8), scales, tile, 1 / 3, CPU)
-    least = max(row.out_stop - row.out_start for view in seen for row in view.rows)
-    found = slices(seen, height, least + spare)
-    done = 0
-    for part in found:
-        assert part.top == done
-        done += part.num_done
-        for _, rows in part.bands:
-            assert all(part.top <= row.out_start and row.out_stop <= part.top + least + spare for row in rows)
-    assert done == height
-    members = Counter((id(view), row) for part in found for view, rows in part.bands for row in rows)
-    assert members == Counter((id(view), row) for view in seen for row in view.rows)
-
-
-def test_a_slice_ends_where_the_next_row_of_tiles_begins():
-    [view] = views((10, 4), (1.0,), 4, 0.5, CPU)  # rows of tiles at 0, 2, 4, 6
-    assert [(part.top, part.num_done) for part in slices([view], 10, 6)] == [(0, 4), (4, 6)]
+# Chunks
 
 
 @settings(deadline=None, max_examples=60)
@@ -96,27 +73,27 @@ def test_a_slice_ends_where_the_next_row_of_tiles_begins():
 def test_labels_are_the_same_however_little_memory_there_is(height, width, scales, overlap, spare, batch_size):
     image, settings_ = picture(height, width), {"scales": scales, "tile": 12, "overlap": overlap, **PLAIN}
     roomy = Predictor(pixel_net(), 3, **settings_)
-    seen = views((height, width), scales, 12, overlap, CPU)
+    seen = find_views((height, width), scales, 12, overlap, CPU)
     least = next(
         memory / GIB
         for memory in range(15_000, 10**7, 500)  # an image in one tile needs 13 kB: its logits are padded to 32x32
-        if fits(seen, (height, width), batch_size, memory / GIB)
+        if fits(seen, (height, width), memory / GIB)
     )  # fmt: skip
     tight = Predictor(pixel_net(), 3, batch_size=batch_size, max_memory=least * (1 + spare), **settings_)
     first, second = roomy.probabilities(image).topk(2, dim=0).values
     clear = first - second > 1e-5  # sums in another order may differ in the last bit
-    assert torch.equal(tight.labels(image)[clear], roomy.labels(image)[clear])
+    assert torch.equal(tight.predict(image)[clear], roomy.predict(image)[clear])
 
 
-def fits(seen: list, size: tuple[int, int], num_tiles: int, max_memory: float) -> bool:
+def fits(seen: list, size: tuple[int, int], max_memory: float) -> bool:
     try:
-        held_at_a_time(seen, size, 3, num_tiles, max_memory)
+        fit_chunk(seen, size, 3, max_memory)
     except ValueError:
         return False
     return True
 
 
-def test_in_slices_no_tile_is_shown_to_the_network_twice():
+def test_in_chunks_no_tile_is_shown_to_the_network_twice():
     shown = []
 
     class Spy(nn.Module):
@@ -125,21 +102,21 @@ def test_in_slices_no_tile_is_shown_to_the_network_twice():
             return images[:, :2]
 
     image, settings_ = picture(300, 40), {"tile": 40, "overlap": 0.5, **PLAIN}
-    Predictor(Spy(), 2, **settings_).labels(image)
+    Predictor(Spy(), 2, **settings_).predict(image)
     whole = sum(shown)
     shown.clear()
     few_rows = (4 * 300 * 40 + 60 * 40 * (2 * 4 + 8)) / GIB
-    Predictor(Spy(), 2, max_memory=few_rows, **settings_).labels(image)
+    Predictor(Spy(), 2, max_memory=few_rows, **settings_).predict(image)
     assert sum(shown) == whole
 
 
 def test_what_does_not_fit_into_the_memory_allowed_is_told_with_the_way_out():
     whole = Predictor(pixel_net(), 3, max_memory=1e-4, flip=True, **PLAIN)
     with pytest.raises(ValueError, match=r"--max_memory 0.0001: .* 200x100 pixels .* smaller tiles"):
-        whole.labels(picture(100, 200))
+        whole.predict(picture(100, 200))
 
 
-@pytest.mark.parametrize("compute", [Predictor.labels, Predictor.probabilities])
+@pytest.mark.parametrize("compute", [Predictor.predict, Predictor.probabilities])
 @pytest.mark.parametrize("limit", [1e-5, 1e-4])  # too little for the pixels, and for the classes
 def test_an_image_that_is_seen_once_and_whole_must_fit_too(compute, limit):
     with pytest.raises(ValueError, match=r"--max_memory \S+: .* 200x100 pixels .* smaller tiles"):
@@ -149,7 +126,7 @@ def test_an_image_that_is_seen_once_and_whole_must_fit_too(compute, limit):
 
 def test_infinite_memory_is_no_limit():
     whole, tiled = (Predictor(pixel_net(), 3, max_memory=limit, flip=True, **PLAIN) for limit in (4.0, float("inf")))
-    assert (tiled.labels(picture(20, 30)) == whole.labels(picture(20, 30))).all()
+    assert (tiled.predict(picture(20, 30)) == whole.predict(picture(20, 30))).all()
 
 
 def peak_memory(script: str) -> float:
@@ -174,7 +151,7 @@ torch.manual_seed(0)
 net = {net}
 predictor = Predictor(net, {classes}, device="cpu", tile={tile}, overlap={overlap}, max_memory={memory},
                       mean=(0.5,) * 3, std=(0.5,) * 3)
-labels = predictor.labels(np.zeros(({height}, {width}, 3), np.uint8))
+labels = predictor.predict(np.zeros(({height}, {width}, 3), np.uint8))
 assert labels.shape == ({height}, {width})
 """
 
@@ -195,7 +172,7 @@ def test_memory_of_a_large_picture_is_given_back_when_a_picture_of_another_size_
     before = printed(PREDICT.format(**whole, height=64, width=64), held)
     script = PREDICT.format(**whole, height=2400, width=2400)  # logits of 1.29 GiB
     assert printed(script, held) - before > 1.2
-    assert printed(script + "predictor.labels(np.zeros((64, 64, 3), np.uint8))", held) - before < 0.3
+    assert printed(script + "predictor.predict(np.zeros((64, 64, 3), np.uint8))", held) - before < 0.3
 
 
 @pytest.mark.slow

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import pytest
 import torch
 
-from inference.temporal import KEPT, Smoother, alike, flicker, flow_to, moved
+from demo import KEPT, Smoother, fetch, likeness
 
 HEIGHT, WIDTH = 96, 128
 
@@ -19,34 +18,24 @@ def scene(shift: int) -> np.ndarray:
     return np.repeat(wide[:, 30 + shift : 30 + shift + WIDTH, None], 3, axis=2)
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(image[..., 0])
-
-
 def inner(values: np.ndarray) -> np.ndarray:
     return values[..., 12:-12, 12:-12]
-
-
-def test_flow_says_where_a_pixel_was():
-    flow = flow_to(grey(scene(5)), grey(scene(0)))
-    assert np.abs(inner(flow[..., 0]) - 5).max() < 1
-    assert np.abs(inner(flow[..., 1])).max() < 1
 
 
 def test_values_are_fetched_from_where_the_flow_points():
     values = torch.arange(12.0).view(1, 3, 4)
     flow = np.zeros((3, 4, 2), np.float32)
     flow[..., 0] = 1
-    torch.testing.assert_close(moved(values, flow)[0, :, :3], values[0, :, 1:])
+    torch.testing.assert_close(fetch(values, flow)[0, :, :3], values[0, :, 1:])
 
 
 def test_what_came_from_outside_or_looks_different_is_not_trusted():
     flow = np.zeros((HEIGHT, WIDTH, 2), np.float32)
     flow[..., 0] = 5
-    trust = alike(grey(scene(5)), grey(scene(0)), flow)
+    trust = likeness(scene(5), scene(0), flow)
     assert inner(trust).min() > 0.9
     assert (trust[:, -5:] == 0).all()
-    assert alike(grey(scene(5)), 255 - grey(scene(0)), flow).mean() < 0.2
+    assert likeness(scene(5), 255 - scene(0), flow).mean() < 0.2
 
 
 def test_in_a_still_picture_the_past_is_mixed_in_by_a_fixed_share():
@@ -71,36 +60,3 @@ def test_after_a_cut_nothing_of_the_past_is_left():
     smoother(scene(0), torch.zeros(1, HEIGHT, WIDTH))
     result = smoother(np.full((HEIGHT, WIDTH, 3), 255, np.uint8), torch.ones(1, HEIGHT, WIDTH))
     assert result.mean() > 0.95
-
-
-def test_flicker_is_the_share_of_pixels_that_change_their_class_beside_the_motion():
-    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    labels[:, 60:] = 1
-    now, before = grey(scene(5)), grey(scene(0))
-    assert flicker(np.roll(labels, -5, 1), labels, now, before) < 0.02
-    assert flicker(1 - np.roll(labels, -5, 1), labels, now, before) > 0.98
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 3)])
-def test_frames_of_any_size_can_be_smoothed(size):
-    smoother = Smoother()
-    for _ in range(2):
-        assert smoother(np.zeros((*size, 3), np.uint8), torch.rand(3, *size)).shape == (3, *size)
-
-
-def test_a_flickering_network_flickers_less():
-    rng, smoother = np.random.default_rng(1), Smoother()
-    plain, smooth = [], []
-    for i in range(8):
-        probabilities = torch.zeros(2, HEIGHT, WIDTH)
-        probabilities[0] = torch.from_numpy(rng.uniform(0.3, 0.9, (HEIGHT, WIDTH)))
-        probabilities[1] = 1 - probabilities[0]
-        plain.append(probabilities.argmax(0).numpy().astype(np.uint8))
-        smooth.append(smoother(scene(3 * i), probabilities).argmax(0).numpy().astype(np.uint8))
-
-    def mean_flicker(labels: list[np.ndarray]) -> float:
-        pairs = range(1, len(labels))
-        return float(np.mean([flicker(labels[i], labels[i - 1], grey(scene(3 * i)), grey(scene(3 * i - 3)))
-                              for i in pairs]))  # fmt: skip
-
-    assert mean_flicker(smooth) < 0.5 * mean_flicker(plain)

@@ -250,7 +250,7 @@ def test_a_head_that_flags_changed_is_kept_evaluated_and_fine_tuned(tiny_set, tm
     first = tmp_path / "ckpt/first/best.pth"
     model = load_model(first)
     assert [branch[1].dilation[0] for branch in model.net.aspp.features[1:]] == [1, 2]
-    assert model.predictor("cpu").labels(np.zeros((40, 56, 3), np.uint8)).shape == (40, 56)
+    assert model.predictor("cpu").predict(np.zeros((40, 56, 3), np.uint8)).shape == (40, 56)
     run(tiny_set, tmp_path, "--max_epoch", "1", "--snapshot", str(first), "--exp", "second")
     assert load_checkpoint(tmp_path / "ckpt/second/last.pth").head == {"rates": [1, 2], "refine": True}
 
