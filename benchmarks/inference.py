@@ -37,9 +37,8 @@ from datasets.specs.registry import dataset_spec
 from inference.load import fast_network, load_model
 from inference.predictor import Predictor
 from inference.results import result_paths, write_results
-from network.build import build_network
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from network.deepv3 import DeepLabV3Plus
+from network.deepv3 import DeepLabV3Plus, build_network
 from utils.device import upsample
 from utils.images import Uint8Array, read_image
 from utils.memory import keep_freed_memory

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from config import ARCHITECTURES
 from inference.load import fast_network
 from inference.predictor import Predictor
-from network.build import build_network
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from network.deepv3 import build_network
 from utils.device import resolve_device
 from utils.memory import keep_freed_memory
 

@@ -20,7 +20,7 @@ from common import describe_machine
 from torch import Tensor, nn
 
 from network.blocks import DepthwiseConv2d, JoiningConv2d
-from network.build import build_network
+from network.deepv3 import build_network
 from utils.device import autocast_dtype, upsample
 from utils.memory import keep_freed_memory
 

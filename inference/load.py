@@ -17,11 +17,9 @@ from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
 from inference.predictor import Predictor
 from inference.settings import SNAPSHOT, DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
-from network.build import MODULE_PREFIX, build_network
 from network.checkpoint import Checkpoint, load_checkpoint, load_state
-from network.deepv3 import DeepLabV3Plus
-from network.fuse import fold_batch_norms, fold_reductions, store_convolutions_in, suit_tensor_cores
-from network.kn2row import sum_pyramid_by_taps
+from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
+from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in, suit_tensor_cores, use_kn2row
 from utils.device import compiled, has_matrix_tiles, is_hopper, resolve_device
 from utils.flags import parse_scales
 from utils.images import Uint8Array, colorize
@@ -129,10 +127,10 @@ def fast_network(
     amp: the type that it will be autocast to; its convolutions are stored in that type, so that it runs in no other.
     Its logits stay small: the predictor upsamples them.
     """
-    fold_batch_norms(net.eval())
-    fold_reductions(net)
+    fuse_batch_norms(net.eval())
+    fuse_reductions(net)
     if amp is torch.bfloat16 and has_matrix_tiles(device):
-        sum_pyramid_by_taps(net)
+        use_kn2row(net)
     if amp is torch.bfloat16 and is_hopper(device):
         suit_tensor_cores(net, compiled=compile)
     if amp is not None:

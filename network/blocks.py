@@ -5,7 +5,8 @@ Shapes: B images, C channels, H x W pixels of the feature map at hand.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ def conv_bn_relu(
     )
 
 
-def concatenated(inputs: tuple[Tensor, Tensor]) -> Tensor:
+def concatenate(inputs: tuple[Tensor, Tensor]) -> Tensor:
     """Fine input [B, F, H, W] and context [B, C, h, w], upsampled to its size: [B, F + C, H, W]."""
     fine, context = inputs
     return torch.cat([fine, upsample(context, (fine.shape[2], fine.shape[3]))], dim=1)
@@ -92,7 +93,7 @@ class JoiningConv2d(nn.Conv2d):
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         """inputs: fine [B, fine_channels, H, W] and context [B, context_channels, h, w] -> [B, out_channels, H, W]."""
         if self.kernel_size != (1, 1):
-            return super().forward(concatenated(inputs))
+            return super().forward(concatenate(inputs))
         fine, context = inputs
         size = (fine.shape[2], fine.shape[3])
         of_fine, of_context = self.weight.split([fine.shape[1], context.shape[1]], dim=1)
@@ -124,6 +125,20 @@ class ASPP(nn.Module):
         return torch.cat([pooled, *branches], dim=1)
 
 
+class SqueezeExcitation(nn.Module):
+    """Channels are weighted by a gate computed from their means (arXiv:1709.01507). gate: sigmoid or its like."""
+
+    def __init__(self, channels: int, squeezed: int, gate: Callable[[Tensor], Tensor] = torch.sigmoid) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, channels, H, W]."""
+        return x * self.gate(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+
+
 class Trunk(NamedTuple):
     """A feature extractor for DeepLabV3+, whose modules become attributes of the network.
 
@@ -145,9 +160,6 @@ class Trunk(NamedTuple):
     """prefixes in other people's ImageNet files -> prefixes here, where they differ"""
     published_norm: tuple[float, float] | None = None
     """mean and deviation, of values from 0 to 1, that such files were trained with, if not ImageNet's usual ones"""
-
-
-Pair = tuple[int, int]
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -180,7 +192,7 @@ class _Bf16Depthwise(torch.autograd.Function):
     """The convolution, with its weight gradient in float32 and its input gradient as a convolution."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = (stride, padding, dilation)  # type: ignore[attr-defined]
         return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])

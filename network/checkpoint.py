@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,15 +14,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from datasets.specs.spec import SegClass
-from network.weight_files import DAMAGED, NOTE, SAFETENSORS, read_weights
 from utils.files import atomic_path, json_text
 
 FORMAT = 1
+_PLAIN_FIELDS = ("arch", "head", "dataset", "epoch", "scores", "config", "mean", "std")
+SAFETENSORS = ".safetensors"
+NOTE = "kerbline"  # what describes the network in such a file's metadata, as JSON
+DAMAGED = "truncated or damaged; copy or download it again"
+
+_CONVERT = "convert it: torch.save({}.state_dict(), OTHER_FILE)"
+# What is taken for weights, by how the file begins, and the way out.
+_FOREIGN = (
+    (rb"version https://git-lfs", "a git-lfs pointer, not the file that it points to. Fetch that: git lfs pull"),
+    (rb"\s*<|\s*[\{\[]", "a page or text. Download the file itself, not the page that shows it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar", "a packed archive. Unpack it"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|.{4}ftyp|%PDF", "a picture, a film or a document. Name a file of weights"),
+    (
+        rb"\x89HDF|\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]|.{4}TFL3|GGUF|\x93NUMPY|\x80[\x03-\x05]",
+        "in another format than PyTorch's. Use the PyTorch checkpoint that it was made from",
+    ),
+    (rb"PK(?!.*data\.pkl)", "a zip archive. Unpack it, and name the file inside"),
+)
 
 # What the ImageNet trunks and the published checkpoints were trained with; RGB in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +55,7 @@ class Checkpoint:
     """A network's weights and everything needed to use them.
 
     A published checkpoint holds only weights; then `arch`, `dataset` and `classes` are None.
-    head: what differs from the architecture's usual head (`network.build.head_options`).
+    head: what differs from the architecture's usual head (`network.deepv3.head_options`).
     training: what else is needed to resume a run: optimizer, loss scaler, best score, minutes spent, and with --ema the
     weights that are averaged; {} if not saved. Learning rate and random numbers follow from flags and epoch.
     """
@@ -63,16 +83,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     _check_finite(weights, path)
     description = {
         "format": FORMAT,
-        "arch": checkpoint.arch,
-        "head": plain(checkpoint.head),
-        "dataset": checkpoint.dataset,
         "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
-        "epoch": checkpoint.epoch,
-        "scores": plain(checkpoint.scores),
-        "config": plain(checkpoint.config),
         "versions": versions(),
-        "mean": list(checkpoint.mean),
-        "std": list(checkpoint.std),
+        **{name: plain(getattr(checkpoint, name)) for name in _PLAIN_FIELDS},
     }
     with atomic_path(path) as temporary:
         try:
@@ -97,7 +110,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     or infinite.
     """
     path = Path(path)
-    content = read_weights(path)
+    content = _read_file(path)
     network = _network_in(content, path)
     state_dict = {bare_key(key): value for key, value in network.items() if key.split(".")[-1] != _COUNT}
     _check_plain(state_dict, path)
@@ -106,23 +119,63 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
         raise ValueError(f"{path}: unknown checkpoint format {content['format']}; update this project.")
+    content = {"head": {}, "training": {}, **content}  # absent from files of earlier versions, or from safetensors
     try:
         classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
-        return Checkpoint(
-            state_dict=state_dict,
-            arch=content["arch"],
-            head=content.get("head", {}),  # absent from files of earlier versions
-            dataset=content["dataset"],
-            classes=classes or None,
-            epoch=content["epoch"],
-            scores=content["scores"],
-            config=content["config"],
-            mean=tuple(content["mean"]),
-            std=tuple(content["std"]),
-            training=content.get("training", {}),
-        )
+        fields = {name: content[name] for name in (*_PLAIN_FIELDS, "training")}
+        fields |= {name: tuple(content[name]) for name in ("mean", "std")}
+        return Checkpoint(state_dict=state_dict, classes=classes or None, **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {DAMAGED}.") from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """What `torch.save` or safetensors wrote, on the CPU. From safetensors: what NOTE says, and `state_dict`."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such checkpoint: {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file of weights.")
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    try:
+        # The length of a JSON header, 8 bytes, and that header.
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:
+            with safe_open(path, "pt") as tensors:
+                note = json.loads((tensors.metadata() or {}).get(NOTE, "{}"))
+                return {**note, "state_dict": {key: tensors.get_tensor(key) for key in tensors.keys()}}  # noqa: SIM118
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
+            warnings.simplefilter("ignore")  # torch warns about a file that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        raise ValueError(f"{path}: {_why_unreadable(head, str(error))}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
+    return content
+
+
+def _numpy_numbers() -> list[Any]:
+    """What torch needs to read a NumPy number (a score, in published files): plain values, no code."""
+    number = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "?")]
+    return [*((number, name) for name in names), np.dtype, *kinds]
+
+
+def _why_unreadable(head: bytes, told: str) -> str:
+    """What a file that could not be read is, and the way out. head: how it begins; told: by torch."""
+    if "TorchScript archives" in told:
+        return f"a TorchScript network; {_CONVERT.format('torch.jit.load(FILE)')}"
+    if "unsupported global" in told.lower() and not head.startswith(b"\x80\x04"):
+        found = re.search(r"GLOBAL (\S+)", told)
+        of_class = f" ({found[1]})" if found else ""
+        return (
+            f"refused, it contains objects{of_class} other than tensors and plain values, which could run code. If you "
+            f"trust it, {_CONVERT.format('torch.load(FILE, weights_only=False)')}; of a dictionary, its ['state_dict']"
+        )
+    kind = next((kind for start, kind in _FOREIGN if re.match(start, head, re.DOTALL)), None)
+    return kind or (DAMAGED if head else "the file is empty; copy or download it again")
 
 
 def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
@@ -154,8 +207,10 @@ def _networks(part: Any, *keys: str) -> Iterator[tuple[tuple[str, ...], Mapping[
 def _check_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, value in tensors.items():
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            kind = "quantized" if value.is_quantized else "empty (meta)" if value.is_meta else str(value.layout)
-            raise ValueError(f"{path}: {key} is {kind}, not a plain tensor. Take the checkpoint that it was made from.")
+            raise ValueError(
+                f"{path}: {key} is not a plain tensor but sparse, quantized or empty. Take the checkpoint that it was "
+                "made from."
+            )
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
@@ -173,9 +228,7 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:
     """Copy all weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches."""
-    own = net.state_dict()
-    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
-    report = compare_state(own, state_dict)
+    report, fitting = _fit(net, checkpoint)
     if report.wrong_shape and not report.missing and not report.unexpected:
         key, want, have = report.wrong_shape[-1]
         raise ValueError(
@@ -184,7 +237,7 @@ def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None
         )
     if not report.complete:
         raise ValueError(f"{path}: the checkpoint has another architecture (--arch): {report.summary()}.")
-    net.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
+    net.load_state_dict(fitting, strict=False)
 
 
 def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
@@ -193,14 +246,19 @@ def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, a
     Raises ValueError if less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
     deeper network of the same kind has all tensors of a shallower one, and more.
     """
-    own = net.state_dict()
-    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
-    report = compare_state(own, state_dict)
+    report, fitting = _fit(net, checkpoint)
     others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
     if len(report.matched) < at_least * (len(report.matched) + others):
         raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
-    net.load_state_dict({key: state_dict[key] for key in report.matched}, strict=False)
+    net.load_state_dict(fitting, strict=False)
     return report
+
+
+def _fit(net: nn.Module, checkpoint: Checkpoint) -> tuple[LoadReport, dict[str, Tensor]]:
+    own = net.state_dict()
+    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
+    report = compare_state(own, state_dict)
+    return report, {key: state_dict[key] for key in report.matched}
 
 
 @dataclass(frozen=True)
@@ -229,15 +287,12 @@ class LoadReport:
 
 def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> LoadReport:
     """Compare a network's own state dict with another's. Only `num_batches_tracked` may be missing."""
-    matched = tuple(k for k, v in own.items() if k in other and other[k].shape == v.shape)
-    wrong_shape = tuple(
-        (k, tuple(v.shape), tuple(other[k].shape)) for k, v in own.items() if k in other and other[k].shape != v.shape
-    )
+    shapes = [(key, tuple(own[key].shape), tuple(other[key].shape)) for key in own if key in other]
     return LoadReport(
-        matched=matched,
-        missing=tuple(k for k in own if k not in other and not k.endswith("num_batches_tracked")),
-        unexpected=tuple(k for k in other if k not in own),
-        wrong_shape=wrong_shape,
+        matched=tuple(key for key, want, have in shapes if want == have),
+        missing=tuple(key for key in own if key not in other and not key.endswith("num_batches_tracked")),
+        unexpected=tuple(key for key in other if key not in own),
+        wrong_shape=tuple((key, want, have) for key, want, have in shapes if want != have),
     )
 
 

@@ -39,9 +39,8 @@ from typing import Any
 
 from torch import Tensor
 
-from network.build import build_network
-from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from network.weight_files import SAFETENSORS
+from network.checkpoint import SAFETENSORS, Checkpoint, load_checkpoint, save_checkpoint
+from network.deepv3 import build_network
 from network.weights import load_trunk_weights
 from utils.command import run_command
 

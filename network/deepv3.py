@@ -7,23 +7,22 @@ decoder's fine input comes from the first stage (stride 4). Networks contain no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Trunk, conv_layers, init_weights
 from network.efficientnet_lite import efficientnet_lite
 from network.mobilenetv3 import mobilenetv3_large
-from network.resnet import resnet18, resnet50, resnet101
-from network.seresnext import seresnext50, seresnext101
+from network.resnet import BasicBlock, Bottleneck, resnet
+from network.seresnext import seresnext
 from network.wider_resnet import wider_resnet38
 from utils.device import upsample
+from utils.flags import parse_numbers
 
-RATES_STRIDE_8 = (12, 24, 36)  # arXiv:1706.05587, section 3.3: twice the rates for stride 16
-# For small images, whose maps are small: half of the rates for stride 16. --aspp_rates 6,12,18 suits large ones.
-LIGHT_HEAD: dict[str, Any] = {"rates": (3, 6, 9), "width": 128, "separable": True}
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
 
 
@@ -34,7 +33,7 @@ class DeepLabV3Plus(nn.Module):
     evaluation. Any H and W work, as long as the deepest map has more than one pixel during training.
     upsamples: whether logits are upsampled to the image size; if False, they keep the size of the decoder's fine
     input, for callers that upsample them themselves (`utils.device.upsample`). head: in what the head differs from
-    the architecture's usual one (`network.build.build_network`); part of a checkpoint.
+    the architecture's usual one (`build_network`); part of a checkpoint.
     """
 
     upsamples = True
@@ -130,56 +129,76 @@ def _decoder_layers(fine_channels: int, context_channels: int, width: int, separ
     )
 
 
-# Recipes and checkpoints of the published code use the names below. head: `rates` and `refine` of DeepLabV3Plus, where
-# they are not the network's usual ones.
-# ruff: noqa: N802
+HEAD = {"rates": (12, 24, 36)}  # at stride 8, twice the rates for stride 16 (arXiv:1706.05587, section 3.3)
+# For small images, whose maps are small: half of the rates for stride 16. --aspp_rates 6,12,18 suits large ones.
+LIGHT_HEAD = {"rates": (3, 6, 9), "width": 128, "separable": True}
 
 
-def DeepWV3Plus(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """WideResNet38 (A2), fine input at stride 2: the paper's best network."""
-    return DeepLabV3Plus(wider_resnet38(), num_classes, **{"rates": RATES_STRIDE_8, **head})
+class NetworkSpec(NamedTuple):
+    """What a name stands for: the trunk, and the usual options of `DeepLabV3Plus`.
+
+    torchvision, timm, published: how ImageNet weights of the trunk are called there: model, model, pattern of file
+    names; "" if there are none.
+    """
+
+    trunk: Callable[[], Trunk]
+    head: Mapping[str, Any] = HEAD
+    torchvision: str = ""
+    timm: str = ""
+    published: str = ""
 
 
-def DeepSRNX50V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """SE-ResNeXt50 32x4d: the paper's network for ablations."""
-    return DeepLabV3Plus(seresnext50(), num_classes, **{"rates": RATES_STRIDE_8, **head})
+# Recipes and checkpoints of the published code use these names; config.py lists them for --help.
+NETWORKS = {
+    "DeepWV3Plus": NetworkSpec(wider_resnet38, published="wider_resnet38*.pth*"),
+    "DeepSRNX50V3PlusD_m1": NetworkSpec(
+        partial(seresnext, 3, 4, 6, 3), timm="seresnext50_32x4d", published="se_resnext50_32x4d*.pth"
+    ),
+    "DeepSRNX101V3PlusD_m1": NetworkSpec(
+        partial(seresnext, 3, 4, 23, 3), timm="seresnext101_32x4d", published="se_resnext101_32x4d*.pth"
+    ),
+    "DeepR18V3PlusD_m1": NetworkSpec(partial(resnet, BasicBlock, 2, 2, 2, 2), torchvision="resnet18", timm="resnet18"),
+    "DeepR50V3PlusD_m1": NetworkSpec(
+        partial(resnet, Bottleneck, 3, 4, 6, 3), torchvision="resnet50", timm="resnet50", published="resnet50*.pth"
+    ),
+    "DeepR101V3PlusD_m1": NetworkSpec(
+        partial(resnet, Bottleneck, 3, 4, 23, 3), torchvision="resnet101", timm="resnet101"
+    ),
+    "DeepMNV3V3PlusD_m1": NetworkSpec(
+        mobilenetv3_large, LIGHT_HEAD, torchvision="mobilenet_v3_large", timm="mobilenetv3_large_100"
+    ),
+    "DeepEffLite0V3PlusD_m1": NetworkSpec(
+        partial(efficientnet_lite, 0), LIGHT_HEAD, timm="tf_efficientnet_lite0", published="efficientnet-lite0*.pth"
+    ),
+    "DeepEffLite1V3PlusD_m1": NetworkSpec(
+        partial(efficientnet_lite, 1), LIGHT_HEAD, timm="tf_efficientnet_lite1", published="efficientnet-lite1*.pth"
+    ),
+    "DeepEffLite2V3PlusD_m1": NetworkSpec(
+        partial(efficientnet_lite, 2), LIGHT_HEAD, timm="tf_efficientnet_lite2", published="efficientnet-lite2*.pth"
+    ),
+}
+MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name
 
 
-def DeepSRNX101V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """SE-ResNeXt101 32x4d."""
-    return DeepLabV3Plus(seresnext101(), num_classes, **{"rates": RATES_STRIDE_8, **head})
+def build_network(arch: str, num_classes: int, **head: Any) -> DeepLabV3Plus:
+    """Build `arch`, given as `DeepWV3Plus` or as `network.deepv3.DeepWV3Plus`, with freshly initialised weights.
+
+    head: `rates` and `refine` of `DeepLabV3Plus`, where they are not the network's usual ones (`head_options`).
+    Raises ValueError for an unknown name.
+    """
+    name = arch.removeprefix(MODULE_PREFIX)
+    if name not in NETWORKS:
+        raise ValueError(f"--arch {arch!r} is unknown. Choose one of: {', '.join(NETWORKS)}.")
+    net = DeepLabV3Plus(NETWORKS[name].trunk(), num_classes, **{**NETWORKS[name].head, **head})
+    net.head = head
+    return net
 
 
-def DeepR50V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """ResNet-50."""
-    return DeepLabV3Plus(resnet50(), num_classes, **{"rates": RATES_STRIDE_8, **head})
-
-
-def DeepR101V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """ResNet-101."""
-    return DeepLabV3Plus(resnet101(), num_classes, **{"rates": RATES_STRIDE_8, **head})
-
-
-def DeepR18V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """ResNet-18: the smallest network with the published head."""
-    return DeepLabV3Plus(resnet18(), num_classes, **{"rates": RATES_STRIDE_8, **head})
-
-
-def DeepMNV3V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """MobileNetV3-Large at output stride 16 with a separable head of half the width; can be trained on a CPU."""
-    return DeepLabV3Plus(mobilenetv3_large(), num_classes, **{**LIGHT_HEAD, **head})
-
-
-def DeepEffLite0V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """EfficientNet-Lite0 with the head of the MobileNetV3 network: the light network with ImageNet weights at hand."""
-    return DeepLabV3Plus(efficientnet_lite(0), num_classes, **{**LIGHT_HEAD, **head})
-
-
-def DeepEffLite1V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """EfficientNet-Lite1: deeper."""
-    return DeepLabV3Plus(efficientnet_lite(1), num_classes, **{**LIGHT_HEAD, **head})
-
-
-def DeepEffLite2V3PlusD_m1(num_classes: int, **head: Any) -> DeepLabV3Plus:
-    """EfficientNet-Lite2: deeper and wider."""
-    return DeepLabV3Plus(efficientnet_lite(2), num_classes, **{**LIGHT_HEAD, **head})
+def head_options(aspp_rates: str, refine: bool) -> dict[str, Any]:
+    """What the flags say of the head, where it differs from the usual one. Raises ValueError for rates below 1."""
+    options: dict[str, Any] = {"refine": True} if refine else {}
+    if rates := parse_numbers(aspp_rates, "--aspp_rates"):
+        if min(rates) < 1:
+            raise ValueError(f"--aspp_rates must be positive, got {aspp_rates}.")
+        options["rates"] = rates
+    return options

@@ -1,7 +1,8 @@
-"""Fold layers into their neighbours, for inference."""
+"""Rewrite a trained network for speed: the same function in fewer or faster operations. None of them can be trained."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import torch
@@ -9,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from network.blocks import DepthwiseConv2d, JoiningConv2d, concatenated
+from network.blocks import DepthwiseConv2d, JoiningConv2d, concatenate
 from network.deepv3 import DeepLabV3Plus
-from network.kn2row import keeps_size, sum_pyramid_by_taps
+from utils.device import why_no_triton
+
+CUDNN_LIMIT = 2**31 - 1  # most values in a map that cuDNN can index with 32 bits
+MANY_CHANNELS = 1024  # cuDNN's dilated convolutions with this many output channels or more are slow
 
 
 class ConvTracer(fx.Tracer):
@@ -22,16 +26,15 @@ class ConvTracer(fx.Tracer):
         return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def fold_batch_norms(net: nn.Module) -> int:
-    """Fold, in place, every batch norm whose input is a convolution that feeds nothing else; return their number.
+def fuse_batch_norms(net: nn.Module) -> int:
+    """Fuse, in place, every batch norm with the convolution before it, if that feeds nothing else; return their number.
 
-    In evaluation a batch norm is a factor and an offset per channel, which the convolution's weights can absorb:
-    the same function in fewer passes over memory. Batch norms after a sum (pre-activation blocks) stay. The network
-    must be in evaluation mode and can no longer be trained.
+    In evaluation a batch norm is a factor and an offset per channel, which the convolution's weights can absorb.
+    Batch norms after a sum (pre-activation blocks) stay.
     """
     assert not net.training, "in training, a batch norm depends on its batch"
     modules = dict(net.named_modules())
-    num_folded = 0
+    num_fused = 0
     for node in ConvTracer().trace(net).nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
             continue
@@ -40,27 +43,22 @@ def fold_batch_norms(net: nn.Module) -> int:
         if isinstance(conv, nn.Conv2d) and len(source.users) == 1:
             net.set_submodule(source.target, fuse_conv_bn_eval(conv, modules[node.target]))
             net.set_submodule(node.target, nn.Identity())
-            num_folded += 1
-    return num_folded
+            num_fused += 1
+    return num_fused
 
 
 @torch.no_grad()
-def fold_reductions(net: DeepLabV3Plus) -> None:
-    """Fold, in place, the two 1x1 convolutions before the decoder into its first one, if that is 1x1 as well.
-
-    Nothing lies between them, so their product is the same function. The network can no longer be trained.
-    """
+def fuse_reductions(net: DeepLabV3Plus) -> None:
+    """Fuse, in place, the two 1x1 convolutions before the decoder with its first one, if that is 1x1 as well."""
     joining = net.final[0]
     if not (isinstance(joining, JoiningConv2d) and joining.kernel_size == (1, 1)):
         return
     reductions = [net.bot_fine, net.bot_aspp]
     parts = joining.weight.split([conv.out_channels for conv in reductions], dim=1)
     products = [part.flatten(1) @ conv.weight.flatten(1) for part, conv in zip(parts, reductions, strict=True)]
-    folded = JoiningConv2d(net.bot_fine.in_channels, net.bot_aspp.in_channels, joining.out_channels, 1)
-    folded.weight = nn.Parameter(torch.cat(products, dim=1)[:, :, None, None])
-    net.final[0] = folded
-    for reduction in ("bot_fine", "bot_aspp"):
-        net.set_submodule(reduction, nn.Identity())
+    fused = JoiningConv2d(net.bot_fine.in_channels, net.bot_aspp.in_channels, joining.out_channels, 1)
+    fused.weight = nn.Parameter(torch.cat(products, dim=1)[:, :, None, None])
+    net.final[0], net.bot_fine, net.bot_aspp = fused, nn.Identity(), nn.Identity()  # type: ignore[assignment]
 
 
 def store_convolutions_in(net: nn.Module, dtype: torch.dtype) -> None:
@@ -70,112 +68,23 @@ def store_convolutions_in(net: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-CHANNELS = 8  # tensor cores need multiples of it
-CUDNN_LIMIT = 2**31 - 1  # most values in a map that cuDNN can index with 32 bits
-MANY_CHANNELS = 1024  # dilated convolutions with this many output channels or more are slow
-
-
 def suit_tensor_cores(net: DeepLabV3Plus, *, compiled: bool) -> None:
-    """Rewrite `net` into the forms of this file, in place, for bfloat16. It can no longer be trained.
+    """Rewrite `net`, in place, into the forms that are fast in bfloat16 on a Hopper GPU.
 
     compiled: the network will be compiled, which itself fuses activations into the layers before them.
     """
-    sum_pyramid_by_taps(net)
+    use_kn2row(net)
     if not compiled:
         fuse_activations(net)
-    split_dilated(net)
-    pad_classifier(net)
+    use_space_to_batch(net)
 
 
-class ConvReLU(nn.Conv2d):
-    """Convolution, bias and ReLU in one pass; as separate layers, bias and ReLU read and write the map again."""
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> ConvReLU:
-        """The fused layer with the geometry and weights of `conv`, which must have a bias."""
-        assert conv.padding_mode == "zeros"
-        fused = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
-            conv.groups, device="meta",
-        )  # fmt: skip
-        fused.weight, fused.bias = conv.weight, conv.bias
-        return fused
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: [B, in_channels, H, W]."""
-        x = x.to(self.weight.dtype)
-        num_pixels = x.numel() // self.in_channels
-        if not x.is_cuda or num_pixels * max(self.in_channels, self.out_channels) > CUDNN_LIMIT:
-            return super().forward(x).relu_()
-        return torch.cudnn_convolution_relu(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups  # type: ignore[arg-type]
-        )
-
-
-class SplitConv2d(nn.Module):
-    """A convolution with dilation d as one without: it never combines pixels that are not a multiple of d apart.
-
-    So each of the d x d grids of pixels is an image of its own. cuDNN 9's kernels for dilation take 1.4 to 1.7 times
-    as long if there are 1024 output channels or more (LOG.md).
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """Wrap `conv`, which must have stride 1, the same dilation both ways, and padding that keeps H and W."""
-        super().__init__()
-        self.step = conv.dilation[0]
-        assert keeps_size(conv) and conv.dilation == (self.step, self.step)
-        conv.padding, conv.dilation = tuple(k // 2 for k in conv.kernel_size), (1, 1)
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: [B, in_channels, H, W]."""
-        return merged(self.conv(split(x, self.step)), self.step, (x.shape[2], x.shape[3]))
-
-
-def split(x: Tensor, step: int) -> Tensor:
-    """Every `step`th row and column as a map of its own: [B, C, H, W] -> [B * step², C, H / step, W / step].
-
-    Zeros are added below and on the right if a side is not a multiple of `step`. The result is channels last.
-    """
-    below, right = -x.shape[2] % step, -x.shape[3] % step
-    if torch.compiler.is_compiling() or below or right:  # compiled code is the same for every remainder
-        x = F.pad(x, (0, right, 0, below))
-    grids = x.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))  # [B, H/s, s, W/s, s, C]
-    return grids.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
-
-
-def merged(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
-    """The inverse of `split`, cropped to `size`: [B * step², C, h, w] -> [B, C, H, W], channels last."""
-    grids = x.permute(0, 2, 3, 1).unflatten(0, (-1, step, step))  # [B, s, s, h, w, C]
-    whole = grids.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-    return whole[:, :, : size[0], : size[1]]
-
-
-class PaddedConv2d(nn.Module):
-    """A convolution whose output channels are padded to a multiple of 8; the extra ones are dropped."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """conv: one group, without bias."""
-        super().__init__()
-        assert conv.groups == 1 and conv.bias is None
-        self.num_wanted = conv.out_channels
-        missing = -conv.out_channels % CHANNELS
-        conv.weight = nn.Parameter(F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing)))
-        conv.out_channels += missing
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: [B, in_channels, H, W]."""
-        logits: Tensor = self.conv(x)
-        return logits[:, : self.num_wanted]
-
-
-class Concatenation(nn.Module):
-    """The concatenation at the start of `JoiningConv2d`, as a layer."""
-
-    def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
-        """inputs: as those of `JoiningConv2d`."""
-        return concatenated(inputs)
+def use_kn2row(net: DeepLabV3Plus) -> None:
+    """Have the pyramid's atrous convolutions computed by `Kn2rowConv2d`, in place."""
+    for branch in net.aspp.features:
+        conv = branch.get_submodule("0")
+        if isinstance(conv, nn.Conv2d) and conv.groups == 1 and max(conv.dilation) > 1:
+            branch.set_submodule("0", Kn2rowConv2d(conv))
 
 
 def fuse_activations(net: nn.Module) -> None:
@@ -190,27 +99,159 @@ def fuse_activations(net: nn.Module) -> None:
         while isinstance(modules.get(str(source.target)), nn.Identity) and len(source.users) == 1:
             source = source.args[0]
         conv = modules.get(str(source.target))
-        if not isinstance(conv, nn.Conv2d) or conv.bias is None:
+        # Of depthwise convolutions PyTorch has its own kernels.
+        if not isinstance(conv, nn.Conv2d) or isinstance(conv, DepthwiseConv2d) or conv.bias is None:
             continue
-        if len(source.users) > 1 or num_calls[str(source.target)] > 1:
-            continue
-        if isinstance(conv, DepthwiseConv2d):  # PyTorch has its own kernels for it
-            continue
-        fused = ConvReLU.of(conv)
-        in_place = nn.Sequential(Concatenation(), fused) if isinstance(conv, JoiningConv2d) else fused
-        net.set_submodule(str(source.target), in_place)
-        net.set_submodule(name, nn.Identity())
+        if len(source.users) == 1 and num_calls[str(source.target)] == 1:
+            net.set_submodule(str(source.target), ConvReLU(conv))
+            net.set_submodule(name, nn.Identity())
 
 
-def split_dilated(net: DeepLabV3Plus) -> None:
-    """Split the trunk's dilated convolutions that have many output channels, in place."""
-    for name, conv in list(net.named_modules()):
+def use_space_to_batch(net: DeepLabV3Plus) -> None:
+    """Have the trunk's dilated convolutions with many output channels computed by `SpaceToBatchConv2d`, in place."""
+    for name, layer in list(net.named_modules()):
+        conv = layer.conv if isinstance(layer, ConvReLU) else layer
         if not (isinstance(conv, nn.Conv2d) and net.is_trunk_key(name)):
             continue
         if conv.dilation[0] > 1 and conv.groups == 1 and conv.out_channels >= MANY_CHANNELS:
-            net.set_submodule(name, SplitConv2d(conv))
+            net.set_submodule(name, SpaceToBatchConv2d(layer))  # which leaves no dilation to its inner convolution
 
 
-def pad_classifier(net: DeepLabV3Plus) -> None:
-    """Have the last convolution compute a multiple of 8 classes, in place."""
-    net.last_decoder[-1] = PaddedConv2d(net.last_decoder[-1])  # type: ignore[arg-type]
+class ConvReLU(nn.Module):
+    """Convolution, bias and ReLU in one pass; as separate layers, bias and ReLU read and write the map again."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """conv: has a bias; of a `JoiningConv2d`, the two inputs are concatenated."""
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """`x`: as that of the convolution."""
+        conv = self.conv
+        maps = (concatenate(x) if isinstance(x, tuple) else x).to(conv.weight.dtype)
+        num_pixels = maps.numel() // conv.in_channels
+        if not maps.is_cuda or num_pixels * max(conv.in_channels, conv.out_channels) > CUDNN_LIMIT:
+            convolved: Tensor = conv(x)
+            return convolved.relu_()
+        return torch.cudnn_convolution_relu(
+            maps, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups  # type: ignore[arg-type]
+        )
+
+
+class SpaceToBatchConv2d(nn.Module):
+    """A convolution with dilation d as one without: it never combines pixels that are not a multiple of d apart.
+
+    So each of the d x d grids of pixels is an image of its own. cuDNN 9's kernels for dilation take 1.4 to 1.7 times
+    as long if there are 1024 output channels or more (LOG.md).
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        """layer: convolution or `ConvReLU` of stride 1, the same dilation both ways, and padding that keeps H and W."""
+        super().__init__()
+        conv = layer.conv if isinstance(layer, ConvReLU) else layer
+        assert isinstance(conv, nn.Conv2d) and keeps_size(conv) and len(set(conv.dilation)) == 1
+        self.step = conv.dilation[0]
+        conv.padding, conv.dilation = tuple(k // 2 for k in conv.kernel_size), (1, 1)
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, in_channels, H, W]."""
+        return batch_to_space(self.layer(space_to_batch(x, self.step)), self.step, (x.shape[2], x.shape[3]))
+
+
+def space_to_batch(x: Tensor, step: int) -> Tensor:
+    """Every `step`th row and column as a map of its own: [B, C, H, W] -> [B * step², C, H / step, W / step].
+
+    Zeros are added below and on the right if a side is not a multiple of `step`. The result is channels last.
+    """
+    below, right = -x.shape[2] % step, -x.shape[3] % step
+    if torch.compiler.is_compiling() or below or right:  # compiled code is the same for every remainder
+        x = F.pad(x, (0, right, 0, below))
+    grids = x.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))  # [B, H/s, s, W/s, s, C]
+    return grids.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def batch_to_space(x: Tensor, step: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of `space_to_batch`, cropped to `size`: [B * step², C, h, w] -> [B, C, H, W], channels last."""
+    grids = x.permute(0, 2, 3, 1).unflatten(0, (-1, step, step))  # [B, s, s, h, w, C]
+    whole = grids.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    return whole[:, :, : size[0], : size[1]]
+
+
+class Kn2rowConv2d(nn.Module):
+    """A convolution in bfloat16 that keeps H and W, as one 1x1 convolution for all taps and a sum of its shifted parts.
+
+    oneDNN's kernels for AMX lose most of their speed near padding, which is as wide as the dilation: 2048 channels to
+    256 at 64x128, dilation 36, take 540 ms that way and 48 ms this way. In float32 or without AMX, oneDNN's kernels
+    are faster. cuDNN 9 lacks Hopper kernels for large dilations: 4096 channels to 256 at 128x256 take 1.5 ms on an
+    H200, and 0.84 ms this way. The taps' outputs are rounded to bfloat16 and summed in float32.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Replace `conv`, which must have stride 1, one group, and padding that keeps H and W."""
+        super().__init__()
+        assert type(conv) is nn.Conv2d, "a subclass may do more than convolve"
+        assert keeps_size(conv) and conv.groups == 1
+        self.kernel_size, self.dilation = list(conv.kernel_size), list(conv.dilation)
+        of_taps = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
+        self.weight = nn.Parameter(of_taps.to(torch.bfloat16))
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: [B, in_channels, H, W] bfloat16."""
+        total: Tensor = sum_shifted(F.conv2d(x, self.weight), self.bias, self.kernel_size, self.dilation)
+        return total
+
+
+def keeps_size(conv: nn.Conv2d) -> bool:
+    """Whether its output has the size of its input, with zero padding."""
+    padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    odd = all(k % 2 for k in conv.kernel_size)
+    return odd and conv.stride == (1, 1) and conv.padding == padding and conv.padding_mode == "zeros"
+
+
+# Opaque to torch.compile, which would recompile for each map size, since that decides which shifted parts lie inside.
+@torch.library.custom_op("segmentation::sum_shifted", mutates_args=())
+def sum_shifted(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    """Shift the taps' outputs [B, taps * C, H, W], any float type, and sum in float32: [B, C, H, W] of that type.
+
+    bias: [C], added to the sum.
+    """
+    return _sum_by_steps(taps, bias, kernel_size, dilation)
+
+
+def _sum_by_steps(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    total = _like_one_tap(taps, bias, kernel_size, dilation).float().zero_()
+    if bias is not None:
+        total += bias.float()[:, None, None]
+    parts = taps.unflatten(1, (-1, total.shape[1]))
+    for number in range(parts.shape[1]):
+        offset = divmod(number, kernel_size[1])
+        shifts = [d * (o - k // 2) for d, o, k in zip(dilation, offset, kernel_size, strict=True)]
+        if all(abs(shift) < side for shift, side in zip(shifts, taps.shape[2:], strict=True)):
+            (to_rows, from_rows), (to_columns, from_columns) = map(_overlap, shifts, taps.shape[2:])
+            total[:, :, to_rows, to_columns] += parts[:, number, :, from_rows, from_columns]
+    return total.to(taps.dtype)
+
+
+@sum_shifted.register_kernel("cuda")
+def _sum_on_gpu(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    if problem := why_no_triton():
+        warnings.warn(f"{problem}: the pyramid's taps are summed in plain PyTorch, slower.", stacklevel=2)
+        return _sum_by_steps(taps, bias, kernel_size, dilation)
+    from network.kn2row_triton import sum_in_one_pass
+
+    with torch.cuda.device_of(taps):  # Triton launches on the current device, wherever the tensors are
+        return sum_in_one_pass(taps, bias, _like_one_tap(taps, bias, kernel_size, dilation), kernel_size, dilation)
+
+
+@sum_shifted.register_fake
+def _like_one_tap(taps: Tensor, bias: Tensor | None, kernel_size: list[int], dilation: list[int]) -> Tensor:
+    batch, channels, height, width = taps.shape
+    shape = (batch, channels // (kernel_size[0] * kernel_size[1]), height, width)
+    return torch.empty(shape, dtype=taps.dtype, device=taps.device, memory_format=torch.channels_last)
+
+
+def _overlap(shift: int, side: int) -> tuple[slice, slice]:
+    """For a map shifted back by `shift`: the target positions that it covers, and the source positions for them."""
+    return slice(max(0, -shift), min(side, side - shift)), slice(max(0, shift), min(side, side + shift))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.blocks import DepthwiseConv2d, Trunk
+from network.blocks import DepthwiseConv2d, SqueezeExcitation, Trunk
 
 BN_EPS = 1e-3  # the value that the published weights were trained with
 
@@ -71,21 +71,6 @@ def conv_bn(
     return layers.insert(0, LatePad(kernel)) if pads_late else layers
 
 
-class SqueezeExcitation(nn.Module):
-    """Channels are weighted by a gate computed from their means (arXiv:1709.01507), here with a hard sigmoid."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        squeezed = nearest_multiple_of_8(channels / 4)
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: [B, channels, H, W]."""
-        gate = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
-        return x * F.hardsigmoid(gate)
-
-
 def nearest_multiple_of_8(value: float) -> int:
     """Round to a multiple of 8; up if rounding down would lose more than a tenth (the rule of the MobileNet family)."""
     rounded = max(8, int(value + 4) // 8 * 8)
@@ -107,7 +92,7 @@ class InvertedResidual(nn.Module):
             )
         )  # fmt: skip
         if spec.squeeze:
-            layers.append(SqueezeExcitation(spec.expanded))
+            layers.append(SqueezeExcitation(spec.expanded, nearest_multiple_of_8(spec.expanded / 4), F.hardsigmoid))
         layers.append(conv_bn(spec.expanded, spec.out, 1, None))
         self.block = nn.Sequential(*layers)
         self.has_shortcut = spec.stride == 1 and in_channels == spec.out

@@ -6,13 +6,13 @@ Stages 3 and 4 keep stride 8 and dilate by 2 and 4 instead (DeepLabV3, arXiv:170
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from network.blocks import Trunk
+from network.blocks import SqueezeExcitation, Trunk
 
-STAGE_CHANNELS = (64, 128, 256, 512)
-STAGE_STRIDES = (1, 2, 1, 1)
-STAGE_DILATIONS = (1, 1, 2, 4)
+STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # inner channels, stride and dilation
 
 
 def shortcut_projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -47,20 +47,25 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut; the 3x3 one has the stride."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the 3x3 one has the stride.
+
+    As of SE-ResNeXt: with twice the channels in `groups` of them, and gated before the shortcut is added.
+    """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, groups: int = 1) -> None:
         super().__init__()
+        width = channels if groups == 1 else channels * 2  # 32 groups of 4 channels where ResNet has 64
         out_channels = channels * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, dilation, dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu1, self.relu2, self.relu3 = (nn.ReLU(inplace=True) for _ in range(3))
+        self.se_module = None if groups == 1 else SqueezeExcitation(out_channels, out_channels // 16)
         self.downsample = shortcut_projection(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,48 +73,47 @@ class Bottleneck(nn.Module):
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
+        if self.se_module is not None:
+            out = self.se_module(out)
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu3(out + shortcut)
 
 
-def resnet_trunk(block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> Trunk:
-    """The stem and four stages of `depths` blocks; the fine input is the first stage's output, at stride 4."""
-    modules: dict[str, nn.Module] = {
-        "layer0": nn.Sequential(
-            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
-            nn.BatchNorm2d(64),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, stride=2, padding=1),
-        )
-    }
+def residual_trunk(
+    stem: nn.Module,
+    block: Callable[[int, int, int, int], nn.Module],
+    expansion: int,
+    depths: tuple[int, ...],
+    published_keys: dict[str, str],
+) -> Trunk:
+    """`stem`, to 64 channels at stride 4, and four stages of `depths` blocks, the first of which is the fine input.
+
+    block: makes one from its channels in, inner channels, stride and dilation. expansion: channels out per inner one.
+    """
+    modules: dict[str, nn.Module] = {"layer0": stem}
     in_channels = 64
-    for index in range(4):
-        blocks: list[nn.Module] = []
+    for index, (channels, first_stride, dilation) in enumerate(STAGES):
+        blocks = nn.Sequential()
         for position in range(depths[index]):
-            stride = STAGE_STRIDES[index] if position == 0 else 1
-            blocks.append(block(in_channels, STAGE_CHANNELS[index], stride, STAGE_DILATIONS[index]))
-            in_channels = STAGE_CHANNELS[index] * block.expansion
-        modules[f"layer{index + 1}"] = nn.Sequential(*blocks)
+            blocks.append(block(in_channels, channels, first_stride if position == 0 else 1, dilation))
+            in_channels = channels * expansion
+        modules[f"layer{index + 1}"] = blocks
     return Trunk(
         modules=modules,
         stages=tuple(modules),
         fine_stage="layer1",
-        fine_channels=STAGE_CHANNELS[0] * block.expansion,
+        fine_channels=64 * expansion,
         out_channels=in_channels,
-        published_keys={"conv1.": "layer0.0.", "bn1.": "layer0.1."},
+        published_keys=published_keys,
     )
 
 
-def resnet18() -> Trunk:
-    """18 layers, 512 channels at stride 8."""
-    return resnet_trunk(BasicBlock, (2, 2, 2, 2))
-
-
-def resnet50() -> Trunk:
-    """50 layers, 2048 channels at stride 8."""
-    return resnet_trunk(Bottleneck, (3, 4, 6, 3))
-
-
-def resnet101() -> Trunk:
-    """101 layers, 2048 channels at stride 8."""
-    return resnet_trunk(Bottleneck, (3, 4, 23, 3))
+def resnet(block: type[BasicBlock] | type[Bottleneck], *depths: int) -> Trunk:
+    """ResNet with `depths` blocks in its four stages."""
+    stem = nn.Sequential(
+        nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    return residual_trunk(stem, block, block.expansion, depths, {"conv1.": "layer0.0.", "bn1.": "layer0.1."})

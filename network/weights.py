@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint, unwrap
-from network.deepv3 import DeepLabV3Plus
+from network.deepv3 import NETWORKS, DeepLabV3Plus
 
 # Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
 # torchvision's, timm's and the published keys.
@@ -21,35 +20,12 @@ IMAGENET = "imagenet"  # --trunk_weights: the file that is at hand
 CARRIED = Path(__file__).parent.parent / "pretrained_models"
 
 
-class ImageNetFile(NamedTuple):
-    """What ImageNet weights of a trunk are called: pattern of file names, and model, there; "" if there are none."""
-
-    torchvision: str = ""
-    timm: str = ""
-    published: str = ""
-
-
-# Files of torchvision have a checksum in their name; those of timm are all called model.safetensors and are renamed.
-IMAGENET_FILES = {
-    "DeepWV3Plus": ImageNetFile(published="wider_resnet38*.pth*"),
-    "DeepSRNX50V3PlusD_m1": ImageNetFile(timm="seresnext50_32x4d", published="se_resnext50_32x4d*.pth"),
-    "DeepSRNX101V3PlusD_m1": ImageNetFile(timm="seresnext101_32x4d", published="se_resnext101_32x4d*.pth"),
-    "DeepR18V3PlusD_m1": ImageNetFile("resnet18", "resnet18"),
-    "DeepR50V3PlusD_m1": ImageNetFile("resnet50", "resnet50", "resnet50*.pth"),
-    "DeepR101V3PlusD_m1": ImageNetFile("resnet101", "resnet101"),
-    "DeepMNV3V3PlusD_m1": ImageNetFile("mobilenet_v3_large", "mobilenetv3_large_100"),
-    "DeepEffLite0V3PlusD_m1": ImageNetFile(timm="tf_efficientnet_lite0", published="efficientnet-lite0*.pth"),
-    "DeepEffLite1V3PlusD_m1": ImageNetFile(timm="tf_efficientnet_lite1", published="efficientnet-lite1*.pth"),
-    "DeepEffLite2V3PlusD_m1": ImageNetFile(timm="tf_efficientnet_lite2", published="efficientnet-lite2*.pth"),
-}
-
-
 def find_imagenet_weights(arch: str) -> Path:
     """The ImageNet weights for the trunk of `arch` that this project carries, or that lie in `pretrained_models/`.
 
     Raises FileNotFoundError saying what to get, and how the file has to be called.
     """
-    names = IMAGENET_FILES[arch.split(".")[-1]]
+    names = NETWORKS[arch.split(".")[-1]]
     patterns = [f"{model}[-_.]*" for model in (names.timm, names.torchvision) if model] + [names.published]
     for pattern in patterns:
         for path in sorted(CARRIED.glob(pattern)) if pattern else ():

@@ -41,8 +41,8 @@ def shared() -> Path:
 def light_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained DeepMNV3V3PlusD_m1 for CamVid's classes, as `train.py` would keep it."""
     from datasets.specs.registry import dataset_spec
-    from network.build import build_network
     from network.checkpoint import Checkpoint, save_checkpoint
+    from network.deepv3 import build_network
 
     torch.manual_seed(0)
     spec = dataset_spec("camvid")

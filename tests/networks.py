@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from network.blocks import Trunk
-from network.build import build_network
-from network.deepv3 import DeepLabV3Plus
+from network.deepv3 import DeepLabV3Plus, build_network
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 LIGHT = ("DeepMNV3V3PlusD_m1", "DeepR18V3PlusD_m1")

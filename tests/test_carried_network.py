@@ -8,7 +8,7 @@ import torch
 
 from inference import load_model
 from inference.settings import SNAPSHOT
-from network.build import build_network
+from network.deepv3 import build_network
 from network.weights import find_imagenet_weights, load_trunk_weights
 from tests.conftest import ROOT
 from tests.test_efficientnet_lite import published_file

@@ -1,5 +1,7 @@
 """Checkpoints describe themselves, published ones load, and none runs code."""
 
+import argparse
+import gzip
 import math
 import os
 import pickle
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from config import TrainConfig, as_dict
 from datasets.specs.registry import dataset_spec
-from network.build import build_network
 from network.checkpoint import Checkpoint, bare_key, load_checkpoint, load_matching, load_state, save_checkpoint
+from network.deepv3 import build_network
 from training.checkpoints import changed_flags
 from utils.flags import parse_command_line
 
@@ -200,3 +203,82 @@ def test_flags_without_effect_in_an_earlier_checkpoint_are_no_change_of_settings
     then = {**now, "model": {**now["model"], "trunk": "x"}, "device": {**now["device"], "debug": True}}
     then["precision"] = {**now["precision"], "apex": True, "local_rank": 3}
     assert changed_flags(then, now) == []
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("best.pth", "{}")
+
+
+ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x10" + bytes(64)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+
+
+@pytest.mark.parametrize(("write", "told"), [
+    (lambda p: torch.jit.script(nn.Linear(2, 2)).save(str(p)), "a TorchScript network"),
+    (lambda p: torch.save(nn.Linear(2, 2), p), "objects (torch.nn.modules.linear.Linear) other than tensors"),
+    (lambda p: torch.save(nn.Linear(2, 2), p, _use_new_zipfile_serialization=False), "could run code"),
+    (lambda p: torch.save({"state_dict": {}, "flags": argparse.Namespace(a=1)}, p), "its ['state_dict']"),
+    (lambda p: p.write_bytes(pickle.dumps(nn.Linear(2, 2), protocol=4)), "in another format than PyTorch's"),
+    (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64)), "in another format than PyTorch's"),
+    (lambda p: p.write_bytes(ONNX), "in another format than PyTorch's"),
+    (lambda p: p.write_bytes(POINTER), "a git-lfs pointer, not the file that it points to. Fetch that: git lfs pull"),
+    (lambda p: p.write_text("\n<!DOCTYPE html>\n<html>"), "a page or text. Download the file itself"),
+    (lambda p: p.write_text('{"error": "not found"}'), "a page or text. Download the file itself"),
+    (lambda p: p.write_bytes(gzip.compress(b"a")), "a packed archive. Unpack it"),
+    (write_zip, "a zip archive. Unpack it"),
+    (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n"), "a picture"),
+    (lambda p: p.write_bytes(b""), "the file is empty"),
+    (lambda p: p.write_bytes(bytes(1000)), "truncated or damaged"),
+    (lambda p: torch.save([torch.zeros(1)], p), "it holds a list"),
+    (lambda p: p.mkdir(), "is a folder; name a file of weights"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_file_of_another_kind_is_called_what_it_is(write, told, tmp_path):
+    path = tmp_path / "best.pth"
+    write(path)
+    with pytest.raises(ValueError, match=re.escape(told)) as error:
+        load_checkpoint(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert ("damaged" in str(error.value)) == (told == "truncated or damaged")
+
+
+def test_weights_are_found_in_the_only_entry_that_holds_tensors_alone(tmp_path):
+    torch.save({"model": {"a": torch.ones(1)}, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "one.pth")
+    assert list(load_checkpoint(tmp_path / "one.pth").state_dict) == ["a"]
+    torch.save({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"several networks: model, ema. Keep one: torch.save\(torch.load"):
+        load_checkpoint(tmp_path / "two.pth")
+
+
+@pytest.mark.parametrize("content", [
+    {"model": {"state_dict": {"a": torch.ones(1)}}, "epoch": 1},
+    {"state": {"net": {"a": torch.ones(1)}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}},
+    {"state_dict": {"net": {"a": torch.ones(1)}, "epoch": 3}},
+    {"format": "pt", "state_dict": {"a": torch.ones(1)}},
+    {"n_averaged": torch.tensor(3), "module.a": torch.ones(1)},  # torch.optim.swa_utils.AveragedModel
+])  # fmt: skip
+def test_weights_are_found_where_other_programs_keep_them(content, tmp_path):
+    torch.save(content, tmp_path / "a.pth")
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    assert (list(checkpoint.state_dict), checkpoint.arch) == (["a"], None)
+
+
+def test_of_nested_networks_each_is_named_by_its_place(tmp_path):
+    torch.save({"state": {"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}}, tmp_path / "a.pth")
+    told = r"networks: state.model, state.ema. Keep one: torch.save\(torch.load\(FILE\)\['state'\]\['model'\], OTHER"
+    with pytest.raises(ValueError, match=told):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.filterwarnings("ignore")  # quantized tensors are deprecated, but files of them exist
+@pytest.mark.parametrize("make", [
+    lambda: torch.eye(2).to_sparse(),
+    lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8),
+    lambda: torch.empty(2, device="meta"),
+])  # fmt: skip
+def test_a_tensor_of_another_kind_is_named(make, tmp_path):
+    torch.save({"a": torch.ones(1), "b": make()}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a.pth: b is not a plain tensor but sparse"):
+        load_checkpoint(tmp_path / "a.pth")

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from network.build import build_network
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, load_checkpoint, save_checkpoint
+from network.deepv3 import build_network
 from network.efficientnet_lite import PUBLISHED_MEAN, PUBLISHED_STD, efficientnet_lite
 from network.mobilenetv3 import LatePad
 from network.weights import load_trunk_weights

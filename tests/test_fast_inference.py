@@ -14,9 +14,15 @@ from torch import Tensor, nn
 
 from config import ARCHITECTURES
 from inference.load import fast_network
+<<<<<<< HEAD
 from inference.predictor import Predictor, most_probable
-from network.build import build_network
+from network.deepv3 import build_network
 from network.fuse import fold_batch_norms, fold_reductions, store_convolutions_in
+=======
+from inference.predictor import Predictor
+from network.deepv3 import build_network
+from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in
+>>>>>>> 3bd4842 (A network is one row of a table; checkpoints are one room, whatever rewrites a trained network for speed another; foreign files have one short table)
 from tests.conftest import as_if_trained
 from utils.device import compiled, upsample
 from utils.images import read_label_ids, write_image
@@ -37,7 +43,7 @@ def conv_and_norm(factor: float, offset: float) -> nn.Sequential:
 
 def test_times_two_and_then_times_three_plus_one_is_one_convolution_by_six_plus_one():
     net = conv_and_norm(3.0, 1.0)
-    assert fold_batch_norms(net) == 1
+    assert fuse_batch_norms(net) == 1
     assert isinstance(net[1], nn.Identity)
     assert net[0].weight.item() == 6.0
     assert net[0].bias.item() == 1.0
@@ -54,18 +60,18 @@ def test_a_convolution_that_feeds_something_else_too_keeps_its_batch_norm():
             return x + self.norm(x)
 
     net = Both().eval()
-    assert fold_batch_norms(net) == 0
+    assert fuse_batch_norms(net) == 0
     assert net(torch.ones(1, 1, 1, 1)).item() == 2 + 7
 
 
 def test_a_batch_norm_before_its_convolution_stays():
     net = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1)).eval()
-    assert fold_batch_norms(net) == 0
+    assert fuse_batch_norms(net) == 0
 
 
 def test_a_network_in_training_is_not_folded():
     with pytest.raises(AssertionError):
-        fold_batch_norms(conv_and_norm(1.0, 0.0).train())
+        fuse_batch_norms(conv_and_norm(1.0, 0.0).train())
 
 
 @pytest.mark.parametrize(("arch", "head"), [
@@ -88,8 +94,8 @@ def test_weights_kept_in_bfloat16_change_nothing_beside_those_that_autocast_cast
     torch.manual_seed(0)
     net, images = as_if_trained(build_network(arch, 5).eval()), torch.randn(1, 3, 64, 96)
     usual, kept = fast_network(copy.deepcopy(net), CPU), copy.deepcopy(net)
-    fold_batch_norms(kept)
-    fold_reductions(kept)
+    fuse_batch_norms(kept)
+    fuse_reductions(kept)
     store_convolutions_in(kept, torch.bfloat16)
     kept.upsamples = False
     kept.to(memory_format=torch.channels_last)  # as the other: in another layout other kernels sum in another order

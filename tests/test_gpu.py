@@ -14,9 +14,14 @@ from torch import nn
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from inference.load import fast_network
+<<<<<<< HEAD
 from inference.predictor import Predictor, most_probable
-from network.build import build_network
+from network.deepv3 import build_network
 from network.deepv3 import DeepLabV3Plus
+=======
+from inference.predictor import Predictor
+from network.deepv3 import DeepLabV3Plus, build_network
+>>>>>>> 3bd4842 (A network is one row of a table; checkpoints are one room, whatever rewrites a trained network for speed another; foreign files have one short table)
 from network.fuse import ConvReLU
 from tests.conftest import as_if_trained
 from tests.moving import frames_of
@@ -120,9 +125,9 @@ def test_a_convolution_joined_with_its_relu_has_bias_and_geometry(groups, stride
     images = torch.randn(2, 16, 19, 23, device=GPU)
     with torch.inference_mode():
         expected = plain(images).relu()
-        assert torch.allclose(ConvReLU.of(plain)(images), expected, atol=1e-4)
+        assert torch.allclose(ConvReLU(plain)(images), expected, atol=1e-4)
         plain.bfloat16()
-        assert (ConvReLU.of(plain)(images) - expected).abs().max() < 0.02 * expected.max()
+        assert (ConvReLU(plain)(images) - expected).abs().max() < 0.02 * expected.max()
 
 
 def test_labels_of_a_large_picture_are_found_band_by_band(monkeypatch):

@@ -16,8 +16,8 @@ from datasets.files import find_samples, normalize_unicode
 from datasets.specs.class_table import class_table, read_spec
 from datasets.specs.spec import SegClass
 from inference.load import wanted_classes
-from network.build import build_network
 from network.checkpoint import Checkpoint, save_checkpoint
+from network.deepv3 import build_network
 from tests.trees import ROAD, VOID, folder_tree, write_classes, write_pair
 from utils.files import natural_order, write_csv
 from utils.images import write_image

@@ -144,7 +144,7 @@ def printed(script: str, expression: str) -> float:
 PREDICT = """
 import numpy as np, torch
 from inference.predictor import Predictor
-from network.build import build_network
+from network.deepv3 import build_network
 from utils.memory import keep_freed_memory
 keep_freed_memory()  # as the commands do
 torch.manual_seed(0)

@@ -14,8 +14,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from inference.load import fast_network
-from network.build import build_network
-from network.kn2row import TapwiseConv2d, sum_of_taps, sum_pyramid_by_taps
+from network.deepv3 import build_network
+from network.fuse import Kn2rowConv2d, sum_shifted, use_kn2row
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_each_tap_adds_the_pixel_that_lies_the_dilation_away():
     image = torch.arange(16.0).view(1, 1, 4, 4)
     expected = [[20, 30, 0, 0], [60, 70, 0, 0], [100, 110, 0, 1], [140, 150, 4, 5]]
     with torch.inference_mode():
-        assert TapwiseConv2d(plain)(image.bfloat16())[0, 0].tolist() == expected
+        assert Kn2rowConv2d(plain)(image.bfloat16())[0, 0].tolist() == expected
 
 
 SIDES = st.integers(1, 9)
@@ -46,7 +46,7 @@ def test_in_bfloat16_the_sum_of_taps_is_the_convolution(height, width, dilation,
     with torch.inference_mode():
         expected = plain(images.float())
         with torch.autocast("cpu", torch.bfloat16):
-            got = TapwiseConv2d(plain)(images)
+            got = Kn2rowConv2d(plain)(images)
     assert got.dtype == torch.bfloat16
     assert (got - expected).abs().max() <= 0.02 * expected.abs().max()
 
@@ -66,7 +66,7 @@ def test_the_gpus_sum_of_taps_is_that_of_the_cpu(height, width, dilation, kernel
     out = torch.full((batch, channels, height, width), torch.nan, dtype=taps.dtype, device=device)
     out = out.contiguous(memory_format=torch.channels_last)
     got = sum_in_one_pass(taps, offset, out, [kernel, kernel], [dilation, 2 * dilation])
-    expected = sum_of_taps(taps.cpu(), offset.cpu() if bias else None, [kernel, kernel], [dilation, 2 * dilation])
+    expected = sum_shifted(taps.cpu(), offset.cpu() if bias else None, [kernel, kernel], [dilation, 2 * dilation])
     assert got.dtype == torch.bfloat16
     assert torch.allclose(got.cpu().float(), expected.float(), rtol=1e-2, atol=1e-2)
 
@@ -96,7 +96,7 @@ def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bflo
     torch.manual_seed(0)
     net = build_network("DeepR18V3PlusD_m1", 5).eval()
     by_taps = copy.deepcopy(net)
-    sum_pyramid_by_taps(by_taps)
+    use_kn2row(by_taps)
     images = torch.randn(1, 3, 256, 192)
     with torch.inference_mode():
         exact = net(images)
@@ -108,7 +108,7 @@ def test_a_network_with_its_pyramid_summed_by_taps_gives_the_same_logits_in_bflo
 
 @pytest.mark.parametrize(
     ("has_tiles", "amp", "kind"),
-    [(True, torch.bfloat16, TapwiseConv2d), (True, None, nn.Conv2d), (False, torch.bfloat16, nn.Conv2d)],
+    [(True, torch.bfloat16, Kn2rowConv2d), (True, None, nn.Conv2d), (False, torch.bfloat16, nn.Conv2d)],
 )
 def test_only_in_bfloat16_where_the_cpu_has_matrix_tiles_a_fast_network_sums_by_taps(monkeypatch, has_tiles, amp, kind):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles, raising=False)
@@ -120,7 +120,7 @@ def test_only_in_bfloat16_where_the_cpu_has_matrix_tiles_a_fast_network_sums_by_
 def test_a_compiled_network_summed_by_taps_is_not_compiled_for_every_size():
     torch.manual_seed(0)
     net = build_network("DeepR18V3PlusD_m1", 5).eval()
-    sum_pyramid_by_taps(net)
+    use_kn2row(net)
     counting = CompileCounterWithBackend("inductor")
     made = torch.compile(net, backend=counting)
     for height, width in ((64, 128), (96, 160), (128, 192), (160, 256), (320, 312)):

@@ -9,18 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from network.build import build_network
+from network.deepv3 import build_network
 from network.fuse import (
     ConvReLU,
-    PaddedConv2d,
-    SplitConv2d,
-    fold_batch_norms,
+    SpaceToBatchConv2d,
+    batch_to_space,
     fuse_activations,
-    merged,
-    pad_classifier,
-    split,
-    split_dilated,
+    fuse_batch_norms,
+    space_to_batch,
     suit_tensor_cores,
+    use_space_to_batch,
 )
 from tests.conftest import as_if_trained
 
@@ -29,11 +27,11 @@ SIDES = st.integers(1, 13)
 
 def test_split_by_two_puts_even_and_odd_rows_and_columns_apart():
     x = torch.arange(15.0).view(1, 1, 3, 5)
-    parts = split(x, 2)
+    parts = space_to_batch(x, 2)
     assert parts.tolist() == [
         [[[0, 2, 4], [10, 12, 14]]], [[[1, 3, 0], [11, 13, 0]]], [[[5, 7, 9], [0, 0, 0]]], [[[6, 8, 0], [0, 0, 0]]],
     ]  # fmt: skip
-    assert torch.equal(merged(parts, 2, (3, 5)), x)
+    assert torch.equal(batch_to_space(parts, 2, (3, 5)), x)
 
 
 @given(SIDES, SIDES, st.integers(2, 4), st.sampled_from([1, 3, 5]), st.integers(1, 2))
@@ -43,28 +41,19 @@ def test_a_split_convolution_is_the_dilated_one_at_every_size(height, width, dil
     images = torch.randn(batch, 3, height, width, dtype=torch.float64)
     with torch.inference_mode():
         expected = plain(images)
-        assert torch.allclose(SplitConv2d(plain)(images), expected, atol=1e-12)
+        assert torch.allclose(SpaceToBatchConv2d(plain)(images), expected, atol=1e-12)
 
 
 @pytest.mark.slow
 def test_a_compiled_split_convolution_is_not_compiled_for_every_remainder():
     plain = nn.Conv2d(4, 6, 3, padding=4, dilation=4)
     counting = CompileCounterWithBackend("inductor")
-    made = torch.compile(SplitConv2d(copy.deepcopy(plain)), backend=counting)
+    made = torch.compile(SpaceToBatchConv2d(copy.deepcopy(plain)), backend=counting)
     for size in ((64, 64), (65, 70), (66, 71), (97, 103), (68, 72), (68, 71), (67, 72), (99, 100)):
         images = torch.randn(1, 4, *size)
         with torch.inference_mode():
             assert torch.allclose(made(images), plain(images), atol=1e-5)
     assert counting.frame_count <= 3
-
-
-@pytest.mark.parametrize("num_classes", [1, 8, 11, 19])
-def test_a_padded_convolution_gives_the_wanted_channels(num_classes):
-    plain, x = nn.Conv2d(6, num_classes, 1, bias=False), torch.randn(2, 6, 4, 5)
-    expected = plain(x)
-    padded = PaddedConv2d(plain)
-    assert padded.conv.out_channels % 8 == 0
-    assert torch.allclose(padded(x), expected, atol=1e-6)
 
 
 def test_a_convolution_and_its_relu_become_one_where_nothing_else_reads_it():
@@ -95,14 +84,13 @@ def test_whole_networks_stay_what_they_are(arch):
     torch.manual_seed(0)
     net = as_if_trained(build_network(arch, 5).eval().double())
     images = torch.randn(1, 3, 40, 72, dtype=torch.float64)
-    fold_batch_norms(net)
+    fuse_batch_norms(net)
     changed = copy.deepcopy(net)
     fuse_activations(changed)
-    split_dilated(changed)
-    pad_classifier(changed)
+    use_space_to_batch(changed)
     kinds = [type(module) for module in changed.modules()]
     assert kinds.count(ConvReLU) > 5
-    assert kinds.count(SplitConv2d) == {"DeepWV3Plus": 5}.get(arch, 0)
+    assert kinds.count(SpaceToBatchConv2d) == {"DeepWV3Plus": 5}.get(arch, 0)
     with torch.inference_mode():
         before = net(images)
         assert (changed(images) - before).abs().max() <= 1e-9 * before.abs().max()
@@ -113,7 +101,7 @@ def test_whole_networks_stay_what_they_are(arch):
 def test_in_bfloat16_they_are_as_right_as_before(arch, compiled):
     torch.manual_seed(0)
     net = as_if_trained(build_network(arch, 5).eval())
-    fold_batch_norms(net)
+    fuse_batch_norms(net)
     suited, images = copy.deepcopy(net), torch.randn(1, 3, 96, 160)
     suit_tensor_cores(suited, compiled=compiled)
     with torch.inference_mode():

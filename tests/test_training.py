@@ -19,8 +19,8 @@ from config import TrainConfig
 from datasets.specs.registry import dataset_spec
 from inference import load_model
 from loss import build_loss, cross_entropy
-from network.build import build_network
 from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from network.deepv3 import build_network
 from tests.tiny import arguments, metrics, run, weights
 from utils.command import one_line
 from utils.flags import parse_command_line

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from config import ARCHITECTURES
-from network.build import build_network
-from network.weights import IMAGENET_FILES, find_imagenet_weights, load_trunk_weights
+from network.deepv3 import NETWORKS, build_network
+from network.weights import find_imagenet_weights, load_trunk_weights
 from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
 
 
@@ -54,7 +54,7 @@ def timm_keys():
 
 @pytest.mark.parametrize("model", timm_keys())
 def test_every_weight_of_a_trunk_has_its_place_in_timms_files(model):
-    (arch,) = (arch for arch, names in IMAGENET_FILES.items() if names.timm == model)
+    (arch,) = (arch for arch, names in NETWORKS.items() if names.timm == model)
     net = without_memory(arch)
     found = {net.trunk_key(key): shape for key, shape in timm_keys()[model].items()}
     own = {key: tuple(value.shape) for key, value in net.state_dict().items() if net.is_trunk_key(key)}
@@ -66,10 +66,10 @@ def test_every_weight_of_a_trunk_has_its_place_in_timms_files(model):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_error_about_missing_imagenet_weights_says_what_to_get(arch, tmp_path, monkeypatch):
     monkeypatch.setattr("network.weights.CARRIED", tmp_path)
-    names = IMAGENET_FILES[arch]
+    names = NETWORKS[arch]
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))) as error:
         find_imagenet_weights(arch)
-    assert all(name in str(error.value) for name in names)
+    assert all(name in str(error.value) for name in (names.torchvision, names.timm, names.published))
     name = f"{names.timm}.safetensors" if names.timm else names.published.replace("*", "")
     (tmp_path / name).touch()
     assert find_imagenet_weights(f"network.deepv3.{arch}") == tmp_path / name

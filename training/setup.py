@@ -15,9 +15,8 @@ from datasets.files import dataset_root, find_samples
 from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
 from loss import Loss, build_loss
-from network.build import build_network, head_options
 from network.checkpoint import Checkpoint, load_checkpoint, load_matching
-from network.deepv3 import DeepLabV3Plus
+from network.deepv3 import DeepLabV3Plus, build_network, head_options
 from network.weights import IMAGENET, find_imagenet_weights, load_trunk_weights
 from training.checkpoints import check_fits, find_start, open_run, restore
 from training.loop import TEST_STEPS, Progress
