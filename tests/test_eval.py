@@ -16,12 +16,7 @@ import torch
 
 import eval as evaluation
 from datasets.specs.registry import DATASETS, dataset_spec
-<<<<<<< HEAD
 from inference.results import ImageResult
-from network.deepv3 import build_network
-=======
-from inference.results import Kept, load_kept, save_kept
->>>>>>> 3bd4842 (A network is one row of a table; checkpoints are one room, whatever rewrites a trained network for speed another; foreign files have one short table)
 from network.checkpoint import Checkpoint, save_checkpoint
 from network.deepv3 import build_network
 from tests.conftest import ROOT

@@ -14,15 +14,9 @@ from torch import Tensor, nn
 
 from config import ARCHITECTURES
 from inference.load import fast_network
-<<<<<<< HEAD
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import build_network
-from network.fuse import fold_batch_norms, fold_reductions, store_convolutions_in
-=======
-from inference.predictor import Predictor
-from network.deepv3 import build_network
 from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in
->>>>>>> 3bd4842 (A network is one row of a table; checkpoints are one room, whatever rewrites a trained network for speed another; foreign files have one short table)
 from tests.conftest import as_if_trained
 from utils.device import compiled, upsample
 from utils.images import read_label_ids, write_image

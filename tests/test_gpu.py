@@ -14,14 +14,8 @@ from torch import nn
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from inference.load import fast_network
-<<<<<<< HEAD
 from inference.predictor import Predictor, most_probable
-from network.deepv3 import build_network
-from network.deepv3 import DeepLabV3Plus
-=======
-from inference.predictor import Predictor
 from network.deepv3 import DeepLabV3Plus, build_network
->>>>>>> 3bd4842 (A network is one row of a table; checkpoints are one room, whatever rewrites a trained network for speed another; foreign files have one short table)
 from network.fuse import ConvReLU
 from tests.conftest import as_if_trained
 from tests.moving import frames_of
