@@ -129,7 +129,7 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
         (("--video", video, "--labels", few_labels, "--out", out, "--flow", "exact"), "--flow exact only works"),
         (
             ("--video", video, "--labels", few_labels, "--out", out, "--dataset", "mapillary2"),
-            "its classes are defined in its folder; give a classes.json",
+            "its classes are defined in its folder",
         ),
     ):
         ended = propagate(*flags)
@@ -170,22 +170,6 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
     ):
         assert all(part in line for part in parts), line
     assert sorted(path.name for path in (tmp_path / "own/images").iterdir()) == ["000003.png", "000009.png"]
-
-
-def test_classes_that_cannot_be_propagated_are_told_before_a_frame_is_decoded_and_can_be_mended(
-    propagate, video, few_labels, tmp_path
-):
-    out = tmp_path / "own"
-    flags = ("--video", video, "--labels", few_labels, "--out", out, "--propagate", 1)
-    every_value = [ROAD | {"ids": [0]}, CAR | {"ids": list(range(1, 256))}]  # 255 included
-    write_classes(tmp_path, *every_value, title="drive")
-    for more in ((), ("--dry_run",)):
-        ended = propagate(*flags, *more)
-        assert ended.code == 1
-        assert f'{tmp_path / "classes.json"}: no value in its label files means "no class"' in ended.err
-        assert not out.exists()
-    write_classes(tmp_path, ROAD, CAR)
-    assert propagate(*flags).code == 0
 
 
 def test_labels_lie_on_the_pixels_as_stored_and_a_late_start_costs_no_frame(propagate, few_labels, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from network.checkpoint import Checkpoint, save_checkpoint
-from video.flow import SMALL, RaftFlow, build_flow, compose, dis_flow, inside, places, warp_image, warp_labels
+from video.flow import SMALL, build_flow, compose, dis_flow, inside, places, raft_flow, warp_image, warp_labels
 from video.flow_chain import grey_difference
 
 SHIFTS = st.integers(-4, 4)
@@ -133,7 +133,7 @@ def test_a_large_picture_is_searched_too():
 
 
 def test_pictures_too_small_to_search_are_named():
-    with pytest.raises(ValueError, match="frames of 8x6 pixels are too small for --flow dis"):
+    with pytest.raises(ValueError, match="images of 8x6 pixels are too small"):
         dis_flow(np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8, 3), np.uint8))
     tiny = np.zeros((16, 16, 3), np.uint8)
     assert dis_flow(tiny, tiny).shape == (16, 16, 2)
@@ -156,13 +156,11 @@ class FakeRaft(torch.nn.Module):
 @pytest.mark.parametrize("size", [(100, 130), (203, 131), (256, 128)])
 def test_raft_takes_pictures_of_any_size_and_its_last_flow_counts(size):
     image = textured(256, 256)[: size[0], : size[1]]
-    flow = RaftFlow(FakeRaft())(image, image)
+    flow = raft_flow(FakeRaft(), image, image)
     assert flow.dtype == np.float32 and np.array_equal(flow, uniform(*size, 3, -2))
 
 
 def test_errors_of_flow_say_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="Choose one of: dis, raft, sdc, exact"):
-        build_flow("farneback")
     with pytest.raises(ValueError, match="--flow_weights"):
         build_flow("raft")
     with pytest.raises(ValueError, match="--flow_weights"):

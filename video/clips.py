@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.files import files_below
 from utils.files import natural_order
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.video_io import opened_video
@@ -31,8 +31,7 @@ Clip = tuple[Frame, ...]  # CLIP_LENGTH consecutive frames
 ClipSample = tuple[Tensor, Tensor]  # see `video.flow.sdc_inputs`
 
 
-@dataclass(frozen=True)
-class ClipDraw:
+class ClipDraw(NamedTuple):
     """A training sample: its clip, and the epoch and the place in it, which determine everything random."""
 
     epoch: int
@@ -51,32 +50,47 @@ def find_frame_sequences(source: Path) -> list[list[Frame]]:
         return [_frames_of_video(source)]
     if not source.is_dir():
         raise FileNotFoundError(f"no such file or folder: {source}")
-    found = [sequence for folder, names in _images_below(source) for sequence in in_sequences(names, folder)]
-    if not found:
+    folders: defaultdict[Path, list[str]] = defaultdict(list)
+    for path in sorted(files_below(source), key=natural_order):
+        if path.lower().endswith(IMAGE_SUFFIXES):
+            folders[(source / path).parent].append(Path(path).name)
+    if not folders:
         raise FileNotFoundError(f"no images in {source} or its subfolders ({', '.join(IMAGE_SUFFIXES)}).")
-    return found
+    return [sequence for folder, names in folders.items() for sequence in in_sequences(names, folder)]
 
 
-def in_sequences(names: Sequence[str], folder: Path = Path()) -> list[list[Frame]]:
+def in_sequences(names: Iterable[str], folder: Path = Path()) -> list[list[Frame]]:
     """The images `names` of one folder as sequences; see `find_frame_sequences`."""
-    stems = [Path(name).stem for name in names]
-    ending = common_ending(stems) if len(stems) > 1 else ""
-    series: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for name, stem in zip(names, stems, strict=True):
-        start, digits = re.fullmatch(r"(.*?)(\d*)", stem.removesuffix(ending), re.DOTALL).groups()  # type: ignore[union-attr]
-        series[start if digits else ""].append((int(digits or 0), name))
-    in_order = (sorted(series[start], key=_by_number) for start in sorted(series, key=natural_order))
-    return [[folder / name for name in run] for numbered in in_order for run in _even_runs(numbered)]
+    stems = {name: Path(name).stem for name in sorted(names, key=natural_order)}
+    # What all names share after their number, such as the `_leftImg8bit` of Cityscapes.
+    shared = os.path.commonprefix([stem[::-1] for stem in stems.values()])[::-1] if len(stems) > 1 else ""  # noqa: RUF071
+    series: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for name, stem in stems.items():
+        numbered = re.fullmatch(r"(.*?)(\d+)", stem.removesuffix(shared.lstrip("0123456789")), re.DOTALL)
+        start, number = (numbered[1], int(numbered[2])) if numbered else ("", 0)
+        series[start].append((number, folder / name))
+    return [run for frames in series.values() for run in _cut_at_gaps(frames)]
 
 
-def _by_number(numbered: tuple[int, str]) -> Any:
-    return numbered[0], natural_order(numbered[1])
+def _cut_at_gaps(frames: Sequence[tuple[int, Path]]) -> Iterator[list[Frame]]:
+    """Cut frames in order of their numbers where some are missing: at FAR times the usual distance."""
+    distances = [later - earlier for (earlier, _), (later, _) in pairwise(frames)]
+    gaps = [i + 1 for i, distance in enumerate(distances) if distance > FAR * median_low(distances)]
+    for first, end in pairwise([0, *gaps, len(frames)]):
+        yield [path for _, path in frames[first:end]]
 
 
-def common_ending(stems: Sequence[str]) -> str:
-    """The ending that all the names share after their number, such as the `_leftImg8bit` of Cityscapes."""
-    backwards = [stem[::-1] for stem in stems]
-    return os.path.commonprefix(backwards)[::-1].lstrip("0123456789")  # noqa: RUF071 - letters, not folders
+def _frames_of_video(path: Path) -> list[Frame]:
+    frames: list[Uint8Array] = []
+    with opened_video(str(path)) as video:
+        for _, frame in video.frames:
+            frames.append(frame)
+            if len(frames) * frame.nbytes > MOST_VIDEO:
+                raise ValueError(
+                    f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. Write them to a folder and pass that: "
+                    f"ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
+                )
+    return [*frames]
 
 
 def split_sequences(sequences: Sequence[Sequence[Frame]], val_share: float) -> tuple[list[Clip], list[Clip]]:
@@ -89,27 +103,15 @@ def split_sequences(sequences: Sequence[Sequence[Frame]], val_share: float) -> t
     for frames in sequences:
         num_val = max(CLIP_LENGTH, round(len(frames) * val_share))
         cut = len(frames) - num_val if len(frames) >= CLIP_LENGTH + num_val else len(frames)
-        train += _clips(frames[:cut])
-        val += _clips(frames[cut:])
+        for clips, part in ((train, frames[:cut]), (val, frames[cut:])):
+            clips += [tuple(part[i : i + CLIP_LENGTH]) for i in range(len(part) - CLIP_LENGTH + 1)]
     if not train or not val:
-        longest = max(map(len, sequences))
         raise ValueError(
             f"--frames: at least {2 * CLIP_LENGTH} consecutive frames are needed, {CLIP_LENGTH} to train on and "
-            f"{CLIP_LENGTH} to score on; the longest sequence has {longest}. Check --val_share {val_share}."
+            f"{CLIP_LENGTH} to score on; the longest sequence has {max(map(len, sequences))}. "
+            f"Check --val_share {val_share}."
         )
     return train, val
-
-
-def evenly(clips: Sequence[Clip], at_most: int) -> list[Clip]:
-    """At most `at_most` of the clips, evenly spaced."""
-    places = np.linspace(0, len(clips) - 1, min(at_most, len(clips))).round().astype(int)
-    return [clips[place] for place in places]
-
-
-def draw_clips(seed: int, epoch: int, num_clips: int, repeat: int) -> list[ClipDraw]:
-    """Every clip `repeat` times, in random order."""
-    order = np.random.default_rng((seed, epoch)).permutation(num_clips * repeat)
-    return [ClipDraw(epoch, place, int(clip) % num_clips) for place, clip in enumerate(order)]
 
 
 class TrainingClips(Dataset[ClipSample]):
@@ -124,19 +126,13 @@ class TrainingClips(Dataset[ClipSample]):
         self.crop_size = crop_size
         self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
     def __getitem__(self, draw: ClipDraw) -> ClipSample:
         generator = np.random.default_rng((self.seed, draw.epoch, draw.place))
         frames = load_clip(self.clips[draw.clip])
-        height, width = min(self.crop_size, frames[0].shape[0]), min(self.crop_size, frames[0].shape[1])
-        top, left = (
-            int(generator.integers(side - part + 1))
-            for side, part in zip(frames[0].shape[:2], (height, width), strict=True)
-        )
+        sides = [(side, min(self.crop_size, side)) for side in frames[0].shape[:2]]
+        rows, columns = (slice(first := int(generator.integers(side - part + 1)), first + part) for side, part in sides)
         mirror, backwards = generator.integers(2, size=2)
-        frames = [frame[top : top + height, left : left + width][:, :: -1 if mirror else 1] for frame in frames]
+        frames = [frame[rows, columns][:, :: -1 if mirror else 1] for frame in frames]
         return sdc_inputs(frames[::-1] if backwards else frames, self.mode)
 
 
@@ -157,49 +153,8 @@ def collate_clips(samples: Sequence[ClipSample]) -> ClipSample:
     frames, flows = zip(*samples, strict=True)
     sizes = sorted({(clip.shape[3], clip.shape[2]) for clip in frames})
     if len(sizes) > 1:
-        smallest = min(min(size) for size in sizes)
         raise ValueError(
             f"crops of {' and '.join(f'{width}x{height}' for width, height in sizes)} pixels cannot form a batch: some "
-            f"sequences are smaller than --crop_size. Use at most {smallest}."
+            f"sequences are smaller than --crop_size. Use at most {min(map(min, sizes))}."
         )
     return torch.stack(frames), torch.stack(flows)
-
-
-def _clips(frames: Sequence[Frame]) -> list[Clip]:
-    return [tuple(frames[i : i + CLIP_LENGTH]) for i in range(len(frames) - CLIP_LENGTH + 1)]
-
-
-def _images_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_order)
-        images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
-        if images:
-            yield Path(parent), images
-
-
-def _even_runs(numbered: Sequence[tuple[int, str]]) -> Iterator[list[str]]:
-    """Cut names in order of their numbers where frames are missing: at FAR times the usual distance."""
-    distances = [later - earlier for (earlier, _), (later, _) in pairwise(numbered)]
-    usual = median_low(distances) if distances else 0
-    run: list[str] = []
-    for (_, name), distance in zip(numbered, [*distances, 0], strict=True):
-        run.append(name)
-        if distance > FAR * usual:
-            yield run
-            run = []
-    yield run
-
-
-def _frames_of_video(path: Path) -> list[Frame]:
-    frames: list[Frame] = []
-    size = 0
-    with opened_video(str(path)) as video:
-        for _, frame in video.frames:
-            frames.append(frame)
-            size += frame.nbytes
-            if size > MOST_VIDEO:
-                raise ValueError(
-                    f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. Write them to a folder and pass that: "
-                    f"ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
-                )
-    return frames

@@ -7,6 +7,7 @@ image. Pixel centres are at whole numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import cv2
@@ -25,8 +26,6 @@ FlowArray = NDArray[np.float32]
 # (image, other, beyond) -> the flow from `image` to `other`. beyond: the frame that is as far from `other` as `other`
 # is from `image`, if there is one; only `sdc` looks at it.
 EstimateFlow = Callable[[Uint8Array, Uint8Array, Uint8Array | None], FlowArray]
-
-ESTIMATORS = ("dis", "raft", "sdc")  # `exact`, for drawn streets, is geometry: video/flow_chain.py
 
 # Up to this many pixels, DIS searches at full size; above, at half: four times as fast, and details are large there.
 SMALL = 1 << 19
@@ -73,21 +72,20 @@ def compose(first: FlowArray, second: FlowArray) -> FlowArray:
 
 
 def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> EstimateFlow:
-    """The estimator of this name, one of ESTIMATORS.
+    """The estimator of this name: dis, raft or sdc. (`exact`, for drawn streets, is geometry: video/flow_chain.py.)
 
     weights: checkpoint file; `raft` and `sdc` need one. device: where their networks run; `dis` runs on the CPU.
-    Raises ValueError for an unknown name, for missing or unneeded weights, and if `raft` lacks torchvision,
-    FileNotFoundError if the file does not exist.
+    Raises ValueError for missing or unneeded weights and if `raft` lacks torchvision, FileNotFoundError for no file.
     """
-    if name not in ESTIMATORS:
-        raise ValueError(f"--flow '{name}' is unknown. Choose one of: {', '.join(ESTIMATORS)}, exact.")
     if name == "dis":
         if weights is not None:
             raise ValueError(f"--flow dis takes no weights, got {weights}. Choose raft or sdc, or omit the weights.")
         return lambda image, other, _beyond: dis_flow(image, other)
     if weights is None:
         raise ValueError(f"--flow {name} needs a checkpoint: give its file with --flow_weights.")
-    return RaftFlow(load_raft(weights).to(device)) if name == "raft" else SdcFlow(load_sdc(weights, device))
+    if name == "raft":
+        return partial(raft_flow, load_raft(weights).to(device))
+    return partial(sdc_flow, load_sdc(weights, device))
 
 
 def frames_beyond(name: str) -> int:
@@ -102,7 +100,7 @@ def dis_flow(image: Uint8Array, other: Uint8Array, start: FlowArray | None = Non
     """
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST:
-        raise ValueError(f"frames of {width}x{height} pixels are too small for --flow dis.")
+        raise ValueError(f"images of {width}x{height} pixels are too small for optical flow.")
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     is_small = height * width <= SMALL
     dis.setFinestScale(0 if is_small else 1)
@@ -134,42 +132,27 @@ def load_raft(path: str) -> nn.Module:
     raise ValueError(f"{path} holds neither torchvision's raft_large nor its raft_small.")
 
 
-class RaftFlow:
-    """Flow from a network that maps two images [1, 3, H, W] in -1 … 1 to a list of flows, the last one the best."""
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-
-    @torch.inference_mode()
-    def __call__(self, image: Uint8Array, other: Uint8Array, _beyond: Uint8Array | None = None) -> FlowArray:
-        """See `EstimateFlow`."""
-        height, width = image.shape[:2]
-        flow: Tensor = self.net(self._prepare(image), self._prepare(other))[-1]
-        return np.ascontiguousarray(flow[0, :, :height, :width].permute(1, 2, 0).float().cpu().numpy())
-
-    def _prepare(self, image: Uint8Array) -> Tensor:
-        height, width = image.shape[:2]
-        missing = [max(RAFT_SMALLEST, side + -side % RAFT_MULTIPLE) - side for side in (width, height)]
-        device = next(self.net.parameters()).device
-        values = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return F.pad(values, (0, missing[0], 0, missing[1]), mode="replicate")
+@torch.inference_mode()
+def raft_flow(net: nn.Module, image: Uint8Array, other: Uint8Array, _beyond: Uint8Array | None = None) -> FlowArray:
+    """The flow from a network that maps two images [1, 3, H, W] in -1 … 1 to a list of flows, the last one the best."""
+    height, width = image.shape[:2]
+    missing = [max(RAFT_SMALLEST, side + -side % RAFT_MULTIPLE) - side for side in (width, height)]
+    device = next(net.parameters()).device
+    pixels = torch.from_numpy(np.stack([image, other])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    inputs = F.pad(pixels, (0, missing[0], 0, missing[1]), mode="replicate").split(1)
+    flow: Tensor = net(*inputs)[-1]
+    return np.ascontiguousarray(flow[0, :, :height, :width].permute(1, 2, 0).float().cpu().numpy())
 
 
-class SdcFlow:
+@torch.inference_mode()
+def sdc_flow(net: SDCNet, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None) -> FlowArray:
     """The flow of `dis`, refined by a network for reconstruction."""
-
-    def __init__(self, net: SDCNet) -> None:
-        self.net = net
-
-    @torch.inference_mode()
-    def __call__(self, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None = None) -> FlowArray:
-        """See `EstimateFlow`."""
-        if beyond is None:  # a video that stands still before `other` costs 0.01 dB (docs/sdc.md)
-            beyond = other
-        frames, flows = sdc_inputs([beyond, other, image], RECONSTRUCTION)
-        device = self.net.flow_mean.device
-        motion = self.net(frames[None].to(device), flows[None].to(device))
-        return np.ascontiguousarray(motion[0].permute(1, 2, 0).cpu().numpy())
+    if beyond is None:  # a video that stands still before `other` costs 0.01 dB (docs/sdc.md)
+        beyond = other
+    frames, flows = sdc_inputs([beyond, other, image], RECONSTRUCTION)
+    device = net.flow_mean.device
+    motion = net(frames[None].to(device), flows[None].to(device))
+    return np.ascontiguousarray(motion[0].permute(1, 2, 0).cpu().numpy())
 
 
 def sdc_inputs(frames: Sequence[Uint8Array], mode: str) -> tuple[Tensor, Tensor]:

@@ -1,35 +1,40 @@
-"""Make the pairs of a labelled frame: read its video, propagate, write and record; and draw some of them on a sheet."""
+"""The pairs around labelled frames: find the frames of the video, propagate, write and record; and draw a few."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datasets.frames import PAIR_NOTE, Record, record_of
+from datasets.files import Sample, files_below
+from datasets.frames import PAIR_NOTE, Record, frames_around, pair_to_write, record_of, video_frames
 from datasets.labels import label_pixels
 from datasets.legend import ClassShare, class_list, with_legend
 from datasets.segmentation import load_sample
-from datasets.specs.spec import Color, DatasetSpec
+from datasets.specs.spec import BY_FRAME_NUMBER, Color, DatasetSpec
 from utils.command import USER_ERRORS, one_line
-from utils.images import Uint8Array, blend, read_image, side_by_side, write_image, write_png
+from utils.files import atomic_path, natural_order
+from utils.images import Uint8Array, blend, read_image, read_note, side_by_side, write_image, write_png
 from utils.plots import text_font
-from utils.text import escape
-from video.flow import SMALLEST, EstimateFlow, build_flow, frames_beyond
+from utils.text import counted, escape
+from video.flow import EstimateFlow, build_flow, frames_beyond
 from video.flow_chain import FindDisplacement, FlowChain, StreetFlow
 from video.propagation import Propagated, propagate
-from video.sequences import LabelledSequence
+from video.settings import PropagationConfig
 
-VERSION = 1  # increase it when the same files and method would give other pairs
+MANIFEST = "manifest.jsonl"
+VERSION = 1  # increase it when the same files and settings would give other pairs
 
 SHEET_ROWS = 4  # labelled frames on the sheet
 WIDTH = 320  # of an image on the sheet, in pixels
@@ -40,25 +45,91 @@ STRIPE = 8  # pixels from one stripe to the next
 
 
 @dataclass(frozen=True)
-class Method:
-    """All that pairs depend on besides their source files. device: where the network of `flow` runs."""
+class LabelledSequence:
+    """A labelled frame and its video.
 
-    flow: str
-    weights: str | None
-    mode: str
-    keep: tuple[str, ...]
-    stride: int
-    device: str = "cpu"
+    frames: step -> file, including the labelled frame itself (step 0). to_make: step -> the pair that propagation
+    writes, nearest steps first; `frames` has every frame on the way to it, and may have more beyond.
+    """
+
+    pair: Sample
+    frames: Mapping[int, Path]
+    to_make: Mapping[int, Sample]
+
+
+def find_sequences(
+    spec: DatasetSpec, root: Path, pairs: Sequence[Sample], out: Path, chosen: PropagationConfig
+) -> tuple[list[LabelledSequence], list[str]]:
+    """The video around each of `pairs`, and what is missing. out: root of the pairs to make.
+
+    A video may begin or end within reach; a frame that is missing between others is reported, and those beyond it are
+    skipped. Raises ValueError if the set has no video, no value for "no class" or cannot have this --stride,
+    FileNotFoundError if no labelled frame has a neighbour.
+    """
+    if chosen.stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
+        raise ValueError(f"{spec.name} names propagated frames by number; leave --stride out.")
+    video = video_frames(spec, root)
+    found, missing = [], []
+    for pair in pairs:
+        try:
+            frames, gaps = _frames_without_gaps(spec, video, pair, chosen)
+            steps = sorted((step for step in frames if 0 < abs(step) <= chosen.propagate), key=lambda k: (abs(k), k))
+            to_make = {step: pair_to_write(spec, root, pair, step, out) for step in steps}
+        except ValueError as error:
+            missing.append(f"{pair.name}: {one_line(error)}")
+            continue
+        if to_make:
+            found.append(LabelledSequence(pair, frames, to_make))
+        else:
+            steps_away = counted(chosen.stride, "step")
+            missing.append(f"{pair.name}: its video has no frame {steps_away} before or after it")
+        if to_make and gaps:
+            missing.append(f"{pair.name}: its video lacks {' and '.join(gaps)}, so no pairs are made beyond")
+    if found:
+        masks = next(iter(found[0].to_make.values())).masks
+        label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # fails now if no value means "no class"
+    else:
+        folders = dict.fromkeys(
+            str(root / layout.image_dir.format(folder=folder))
+            for layout in (spec.video.layouts if spec.video else ())
+            for folder in (folder for folders in spec.splits.values() for folder in folders)
+        )
+        raise FileNotFoundError(
+            f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {', '.join(folders)}. "
+            "If its frame numbers are further apart, but the frames close enough in time, use --stride."
+        )
+    return found, missing
+
+
+def _frames_without_gaps(
+    spec: DatasetSpec, video: Mapping[str, Sample], pair: Sample, chosen: PropagationConfig
+) -> tuple[dict[int, Path], list[str]]:
+    """The frames by step, up to the first that is missing on either side; and the names of those, if others follow."""
+    most = chosen.propagate + frames_beyond(chosen.flow)
+    numbers = [step * chosen.stride for step in range(-most, most + 1) if step]
+    there = {number // chosen.stride: path for number, path in frames_around(spec, video, pair.name, numbers).items()}
+    frames, gaps = {0: pair.image_path}, []
+    for direction in (-1, 1):
+        ahead = [direction * step for step in range(1, most + 1)]
+        kept = list(takewhile(there.__contains__, ahead))
+        frames |= {step: there[step] for step in kept}
+        if spec.video and any(step in there for step in ahead[len(kept) : chosen.propagate]):
+            gaps.append(spec.video.name_of(pair.name, ahead[len(kept)] * chosen.stride))
+    return frames, gaps
 
 
 @dataclass(frozen=True)
 class PairMaker:
-    """Makes the pairs of one sequence after another. root: of the labelled frames. out: root of what is written."""
+    """Makes the pairs of one sequence after another.
+
+    root: of the labelled frames. out: root of what is written. device: where the network of --flow runs.
+    """
 
     spec: DatasetSpec
     root: Path
     out: Path
-    method: Method
+    chosen: PropagationConfig
+    device: str = "cpu"
 
     def __call__(self, sequence: LabelledSequence) -> tuple[list[Record], str]:
         """Read, propagate and write all pairs of `sequence`.
@@ -66,17 +137,22 @@ class PairMaker:
         Returns their records, and why the rest could not be made, "" if all were: one bad file stops no other sequence.
         """
         records: list[Record] = []
+        chosen = self.chosen
         try:
             image, labels = load_sample(sequence.pair, self.spec)
             frames = {step: image if step == 0 else read_image(path) for step, path in sequence.frames.items()}
-            _check_sizes(frames, sequence)
-            if self.method.flow == "exact":
-                find_displacement: FindDisplacement = StreetFlow(self.root, sequence.pair.name, self.method.stride)
+            height, width = labels.shape
+            for step, frame in frames.items():
+                if frame.shape[:2] != labels.shape:
+                    size = f"{frame.shape[1]}x{frame.shape[0]}"
+                    raise ValueError(f"{sequence.frames[step]} is {size}, but the labelled frame is {width}x{height}")
+            if chosen.flow == "exact":
+                find_displacement: FindDisplacement = StreetFlow(self.root, sequence.pair.name, chosen.stride)
             else:
-                find_displacement = FlowChain(frames, _estimator(self.method))
+                find_displacement = FlowChain(frames, _estimator(chosen.flow, chosen.flow_weights, self.device))
             for made in propagate(
                 frames, labels, find_displacement, list(sequence.to_make),
-                mode=self.method.mode, keep=self.method.keep, ignore_label=self.spec.ignore_label,
+                mode=chosen.mode, keep=chosen.kept_tests, ignore_label=self.spec.ignore_label,
             ):  # fmt: skip
                 records.append(self._write(made, sequence))
         except USER_ERRORS as error:
@@ -84,24 +160,24 @@ class PairMaker:
         return records, ""
 
     def find_done(self, sequence: LabelledSequence) -> tuple[list[Record], LabelledSequence]:
-        """The records of the pairs that are complete on disk and made by this method from these files, and the rest."""
+        """The records of the pairs that are complete on disk and made in this way from these files, and the rest."""
         found = {step: record_of(pair) for step, pair in sequence.to_make.items()}
         done = {step: r for step, r in found.items() if r and r["made_with"] == self._fingerprint(sequence, step)}
         left = {step: pair for step, pair in sequence.to_make.items() if step not in done}
         return list(done.values()), replace(sequence, to_make=left)
 
     def _write(self, made: Propagated, sequence: LabelledSequence) -> Record:
-        pair, method = sequence.to_make[made.step], self.method
+        pair = sequence.to_make[made.step]
         assert pair.label_path is not None, f"{pair.name} is to have labels"
         record: Record = {
             "image": pair.image_path.relative_to(self.out).as_posix(),
             "labels": pair.label_path.relative_to(self.out).as_posix(),
             "from": sequence.pair.name,
             "step": made.step,
-            "flow": method.flow,
-            "mode": method.mode,
-            "keep": list(method.keep),
-            "stride": method.stride,
+            "flow": self.chosen.flow,
+            "mode": self.chosen.mode,
+            "keep": list(self.chosen.kept_tests),
+            "stride": self.chosen.stride,
             "no_class": round(float((made.labels == self.spec.ignore_label).mean()), 4),
             "void": {test: round(share, 4) for test, share in made.void_shares.items()},
             "difference": None if math.isnan(made.residual) else round(made.residual, 2),
@@ -115,32 +191,51 @@ class PairMaker:
 
     def _fingerprint(self, sequence: LabelledSequence, step: int) -> str:
         """A hash of all that the pair depends on; of files size and time, since reading them would take too long."""
-        way, beyond = 1 if step > 0 else -1, frames_beyond(self.method.flow)
+        chosen, way, beyond = self.chosen, 1 if step > 0 else -1, frames_beyond(self.chosen.flow)
         seen = [sequence.frames.get(k) for k in range(-beyond * way, step + (beyond + 1) * way, way)]
-        weights = Path(self.method.weights) if self.method.weights else None
+        weights = Path(chosen.flow_weights) if chosen.flow_weights else None
         files = [path for path in (*seen, sequence.pair.label_path, weights) if path]
         stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
-        method = {key: value for key, value in asdict(self.method).items() if key != "device"}
+        method: dict[str, object] = {"flow": chosen.flow, "weights": chosen.flow_weights, "mode": chosen.mode}
+        method |= {"keep": chosen.kept_tests, "stride": chosen.stride}
         return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
-def _estimator(method: Method) -> EstimateFlow:
-    # Once per process, since it may be a network.
-    return build_flow(method.flow, weights=method.weights, device=method.device)
+def _estimator(name: str, weights: str | None, device: str) -> EstimateFlow:
+    return build_flow(name, weights=weights, device=device)  # once per process, since it may be a network
 
 
-def _check_sizes(frames: Mapping[int, Uint8Array], sequence: LabelledSequence) -> None:
-    height, width = frames[0].shape[:2]
-    if min(height, width) < SMALLEST:
-        raise ValueError(f"{sequence.pair.image_path} has {width}x{height} pixels, too few to estimate motion.")
-    for step, frame in frames.items():
-        if frame.shape[:2] != (height, width):
-            raise ValueError(
-                f"{sequence.frames[step]} is {frame.shape[1]}x{frame.shape[0]}, but the labelled frame is "
-                f"{width}x{height} (width x height)"
-            )
+def write_manifest(folder: Path, root: Path) -> None:
+    """List all pairs in `folder`, of earlier runs too, from the records in their label files. root: of their paths."""
+    notes = (read_note(folder / path, PAIR_NOTE) for path in files_below(folder) if path.endswith(".png"))
+    records = [json.loads(note) for note in notes if note]
+    lines = {record["image"]: json.dumps(record) for record in records if (root / record["image"]).is_file()}
+    with atomic_path(folder / MANIFEST) as temporary:
+        temporary.write_text("".join(f"{lines[image]}\n" for image in sorted(lines, key=natural_order)))
+
+
+def summarize_steps(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """For each step, smallest first: number of pairs, and the means of their shares and difference."""
+    groups: defaultdict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record["step"]].append(record)
+    return [
+        {
+            "step": step,
+            "pairs": len(group),
+            "no_class": _mean(record["no_class"] for record in group),
+            "void": {test: _mean(record["void"][test] for record in group) for test in group[0]["void"]},
+            "difference": _mean(record["difference"] for record in group),
+        }
+        for step, group in sorted(groups.items())
+    ]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if known else None
 
 
 def draw_sheet(spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: Sequence[Record]) -> Uint8Array:

@@ -125,6 +125,11 @@ class PropagationConfig:
     )
     keep: str = option("", "void tests to switch off, comma-separated: hidden, outside, residual")
 
+    @property
+    def kept_tests(self) -> tuple[str, ...]:
+        """The names in --keep, sorted."""
+        return tuple(sorted({test.strip() for test in self.keep.split(",") if test.strip()}))
+
 
 @dataclass(frozen=True, kw_only=True)
 class PropagateOutputConfig:

@@ -29,27 +29,15 @@ from training.run_log import BEST, LAST, NUM_SAMPLES, RunLog, as_picture, record
 from utils.command import run_command
 from utils.device import autocast_dtype, resolve_device
 from utils.distributed import find_processes
-from utils.images import Uint8Array, side_by_side
+from utils.images import side_by_side
 from utils.parallel import default_num_workers, prepare_worker
 from utils.text import counted
-from video.clips import (
-    Clip,
-    ClipDraw,
-    ClipSample,
-    TrainingClips,
-    collate_clips,
-    draw_clips,
-    evenly,
-    find_frame_sequences,
-    load_clip,
-    split_sequences,
-)
+from video.clips import Clip, ClipDraw, TrainingClips, collate_clips, find_frame_sequences, load_clip, split_sequences
 from video.flow import sdc_inputs
-from video.sdc import WHITE, SDCLoss, SDCNet, arch_name, displace, load_sdc, sdc_loss, sdc_of
+from video.sdc import WHITE, SDCNet, arch_name, displace, load_sdc, sdc_loss, sdc_of
 
-SMALLEST_CROP = 32  # pixels; DIS finds nothing in less
 # Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
-SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying", "loss", "loss_of_flow")
+SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying")
 BRIGHTER = 4  # how much differences are amplified in the sample images
 
 
@@ -68,20 +56,30 @@ class SDCTraining:
     val: Sequence[Clip]
 
 
-def main(config: VideoTrainConfig) -> int:
-    """Train as `config` says. Returns the exit code."""
+def main(config: VideoTrainConfig) -> None:
+    """Train epoch by epoch, score, and keep `last.pth` and `best.pth`."""
     training = set_up(config)
-    with training.log:
-        train(training)
-    return 0
+    run, log, progress = config.run, training.log, training.progress
+    with log:
+        if progress.is_due:
+            score(training)
+        is_over = progress.is_over()
+        while not is_over:
+            train_one_epoch(training)
+            check_weights(training.net, training.dtype)
+            is_over = run.test_mode or progress.is_over()
+            progress.is_due = is_over or progress.epoch % run.val_interval == 0
+            save(training, LAST)
+            if progress.is_due:
+                score(training)
+                is_over = is_over or progress.is_over()  # the time may have run out meanwhile
+        log.say(f"best PSNR {progress.best:.2f} dB: {log.folder / BEST}")
 
 
 def set_up(config: VideoTrainConfig) -> SDCTraining:
     """Find the frames, build network and optimizer. Nothing is written before all of this has succeeded."""
     if find_processes().world_size > 1:
         raise ValueError("python -m video.train works in one process; start it without torchrun.")
-    if config.frames.crop_size < SMALLEST_CROP:
-        raise ValueError(f"--crop_size must be at least {SMALLEST_CROP}, got {config.frames.crop_size}.")
     device = resolve_device(config.device.device)
     dtype = autocast_dtype(device, bf16=config.device.bf16, fp16=False)
     sequences = find_frame_sequences(Path(config.frames.frames))
@@ -106,74 +104,50 @@ def set_up(config: VideoTrainConfig) -> SDCTraining:
     )
     log, progress = open_run(config.run, start, as_dict(config), record_start(dtype), about)
     progress.is_due = progress.is_due or (not start and progress.epoch == 0)  # the initial network is scored too
-    scored = evenly(val, config.frames.num_val)
-    return SDCTraining(config, device, dtype, net, optimizer, log, progress, clips, scored)
-
-
-def train(training: SDCTraining) -> None:
-    """Train epoch by epoch, score, and keep `last.pth` and `best.pth`."""
-    run, log, progress = training.config.run, training.log, training.progress
-    if progress.is_due:
-        score(training)
-    is_over = progress.is_over()
-    while not is_over:
-        train_one_epoch(training)
-        check_weights(training.net, training.dtype)
-        is_over = run.test_mode or progress.is_over()
-        progress.is_due = is_over or progress.epoch % run.val_interval == 0
-        save(training, LAST)
-        if progress.is_due:
-            score(training)
-            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
-    log.say(f"best PSNR {progress.best:.2f} dB: {log.folder / BEST}")
+    scored = np.linspace(0, len(val) - 1, min(config.frames.num_val, len(val))).round().astype(int)  # evenly spaced
+    return SDCTraining(config, device, dtype, net, optimizer, log, progress, clips, [val[i] for i in scored])
 
 
 def train_one_epoch(training: SDCTraining) -> None:
     """One pass over the training clips, one optimizer step per batch."""
     config, progress = training.config, training.progress
     training.net.train()
-    draws = draw_clips(config.run.seed, progress.epoch, len(training.train), config.frames.repeat)
-    loader = training_loader(training, draws)
+    loader = training_loader(training)
     with Meters(progress, len(loader), training.log, training.device, training.dtype) as meters:
         for step, (frames, flows) in enumerate(meters.timed(loader)):
             lr = config.optim.lr * 0.1 ** (meters.schedule_at(step) / config.run.max_epoch)
             set_lr(training.optimizer, lr)
-            total, *parts = optimizer_step(training, frames, flows)
-            meters.add(total, len(frames))
-            meters.end_step(lr, **dict(zip(SDCLoss._fields[1:], parts, strict=True)))
+            frames, flows = (values.to(training.device, non_blocking=True) for values in (frames, flows))
+            prediction, motion = predict(training, frames, flows)
+            loss, terms = sdc_loss(prediction, frames[:, -1].float(), motion)
+            training.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            training.optimizer.step()
+            meters.add(loss.detach(), len(frames))
+            meters.end_step(lr, **terms)
             if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
                 break
     progress.epoch += 1
 
 
-def training_loader(training: SDCTraining, draws: list[ClipDraw]) -> DataLoader[ClipSample]:
-    """Batches of the crops that `draws` name."""
-    config, on_gpu = training.config, training.device.type == "cuda"
-    count = config.device.num_workers
-    if count is None:  # on a CPU the network needs the cores more than DIS does
-        count = default_num_workers(find_processes()) if on_gpu else 0
-    crops = TrainingClips(training.train, config.net.mode, config.frames.crop_size, config.run.seed)
+def training_loader(training: SDCTraining) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of crops of every clip, --repeat times, in the epoch's random order."""
+    config, epoch, num_clips = training.config, training.progress.epoch, len(training.train)
+    order = np.random.default_rng((config.run.seed, epoch)).permutation(num_clips * config.frames.repeat)
+    draws = [ClipDraw(epoch, place, int(number) % num_clips) for place, number in enumerate(order)]
+    on_gpu, num_workers = training.device.type == "cuda", config.device.num_workers
+    if num_workers is None:  # on a CPU the network needs the cores more than DIS does
+        num_workers = default_num_workers(find_processes()) if on_gpu else 0
     return DataLoader(
-        crops,
+        TrainingClips(training.train, config.net.mode, config.frames.crop_size, config.run.seed),
         batch_size=min(config.frames.batch, len(draws)),
         sampler=draws,
         drop_last=True,
         collate_fn=collate_clips,
-        num_workers=count,
+        num_workers=num_workers,
         pin_memory=on_gpu,
         worker_init_fn=prepare_worker,
     )
-
-
-def optimizer_step(training: SDCTraining, frames: Tensor, flows: Tensor) -> SDCLoss:
-    """Train on one batch. frames [B, length, 3, S, S] uint8, flows [B, M, 2, S, S]. Returns the loss, detached."""
-    frames, flows = (values.to(training.device, non_blocking=True) for values in (frames, flows))
-    prediction, motion = predict(training, frames, flows)
-    loss = sdc_loss(prediction, frames[:, -1].float(), motion)
-    training.optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    training.optimizer.step()
-    return SDCLoss(*(part.detach() for part in loss))
 
 
 def predict(training: SDCTraining, frames: Tensor, flows: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,22 +166,17 @@ def score(training: SDCTraining) -> None:
     for number, clip in enumerate(tqdm(training.val, desc="score", disable=None, leave=False, dynamic_ncols=True)):
         inputs = sdc_inputs(load_clip(clip), training.config.net.mode)
         frames, flows = (values[None].to(training.device) for values in inputs)
-        prediction, motion = predict(training, frames, flows)
-        before, truth, flow = frames[:, -2].float(), frames[:, -1].float(), flows[:, -1]
-        by_flow = displace(before, flow)
-        losses = (sdc_loss(made, truth, way).total.item() for made, way in ((prediction, motion), (by_flow, flow)))
-        rows.append([*(psnr(made, truth) for made in (prediction, by_flow, before)), *losses])
+        prediction, _ = predict(training, frames, flows)
+        before, truth = frames[:, -2].float(), frames[:, -1].float()
+        rows.append([psnr(made, truth) for made in (prediction, displace(before, flows[:, -1]), before)])
         if number < NUM_SAMPLES:
-            write_sample(training.log, progress.epoch, number, sample(before[0], prediction[0], truth[0]))
+            difference = (WHITE - BRIGHTER * (prediction - truth).abs()).clamp(min=0)  # white: none
+            pictures = [as_picture(values[0].round().byte()) for values in (before, prediction, truth, difference)]
+            write_sample(training.log, progress.epoch, number, side_by_side(pictures))
     scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
-    if not math.isfinite(scores["psnr"]):
-        raise ValueError(
-            "the predicted frames became NaN or infinite. Start a new run (--exp) with a smaller --lr, or from another "
-            "--snapshot."
-        )
     training.log.say(
         f"epoch {progress.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
-        f"copying {scores['psnr_of_copying']:.2f}; loss {scores['loss']:.4f}, the flow's {scores['loss_of_flow']:.4f}"
+        f"copying {scores['psnr_of_copying']:.2f}"
     )
     training.log.scalars("val", {"epoch": progress.epoch, **scores})
     progress.scores, progress.is_due = scores, False
@@ -221,12 +190,6 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of values 0 to 255; at most 100, for equal images. NaN if either has NaN."""
     error = (picture - truth).square().mean().item()
     return min(10 * math.log10(WHITE**2 / max(error, 1e-12)), 100.0) if math.isfinite(error) else math.nan
-
-
-def sample(before: Tensor, prediction: Tensor, truth: Tensor) -> Uint8Array:
-    """Previous frame, prediction, truth and their difference, side by side. [3, H, W], values 0 to 255."""
-    difference = (WHITE - BRIGHTER * (prediction - truth).abs()).clamp(min=0)  # white: none
-    return side_by_side([as_picture(values.round().byte()) for values in (before, prediction, truth, difference)])
 
 
 def save(training: SDCTraining, name: str) -> None:

@@ -7,19 +7,15 @@ import re
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datasets.files import Sample, named_files, normalize_unicode
-from datasets.labels import label_pixels
 from datasets.segmentation import load_sample
 from datasets.specs.class_table import CLASSES_FILE, PHOTO_SUFFIXES, class_table, read_spec, read_table
-from datasets.specs.registry import DATASETS, check_name
+from datasets.specs.registry import dataset_spec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, natural_order, writable_folder, write_json
 from utils.images import write_image
@@ -47,16 +43,10 @@ def find_classes(label_dir: Path, classes: str | None, dataset: str) -> dict[str
     """The content of a classes.json that defines what the labels mean.
 
     classes: a classes.json. dataset: else the data set whose values the labels use. With neither, the classes.json in
-    the labels' folder or next to it. Raises FileNotFoundError if that is missing, ValueError if it is wrong or if
-    nothing in it means "no class".
+    the labels' folder or next to it. Raises FileNotFoundError if that is missing, ValueError if it is wrong.
     """
     if dataset not in ("", "folder") and not classes:
-        check_name(dataset)
-        if dataset not in DATASETS:
-            raise ValueError(
-                f"--dataset {dataset}: its classes are defined in its folder; give a classes.json with --classes."
-            )
-        return class_table(DATASETS[dataset])
+        return class_table(dataset_spec(dataset))
     places = [Path(classes)] if classes else [label_dir / CLASSES_FILE, label_dir.parent / CLASSES_FILE]
     table = next((path for path in places if path.is_file()), None)
     if table is None:
@@ -64,8 +54,7 @@ def find_classes(label_dir: Path, classes: str | None, dataset: str) -> dict[str
             f"no {' nor '.join(map(str, places))}, which defines what the labels mean. "
             "Give one with --classes, or with --dataset the data set whose values the labels use."
         )
-    spec = replace(read_spec(label_dir, table), title=str(table))
-    label_pixels(np.zeros((1, 1), np.uint8), spec.layouts[0].masks, spec)
+    read_spec(label_dir, table)  # fails now if it is wrong, not when all frames have been decoded
     return read_table(table, "classes")[0]
 
 
@@ -136,7 +125,7 @@ def make_dataset(
     return left_out
 
 
-def _named_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _named_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files below `folder` with these suffixes, in natural order, by their path without the suffix."""
     found = sorted(named_files(folder, suffixes), key=lambda named: natural_order(named[0]))
     return {normalize_unicode(name): path for name, path in found}
