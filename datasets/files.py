@@ -161,7 +161,7 @@ def _samples_of_split(spec: DatasetSpec, root: Path, split: str, need_labels: bo
         found = _members(spec, layout, root, folder, samples_in(layout, root, folder))
         if not found:
             wanted = f"{root / layout.image_dir.format(folder=folder)}/**/*[{'|'.join(layout.image_suffixes)}]"
-            raise FileNotFoundError(f"data set {spec.name}: no images match {wanted} ({split}). See PREPARE_DATASETS.md.")
+            raise FileNotFoundError(f"{spec.name}: no images match {wanted} ({split}). See PREPARE_DATASETS.md.")
         for sample in found:
             if need_labels and split not in spec.unlabelled and sample.label_path is None:
                 stem = root / (layout.label_dir or "").format(folder=folder) / sample.name

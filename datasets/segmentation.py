@@ -83,15 +83,10 @@ class BadFiles:
         self.problems.add(problem)
         count = len(self.problems)
         if count > self.skip_bad:
-            raise one_too_many(problem, self.skip_bad)
+            raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is exhausted)" if self.skip_bad else problem)
         if self.show:
             told = f"warning: skipped {self.when}, {count} of at most {self.skip_bad}: {problem}"
             tqdm.write(told, file=sys.stderr)
-
-
-def one_too_many(problem: str, skip_bad: int) -> ValueError:
-    """The error of a file that may no longer be skipped."""
-    return ValueError(f"{problem} (--skip_bad {skip_bad} is exhausted)" if skip_bad else problem)
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
@@ -122,7 +117,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
             except USER_ERRORS as error:
                 untried = np.setdiff1d(np.arange(self.num_images), [*problems, request.sample_index])
                 if len(problems) == self.skip_bad or not len(untried):
-                    raise one_too_many(one_line(error), self.skip_bad) from error
+                    raise ValueError(one_line(error)) from error
                 problems[request.sample_index] = one_line(error)
             generator = np.random.default_rng((self.seed, request.epoch, request.position, len(problems)))
             request = replace(request, sample_index=int(generator.choice(untried)), center=None)

@@ -113,7 +113,7 @@ def test_three_ranks_together_see_the_samples_of_one(root):
 
 def test_samples_do_not_depend_on_the_cache(root):
     assert_same(batches(root, cache_dir=str(root / "cache")), batches(root))
-    assert len(list((root / "cache").rglob("*.pixels"))) == 12
+    assert len(list((root / "cache").rglob("*.image.npy"))) == 12
 
 
 def test_a_sample_differs_from_epoch_to_epoch_and_from_place_to_place(root):
@@ -347,7 +347,7 @@ def test_training_takes_cache_and_skip_bad(root, tmp_path, capsys):
     ]  # fmt: skip
     assert train_command.main(parse_command_line(TrainConfig, [str(word) for word in arguments])) == 0
     assert "03.png" in capsys.readouterr().err
-    assert len(list((tmp_path / "cache").rglob("*.pixels"))) == 11 + 5
+    assert len(list((tmp_path / "cache").rglob("*.image.npy"))) == 11 + 5
     assert len(list((tmp_path / "index").glob("camvid_*.npz"))) == 1
 
 

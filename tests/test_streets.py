@@ -1,6 +1,5 @@
 """The embedded streets: what is drawn, how it moves, and how it lies on disk."""
 
-import json
 import os
 import signal
 import subprocess
@@ -244,40 +243,14 @@ def test_the_number_of_workers_changes_no_byte(tmp_path):
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def test_a_set_is_reused_and_replaced_when_the_parameters_change_and_nothing_else_is_touched(tmp_path):
+def test_a_set_is_reused_and_never_replaced_by_another(tmp_path):
     root = tmp_path / "set"
-    assert write_streets(root, **SMALL, with_flow=True)
-    (root / "notes").mkdir()
-    (root / "notes/mine.txt").write_text("kept")
-    assert not write_streets(root, **SMALL, with_flow=True)
-    assert write_streets(root, **{**SMALL, "seed": 4, "num_test": 0})
-    assert (root / "notes/mine.txt").read_text() == "kept"
-    assert json.loads((root / "streets.json").read_text())["seed"] == 4
-    (root / "notes/mine.txt").unlink()
-    write_streets(tmp_path / "fresh", **{**SMALL, "seed": 4, "num_test": 0})
-    assert files_of(root) == files_of(tmp_path / "fresh")  # no flow and no test images of the old streets
-
-
-@pytest.mark.parametrize("name", ["propagated/train/street0000_000001.jpg", "video/train/street0000_000004.png"])
-def test_what_fits_the_old_streets_alone_is_named_and_neither_kept_beside_others_nor_lost(tmp_path, name, monkeypatch):
-    root = tmp_path / "set"
-    write_streets(root, **SMALL)
-    (root / name).parent.mkdir(parents=True)
-    (root / name).write_bytes(b"x")
+    assert write_streets(root, **SMALL)
+    assert not write_streets(root, **SMALL)
     before = files_of(root)
-    monkeypatch.setattr("datasets.streets.write._write_all", lambda *_: pytest.fail("told too late"))
-    with pytest.raises(FileExistsError, match=rf"{name.split('/')[0]} belongs to the existing streets"):
+    with pytest.raises(FileExistsError, match=r"set holds other files than would be drawn; choose a new or empty"):
         write_streets(root, **{**SMALL, "seed": 4})
     assert files_of(root) == before
-
-
-def test_a_file_of_others_among_the_drawn_ones_is_named_and_kept(tmp_path):
-    root = tmp_path / "set"
-    write_streets(root, **SMALL)
-    (root / "train/photo.jpg").write_bytes(b"x")
-    with pytest.raises(FileExistsError, match=r"train/photo.jpg was not drawn and would be lost"):
-        write_streets(root, **{**SMALL, "seed": 4})
-    assert (root / "train/photo.jpg").read_bytes() == b"x"
 
 
 def test_a_link_and_the_folder_one_stands_in_are_filled(tmp_path, monkeypatch):
@@ -293,20 +266,6 @@ def test_a_link_and_the_folder_one_stands_in_are_filled(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "here", "set"]
 
 
-def test_a_replacement_that_was_stopped_half_way_is_drawn_anew(tmp_path, monkeypatch):
-    root = tmp_path / "set"
-    write_streets(root, **SMALL)
-
-    def stop(*_):
-        raise OSError("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", stop)
-        with pytest.raises(OSError, match="stopped"):
-            write_streets(root, **{**SMALL, "seed": 4})
-    assert write_streets(root, **SMALL)  # not taken for the old set either
-
-
 def test_a_split_of_no_images_has_no_folder(tmp_path):
     write_streets(tmp_path / "set", **{**SMALL, "num_test": 0})
     assert not list((tmp_path / "set").glob("test*"))
@@ -316,19 +275,10 @@ def test_a_half_written_set_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("datasets.streets.write._write_image", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         write_streets(tmp_path / "set", **SMALL)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_with_other_files_is_left_alone(tmp_path):
-    (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(FileExistsError, match=r"holds files but no streets\.json"):
-        write_streets(tmp_path, **SMALL)
-    with pytest.raises(FileExistsError, match="not a folder"):
-        write_streets(tmp_path / "holiday.jpg", **SMALL)
-    assert (tmp_path / "holiday.jpg").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("values", [{"num_train": 0, "num_val": 0, "num_test": 0}, {"height": 8}])

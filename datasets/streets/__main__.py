@@ -31,7 +31,6 @@ class StreetsConfig:
     errors: ErrorConfig
 
 
-
 if __name__ == "__main__":
     CONFIG = parse_command_line(StreetsConfig)  # before heavy imports, so that --help answers at once
 

@@ -8,7 +8,6 @@ ROOT/streets.json holds the parameters. A stem is `<street>_<frame number>`; a s
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -21,19 +20,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.specs.spec import PROPAGATED
 from datasets.streets.render import draw, flow_and_visibility
 from datasets.streets.world import build_world
 from utils.parallel import as_finished, available_cores
 from utils.text import counted
 
-SPLITS = ("train", "val", "test")
 MARKER = "streets.json"
 DRAWING_VERSION = 3  # increase it when the same parameters give different files
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 SMALLEST_SIDE = 32
 PART = ".part"  # suffix of the folder in which a set is drawn
-OF_DRAWN_STREETS = (PROPAGATED, "video")  # folders that others add, with frames named after the drawn ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +65,11 @@ class Street:
 
 
 def write_streets(root: Path, *, num_workers: int | None = None, progress: bool = True, **values: Any) -> bool:
-    """Write a data set of drawn streets below `root`, unless the same one already exists there.
-
-    If `root` holds other streets, the drawn files are replaced; anything else in it stays.
+    """Write a data set of drawn streets to `root`, a new or empty folder, unless the same one already exists there.
 
     num_workers: processes, None for one per core; the files do not depend on it. values: those of `StreetsPlan`.
     Returns whether anything was written. The set appears under its final name when it is complete.
-    Raises ValueError for a bad value, FileExistsError if `root` holds anything other than drawn streets, or files
-    that only fit the existing streets.
+    Raises ValueError for a bad value, FileExistsError if `root` holds anything else.
     """
     plan = StreetsPlan(**values)
     if plan.num_train + plan.num_val + plan.num_test == 0:
@@ -86,14 +79,17 @@ def write_streets(root: Path, *, num_workers: int | None = None, progress: bool 
     root = Path(root).resolve()  # the target of a link is filled, the link stays
     if read_plan(root) == asdict(plan):
         return False
-    _refuse_foreign(root)
+    if root.exists() and (not root.is_dir() or any(not path.name.endswith(PART) for path in root.iterdir())):
+        raise FileExistsError(f"--root {root} holds other files than would be drawn; choose a new or empty folder.")
     place = root if root.exists() else root.parent  # on the same disk, so that a move is a rename
     place.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=PART, dir=place))
     try:
-        temporary.chmod(0o755)  # mkdtemp excludes other users, a data set should not
         _write_all(temporary, plan, num_workers or available_cores(), progress)
-        _move_into_place(temporary, root, plan)
+        if read_plan(root) != asdict(plan):  # or another process has already written the same files
+            root.mkdir(exist_ok=True)
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
+                path.rename(root / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
@@ -108,53 +104,10 @@ def read_plan(root: Path) -> dict[str, object] | None:
     return plan if isinstance(plan, dict) else None
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Drawn streets may be replaced; anything else stays, and files that only fit them must be moved away first."""
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise FileExistsError(f"--root {root} is not a folder. Choose a new or empty one.")
-    if read_plan(root) is None:
-        if any(not path.name.endswith(PART) for path in root.iterdir()):
-            raise FileExistsError(f"--root {root} holds files but no {MARKER}; they are kept. Choose a new folder.")
-        return
-    way_out = "Move it away, or choose another --root."
-    for folder in (root / name for name in OF_DRAWN_STREETS):
-        if any(path.is_file() for path in folder.rglob("*")):
-            raise FileExistsError(f"{folder} belongs to the existing streets and would not fit others. {way_out}")
-    for path in (path for name in _drawn_names() for path in (root / name).glob("*")):
-        if not re.fullmatch(r"street\d+_\d+\.\w+", path.name):
-            raise FileExistsError(f"{path} was not drawn and would be lost. {way_out}")
-
-
-def _drawn_names() -> Iterator[str]:
-    """Names of everything that may be written to the root, the marker last."""
-    for split in SPLITS:
-        yield from (split, f"{split}annot", f"{split}flow", f"{split}.txt")
-    yield MARKER
-
-
-def _move_into_place(temporary: Path, root: Path, plan: StreetsPlan) -> None:
-    if read_plan(root) == asdict(plan):
-        return  # another process has already written the same files
-    _refuse_foreign(root)
-    if not root.exists():
-        temporary.rename(root)
-        return
-    (root / MARKER).write_text("{}\n")  # if interrupted here: drawn streets without a plan, so they are redrawn
-    for name in _drawn_names():
-        if (root / name).is_dir() and not (root / name).is_symlink():
-            shutil.rmtree(root / name)
-        elif name != MARKER:
-            (root / name).unlink(missing_ok=True)
-        if (temporary / name).exists():
-            (temporary / name).replace(root / name)
-
-
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
     """The streets of a set, in drawing order."""
     number = 0
-    for split, num_images in zip(SPLITS, (plan.num_train, plan.num_val, plan.num_test), strict=True):
+    for split, num_images in (("train", plan.num_train), ("val", plan.num_val), ("test", plan.num_test)):
         for first in range(0, num_images, plan.frames_per_sequence):
             yield Street(split, number, min(plan.frames_per_sequence, num_images - first))
             number += 1
@@ -183,14 +136,9 @@ def _write_street(folder: Path, plan: StreetsPlan, street: Street) -> int:
     for t in range(street.num_frames):
         split, stem = street.split, street.stem(t)
         image, labels = draw(world, t, *size)
-        _write_image(folder / split / f"{stem}.jpg", image[..., ::-1])
-        _write_image(folder / f"{split}annot" / f"{stem}.png", labels)
+        (folder / split / f"{stem}.jpg").write_bytes(cv2.imencode(".jpg", image[..., ::-1], JPEG)[1].tobytes())
+        (folder / f"{split}annot" / f"{stem}.png").write_bytes(cv2.imencode(".png", labels)[1].tobytes())
         if plan.with_flow:
             flow, visible = flow_and_visibility(world, t, 1, *size)
             np.savez_compressed(folder / f"{split}flow" / f"{stem}.npz", flow=flow, visible=visible)
     return street.num_frames
-
-
-def _write_image(path: Path, image: np.ndarray) -> None:
-    data = cv2.imencode(path.suffix, np.ascontiguousarray(image), JPEG if path.suffix == ".jpg" else [])[1]
-    path.write_bytes(data.tobytes())
