@@ -27,17 +27,10 @@ NUM_WORKERS = "worker processes; default: one per core available to this process
 LARGEST_SIDE = 16384
 
 ARCHITECTURES: tuple[str, ...] = (
-    "DeepWV3Plus",
-    "DeepSRNX50V3PlusD_m1",
-    "DeepSRNX101V3PlusD_m1",
-    "DeepR18V3PlusD_m1",
-    "DeepR50V3PlusD_m1",
-    "DeepR101V3PlusD_m1",
-    "DeepMNV3V3PlusD_m1",
-    "DeepEffLite0V3PlusD_m1",
-    "DeepEffLite1V3PlusD_m1",
-    "DeepEffLite2V3PlusD_m1",
-)
+    "DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1",
+    "DeepR18V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepR101V3PlusD_m1",
+    "DeepMNV3V3PlusD_m1", "DeepEffLite0V3PlusD_m1", "DeepEffLite1V3PlusD_m1", "DeepEffLite2V3PlusD_m1",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +126,7 @@ class DataConfig:
         None, "decode each image once and keep it in this folder, 4 bytes per pixel; default: decode every time"
     )
     skip_bad: int = option(
-        0,
-        "skip up to this many unreadable training files, per process, with a warning",
-        must_be=NOT_NEGATIVE,
+        0, "skip up to this many unreadable training files, per process, with a warning", must_be=NOT_NEGATIVE
     )
     repeat: int = option(
         1, "visit the training images this many times per epoch; for small data sets", must_be=POSITIVE
@@ -158,10 +149,7 @@ class AugmentConfig:
 
     crop_size: int = option(720, "side of the square training crop, in pixels", must_be=POSITIVE, at_most=LARGEST_SIDE)
     crop_width: int | None = option(
-        None,
-        "crop width, if not square; --crop_size is then the height",
-        must_be=POSITIVE,
-        at_most=LARGEST_SIDE,
+        None, "crop width, if not square; --crop_size is then the height", must_be=POSITIVE, at_most=LARGEST_SIDE
     )
     pre_size: int | None = option(
         None,

@@ -169,16 +169,14 @@ def validate(training: Training) -> Scores:
     confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
     num_shown = 0
     give_back_freed_memory()  # whole images and crops differ in size
-    for images, labels in tqdm(
-        training.val, desc="validate", leave=False, dynamic_ncols=True,
-        disable=None if training.processes.is_main else True,
-    ):
+    hidden = None if training.processes.is_main else True  # None: shown on a terminal
+    for images, labels in tqdm(training.val, desc="validate", leave=False, dynamic_ncols=True, disable=hidden):
         pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
-            predictions = net(pixels).argmax(1)
-        confusion.update(labels.to(training.device, non_blocking=True), predictions)
+            prediction = net(pixels).argmax(1)
+        confusion.update(labels.to(training.device, non_blocking=True), prediction)
         if num_shown < NUM_SAMPLES and training.processes.is_main:
-            for sample in zip(images, labels, predictions.byte().cpu(), strict=True):
+            for sample in zip(images, labels, prediction.byte().cpu(), strict=True):
                 picture = beside_labels(training.spec, *sample)
                 write_sample(training.log, training.progress.epoch, num_shown, picture)
                 num_shown += 1

@@ -16,7 +16,7 @@ from datasets.specs.spec import DatasetSpec, first_difference
 from network.checkpoint import Checkpoint, load_checkpoint, load_state, not_finite, plain, save_checkpoint
 from training.loop import Progress, remedy
 from training.optim import WeightAverage
-from training.run_log import LAST, RunLog, free_run_folder, run_folder, tensorboard_folder
+from training.run_log import LAST, RunLog, free_run_folder, run_folder
 from utils.distributed import lists_of_all, wait_for_all
 
 # Switches, with their group, that the optimizer's state depends on.
@@ -152,9 +152,8 @@ def open_run(
     if start and progress.is_over():
         flag = "max_epoch" if progress.epoch >= run.max_epoch else "max_minutes"
         notices.append(f"finished: --{flag} {getattr(run, flag):g} is reached; raise it to continue.")
-    events = tensorboard_folder(run.tb_path, folder, is_resumed=run.resume)
     wait_for_all()  # every process has looked before one creates the folders
-    log = RunLog(folder, events, active=is_main)
+    log = RunLog(folder, Path(run.tb_path) / folder.name, active=is_main)
     for text in (*notices, *about, f"run folder: {folder}"):
         log.say(text)
     log.config(settings, record)

@@ -63,9 +63,6 @@ TOLD_APART = ("data", "processes", "numbers")  # runs of which all have recorded
 NO_EFFECT = ("exp", "tb_tag", "ckpt", "tb_path", "seed", "resume", "index_dir", "cache_dir", "bs_mult_val",
              "dump_augmentation_images", "device", "num_workers")  # fmt: skip
 CSV_HEADER = ("group", "flags", "source", "class", "score", "seeds", "mean", "std", "min", "max", "per_seed")
-# Of Okabe and Ito: distinguishable also for the colour-blind. After the last, lines are dashed.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES, MARKERS = ("-", "--", ":"), "osD^v"
 
 
 class Measure(NamedTuple):
@@ -133,7 +130,7 @@ def main(config: CompareConfig) -> int:
     if not any(measure.class_name for measure in measures):
         print(f"scores of each class: {NOT_RECORDED}; eval.py writes them into the run folder")
     write_csv(csv, CSV_HEADER, csv_lines(groups, measures))
-    write_plot(png, groups, measures)
+    write_plot(png, groups)
     print(f"\nwrote {escape(csv)} and {escape(png)}")
     return 0
 
@@ -263,53 +260,31 @@ def csv_lines(groups: Sequence[Group], measures: Sequence[Measure]) -> Iterator[
                 yield group.number, group.label, *measure, *spread, each
 
 
-def write_plot(path: Path, groups: Sequence[Group], measures: Sequence[Measure]) -> None:
-    """Validation mIoU and training loss over epochs, mean and range of each group; below, the IoU of each class."""
-    of_classes = [measure for measure in measures if measure.class_name and measure.score == "iou"]
-    of_classes = [measure for measure in of_classes if measure.source == of_classes[0].source]
-    heights = [4.0, 0.5 + (0.16 + 0.07 * len(groups)) * len(of_classes)][: 2 if of_classes else 1]
-    panels: Any = [["mIoU", "loss"], ["classes"] * 2][: len(heights)]
-    with new_plot(path, (13, sum(heights) + 0.25 * len(groups)), dpi=110) as figure:
-        axes = figure.subplot_mosaic(panels, height_ratios=heights)
-        axes["mIoU"].set_title("validation mIoU in percent; line: mean, band: lowest to highest seed", loc="left")
-        axes["loss"].set_title("training loss (of different losses not comparable)", loc="left")
-        lines = []
-        for group in groups:
-            turn, color = divmod(group.number - 1, len(COLORS))
-            marker = MARKERS[(group.number - 1) % len(MARKERS)]
-            style = {"color": COLORS[color], "linestyle": LINES[turn % len(LINES)]}
-            lines.append(_draw_curve(axes["mIoU"], group, ("val", "mean_iou", 100.0), style | {"marker": marker}))
-            _draw_curve(axes["loss"], group, ("train", "loss", 1.0), style)
-            for row, measure in enumerate(of_classes):
-                if values := [100 * value for _, value in group.of(measure)]:
-                    y = row + 0.7 * ((group.number - 0.5) / len(groups) - 0.5)
-                    axes["classes"].hlines(y, min(values), max(values), color=COLORS[color], linewidth=2)
-                    axes["classes"].plot(np.mean(values), y, marker, markersize=4, color=COLORS[color])
-        if of_classes:
-            title = f"IoU of each class in percent, {of_classes[0].source}; point: mean, bar: lowest to highest seed"
-            axes["classes"].set_title(title, loc="left")
-            axes["classes"].set_yticks(range(len(of_classes)), [measure.class_name for measure in of_classes])
-            axes["classes"].set_ylim(len(of_classes) - 0.5, -0.5)  # the first class at the top
-        for axis in axes.values():
+def write_plot(path: Path, groups: Sequence[Group]) -> None:
+    """Validation mIoU and training loss over epochs: mean and range of each group over the epochs all its runs have."""
+    with new_plot(path, (13, 4 + 0.25 * len(groups)), dpi=110) as figure:
+        for axis, kind, key, factor, title in zip(
+            figure.subplots(1, 2), ("val", "train"), ("mean_iou", "loss"), (100, 1),
+            ("validation mIoU in percent", "training loss (of different losses not comparable)"), strict=True,
+        ):  # fmt: skip
+            lines = []
+            for group in groups:
+                runs = [{row["epoch"]: factor * row[key] for row in run.rows
+                         if row["kind"] == kind and row.get(key) is not None} for run in group.runs]  # fmt: skip
+                runs = [dict(sorted(points.items())) for points in runs if points]
+                epochs = np.unique([epoch for points in runs for epoch in points])
+                for points in runs:
+                    epochs = epochs[(epochs >= min(points)) & (epochs <= max(points))]
+                values = [np.interp(epochs, list(points), list(points.values())) for points in runs] or [epochs]
+                style: Any = {"color": f"C{(group.number - 1) % 10}", "marker": "osD^v"[(group.number - 1) % 5]}
+                axis.fill_between(epochs, np.min(values, 0), np.max(values, 0), alpha=0.18, color=style["color"])
+                lines += axis.plot(epochs, np.mean(values, 0), markersize=5 if kind == "val" else 0, **style)
+            axis.set_title(f"{title}; line: mean, band: lowest to highest seed", loc="left")
+            axis.set_xlabel("epoch")
             axis.set_xlim(left=0)
             axis.grid(alpha=0.25)
         labels = [textwrap.fill(group.title(), 140, subsequent_indent="    ") for group in groups]
         figure.legend(lines, labels, loc="outside upper left", frameon=False)
-
-
-def _draw_curve(axis: Any, group: Group, curve: tuple[str, str, float], style: Mapping[str, Any]) -> Any:
-    """Mean and range of a group's runs over the epochs that all have. curve: kind, key, factor. Returns the line."""
-    kind, key, factor = curve
-    runs = [{row["epoch"]: factor * row[key] for row in run.rows if row["kind"] == kind and row.get(key) is not None}
-            for run in group.runs]  # fmt: skip
-    runs = [dict(sorted(points.items())) for points in runs if points]
-    epochs = np.unique([epoch for points in runs for epoch in points])
-    for points in runs:
-        epochs = epochs[(epochs >= min(points)) & (epochs <= max(points))]
-    values = np.array([np.interp(epochs, list(points), list(points.values())) for points in runs] or [epochs])
-    axis.fill_between(epochs, values.min(0), values.max(0), alpha=0.18, color=style["color"], linewidth=0)
-    axis.set_xlabel("epoch")
-    return axis.plot(epochs, values.mean(0), markersize=5, linewidth=1.8, **style)[0]
 
 
 def _as_text(value: Any) -> str:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ class RunLog:
         if not active:
             return
         writable_folder(folder, "--ckpt")
-        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
+        (folder / METRICS).touch()
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -61,14 +60,13 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, KeyboardInterrupt):
             last = self.folder / LAST
             kept = f"{last} holds the last finished epoch; continue with --resume"
             self.say(f"stopped. {kept if last.is_file() else 'No epoch was finished'}.")
-        self.close()
+        if self._events is not None:
+            self._events.close()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -85,10 +83,8 @@ class RunLog:
         rows = read_metrics(self.folder)
         kept = [row for row in rows
                 if row["epoch"] < epoch or (row["kind"] == "val" and row["epoch"] == epoch and not is_due)]  # fmt: skip
-        self._metrics.close()
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
-        self._metrics = (self.folder / METRICS).open("a", encoding="utf-8")
         self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train" and "step" in row)])
 
     def config(self, settings: Mapping[str, Any], start: Mapping[str, Any]) -> None:
@@ -108,8 +104,8 @@ class RunLog:
         """
         if not self.active:
             return
-        self._metrics.write(json_text({"kind": kind, "step": self.steps, **values}) + "\n")
-        self._metrics.flush()
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json_text({"kind": kind, "step": self.steps, **values}) + "\n")
         if self._events is not None:
             for name, value in values.items():
                 if isfinite(value):
@@ -119,13 +115,6 @@ class RunLog:
         """Show a picture [H, W, 3] uint8 in TensorBoard."""
         if self._events is not None:
             self._events.add_image(name, picture, self.steps, dataformats="HWC")
-
-    def close(self) -> None:
-        """Flush and close the files."""
-        if self.active:
-            self._metrics.close()
-            if self._events is not None:
-                self._events.close()
 
 
 def run_folder(run: RunConfig) -> Path:
@@ -137,14 +126,6 @@ def run_folder(run: RunConfig) -> Path:
 def free_run_folder(folder: Path) -> Path:
     """`folder` itself, or `folder-2`, `-3`, … if it already holds a run: a run never overwrites another."""
     return Path(first_free(str(folder), lambda name: (Path(name) / METRICS).exists()))
-
-
-def tensorboard_folder(tb_path: str, run: Path, *, is_resumed: bool) -> Path:
-    """<tb_path>/<name of the run>; numbered if that belongs to another run, the same as before if a run is resumed."""
-    linked = run / LINK
-    if is_resumed and linked.is_symlink():
-        return linked.resolve()
-    return Path(first_free(str(Path(tb_path) / run.name), lambda name: Path(name).exists()))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
