@@ -28,9 +28,8 @@ from training.optim import set_lr
 from training.run_log import BEST, LAST, NUM_SAMPLES, beside_labels, draw_curves, write_augmentation, write_sample
 from training.setup import Training, set_up
 from utils.command import run_command
-from utils.device import normalise, resolve_device
+from utils.device import give_back_freed_memory, normalise, resolve_device
 from utils.distributed import Processes, gradients_summed_later, process_group, share_buffers
-from utils.memory import give_back_freed_memory
 from utils.metrics import ConfusionMatrix, Scores, scores
 
 

@@ -39,9 +39,8 @@ from inference.predictor import Predictor
 from inference.results import result_paths, write_results
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import DeepLabV3Plus, build_network
-from utils.device import upsample
+from utils.device import keep_freed_memory, upsample
 from utils.images import Uint8Array, read_image
-from utils.memory import keep_freed_memory
 
 NUM_CLASSES = 19
 IN_A_ROW = {"cpu": 1, "cuda": 8}  # calls of a network: a GPU receives the next image while it works

@@ -23,8 +23,7 @@ from inference.load import fast_network
 from inference.predictor import Predictor
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import build_network
-from utils.device import resolve_device
-from utils.memory import keep_freed_memory
+from utils.device import keep_freed_memory, resolve_device
 
 NUM_CLASSES = 19
 SIZE = (1024, 2048)

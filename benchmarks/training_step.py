@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from network.blocks import DepthwiseConv2d, JoiningConv2d
 from network.deepv3 import build_network
-from utils.device import autocast_dtype, upsample
-from utils.memory import keep_freed_memory
+from utils.device import autocast_dtype, keep_freed_memory, upsample
 
 ARCH = "DeepMNV3V3PlusD_m1"
 NUM_CLASSES = 11

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from datasets.specs.spec import Color, SegClass
 from utils.images import Uint8Array
 from utils.plots import drawable, text_font
-from utils.text import display_width, padded
 
 PAPER, INK, FAINT_INK, OUTLINE = (255, 255, 255), (32, 33, 36), (112, 117, 122), (189, 193, 198)
 SMALLEST_FONT, LARGEST_FONT = 12, 30  # pixels
@@ -62,9 +61,9 @@ def class_list(classes: Sequence[SegClass], wanted: frozenset[int]) -> list[Clas
 
 def shares_table(shares: Sequence[ClassShare]) -> str:
     """A text table: one line per class, pixels and percent."""
-    width = max(len("class"), *(display_width(share.name) for share in shares))
+    width = max(len("class"), *(len(share.name) for share in shares))
     lines = [f"{'class':<{width}}  {'pixels':>12}  {'percent':>7}"]
-    lines += [f"{padded(share.name, width)}  {share.pixels:>12}  {share.percent:>7.2f}" for share in shares]
+    lines += [f"{share.name.ljust(width)}  {share.pixels:>12}  {share.percent:>7.2f}" for share in shares]
     return "\n".join(lines)
 
 
@@ -97,10 +96,10 @@ def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: 
         swatch = (left, top, left + swatch_width - 1, top + swatch_height - 1)
         draw.rectangle(swatch, fill=share.color, outline=OUTLINE)
         text_left = left + swatch_width + round(0.6 * swatch_height)
-        draw.text((text_left, middle), name, INK, _font(size, name), anchor="lm")
+        draw.text((text_left, middle), name, INK, text_font(size), anchor="lm")
         if percents:
             text = f"{share.percent:.2f} %" if share.percent >= 0.01 else "< 0.01 %"
-            draw.text((left + layout.entry_width, middle), text, FAINT_INK, _font(size), anchor="rm")
+            draw.text((left + layout.entry_width, middle), text, FAINT_INK, text_font(size), anchor="rm")
     return np.asarray(sheet)
 
 
@@ -109,8 +108,8 @@ class _Layout:
 
     def __init__(self, size: int, names: Sequence[str], width: int, height: int, percents: bool) -> None:
         self.margin, self.line, self.swatch = round(1.1 * size), round(1.75 * size), (round(1.7 * size), size)
-        longest = max((_font(size, name).getlength(name) for name in names), default=0)
-        percent_width = size + _font(size).getlength("100.00 %") if percents else 0
+        longest = max((text_font(size).getlength(name) for name in names), default=0)
+        percent_width = size + text_font(size).getlength("100.00 %") if percents else 0
         self.entry_width = round(self.swatch[0] + 0.6 * size + longest + percent_width)
         self.beside = height >= width and 2 * self.margin + len(names) * self.line <= height
         room, gutter = width - 2 * self.margin, round(2.4 * size)
@@ -121,7 +120,3 @@ class _Layout:
         self.step = min((room - self.entry_width) // max(1, num_columns - 1), round(1.5 * self.entry_width))
         self.width = 2 * self.margin + (num_columns - 1) * self.step + self.entry_width
         self.height = 2 * self.margin + self.num_rows * self.line - (self.line - size)
-
-
-def _font(size: int, name: str = "") -> ImageFont.FreeTypeFont:
-    return text_font(size, "" if name.isascii() else name)

@@ -47,7 +47,7 @@ from utils.files import PLOT_SUFFIXES, writable_file, write_json
 from utils.images import Uint8Array, read_image
 from utils.parallel import available_cores, in_parallel
 from utils.plots import drawable, new_plot
-from utils.text import counted, display_width, escape, padded
+from utils.text import counted, escape
 
 MOST_VALUES = 20  # unknown values reported per file
 MOST_LINES = 10  # findings per kind that are printed; --json has all
@@ -227,12 +227,12 @@ def classes_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
         whole = sum(split["class_pixels"].values()) + split["no_class_pixels"]
         columns.append([*class_percents(split), 100 * split["no_class_pixels"] / max(1, whole)])
     names = [*next(iter(splits.values()))["class_pixels"], "no class, of all"]
-    width = max(map(display_width, names))
+    width = max(map(len, names))
     lines = [f"{'percent':<{width}}" + "".join(f" {name:>13}" for name in splits)]
     for name, row in zip(names, zip(*columns, strict=True), strict=True):
         # Only 0 is shown as 0.
         shown = ["-" if percent == 0 else f"{percent:.2f}" if percent >= 0.01 else "< 0.01" for percent in row]
-        lines.append(padded(name, width) + "".join(f" {text:>13}" for text in shown))
+        lines.append(name.ljust(width) + "".join(f" {text:>13}" for text in shown))
     return "\n".join(lines)
 
 

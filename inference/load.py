@@ -20,7 +20,7 @@ from inference.settings import SNAPSHOT, DemoOutputConfig, EvalInferenceConfig, 
 from network.checkpoint import Checkpoint, load_checkpoint, load_state
 from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
 from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in, suit_tensor_cores, use_kn2row
-from utils.device import compiled, has_matrix_tiles, is_hopper, resolve_device
+from utils.device import compile_for, has_matrix_tiles, is_hopper, resolve_device
 from utils.flags import parse_scales
 from utils.images import Uint8Array, colorize
 from utils.text import counted
@@ -137,7 +137,7 @@ def fast_network(
         store_convolutions_in(net, amp)
     net.upsamples = False
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return compiled(net, device, frozen=True) if compile else net
+    return compile_for(net, device, frozen=True) if compile else net
 
 
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:

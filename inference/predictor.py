@@ -25,10 +25,18 @@ from inference.sliding_window import (
     rows_from_the_top,
 )
 from utils.command import one_line
-from utils.device import Arriving, DeviceQueue, normalise, resolve_device, to_device, uploaded, upsample
+from utils.device import (
+    Download,
+    Stopwatch,
+    give_back_freed_memory,
+    is_out_of_memory,
+    normalise,
+    resolve_device,
+    to_device,
+    upsample,
+)
 from utils.images import Uint8Array
-from utils.memory import give_back_freed_memory, is_out_of_memory
-from utils.parallel import Stopwatch, WriteBehind, read_ahead
+from utils.parallel import read_ahead, write_behind
 
 # The trunks halve the image up to five times; below this, less than one pixel would be left.
 MIN_SIDE = 32
@@ -121,7 +129,7 @@ class Predictor:
             give_back_freed_memory()
             self._shape_before = image.shape
         views = find_views(image.shape[:2], self.scales, self.tile, self.overlap, self.device)
-        return uploaded(image, self.device), views
+        return to_device(image, self.device), views
 
     def _chunks(self, pixels: Tensor, views: Sequence[View], num_rows: int) -> Iterator[tuple[int, Tensor]]:
         """(first row, finished probabilities [C, rows, W]), from the top down.
@@ -261,20 +269,20 @@ def predict_all(
     ends the loop, unless nothing was predicted before.
     Returns images_per_s, network_share (0..1) and s_per_image of each step; {} if there was nothing to do.
     """  # fmt: skip
-    reading, network, writing = Stopwatch(), DeviceQueue(device), Stopwatch()
+    reading, network, writing = Stopwatch(), Stopwatch(device), Stopwatch()
     num_done = 0
 
     def timed_read(item: Item) -> tuple[Any, ...] | None:
         with reading.working():
             return read(item)
 
-    def timed_write(item: Item, prediction: Arriving, sample: tuple[Any, ...]) -> None:
+    def timed_write(item: Item, prediction: Download, sample: tuple[Any, ...]) -> None:
         arrived = prediction.array()
         with writing.working():
             write(item, arrived, *sample)
 
     with (
-        WriteBehind(num_writers) as write_behind,
+        write_behind(num_writers) as write_later,
         tqdm(total=total, unit=unit, disable=None if show else True) as progress,
         closing(read_ahead(items, timed_read)) as pending,  # ends before what it reads from is closed
     ):
@@ -285,13 +293,13 @@ def predict_all(
                     if sample is None:
                         break
                     with network.working(), errors_naming(path_of(item)):
-                        prediction = Arriving(predict(sample[0]))
+                        prediction = Download(predict(sample[0]))
                 except (ValueError, OSError) as error:
                     if failed is None:
                         raise
                     failed.append(one_line(error))
                 else:
-                    write_behind(timed_write, item, prediction, sample)
+                    write_later(timed_write, item, prediction, sample)
                     num_done += 1
                 progress.update()
         except KeyboardInterrupt:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.device import find_glibc
 from utils.images import write_image
-from utils.memory import find_glibc
 
 # A machine may be slow; no example is wrong for that.
 hypothesis.settings.register_profile("any speed", deadline=None)

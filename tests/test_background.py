@@ -8,8 +8,8 @@ from itertools import count, islice
 import pytest
 import torch
 
-from utils.device import DeviceQueue
-from utils.parallel import AHEAD, Stopwatch, WriteBehind, read_ahead
+from utils.device import Stopwatch
+from utils.parallel import AHEAD, read_ahead, write_behind
 
 
 def test_items_come_in_order_with_what_was_read():
@@ -41,9 +41,9 @@ def test_an_error_of_reading_is_raised_where_the_item_is_asked_for_and_the_other
 
 def test_the_block_ends_when_everything_is_written_in_order():
     written: list[int] = []
-    with WriteBehind() as write_behind:
+    with write_behind() as write_later:
         for i in range(20):
-            write_behind(written.append, i)
+            write_later(written.append, i)
     assert written == list(range(20))
 
 
@@ -52,9 +52,9 @@ def test_few_writes_wait_at_a_time():
     ran = threading.Event()
 
     def fill() -> None:
-        with WriteBehind() as write_behind:
+        with write_behind() as write_later:
             for _ in range(AHEAD + 1):
-                write_behind(gate.wait, 60)
+                write_later(gate.wait, 60)
             ran.set()
 
     thread = threading.Thread(target=fill)
@@ -70,14 +70,14 @@ def fail() -> None:
 
 
 def test_an_error_of_writing_ends_the_block():
-    with pytest.raises(OSError, match="disk full"), WriteBehind() as write_behind:
-        write_behind(fail)
+    with pytest.raises(OSError, match="disk full"), write_behind() as write_later:
+        write_later(fail)
 
 
 def test_an_error_of_writing_is_raised_while_the_block_still_runs():
-    with pytest.raises(OSError, match="disk full"), WriteBehind() as write_behind:
+    with pytest.raises(OSError, match="disk full"), write_behind() as write_later:
         for _ in range(1000):
-            write_behind(fail)
+            write_later(fail)
         pytest.fail("all were accepted")
 
 
@@ -88,13 +88,13 @@ def test_an_error_of_the_block_is_not_hidden_by_one_of_writing():
         gate.wait(60)
         fail()
 
-    with pytest.raises(KeyError), WriteBehind() as write_behind:
-        write_behind(fail_later)
+    with pytest.raises(KeyError), write_behind() as write_later:
+        write_later(fail_later)
         gate.set()
         raise KeyError
 
 
-@pytest.mark.parametrize("new_watch", [Stopwatch, lambda: DeviceQueue(torch.device("cpu"))])
+@pytest.mark.parametrize("new_watch", [Stopwatch, lambda: Stopwatch(torch.device("cpu"))])
 def test_a_stopwatch_knows_the_share_of_work(new_watch, monkeypatch):
     times = iter([0.0, 1.0, 4.0, 6.0, 6.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from config import ErrorConfig
 from tests.conftest import ROOT
 from utils.command import run_command
-from utils.parallel import in_parallel
+from utils.parallel import as_finished, in_parallel
 
 
 def die(*_: object) -> None:
@@ -40,9 +40,7 @@ def indexing() -> None:
 
 
 def drawing() -> None:
-    from concurrent.futures.process import BrokenProcessPool
-
-    raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+    list(as_finished(die, range(4), num_workers=2))
 
 
 def handing_over() -> None:

@@ -18,7 +18,7 @@ from inference.predictor import Predictor, most_probable
 from network.deepv3 import build_network
 from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in
 from tests.conftest import as_if_trained
-from utils.device import compiled, upsample
+from utils.device import compile_for, upsample
 from utils.images import read_label_ids, write_image
 
 CPU = torch.device("cpu")
@@ -104,12 +104,12 @@ def test_a_compiler_that_is_missing_is_reported_before_anything_is_compiled(monk
     monkeypatch.setattr("utils.device.why_no_triton", lambda: "Triton is not installed")
     for device, missing in (("cpu", r"needs a C\+\+ compiler"), ("cuda", "needs Triton: Triton is not installed")):
         with pytest.raises(ValueError, match=missing):
-            compiled(nn.Conv2d(3, 2, 1), torch.device(device))
+            compile_for(nn.Conv2d(3, 2, 1), torch.device(device))
 
 
 def test_a_network_compiled_for_evaluation_has_its_weights_built_in():
     conv = torch.nn.Conv2d(3, 5, 1)
-    net, images = compiled(conv, CPU, frozen=True), torch.randn(1, 3, 8, 8)
+    net, images = compile_for(conv, CPU, frozen=True), torch.randn(1, 3, 8, 8)
     before = net(images)
     torch.nn.init.zeros_(conv.weight)
     assert torch.equal(net(images), before)
@@ -201,5 +201,5 @@ def test_a_compiled_network_says_the_same():
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         before = copy.deepcopy(net)(images)
-        after = upsample(compiled(fast_network(net, CPU), CPU, frozen=True)(images), (64, 96))
+        after = upsample(compile_for(fast_network(net, CPU), CPU, frozen=True)(images), (64, 96))
     assert (after - before).abs().max() <= 1e-4 * before.abs().max()

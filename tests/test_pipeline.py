@@ -244,7 +244,7 @@ def test_freed_memory_is_kept_and_given_back_on_request_where_it_is_much(mib, gi
     script = f"""
 import mmap
 import numpy as np
-from utils.memory import give_back_freed_memory, keep_freed_memory
+from utils.device import give_back_freed_memory, keep_freed_memory
 keep_freed_memory()
 
 def held():

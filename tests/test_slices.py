@@ -145,7 +145,7 @@ PREDICT = """
 import numpy as np, torch
 from inference.predictor import Predictor
 from network.deepv3 import build_network
-from utils.memory import keep_freed_memory
+from utils.device import keep_freed_memory
 keep_freed_memory()  # as the commands do
 torch.manual_seed(0)
 net = {net}

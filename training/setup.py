@@ -22,7 +22,7 @@ from training.checkpoints import check_fits, find_start, open_run, restore
 from training.loop import TEST_STEPS, Progress
 from training.optim import WeightAverage, build_optimizer, build_schedule
 from training.run_log import RunLog, data_fingerprint, record_start
-from utils.device import autocast_dtype, compiled
+from utils.device import autocast_dtype, compile_for
 from utils.distributed import Processes
 from utils.text import counted
 
@@ -96,7 +96,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     elif config.precision.syncbn:
         about.append("--syncbn: using plain batch norm, because there is only one process or no GPU.")
     if config.precision.compile:
-        model = compiled(model, device)
+        model = compile_for(model, device)
 
     options = LoaderOptions(processes, config.device.num_workers, pin_memory=device.type == "cuda")
     balances = config.loss.class_balance > 0

@@ -11,64 +11,47 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from utils.device import is_out_of_memory, keep_freed_memory
 from utils.flags import report_error
-from utils.memory import is_out_of_memory, keep_freed_memory
 from utils.text import escape
 
 # What a user can fix. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
-WORKER_DIED = "a worker process died, possibly out of memory or of space in /dev/shm; reduce --num_workers."
 EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
 
 
-class Errors(Protocol):
-    """How errors are shown: with their traceback if `debug`."""
-
-    @property
-    def debug(self) -> bool: ...  # noqa: D102
-
-
-class Settings(Protocol):
-    """The settings of a command, as far as they are needed here."""
-
-    @property
-    def errors(self) -> Errors: ...  # noqa: D102
-
-
-Config = TypeVar("Config", bound=Settings)
+Config = TypeVar("Config")
 
 
 def run_command(main: Callable[[Config], int | None], config: Config) -> None:
     """Run `main(config)` and end the process with the exit code that it returns.
 
     A user's mistake is one line on standard error and exit code 1; with `--debug` the traceback is shown instead.
+    config: dataclass of groups of settings, one of which, `errors`, has the field `debug`.
     """
     keep_freed_memory()
-    with _interrupted_at_once():
-        _run(main, config)
-
-
-def _run(main: Callable[[Config], int | None], config: Config) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be valid text
-    if config.errors.debug:
-        sys.exit(main(config))
-    try:
-        sys.exit(main(config))
-    except USER_ERRORS as error:
-        _fail(one_line(error))
-    except BaseException as error:
-        if is_out_of_memory(error):
-            _fail(f"out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.")
-        if _is_dead_worker(error):
-            _fail(WORKER_DIED)
-        if isinstance(error, KeyboardInterrupt):
-            print("interrupted", file=sys.stderr)
-            os._exit(EXIT_INTERRUPTED)
-        raise
+    groups: Any = config
+    with _interrupted_at_once():
+        try:
+            sys.exit(main(config))
+        except BaseException as error:
+            if groups.errors.debug:
+                raise
+            if isinstance(error, USER_ERRORS):
+                _fail(one_line(error))
+            if is_out_of_memory(error):
+                _fail(f"out of memory ({one_line(error)[:120]}). Use a smaller batch, crop or tile.")
+            if _is_dead_worker(error):
+                _fail("a worker process died, possibly out of memory or of space in /dev/shm; reduce --num_workers.")
+            if isinstance(error, KeyboardInterrupt):
+                print("interrupted", file=sys.stderr)
+                os._exit(EXIT_INTERRUPTED)
+            raise
 
 
 def _fail(problem: str) -> NoReturn:

@@ -1,14 +1,18 @@
-"""Which device a command runs on."""
+"""Which device a command runs on, in which precision, and what happens to its memory."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import mmap
 import os
 import shutil
-from collections import deque
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils.distributed import find_processes
-from utils.parallel import AHEAD, Stopwatch
 
 
 @cache
@@ -58,28 +61,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """`table` on the device, without waiting for pending work of a GPU; a plain copy would wait."""
-    return _pinned(table.contiguous()).to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
+def to_device(values: Tensor | NDArray[np.uint8], device: torch.device) -> Tensor:
+    """`values` on the device, without waiting for pending work of a GPU; a plain copy would wait.
 
-
-def uploaded(picture: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """The image on the device; a copy to a GPU overlaps with the work on earlier images.
-
-    On a CPU it may share the memory of `picture`.
+    On a CPU they may share their memory.
     """
-    here = torch.from_numpy(np.ascontiguousarray(picture))
-    if device.type != "cuda":
-        return here
-    work, queue = torch.cuda.current_stream(device), uploads(device)
-    with torch.cuda.stream(queue):
-        there = _pinned(here).to(device, non_blocking=True)
-    work.wait_stream(queue)
-    there.record_stream(work)
-    return there
+    here = values.contiguous() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    return _pinned(here).to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
-class Arriving:
+class Download:
     """Labels being copied from a device to the host; meanwhile, a GPU continues with the next image."""
 
     def __init__(self, labels: Tensor) -> None:
@@ -87,14 +78,10 @@ class Arriving:
         self._host = labels
         self._copied: torch.cuda.Event | None = None
         if labels.is_cuda:
-            queue = downloads(labels.device)
-            queue.wait_stream(torch.cuda.current_stream(labels.device))
             self._host = _pinned(torch.empty(labels.shape, dtype=labels.dtype))
-            with torch.cuda.stream(queue):
-                self._host.copy_(labels, non_blocking=True)
-            labels.record_stream(queue)
+            self._host.copy_(labels, non_blocking=True)
             self._copied = torch.cuda.Event(blocking=True)  # waiting sleeps instead of spinning
-            self._copied.record(queue)
+            self._copied.record(torch.cuda.current_stream(labels.device))
 
     def array(self) -> NDArray[np.uint8]:
         """Wait for the labels and return them."""
@@ -102,18 +89,6 @@ class Arriving:
             self._copied.synchronize()
         array: NDArray[np.uint8] = self._host.numpy()
         return array
-
-
-@cache
-def uploads(device: torch.device) -> torch.cuda.Stream:
-    """The queue of copies to the GPU."""
-    return torch.cuda.Stream(device)
-
-
-@cache
-def downloads(device: torch.device) -> torch.cuda.Stream:
-    """The queue of copies from the GPU."""
-    return torch.cuda.Stream(device)
 
 
 def _pinned(here: Tensor) -> Tensor:
@@ -170,7 +145,7 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
 _COMPILERS = ("g++", "clang++", "cl")
 
 
-def compiled(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
+def compile_for(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
     """`net` compiled; this happens at the first image and takes up to a minute, and again for some new image sizes.
 
     frozen: for evaluation; on a CPU, the weights at compile time become constants in a layout that suits the machine.
@@ -201,47 +176,110 @@ class _Frozen(nn.Module):
         return logits
 
 
-class DeviceQueue(Stopwatch):
-    """Measures how long a device works. A GPU runs the work of a block later, so its own clock is used.
+class Stopwatch:
+    """Measures working time, in total and relative to the time since creation; several threads may work at once.
 
-    A block counts from the start of its first operation to the end of its last. The work of at most `AHEAD` blocks is
-    queued, to limit memory; a further block waits before it starts.
+    device: a GPU runs the work of a block later than the block, so its own clock is used.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._device = device
-        self._given: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._on_gpu = device is not None and device.type == "cuda"
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._lock = threading.Lock()
+        self._begun = time.perf_counter()
+        self._seconds = 0.0
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Count the block as work."""
-        if self._device.type != "cuda":
-            with super().working():
-                yield
+        if self._on_gpu:
+            begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begun.record()
+            yield
+            done.record()
+            self._events.append((begun, done))
             return
-        while len(self._given) >= AHEAD:
-            self._finish_first()
-        begun, done = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))
-        work = torch.cuda.current_stream(self._device)
-        begun.record(work)
+        start = time.perf_counter()
         try:
             yield
         finally:
-            done.record(work)
-            self._given.append((begun, done))
+            with self._lock:
+                self._seconds += time.perf_counter() - start
 
     @property
     def seconds(self) -> float:
         """Working time so far; waits for the work queued on a GPU."""
-        while self._given:
-            self._finish_first()
-        return super().seconds
+        for _, done in self._events[-1:]:
+            done.synchronize()
+        return self._seconds + sum(begun.elapsed_time(done) for begun, done in self._events) / 1000
 
-    def _finish_first(self) -> None:
-        begun, done = self._given.popleft()
-        done.synchronize()
-        self._add(begun.elapsed_time(done) / 1000)
+    def share(self) -> float:
+        """Share of the time spent working, 0..1."""
+        return self.seconds / max(time.perf_counter() - self._begun, 1e-9)
+
+    def per_second(self, count: int) -> float:
+        """`count` divided by the time since creation."""
+        return count / max(time.perf_counter() - self._begun, 1e-9)
+
+
+# Memory of the process. Keeping and returning it needs glibc 2.33; elsewhere it does nothing.
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = -1
+
+_KEPT_BETWEEN_SIZES = 1 << 30
+
+
+class _HeapInfo(ctypes.Structure):
+    """`struct mallinfo2`; bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+        )
+    )  # fmt: skip
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory for the next array instead of returning it to the system.
+
+    Arrays may have any size, in threads other than the main one up to 64 MiB. Otherwise the arrays of images, and a
+    network's activations on a CPU, are returned each time, and new pages, which the system must clear, can cost as
+    much as the work on them.
+    """
+    glibc = find_glibc()
+    if glibc is not None:
+        glibc.mallopt(_M_MMAP_MAX, 0)  # all arrays live on the heap
+        glibc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def give_back_freed_memory() -> None:
+    """Return kept memory to the system if it exceeds a GiB: the next arrays have other sizes and may not fit."""
+    glibc = find_glibc()
+    statistics = Path("/proc/self/statm")
+    if glibc is not None and statistics.exists():
+        held = int(statistics.read_text().split()[1]) * mmap.PAGESIZE
+        if held - glibc.mallinfo2().uordblks > _KEPT_BETWEEN_SIZES:
+            glibc.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a device's, or the computer's own as reported by NumPy or PyTorch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, not imported here
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def find_glibc() -> ctypes.CDLL | None:
+    """The C library, if it can keep and return memory as needed here; else None."""
+    try:
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _HeapInfo
+    except (AttributeError, OSError, TypeError):  # an older or another one; on Windows, CDLL needs a name
+        return None
+    return library
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.distributed import sum_over_processes
-from utils.text import display_width, padded
 
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -170,11 +169,11 @@ class Scores:
 
     def table(self) -> str:
         """A text table: one line per class, in percent, then the means."""
-        width = max(len("class"), *(display_width(name) for name in self.class_names))
+        width = max(len("class"), *(len(name) for name in self.class_names))
         keys = [key for key in PER_CLASS if not all(math.isnan(value) for value in getattr(self, key))]
         lines = [f"{'class':<{width}}  " + " ".join(f"{TITLES[key]:>6}" for key in keys)]
         for i, name in enumerate(self.class_names):
-            lines.append(f"{padded(name, width)}  " + " ".join(_percent(getattr(self, key)[i]) for key in keys))
+            lines.append(f"{name:<{width}}  " + " ".join(_percent(getattr(self, key)[i]) for key in keys))
         means = {"iou": self.mean_iou, "boundary_iou": self.mean_boundary_iou, "boundary_f": self.mean_boundary_f}
         shown = " ".join(_percent(means[key]) if key in means else " " * 6 for key in keys)
         lines.append(f"{'mean':<{width}}  {shown}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,90 +16,31 @@ from utils.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-
-# If several installed fonts are suitable, those with such a word in the file name come last.
-UNUSUAL = ("bold", "black", "light", "thin", "medium", "italic", "oblique", "mono", "serif", "condensed")
-
-
-def text_font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """A font that has the characters of `text`. size: in pixels.
-
-    Matplotlib's own font is used if it has them, so that images look the same everywhere, and also if no font has
-    them.
-    """
-    return ImageFont.truetype(str(font_file(text) or _default_file()), size)
 
 
 @cache
-def font_file(text: str) -> Path | None:
-    """The file of a font that has all characters of `text`: Matplotlib's own, else an installed one, or None."""
-    wanted = {ord(character) for character in text if not character.isspace()}
-    if text.isascii() or wanted <= _characters(_default_file()):
-        return _default_file()
-    return next((path for path in _installed() if wanted <= _characters(path)), None)
-
-
-def drawable(text: str, otherwise: str) -> str:
-    """`text`, or `otherwise` if no font has its characters, with a notice that says what to install."""
-    if font_file(text):
-        return text
-    wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
-    _notice("fonts-noto-cjk" if wide else "fonts-noto-core", text.encode(errors="backslashreplace").decode())
-    return otherwise
-
-
-def use_fonts(texts: Iterable[Text]) -> None:
-    """Have Matplotlib draw each of `texts` in a font that has its characters."""
-    from matplotlib.font_manager import FontProperties
-
-    for text in texts:
-        file = font_file(text.get_text())
-        if file not in (None, _default_file()):
-            text.set_fontproperties(FontProperties(fname=str(file), size=text.get_fontsize()))
-
-
-_noticed: set[str] = set()
-
-
-def _notice(package: str, text: str) -> None:
-    """Once for each package."""
-    if package not in _noticed:
-        _noticed.add(package)
-        print(
-            f"notice: no installed font has the characters of {text}; images show train ids instead of such names. "
-            f"Install a font that has them: on Debian and Ubuntu, {package}.",
-            file=sys.stderr,
-        )
-
-
-@cache
-def _default_file() -> Path:
-    import matplotlib
+def _font_file() -> Path:
+    """Matplotlib's own font, so that pictures look the same everywhere."""
+    import matplotlib  # takes a tenth of a second, as do the other parts of it
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 @cache
-def _installed() -> tuple[Path, ...]:
-    # Imported only here: it takes a tenth of a second. Its own list is a cache, which lacks recently installed fonts.
-    from matplotlib.font_manager import findSystemFonts
-
-    paths = [Path(path) for path in findSystemFonts()]
-    return tuple(sorted(paths, key=lambda path: (any(word in path.stem.lower() for word in UNUSUAL), path.name, path)))
-
-
-@cache
-def _characters(path: Path) -> frozenset[int]:
-    """The characters that the font in `path` has outlines for; none if it is unreadable or has only bitmaps."""
+def _characters() -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    try:
-        font = FT2Font(str(path))
-    except (OSError, RuntimeError):
-        return frozenset()
-    return frozenset(font.get_charmap()) if font.scalable else frozenset()
+    return frozenset(FT2Font(str(_font_file())).get_charmap())
+
+
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of pictures. size: in pixels."""
+    return ImageFont.truetype(str(_font_file()), size)
+
+
+def drawable(text: str, otherwise: str) -> str:
+    """`text`, or `otherwise` if the font lacks one of its characters, as it does those of East Asian scripts."""
+    return text if {ord(c) for c in text if not c.isspace()} <= _characters() else otherwise
 
 
 # Whatever a user's matplotlibrc says: names may hold $, _ and \, which are no formulas.
@@ -110,13 +49,9 @@ AS_WRITTEN: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatt
 
 @contextmanager
 def new_plot(path: Path, size: tuple[float, float], dpi: int) -> Iterator[Figure]:
-    """A figure to draw in, written to `path` when the block has succeeded. size: width and height in inches.
-
-    Every text is shown in a font that has its characters; see `drawable` for those that no font has.
-    """
+    """A figure to draw in, written to `path` when the block has succeeded. size: width and height in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     with rc_context(AS_WRITTEN):
         figure = Figure(figsize=size, layout="constrained")
@@ -124,7 +59,6 @@ def new_plot(path: Path, size: tuple[float, float], dpi: int) -> Iterator[Figure
         for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
             if axis.get_scale() == "log":
                 _number_plainly(axis)
-        use_fonts(figure.findobj(Text))
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=dpi)
 

@@ -1,4 +1,4 @@
-"""Text for terminals: names on one line, columns, in which letters of some scripts are wide, and counted nouns."""
+"""Text for terminals: names on one line, and counted nouns."""
 
 from __future__ import annotations
 
@@ -11,19 +11,6 @@ def escape(text: object) -> str:
         c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
         for c in str(text)
     )
-
-
-def display_width(text: str) -> int:
-    """The width of `text` in a terminal: two columns for wide East Asian characters, none for combining marks."""
-    return sum(
-        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
-
-
-def padded(text: str, width: int) -> str:
-    """`text` padded with trailing spaces to `width` columns."""
-    return text + " " * (width - display_width(text))
 
 
 def counted(number: int, noun: str, ending: str = "s") -> str:

@@ -273,5 +273,5 @@ def draw_cell(title: str, image: Uint8Array, labels: Uint8Array, palette: Sequen
     y, x = np.indices(labels.shape)
     picture[(labels >= len(palette)) & ((x + y) % STRIPE < STRIPE // 2)] = VOID_COLOR
     head = Image.new("RGB", (WIDTH, FONT_SIZE + 6), "white")
-    ImageDraw.Draw(head).text((0, 0), title, "black", text_font(FONT_SIZE, title))
+    ImageDraw.Draw(head).text((0, 0), title, "black", text_font(FONT_SIZE))
     return np.concatenate([np.asarray(head), picture])
