@@ -129,7 +129,7 @@ def test_demo_folder_says_which_files_it_leaves_out(light_checkpoint, tmp_path, 
         ended = command("demo_folder", *flags)
         assert ended.code == 0
         assert "2 of 2 images done" in ended.out
-        assert ended.out.splitlines()[-1] == "skipped 3 files that are not named like images: .heic, no extension"
+        assert ended.out.splitlines()[-1] == "skipped 3 files without the extension of an image: .heic, no extension"
 
 
 def test_tiles_too_small_to_show_anything_are_refused(light_checkpoint, tmp_path, command):
