@@ -32,7 +32,7 @@ from datasets.loaders import LoaderOptions, train_data
 from datasets.segmentation import CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import flip, train_transform
+from transforms.joint import TrainTransform, flip
 from transforms.photometric import color_jitter, random_gaussian_blur
 from utils.distributed import Processes
 from utils.parallel import prepare_worker
@@ -92,7 +92,7 @@ def time_samples(
     spec: DatasetSpec, pairs: list[Sample], load: Load, count: int
 ) -> tuple[list[Lap], list[list[Lap]], list[Lap]]:
     """Bare decoding, each step, and whole samples, alternating sample by sample."""
-    transform = train_transform(AUGMENT, spec.ignore_label)
+    transform = TrainTransform(AUGMENT, spec.ignore_label)
     dataset = TrainingSet(pairs, load, transform, 0, num_images=len(pairs))
     bare, steps, whole = [], [], []
     for place in range(-len(pairs), count):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from config import DataConfig
 from datasets.files import Sample, find_samples, normalize_unicode, samples_in
-from datasets.specs.spec import DatasetSpec, Frames
+from datasets.specs.spec import DatasetSpec, Frames, Layout
 from utils.images import read_note
 from utils.text import counted
 
@@ -35,8 +35,8 @@ def samples_of_video(
         )
     found: list[Sample] = []
     if data.maxSkip:
-        elsewhere = Path(data.propagated_dir) if data.propagated_dir else None
-        found += find_propagated_samples(spec, root, samples, data.maxSkip, elsewhere)
+        propagated_root = Path(data.propagated_dir) if data.propagated_dir else root
+        found += find_propagated_samples(spec, propagated_root, samples, data.maxSkip)
     if data.scf:
         found += find_scene_flow_samples(spec, root, samples)
     kept = without_frames_of(found, _held_out(data, spec, root, samples)) if found else []
@@ -47,18 +47,18 @@ def samples_of_video(
     return sorted(kept)
 
 
-def find_propagated_samples(
-    spec: DatasetSpec, root: Path, samples: Sequence[Sample], max_skip: int, propagated_root: Path | None = None
-) -> list[Sample]:
-    """The propagated frames around `samples`, every step from 1 to `max_skip` either way, sorted.
+def find_propagated_samples(spec: DatasetSpec, root: Path, samples: Sequence[Sample], max_skip: int) -> list[Sample]:
+    """The propagated frames below `root` around `samples`, every step from 1 to `max_skip` either way, sorted.
 
-    propagated_root: root of the propagated frames, if it is not `root`. Raises ValueError if the set declares none,
-    FileNotFoundError, naming the places searched, if none are found for a step or one of them has no label file.
+    Raises ValueError if the set declares none, FileNotFoundError, naming the places searched, if none are found for a
+    step or one of them has no label file.
     """
     if spec.propagated is None:
         raise ValueError(f"--maxSkip: {spec.name} has no video and so no propagated frames.")
-    steps = [(-step, step) for step in range(1, max_skip + 1)]
-    return _labelled_frames(spec, spec.propagated, propagated_root or root, samples, steps, f"--maxSkip {max_skip}")
+    found: list[Sample] = []
+    for step in range(1, max_skip + 1):
+        found += _labelled_frames(spec, spec.propagated, root, samples, (-step, step), f"--maxSkip {max_skip}")
+    return sorted(found)
 
 
 def find_scene_flow_samples(spec: DatasetSpec, root: Path, samples: Sequence[Sample]) -> list[Sample]:
@@ -66,7 +66,7 @@ def find_scene_flow_samples(spec: DatasetSpec, root: Path, samples: Sequence[Sam
     if spec.scene_flow is None:
         raise ValueError(f"--scf: {spec.name} has no scene-flow frames; only kitti has.")
     steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
-    return _labelled_frames(spec, spec.scene_flow, root, samples, [steps], "--scf")
+    return sorted(_labelled_frames(spec, spec.scene_flow, root, samples, steps, "--scf"))
 
 
 def video_frames(spec: DatasetSpec, root: Path) -> dict[str, Sample]:
@@ -93,8 +93,8 @@ def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, pr
     """
     if spec.propagated is None:
         raise ValueError(f"{spec.name} declares no propagated frames.")
-    of_folder = {root / layout.image_dir.format(folder=f): f for layout in spec.layouts for f in _folders(spec)}
-    folder = next((f for path, f in of_folder.items() if labelled.image_path.is_relative_to(path)), None)
+    places = [(root / layout.image_dir.format(folder=f), f) for layout, f in _places(spec, Frames(spec.layouts))]
+    folder = next((f for image_dir, f in places if labelled.image_path.is_relative_to(image_dir)), None)
     if folder is None:
         raise ValueError(f"{labelled.image_path}: labels are propagated only from images of train and val.")
     layout, name = spec.propagated.layouts[0], spec.propagated.name_of(labelled.name, step)
@@ -146,31 +146,31 @@ def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, samples: list[Sam
 
 
 def _labelled_frames(
-    spec: DatasetSpec, frames: Frames, root: Path, samples: Sequence[Sample], groups: Sequence[Sequence[int]], flag: str
+    spec: DatasetSpec, frames: Frames, root: Path, samples: Sequence[Sample], steps: Sequence[int], flag: str
 ) -> list[Sample]:
-    """The frames around `samples` at the steps of all `groups`, at least one of each group."""
+    """The frames around `samples` at `steps`, at least one."""
     there = _frames_by_name(spec, frames, root)
-    all_found: list[Sample] = []
-    for steps in groups:
-        found = [frame for s in samples for step in steps if (frame := _frame(frames, there, s.name, step))]
-        if not found:
-            names = " or ".join(frames.name_of(samples[0].name, step) for step in (steps[0], steps[-1]))
-            folders = [root / layout.image_dir.format(folder=f) for layout in frames.layouts for f in _folders(spec)]
-            raise FileNotFoundError(
-                f"{flag}: no propagated frames like {names} in {' or '.join(dict.fromkeys(map(str, folders)))} around "
-                "any image of the training split (--train_split)."
-            )
-        all_found += found
-    for frame in all_found:
-        if frame.label_path is None:
-            raise FileNotFoundError(f"{frame.image_path} is a propagated frame without a label file.")
-    return sorted(all_found)
+    found = [frame for s in samples for step in steps if (frame := _frame(frames, there, s.name, step))]
+    if not found:
+        names = " or ".join(frames.name_of(samples[0].name, step) for step in (steps[0], steps[-1]))
+        folders = dict.fromkeys(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
+        place = f"in {' or '.join(folders)} around any image of the training split (--train_split)"
+        raise FileNotFoundError(f"{flag}: no propagated frames like {names} {place}.")
+    lonely = next((frame for frame in found if frame.label_path is None), None)
+    if lonely is not None:
+        raise FileNotFoundError(f"{lonely.image_path} is a propagated frame without a label file.")
+    return found
+
+
+def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:
+    """Where frames around labelled images may lie: a layout, and a folder of training or validation."""
+    folders = [f for split in ("trainval", "train", "val") for f in spec.splits.get(split, ())]
+    return [(layout, folder) for layout in frames.layouts for folder in dict.fromkeys(folders)]
 
 
 def _frames_by_name(spec: DatasetSpec, frames: Frames, root: Path) -> dict[str, Sample]:
     """The frames in the folders of training and validation; of two with one name, that of the first layout."""
-    places = {layout.image_dir.format(folder=f): (layout, f) for layout in frames.layouts for f in _folders(spec)}
-    found = [frame for layout, folder in places.values() for frame in samples_in(layout, root, folder)]
+    found = [frame for layout, folder in _places(spec, frames) for frame in samples_in(layout, root, folder)]
     return {normalize_unicode(frame.name): frame for frame in reversed(found)}
 
 
@@ -180,8 +180,3 @@ def _frame(frames: Frames, there: Mapping[str, Sample], labelled: str, step: int
     if name in there or re.search(r"(?<!\d)0\d*$", labelled):
         return there.get(name)
     return there.get(re.sub(r"(?<!\d)0+(?=\d+$)", "", name))
-
-
-def _folders(spec: DatasetSpec) -> list[str]:
-    splits = [split for split in ("trainval", "train", "val") if split in spec.splits]
-    return list(dict.fromkeys(folder for split in splits for folder in spec.splits[split]))

@@ -20,7 +20,7 @@ from datasets.files import Sample, dataset_root, find_samples
 from datasets.frames import samples_of_video
 from datasets.segmentation import BadFiles, CropRequest, Load, TrainingSet, ValidationSet, load_sample
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import train_transform
+from transforms.joint import TrainTransform
 from utils.distributed import Processes, wait_for_all
 from utils.flags import parse_numbers
 from utils.parallel import default_num_workers, prepare_worker
@@ -108,7 +108,7 @@ def train_data(
     count_pixels: bool = False,
 ) -> TrainData:
     """Everything that training draws its batches from."""
-    transform = train_transform(augment, spec.ignore_label)  # tells wrong flags before anything is prepared
+    transform = TrainTransform(augment, spec.ignore_label)  # tells wrong flags before anything is prepared
     root, processes = dataset_root(spec.name, data.dataset_dir), options.processes
     samples = find_samples(spec, root, data.train_split if data.cv is None else "train", data.cv)
     if any(sample.label_path is None for sample in samples):

@@ -59,7 +59,7 @@ from datasets.files import dataset_root, find_samples, load_spec
 from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import train_transform
+from transforms.joint import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
 from utils.images import Uint8Array, blend, colorize, read_image, shrunk, side_by_side, write_image
@@ -82,7 +82,7 @@ def main(config: ShowConfig) -> int:
     if not augment.crop_size:  # as in training, but no larger than the largest image
         shorter = augment.pre_size or max(min(read_image(sample.image_path).shape[:2]) for sample in chosen)
         augment = replace(augment, crop_size=min(shorter, AugmentConfig().crop_size))
-    transform = train_transform(augment, spec.ignore_label)
+    transform = TrainTransform(augment, spec.ignore_label)
     crops = [
         transform(*load_sample(chosen[i % len(chosen)], spec), None, np.random.default_rng((sheet.seed, i)))
         for i in range(sheet.num)

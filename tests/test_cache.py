@@ -13,7 +13,7 @@ from datasets.cache import DecodedCache
 from datasets.files import find_samples
 from datasets.segmentation import CropRequest, TrainingSet, ValidationSet, load_sample
 from datasets.specs.registry import dataset_spec
-from transforms.joint import train_transform
+from transforms.joint import TrainTransform
 from utils.images import write_image
 
 SPEC = dataset_spec("camvid")
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_name_the_flag(samples, 
 
 def test_samples_from_the_cache_are_those_from_the_files(cache, samples):
     fill(cache, samples)
-    transform = train_transform(AugmentConfig(crop_size=16), SPEC.ignore_label)
+    transform = TrainTransform(AugmentConfig(crop_size=16), SPEC.ignore_label)
     loads = (cache.load, partial(load_sample, spec=SPEC))
     sets = [TrainingSet(samples, load, transform, 3, num_images=4) for load in loads]
     for position in range(12):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentConfig
-from transforms.joint import RandomScaleCrop, Window, draw_window, flip, resample, train_transform
+from transforms.joint import MEAN_COLOR, TrainTransform, Window, draw_window, flip, resample
 
 IGNORE = 255
 
@@ -19,11 +19,11 @@ def test_flip_moves_image_and_labels_together():
 
 
 def test_padding_is_always_ignore_and_the_mean_colour():
-    crop = RandomScaleCrop(size=(8, 8), scale=(1.0, 1.0), fill_label=IGNORE, fill_color=(1, 2, 3))
+    crop = TrainTransform(AugmentConfig(crop_size=8, scale_min=1.0, scale_max=1.0), IGNORE).crop
     image, labels = crop(np.full((4, 4, 3), 200, np.uint8), np.zeros((4, 4), np.uint8), None, np.random.default_rng(0))
     assert (labels == 0).sum() == 16
     assert (labels == IGNORE).sum() == 48
-    assert (image[labels == IGNORE] == (1, 2, 3)).all()
+    assert (image[labels == IGNORE] == MEAN_COLOR).all()
     assert (image[labels == 0] == 200).all()
 
 
@@ -57,13 +57,13 @@ def test_a_window_lies_in_the_image_or_contains_it_and_shows_its_centre(height, 
 )
 @settings(max_examples=200, deadline=None)
 def test_padding_is_never_mixed_with_the_image(height, width, side, scale, seed):
-    crop = RandomScaleCrop(size=(side, side), scale=(scale, scale), fill_label=IGNORE, fill_color=(1, 2, 3))
+    crop = TrainTransform(AugmentConfig(crop_size=side, scale_min=scale, scale_max=scale), IGNORE).crop
     whole = np.full((height, width, 3), 200, np.uint8), np.zeros((height, width), np.uint8)
     image, labels = crop(*whole, None, np.random.default_rng(seed))
     assert image.shape == (side, side, 3)
     assert labels.shape == (side, side)
     assert (image[labels == 0] == 200).all()
-    assert (image[labels == IGNORE] == (1, 2, 3)).all()
+    assert (image[labels == IGNORE] == MEAN_COLOR).all()
     shown = [min(side, max(1, round(length * scale))) for length in (height, width)]
     assert abs((labels == 0).any(1).sum() - shown[0]) <= 1 + scale
     assert abs((labels == 0).any(0).sum() - shown[1]) <= 1 + scale
@@ -86,4 +86,4 @@ def test_a_crop_of_the_whole_image_at_scale_one_is_the_image():
 
 def test_a_scale_range_the_wrong_way_round_is_an_error():
     with pytest.raises(ValueError, match=r"--scale_min 2.0 is larger than --scale_max 1.0"):
-        train_transform(AugmentConfig(scale_min=2.0, scale_max=1.0), IGNORE)
+        TrainTransform(AugmentConfig(scale_min=2.0, scale_max=1.0), IGNORE)

@@ -17,7 +17,7 @@ from datasets.loaders import EpochSampler, LoaderOptions, train_data, val_loader
 from datasets.segmentation import CropRequest, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
-from transforms.joint import train_transform
+from transforms.joint import TrainTransform
 from utils.distributed import Processes, find_processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
@@ -78,7 +78,7 @@ def test_a_crop_centred_on_a_class_shows_it(root):
     labels[37, 58] = 9
     write_image(samples[0].label_path, labels)
     augment = AugmentConfig(crop_size=8, scale_min=1.0)
-    transform = train_transform(augment, SPEC.ignore_label)
+    transform = TrainTransform(augment, SPEC.ignore_label)
     crops = TrainingSet(samples, partial(load_sample, spec=SPEC), transform, seed=0, num_images=len(samples))
     for place in range(20):
         _, crop = crops.crop(CropRequest(0, place, 0, (37, 58)))

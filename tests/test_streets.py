@@ -1,6 +1,7 @@
 """The embedded streets: what is drawn, how it moves, and how it lies on disk."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -326,7 +327,7 @@ def test_ctrl_c_ends_the_drawing_with_one_word_and_nothing_half_written(tmp_path
     words = [sys.executable, "-m", "datasets.streets", "--root", tmp_path / "set", "--num_workers", "2"]
     drawing = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, bufsize=0, start_new_session=True)
     seen = ""
-    while "drew 12 of" not in seen:  # all processes are at work
+    while not re.search(r"\| [1-9]\d*/", seen):  # all processes are at work
         seen += drawing.stderr.read(20)
     os.killpg(drawing.pid, signal.SIGINT)  # as a terminal does, to all processes
     rest = drawing.communicate()[1]

@@ -25,32 +25,6 @@ class Window:
     width: int
 
 
-@dataclass(frozen=True)
-class RandomScaleCrop:
-    """Draw scale and position first, then resample only the window that the crop needs, once.
-
-    size: (height, width) of the crop. scale: range to draw the scale from, log-uniformly, so that halving is as likely
-    as doubling. Pixels beyond the image get `fill_color` (uint8 RGB) and `fill_label`.
-    """
-
-    size: tuple[int, int]
-    scale: tuple[float, float]
-    fill_label: int
-    fill_color: tuple[int, int, int]
-
-    def __call__(
-        self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
-    ) -> tuple[Uint8Array, Uint8Array]:
-        """Crop [H, W, 3] and [H, W]. center: (row, column) that must appear in the crop, at a random place."""
-        low, high = np.log(self.scale[0]), np.log(self.scale[1])
-        scale = float(np.exp(generator.uniform(low, high)))
-        window = draw_window(labels.shape, self.size, scale, center, generator)
-        return (
-            resample(image, window, self.size, self.fill_color, labels=False),
-            resample(labels, window, self.size, self.fill_label, labels=True),
-        )
-
-
 def draw_window(
     image_size: tuple[int, ...],
     crop_size: tuple[int, int],
@@ -124,12 +98,17 @@ def resize_shorter_side(image: Uint8Array, labels: Uint8Array, side: int) -> tup
     )
 
 
-@dataclass(frozen=True)
 class TrainTransform:
-    """Crop, mirror, colour, blur. The same generator gives the same draws in every process."""
+    """The training augmentation: crop, mirror, colour, blur. The same generator gives the same crop in every process.
 
-    config: AugmentConfig
-    crop: RandomScaleCrop
+    Raises ValueError if the scale range is empty.
+    """
+
+    def __init__(self, config: AugmentConfig, ignore_label: int) -> None:
+        if config.scale_min > config.scale_max:
+            raise ValueError(f"--scale_min {config.scale_min} is larger than --scale_max {config.scale_max}.")
+        self.config, self.ignore_label = config, ignore_label
+        self.size = (config.crop_size, config.crop_width or config.crop_size)
 
     def __call__(
         self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
@@ -149,15 +128,16 @@ class TrainTransform:
             image = random_gaussian_blur(image, generator)
         return image, labels
 
+    def crop(
+        self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
+    ) -> tuple[Uint8Array, Uint8Array]:
+        """Draw scale and position first, then resample only the window that the crop needs, once.
 
-def train_transform(config: AugmentConfig, ignore_label: int) -> TrainTransform:
-    """The training augmentation. Raises ValueError if the scale range is empty."""
-    if config.scale_min > config.scale_max:
-        raise ValueError(f"--scale_min {config.scale_min} is larger than --scale_max {config.scale_max}.")
-    crop = RandomScaleCrop(
-        size=(config.crop_size, config.crop_width or config.crop_size),
-        scale=(config.scale_min, config.scale_max),
-        fill_label=ignore_label,
-        fill_color=MEAN_COLOR,
-    )
-    return TrainTransform(config, crop)
+        The scale is drawn log-uniformly, so that halving is as likely as doubling.
+        """
+        scale = float(np.exp(generator.uniform(np.log(self.config.scale_min), np.log(self.config.scale_max))))
+        window = draw_window(labels.shape, self.size, scale, center, generator)
+        return (
+            resample(image, window, self.size, MEAN_COLOR, labels=False),
+            resample(labels, window, self.size, self.ignore_label, labels=True),
+        )

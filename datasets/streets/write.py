@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,11 +18,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from datasets.streets.render import draw, flow_and_visibility
 from datasets.streets.world import build_world
 from utils.parallel import as_finished, available_cores
-from utils.text import counted
 
 MARKER = "streets.json"
 DRAWING_VERSION = 3  # increase it when the same parameters give different files
@@ -121,12 +120,10 @@ def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool
         stems = [street.stem(k) for street in streets if street.split == split for k in range(street.num_frames)]
         lines = [f"{split}/{stem}.jpg {split}annot/{stem}.png\n" for stem in stems]
         (folder / f"{split}.txt").write_text("".join(lines))
-    total, done = sum(street.num_frames for street in streets), 0
-    for num_frames in as_finished(partial(_write_street, folder, plan), streets, min(num_workers, len(streets))):
-        done += num_frames
-        if progress:
-            end = "\n" if done == total else ""
-            print(f"\rstreets: drew {done} of {counted(total, 'image')}", end=end, file=sys.stderr, flush=True)
+    total, work = sum(street.num_frames for street in streets), partial(_write_street, folder, plan)
+    with tqdm(total=total, desc="draw streets", unit="image", disable=not progress, dynamic_ncols=True) as bar:
+        for num_frames in as_finished(work, streets, min(num_workers, len(streets))):
+            bar.update(num_frames)
     (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 
