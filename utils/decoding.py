@@ -28,13 +28,11 @@ MOST_PIXELS = 1 << 30  # OpenCV refuses more
 
 DAMAGED = "the image is truncated or damaged ({}); copy or download it again"
 UNSUPPORTED = "this kind of {} cannot be read; save it as JPEG or PNG of 8 bits"
-UNKNOWN = "damaged, or no image that can be read; if another program shows it, save it there as JPEG or PNG"
 
 EXIF_ORIENTATION = 0x112
 UPRIGHT = 1  # its value in an image that needs no rotation
 _UNDOING = {6: 8, 8: 6}  # the orientation that undoes one; the others undo themselves
 
-_RAW_PHOTO = "a raw photo; develop it to JPEG or PNG"
 _NOT_EXACT = (
     "is {}: values are not exact. Save label files as PNG from their source; converting this file does not bring the "
     "values back"
@@ -42,20 +40,11 @@ _NOT_EXACT = (
 # What may have the name of an image, by how it begins.
 _FOREIGN = (
     (rb"....ftyp(?!.{0,56}avi[fs]).{0,56}(he[iv][cxms]|mif1|msf1)", "a HEIC photo; convert it to JPEG or PNG"),
-    (rb"....ftypcrx |IIRO|IIRS|MMOR|IIU\0|II.{4}HEAP|FUJIFILM|FOVb|\0MRM", _RAW_PHOTO),
     (rb"....ftyp(?!.{0,56}avi[fs])|\x1aE\xdf\xa3|RIFF....AVI ", "a video; convert its frames to JPEG or PNG"),
-    (rb"\xff\x0a|....JXL ", "a JPEG XL image; convert it to JPEG or PNG"),
-    (rb"8BPS|v/1\x01|%PDF|%!PS|gimp xcf", "a Photoshop, GIMP, OpenEXR, PostScript or PDF file; export it as PNG"),
-    (rb".{0,4}\s*<(!doctype )?html", "a web page; download the image again"),
-    (rb".{0,3}\s*<(.*<)?(svg|\?xml)", "a drawing in SVG or XML; export it as PNG"),
+    (rb"\xff\x0a|....JXL |8BPS|v/1\x01|gimp xcf|%PDF|%!PS", "an image of a kind that cannot be read; export it as PNG"),
     (rb"version https://git-lfs", "a pointer to the image; run git lfs pull"),
-    (rb"[\t\r\n -~]{4,}$", "a text; download the image again"),
+    (rb".{0,4}\s*<|[\t\r\n -~]{4,}$", "a web page, drawing or text; download the image again, or export it as PNG"),
 )
-# Pillow's formats and modes that OpenCV can read too.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "GIF", "PPM")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "I;16", "I;16B")
-# How they begin, TIFF aside.
-_READABLE = rb"\x89PNG|RIFF....WEBP|GIF8|BM|P[1-6]\s|\xff\x4f\xff\x51|....jP  |....ftyp.{0,60}avi[fs]"
 # What the JPEG library warns of before the pixels; cameras of several makers write such headers.
 _HARMLESS = "Invalid SOS|JFIF revision|Adobe color transform|extraneous bytes before marker 0x(c[0-24]|d[a-d]|[ef])"
 # Formats that change values, by what is in them: lossy WebP has no VP8L data, lossy JPEG 2000 the wavelet 0.
@@ -70,8 +59,7 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
 _GREY, _PALETTE = 0, 3
 _EXACT_TIFF, _LOSSY_TIFF = (1, 2, 3, 4, 5, 8, 32771, 32773, 32809, 32946), (6, 7, 34676, 34677)  # known compressions
-_WIDTH, _COMPRESSION, _SUBFILE, _SUBFILES, _DNG = 256, 259, 254, 330, 50706  # tags of TIFF
-_JPEG_FRAMES = b"\xc0\xc1\xc2\xc9\xca"  # frame markers of JPEG's usual kinds; others are lossless, or JPEG-LS
+_WIDTH, _COMPRESSION = 256, 259  # tags of TIFF
 
 warnings.filterwarnings("ignore", module=r"PIL\.")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -202,46 +190,26 @@ def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
             if "subsampling" in text or (is_complete and re.search(_HARMLESS, text)):  # Pillow knows more kinds
                 with _opened(encoded) as picture:
                     return np.array(picture.convert("RGB"))
-        if re.match("Unsupported (JPEG|color)", text) or _is_unusual_jpeg(encoded):
-            raise ValueError(f"{name}: {UNSUPPORTED.format('JPEG')} ({text}).") from error
         raise ValueError(f"{name}: {DAMAGED.format(text)}.") from error
     except MemoryError as error:
         raise ValueError(f"{name}: cannot be decoded (out of memory).") from error
     raise _too_large(name, (width, height))
 
 
-def _is_unusual_jpeg(encoded: bytes) -> bool:
-    """Whether a JPEG's frame is of a kind that is hardly ever used, or has other than 8 bits per value."""
-    position = len(JPEG)
-    while len(encoded) > position + 4 and encoded[position] == 0xFF and encoded[position + 1] != 0xDA:
-        marker = encoded[position + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return marker not in _JPEG_FRAMES or encoded[position + 4] != 8
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-    return False
-
-
 def _problem_of_tiff(encoded: bytes, *, exact: bool) -> str | None:
-    """Why OpenCV should not read a TIFF: it leaves black what it cannot decode, and takes a raw photo's preview."""
-    tags: dict[int, Any] = {}
+    """Why OpenCV should not read a TIFF: it leaves black what it cannot decode."""
+    compression = None
     with suppress(Exception), io.BytesIO(encoded) as file:  # Pillow's parsers raise almost anything for damaged data
         directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if 43 in encoded[2:4] else 8))
         start = file.seek(directory.next)
         directory.load(file)
-        if directory.next != start:  # the directory is there in full
-            wanted = (_WIDTH, _COMPRESSION, _SUBFILE, _SUBFILES, _DNG)
-            tags = {tag: directory[tag] for tag in wanted if tag in directory}
-    if _WIDTH not in tags:
+        if directory.next != start and _WIDTH in directory:  # the directory is there in full
+            compression = directory.get(_COMPRESSION, 1)
+    if compression is None:
         return DAMAGED.format("its directory cannot be read")
-    has_small_preview = _SUBFILES in tags and tags.get(_SUBFILE) == 1
-    if _DNG in tags or has_small_preview or encoded[8:10] == b"CR":  # the last is Canon's
-        return f"this is not an image that can be read but {_RAW_PHOTO}"
-    compression = tags.get(_COMPRESSION, 1)
     if exact and compression in _LOSSY_TIFF:
         return _NOT_EXACT.format("a TIFF of lossy compression")
-    if compression not in _EXACT_TIFF + _LOSSY_TIFF:
-        return UNSUPPORTED.format(f"TIFF, of compression {compression},")
-    return None
+    return None if compression in _EXACT_TIFF + _LOSSY_TIFF else UNSUPPORTED.format(f"TIFF, compression {compression},")
 
 
 def _is_damaged_tiff(encoded: bytes) -> bool:
@@ -296,18 +264,7 @@ def _why_not(encoded: bytes) -> str:
     for pattern, what in _FOREIGN:
         if re.match(pattern, encoded[:512], re.DOTALL | re.IGNORECASE):
             return f"this is not an image that can be read but {what}"
-    if encoded.startswith(TIFF):
-        stored = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-        if stored is not None:
-            return UNSUPPORTED.format(f"TIFF, of {stored.dtype} values,")
-    try:
-        with _opened(encoded) as picture:
-            if picture.format in _FORMATS and picture.mode in _MODES:
-                return DAMAGED.format("it cannot be decoded")
-            kind = f"{picture.format}, of mode {picture.mode},"
-    except Exception:
-        if not encoded.startswith(TIFF):
-            is_known = re.match(_READABLE, encoded, re.DOTALL)
-            return DAMAGED.format("it cannot be decoded") if is_known else UNKNOWN
-        kind = "TIFF"
-    return UNSUPPORTED.format(kind)
+    stored = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded.startswith(TIFF) else None
+    if stored is not None:
+        return UNSUPPORTED.format(f"TIFF, of {stored.dtype} values,")
+    return f"{DAMAGED.format('it cannot be decoded')}; if another program shows it, save it there as JPEG or PNG"
