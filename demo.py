@@ -38,7 +38,7 @@ from utils.distributed import find_processes
 from utils.files import first_free, writable_folder, write_csv
 from utils.images import Uint8Array, dark_notice, read_image
 from utils.text import counted, escape
-from utils.video_io import new_video, opened_video
+from utils.video_io import new_video, open_video
 from video.flow import FlowArray, dis_flow, inside, places, warp_image
 from video.flow_chain import grey_difference
 
@@ -100,7 +100,7 @@ def segment_video(config: DemoConfig) -> int:
     """
     device = resolve_device(config.device.device)
     most, source = config.input.max_frames, config.input.demo_video
-    with opened_video(source) as video:
+    with open_video(source) as video:
         model = build_model(config.model)
         wanted = wanted_classes(config.output.classes, model.classes)
         predictor = demo_predictor(model, config.output, device)

@@ -17,7 +17,7 @@ from inference.load import load_model
 from inference.predictor import Predictor
 from utils.images import Uint8Array
 from utils.text import counted
-from utils.video_io import opened_video
+from utils.video_io import open_video
 from video.flow import dis_flow, warp_labels
 
 
@@ -37,7 +37,7 @@ def main(path: str, snapshot: str, scale: float) -> None:
     before = None
     found: list[tuple[float, ...]] = []
     changed = []
-    with opened_video(path) as video:
+    with open_video(path) as video:
         for _, image in video.frames:
             probabilities = predictor.probabilities(image)
             plain, smooth = (

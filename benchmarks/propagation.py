@@ -34,7 +34,7 @@ from datasets.streets.write import write_streets
 from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from utils.parallel import prepare_worker
 from utils.plots import new_plot
-from utils.video_io import opened_video
+from utils.video_io import open_video
 from video.flow import build_flow, compose, inside, warp_image, warp_labels
 from video.flow_chain import Displacement, FlowChain, StreetFlow
 from video.propagation import VOID_TESTS, compare, occlusion, propagate
@@ -245,7 +245,7 @@ def time_jobs(folder: Path, num_processes: int) -> float:
 
 
 def enlarged(video: str, count: int) -> Iterator[Uint8Array]:
-    with opened_video(video) as opened:
+    with open_video(video) as opened:
         frames = [frame for _, frame in islice(opened.frames, count)]
     if len(frames) < count:
         raise SystemExit(f"{video} has fewer than {count} frames.")

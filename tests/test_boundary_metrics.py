@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,7 +24,9 @@ def one_pixel_is_close(monkeypatch):
 
 
 def scored(truth: np.ndarray, guess: np.ndarray, num_classes: int = 2):
-    return boundary_scores(torch.from_numpy(boundary_counts(truth, guess, num_classes, IGNORE)))
+    iou, f = boundary_scores(torch.from_numpy(boundary_counts(truth, guess, num_classes, IGNORE)))
+    means = {"mean_iou": float(iou.nanmean()), "mean_f": float(f.nanmean())}
+    return SimpleNamespace(iou=tuple(iou.tolist()), f=tuple(f.tolist()), **means)
 
 
 def halves(height: int, width: int, left: int) -> np.ndarray:

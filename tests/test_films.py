@@ -20,7 +20,7 @@ import pytest
 from datasets.specs.registry import dataset_spec
 from tests.moving import frames_of
 from utils.images import read_image
-from utils.video_io import Video, _frames_of_camera, count_frames, new_video, opened_video
+from utils.video_io import Video, _frames_of_camera, count_frames, new_video, open_video
 
 CAMVID = dataset_spec("camvid")
 VIDEO_SIZE = (33, 25)  # odd, which H.264 has no room for
@@ -70,7 +70,7 @@ def write_film(
 
 def read_film(path: Path) -> tuple[list[float], list[np.ndarray], float]:
     """When the frames of a film are shown, the frames, and how many seconds are missing."""
-    with opened_video(str(path)) as opened:
+    with open_video(str(path)) as opened:
         times, frames = zip(*opened.frames, strict=True)
         return list(times), list(frames), opened.missing()
 
@@ -158,7 +158,7 @@ def test_frames_are_seen_with_square_pixels(tmp_path, aspect, size):
     film = write_film(tmp_path / "film.mkv", [0, 0.1], aspect=aspect)
     height, width = read_film(film)[1][0].shape[:2]
     assert (width, height) == size
-    with opened_video(str(film), square_pixels=False) as opened:
+    with open_video(str(film), square_pixels=False) as opened:
         assert next(opened.frames)[1].shape == (48, 64, 3)
 
 
@@ -304,7 +304,7 @@ def test_a_video_is_closed_only_when_nobody_reads_it_any_more(
         reading.wait(1)
         raise failure
 
-    monkeypatch.setattr("demo.opened_video", endless_video)
+    monkeypatch.setattr("demo.open_video", endless_video)
     monkeypatch.setattr("inference.predictor.Predictor.predict", fail)
     monkeypatch.setattr("os._exit", sys.exit)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
@@ -330,7 +330,7 @@ def test_ctrl_c_ends_a_camera_whose_frames_so_far_are_kept(
         return original(self, image)
 
     done, original = [], Predictor.predict
-    monkeypatch.setattr("demo.opened_video", camera)
+    monkeypatch.setattr("demo.open_video", camera)
     monkeypatch.setattr(Predictor, "predict", labels)
     monkeypatch.setattr("os._exit", sys.exit)
     out = tmp_path / "out"

@@ -17,7 +17,7 @@ from datasets.specs.spec import SegClass, first_difference
 from tests.conftest import Outcome
 from tests.trees import CAR, ROAD, folder_tree, write_classes, write_pair
 from utils import plots as fonts
-from utils.images import IMAGE_SUFFIXES, dark_notice, exif_orientation, read_image, write_image
+from utils.images import IMAGE_SUFFIXES, dark_notice, read_image, write_image
 
 ROAD_COLOR, CAR_COLOR = (64, 32, 32), (0, 255, 102)
 
@@ -47,27 +47,7 @@ def write_turned(path: Path, orientation: int, size: tuple[int, int] = (6, 4)) -
     Image.fromarray(pixels).save(path, exif=exif)
 
 
-# Palettes
-
-
 # Photos that are turned
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_the_orientation_is_known_by_which_a_picture_is_turned(tmp_path, suffix, orientation):
-    path = tmp_path / f"x.{suffix}"
-    write_turned(path, orientation)
-    assert exif_orientation(path) == orientation
-    assert read_image(path).shape == ((4, 6, 3) if orientation == 6 else (6, 4, 3))
-
-
-def test_a_picture_without_exif_is_upright(tmp_path):
-    for suffix in ("jpg", "png", "bmp", "ppm"):
-        write_image(tmp_path / f"x.{suffix}", np.zeros((4, 6, 3), np.uint8))
-        assert exif_orientation(tmp_path / f"x.{suffix}") == 1
-    (tmp_path / "none.jpg").write_bytes(b"no picture")
-    assert exif_orientation(tmp_path / "none.jpg") == 1
 
 
 def test_a_size_that_differs_by_exif_says_so(verify, root):

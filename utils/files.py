@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import fcntl
-import functools
 import json
 import math
 import os
@@ -33,7 +30,6 @@ def natural_order(name: str) -> tuple[list[tuple[str, int]], str]:
 
 
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats of a plot
-_NEW = ".new-"  # how names of temporary files begin
 
 
 def _read_umask() -> int:
@@ -50,12 +46,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` to write to; synced and renamed to `path` if the block succeeds.
 
     The temporary name keeps the suffix, since some writers choose the format by it; it is short, since `path` may have
-    the longest name possible. An OSError of the block that names no file gets `path` as its file name. The first use in
-    a folder removes temporary files there that killed processes have left.
+    the longest name possible. An OSError of the block that names no file gets `path` as its file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent)
-    handle, name = _locked_file(path)
+    handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
@@ -71,27 +66,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _locked_file(path: Path) -> tuple[int, str]:
-    """A new file beside `path`, and its open handle. The lock, which ends with the process, tells that it is in use."""
-    while True:
-        handle, name = tempfile.mkstemp(prefix=_NEW, suffix=path.suffix, dir=path.parent)
-        with contextlib.suppress(OSError):  # a file system without locks; then nothing can be removed either
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if Path(name).exists():
-            return handle, name
-        os.close(handle)  # removed by another process before it was locked
-
-
-@functools.cache
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files in `folder` that no process is writing."""
-    for path in folder.glob(f"{_NEW}*"):
-        with contextlib.suppress(OSError), path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
 
 
 def json_text(content: Any, **options: Any) -> str:

@@ -41,8 +41,6 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
 
-LARGEST_OF_12_BITS = 4095 >> 8  # as `read_image` returns it from a 16-bit file
-
 
 def read_image(path: Path | str) -> Uint8Array:
     """An image file as [H, W, 3] uint8 RGB, turned upright; grey, CMYK and 16 bits are converted, alpha is dropped.
@@ -55,7 +53,7 @@ def read_image(path: Path | str) -> Uint8Array:
 
 def dark_notice(path: Path, image: Uint8Array) -> str | None:
     """A hint if `image`, read from `path`, is nearly black, as 12-bit values are in a 16-bit file; else None."""
-    if image.max() > LARGEST_OF_12_BITS:
+    if image.max() > 4095 >> 8:
         return None
     return f"notice: {path} is nearly black; a 12-bit photo in a 16-bit file must be stretched to all 16 bits first"
 
@@ -88,11 +86,6 @@ def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
 def read_palette(path: Path | str) -> list[tuple[int, int, int]]:
     """The RGB colours of a PNG's palette, by index; empty if it has no palette."""
     return decoding.palette(_read_bytes(path))
-
-
-def exif_orientation(path: Path | str) -> int:
-    """The EXIF orientation, 1 to 8, by which `read_image` turns an image upright; also 1 if it has none."""
-    return decoding.orientation(_read_bytes(path))
 
 
 def image_size(path: Path | str) -> tuple[int, int]:

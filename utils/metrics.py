@@ -27,16 +27,6 @@ CLOSE = 0.005
 NUM_COUNTS = 7
 
 
-@dataclass(frozen=True)
-class BoundaryScores:
-    """Scores per class, NaN if the truth has no border of it; the means exclude those."""
-
-    iou: tuple[float, ...]
-    f: tuple[float, ...]
-    mean_iou: float
-    mean_f: float
-
-
 def close_pixels(height: int, width: int) -> int:
     """The largest distance that is close in an image of that size, in pixels; at least 1."""
     return max(1, round(CLOSE * math.hypot(height, width)))
@@ -86,14 +76,14 @@ def border_lines(labels: Labels, ignore_label: int) -> Mask:
     return lines
 
 
-def boundary_scores(counts: Tensor) -> BoundaryScores:
-    """The scores of counts [C, 7]."""
+def boundary_scores(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Boundary IoU and F-score of each class from counts [C, 7], float64, NaN if the truth has no border of it."""
     both, true, guessed, guessed_close, guessed_line, true_close, true_line = counts.to(torch.float64).unbind(1)
     nan = torch.full_like(both, math.nan)
     iou = torch.where(true > 0, both / (true + guessed - both).clamp(min=1), nan)
     precision, recall = guessed_close / guessed_line.clamp(min=1), true_close / true_line.clamp(min=1)
     f = torch.where(true_line > 0, 2 * precision * recall / (precision + recall).clamp(min=1e-12), nan)
-    return BoundaryScores(tuple(iou.tolist()), tuple(f.tolist()), float(iou.nanmean()), float(f.nanmean()))
+    return iou, f
 
 
 def _num_close(pixels: NDArray[np.int64], others: NDArray[np.int64], shape: tuple[int, int], close: int) -> int:
@@ -198,7 +188,7 @@ def scores(matrix: Tensor, class_names: Sequence[str], boundary: Tensor | None =
 
     iou, recall = ratio(hits, truth + guess - hits), ratio(hits, truth)
     total = float(counts.sum())
-    borders = boundary_scores(torch.zeros(len(hits), NUM_COUNTS) if boundary is None else boundary)
+    boundary_iou, boundary_f = boundary_scores(torch.zeros(len(hits), NUM_COUNTS) if boundary is None else boundary)
     return Scores(
         class_names=tuple(class_names),
         iou=tuple(iou.tolist()),
@@ -206,13 +196,13 @@ def scores(matrix: Tensor, class_names: Sequence[str], boundary: Tensor | None =
         recall=tuple(recall.tolist()),
         f1=tuple(ratio(2 * hits, truth + guess).tolist()),
         share=tuple((truth / max(total, 1)).tolist()),
-        boundary_iou=borders.iou,
-        boundary_f=borders.f,
+        boundary_iou=tuple(boundary_iou.tolist()),
+        boundary_f=tuple(boundary_f.tolist()),
         mean_iou=float(iou[present].mean()) if total else math.nan,
         mean_accuracy=float(recall[present].mean()) if total else math.nan,
         pixel_accuracy=float(hits.sum()) / total if total else math.nan,
-        mean_boundary_iou=borders.mean_iou,
-        mean_boundary_f=borders.mean_f,
+        mean_boundary_iou=float(boundary_iou.nanmean()),
+        mean_boundary_f=float(boundary_f.nanmean()),
         absent=tuple(name for name, here in zip(class_names, present.tolist(), strict=True) if not here),
     )
 

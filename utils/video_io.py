@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
 
 import av
 import cv2
@@ -27,13 +26,6 @@ QUALITY = "20"  # x264's constant rate factor: hardly distinguishable from the s
 TICKS = 90_000  # per second, the time unit of H.264 videos; a multiple of all common frame rates
 MOST_ASPECT = 8  # of a pixel; what says more is damaged
 MOST_PADDING = 0.03  # seconds by which a complete file may seem too short, since its sound is stored in blocks
-
-
-class WriteFrame(Protocol):
-    """Writes the next frame, shown from `seconds` on; without `seconds` one frame duration after the last."""
-
-    def __call__(self, frame: Uint8Array, seconds: float | None = None) -> None:
-        """Write it."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +47,18 @@ class Video:
 
 
 @contextmanager
-def opened_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
+def open_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
     """Open a video file, or the camera of that number.
 
     square_pixels: resize frames whose pixels are not square, as they are shown; else they stay as stored.
     Raises FileNotFoundError, or ValueError if there is no such camera or the file is not a video.
     """
     if source.isdecimal():
-        with _opened_camera(int(source)) as capture:
+        with _open_camera(int(source)) as capture:
             rate = _plausible(capture.get(cv2.CAP_PROP_FPS))
             yield Video(f"camera{source}", is_camera=True, num_frames=0, rate=rate, frames=_frames_of_camera(capture))
         return
-    with _opened_file(source) as (container, stream):
+    with _open_file(source) as (container, stream):
         rate = _plausible(float(stream.average_rate or stream.guessed_rate or 0))
         length = (container.duration or 0) / av.time_base
         reader = _Reader(container, stream, rate, square_pixels=square_pixels)
@@ -77,18 +69,21 @@ def opened_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
 
 
 def count_frames(path: Path) -> int:
-    """The frames of a video file, counted without decoding them. Raises what `opened_video` raises."""
-    with _opened_file(str(path)) as (container, stream):
+    """The frames of a video file, counted without decoding them. Raises what `open_video` raises."""
+    with _open_file(str(path)) as (container, stream):
         return sum(p.stream is stream and p.size > 0 and not p.is_discard for p in _packets(container))
 
 
 @contextmanager
-def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
+def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[..., None]]:
     """Write frames of `size` (width, height, both even) to an MP4 file, which appears when the block has succeeded.
 
-    rate: frames per second, where no times are given.
+    Gives `write(frame, seconds=None)`: the next frame, [H, W, 3] uint8 RGB, shown from `seconds` on, or one frame
+    duration after the last. rate: frames per second, where no times are given.
     """
     assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
+    if "libx264" not in av.codecs_available:
+        raise OSError("this PyAV cannot write H.264; install that of PyPI: pip install --force-reinstall av.")
     with atomic_path(path) as temporary:
         try:
             with _writer(temporary, rate, size) as write:
@@ -98,9 +93,7 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteF
 
 
 @contextmanager
-def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[WriteFrame]:
-    if "libx264" not in av.codecs_available:
-        raise OSError("this PyAV cannot write H.264; install that of PyPI: pip install --force-reinstall av.")
+def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[..., None]]:
     # Without the tags players guess the colour matrix from the size of the image, and class colours change.
     # faststart: players can start before they have the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -211,7 +204,7 @@ def _plausible(rate: float) -> float:
 
 
 @contextmanager
-def _opened_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {source}")
@@ -231,13 +224,8 @@ def _opened_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 @contextmanager
-def _opened_camera(number: int) -> Iterator[cv2.VideoCapture]:
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own error follows
-    try:
-        capture = cv2.VideoCapture(number)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+def _open_camera(number: int) -> Iterator[cv2.VideoCapture]:
+    capture = cv2.VideoCapture(number)
     try:
         if not capture.isOpened():
             raise ValueError(f"there is no camera {number}.")

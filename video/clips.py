@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from datasets.files import files_below
 from utils.files import natural_order
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
-from utils.video_io import opened_video
+from utils.video_io import open_video
 from video.flow import sdc_inputs
 
 MOST_VIDEO = 4 * 2**30  # most bytes of decoded frames of a video file to hold in memory
@@ -82,7 +82,7 @@ def _cut_at_gaps(frames: Sequence[tuple[int, Path]]) -> Iterator[list[Frame]]:
 
 def _frames_of_video(path: Path) -> list[Frame]:
     frames: list[Uint8Array] = []
-    with opened_video(str(path)) as video:
+    with open_video(str(path)) as video:
         for _, frame in video.frames:
             frames.append(frame)
             if len(frames) * frame.nbytes > MOST_VIDEO:

@@ -20,7 +20,7 @@ from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, natural_order, writable_folder, write_json
 from utils.images import write_image
 from utils.text import escape
-from utils.video_io import count_frames, opened_video
+from utils.video_io import count_frames, open_video
 
 SOURCE_FILE = "source.json"  # names the video that a set was made from
 LABEL_SUFFIX = ".png"
@@ -134,7 +134,7 @@ def _named_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 def _take_frames(video: Path, wanted: dict[int, list[Path]]) -> None:
     """Write the frames of these numbers to these files, unless they exist."""
     # One after another, since seeking by frame number is not exact in all formats; as stored, since labels lie on that.
-    with opened_video(str(video), square_pixels=False) as opened:
+    with open_video(str(video), square_pixels=False) as opened:
         for number, (_, frame) in enumerate(islice(opened.frames, max(wanted) + 1)):
             for path in wanted.get(number, ()):
                 if not path.is_file():
