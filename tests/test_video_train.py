@@ -18,7 +18,6 @@ from training.run_log import read_metrics
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
 from video.clips import (
-    ClipDraw,
     TrainingClips,
     collate_clips,
     find_frame_sequences,
@@ -116,10 +115,10 @@ def test_the_end_of_each_sequence_is_held_out():
 
 def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_time():
     frames = moving_frames(3, size=96)
-    clips = TrainingClips([tuple(frames)], RECONSTRUCTION, 80, 0)
+    clips = TrainingClips([tuple(frames)], RECONSTRUCTION, 80, (0, 0))
     found = set()
     for place in range(16):
-        crop, flows = clips[ClipDraw(0, place, 0)]
+        crop, flows = clips[place, 0]
         assert crop.shape == (3, 3, 80, 80)
         first, second = flows[..., 20:-20, 20:-20].flatten(2).median(dim=2).values.round()
         assert torch.equal(first, second)
@@ -128,8 +127,8 @@ def test_flow_and_frames_of_a_crop_agree_however_it_was_mirrored_or_turned_in_ti
         torch.testing.assert_close(moved, crop[1:, :, 10:-10, 10:-10].float(), atol=0.01, rtol=0)
     # The later frame shows at x what the earlier one shows at x + 3; mirrored or backwards, at x - 3; both, at x + 3.
     assert found == {(3, 1), (-3, 1), (-3, -1), (3, -1)}
-    again, _ = clips[ClipDraw(0, 3, 0)]
-    assert torch.equal(again, clips[ClipDraw(0, 3, 0)][0])
+    again, _ = clips[3, 0]
+    assert torch.equal(again, clips[3, 0][0])
 
 
 def test_frames_of_different_sizes_name_both_files(tmp_path):

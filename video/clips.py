@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,14 +28,6 @@ FAR = 1.5  # times the usual step between frame numbers; beyond it a frame is mi
 Frame = Path | Uint8Array
 Clip = tuple[Frame, ...]  # CLIP_LENGTH consecutive frames
 ClipSample = tuple[Tensor, Tensor]  # see `video.flow.sdc_inputs`
-
-
-class ClipDraw(NamedTuple):
-    """A training sample: its clip, and the epoch and the place in it, which determine everything random."""
-
-    epoch: int
-    place: int
-    clip: int
 
 
 def find_frame_sequences(source: Path) -> list[list[Frame]]:
@@ -117,18 +108,20 @@ def split_sequences(sequences: Sequence[Sequence[Frame]], val_share: float) -> t
 class TrainingClips(Dataset[ClipSample]):
     """Crops (frames [length, 3, S, S] uint8, flows [M, 2, S, S] float32) for a network for `mode`; see `sdc_inputs`.
 
-    Clips are mirrored and reversed at random. A sample depends only on (seed, draw).
+    Indexed by the place in the epoch and the clip. Clips are mirrored and reversed at random, as `seed` and the place
+    determine.
     """
 
-    def __init__(self, clips: Sequence[Clip], mode: str, crop_size: int, seed: int) -> None:
+    def __init__(self, clips: Sequence[Clip], mode: str, crop_size: int, seed: tuple[int, int]) -> None:
         self.clips = clips
         self.mode = mode
         self.crop_size = crop_size
         self.seed = seed
 
-    def __getitem__(self, draw: ClipDraw) -> ClipSample:
-        generator = np.random.default_rng((self.seed, draw.epoch, draw.place))
-        frames = load_clip(self.clips[draw.clip])
+    def __getitem__(self, draw: tuple[int, int]) -> ClipSample:
+        place, clip = draw
+        generator = np.random.default_rng((*self.seed, place))
+        frames = load_clip(self.clips[clip])
         sides = [(side, min(self.crop_size, side)) for side in frames[0].shape[:2]]
         rows, columns = (slice(first := int(generator.integers(side - part + 1)), first + part) for side, part in sides)
         mirror, backwards = generator.integers(2, size=2)

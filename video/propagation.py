@@ -23,7 +23,6 @@ VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first
 DIFFERENT = 20.0  # grey levels: a pixel that differs more from the true frame shows something else
 OCCLUDED = 10.0  # of `occlusion`
 MISS = 1.0  # pixels: largest forward-backward error that still counts as consistent
-MISS_UNSEEN = 2.0  # the same if there is no true frame to compare with
 
 RADIUS = 2  # pixels: the voters of `refine_labels` form a 5x5 square
 DISTANCE = 1.2  # in pixels, and
@@ -37,7 +36,7 @@ class Propagated:
     step: frames after the labelled one; negative: before it. image: [H, W, 3] uint8 RGB. labels: [H, W] uint8 train
     ids. void_shares: per test of VOID_TESTS, the share of all pixels that it made void, each pixel counted once.
     residual: mean difference between the warped image and the true frame in grey levels, over the labelled pixels;
-    NaN if there is no true frame or no such pixel.
+    NaN if there is none.
     """
 
     step: int
@@ -59,20 +58,19 @@ def propagate(
 ) -> Iterator[Propagated]:
     """Propagate the image and labels of frame 0 to each of `steps`, nearest first.
 
-    frames: step -> [H, W, 3] uint8 RGB, all of one size. Frame 0 is required; the residual is measured against the
-    others, and mode "label" keeps them as the images. labels: [H, W] uint8 train ids of frame 0, `ignore_label` where
-    void. mode: "joint" warps image and labels, "label" only the labels. keep: tests of VOID_TESTS to skip.
+    frames: step -> [H, W, 3] uint8 RGB, all of one size. labels: [H, W] uint8 train ids of frame 0, `ignore_label`
+    where void. mode: "joint" warps image and labels, "label" only the labels, to the true frame. keep: tests of
+    VOID_TESTS to skip.
     """
     for step in sorted(steps, key=abs):
         displacement = find_displacement(step)
         flow, is_exact = displacement.flow, displacement.visible is not None
         warped, carried = warp_image(frames[0], flow), warp_labels(labels, flow)
-        difference = compare(warped, frames[step]) if step in frames else None
+        difference = compare(warped, frames[step])
         image = warped if mode == "joint" else frames[step]
-        if difference is not None and not is_exact:  # exact motion leaves nothing to improve
-            carried = refine_labels(carried, image, trust(difference))
         failed = {"outside": ~inside(flow), "hidden": find_hidden(displacement, difference)}
-        if difference is not None and not is_exact:  # else only light and small details differ
+        if not is_exact:  # exact flow leaves nothing to improve: only light and small details differ
+            carried = refine_labels(carried, image, trust(difference))
             failed["residual"] = difference > DIFFERENT
         shares, void = dict.fromkeys(VOID_TESTS, 0.0), np.zeros(labels.shape, bool)
         for test, fails in failed.items():
@@ -81,7 +79,7 @@ def propagate(
                 void |= fails
         carried[void] = ignore_label
         known = carried != ignore_label
-        residual = float(difference[known].mean()) if difference is not None and known.any() else math.nan
+        residual = float(difference[known].mean()) if known.any() else math.nan
         yield Propagated(step, image, carried, shares, residual)
 
 
@@ -101,13 +99,11 @@ def occlusion(difference: NDArray[np.float32], miss: NDArray[np.float32]) -> NDA
     return difference * np.sqrt(np.clip(miss, 0.25, 4.0))
 
 
-def find_hidden(displacement: Displacement, difference: NDArray[np.float32] | None) -> NDArray[np.bool_]:
-    """[H, W]: what the labelled frame does not show. difference: from `compare`; None without a true frame."""
+def find_hidden(displacement: Displacement, difference: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[H, W]: what the labelled frame does not show. difference: from `compare`."""
     if displacement.visible is not None:
         return ~displacement.visible
     assert displacement.miss is not None
-    if difference is None:
-        return displacement.miss > MISS_UNSEEN
     return (displacement.miss > MISS) & (occlusion(difference, displacement.miss) > OCCLUDED)
 
 

@@ -121,16 +121,15 @@ def arch_name(mode: str) -> str:
     return f"SDCNet_{mode}"
 
 
-def load_sdc(path: Path | str, device: torch.device | str = "cpu", mode: str = RECONSTRUCTION) -> SDCNet:
+def load_sdc(
+    path: Path | str, device: torch.device | str = "cpu", mode: str = RECONSTRUCTION, checkpoint: Checkpoint | None = None
+) -> SDCNet:
     """A trained network for `mode`, in evaluation mode. The file determines its width, and may hold a flow network too.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged or holds another network or another mode.
+    checkpoint: what was already read from `path`. Raises FileNotFoundError, or ValueError if the file is damaged or
+    holds another network or another mode.
     """
-    return sdc_of(load_checkpoint(path), path, mode).eval().to(device)
-
-
-def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
-    """The network for `mode` in a checkpoint that was read from `path`. Raises ValueError if it holds another one."""
+    checkpoint = checkpoint or load_checkpoint(path)
     first = checkpoint.state_dict.get("conv1.0.weight", torch.zeros(WIDTH, 0))
     names: dict[tuple[int, ...], str] = {(num_inputs(mode),): arch_name(mode) for mode in NUM_FRAMES}
     arch = checkpoint.arch or names.get(tuple(first.shape[1:2]))
@@ -145,7 +144,7 @@ def sdc_of(checkpoint: Checkpoint, path: Path | str, mode: str) -> SDCNet:
     if not report.complete:
         raise ValueError(f"{path}: not the weights of an SDC-Net for {mode}: {report.summary()}.")
     net.load_state_dict(found)
-    return net
+    return net.eval().to(device)
 
 
 def sdc_loss(prediction: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

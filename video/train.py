@@ -32,9 +32,9 @@ from utils.distributed import find_processes
 from utils.images import side_by_side
 from utils.parallel import default_num_workers, prepare_worker
 from utils.text import counted
-from video.clips import Clip, ClipDraw, TrainingClips, collate_clips, find_frame_sequences, load_clip, split_sequences
+from video.clips import Clip, TrainingClips, collate_clips, find_frame_sequences, load_clip, split_sequences
 from video.flow import sdc_inputs
-from video.sdc import WHITE, SDCNet, arch_name, displace, load_sdc, sdc_loss, sdc_of
+from video.sdc import WHITE, SDCNet, arch_name, displace, load_sdc, sdc_loss
 
 # Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
 SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying")
@@ -87,7 +87,7 @@ def set_up(config: VideoTrainConfig) -> SDCTraining:
     start = find_start(config.run)
     torch.manual_seed(config.run.seed)
     if start:
-        net = sdc_of(start.checkpoint, start.path, config.net.mode)
+        net = load_sdc(start.path, mode=config.net.mode, checkpoint=start.checkpoint)
     elif config.net.snapshot:
         net = load_sdc(config.net.snapshot, mode=config.net.mode)
     else:
@@ -134,12 +134,12 @@ def training_loader(training: SDCTraining) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of crops of every clip, --repeat times, in the epoch's random order."""
     config, epoch, num_clips = training.config, training.progress.epoch, len(training.train)
     order = np.random.default_rng((config.run.seed, epoch)).permutation(num_clips * config.frames.repeat)
-    draws = [ClipDraw(epoch, place, int(number) % num_clips) for place, number in enumerate(order)]
+    draws = list(enumerate(order % num_clips))  # place in the epoch, and clip
     on_gpu, num_workers = training.device.type == "cuda", config.device.num_workers
     if num_workers is None:  # on a CPU the network needs the cores more than DIS does
         num_workers = default_num_workers(find_processes()) if on_gpu else 0
     return DataLoader(
-        TrainingClips(training.train, config.net.mode, config.frames.crop_size, config.run.seed),
+        TrainingClips(training.train, config.net.mode, config.frames.crop_size, (config.run.seed, epoch)),
         batch_size=min(config.frames.batch, len(draws)),
         sampler=draws,
         drop_last=True,
