@@ -47,8 +47,7 @@ def main(config: PropagateConfig) -> int:
         spec, root, left_out = open_dataset(config, processes)
         out = Path(output.out or root)
         split = config.data.split or ("trainval" if config.data.video else "train")
-        samples = find_samples(spec, root, split, config.data.cv)
-        sequences, missing = find_sequences(spec, root, samples, out, chosen)
+        sequences, missing = find_sequences(spec, root, find_samples(spec, root, split, config.data.cv), out, chosen)
         left_out += missing
         if chosen.flow == "exact":
             StreetFlow(root, sequences[0].pair.name)  # fails now for a set that was not drawn, not frame by frame
@@ -151,8 +150,7 @@ def write_results(
     print(f"{counted(len(records), 'pair')} of {frames}: {escape(folder)}")
     if records:
         dataset = f"--dataset {maker.spec.name} --dataset_dir {maker.root} --propagated_dir {maker.out}"
-        reach = max(abs(record["step"]) for record in records)
-        print(escape(f"to train on them: python train.py {dataset} --maxSkip {reach}"))
+        print(escape(f"to train on them: python train.py {dataset} --maxSkip {max(abs(r['step']) for r in records)}"))
     report_skipped(left_out)
 
 

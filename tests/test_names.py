@@ -22,7 +22,7 @@ from tests.trees import ROAD, VOID, folder_tree, write_classes, write_pair
 from utils.files import natural_order, write_csv
 from utils.images import write_image
 from utils.text import escape
-from video.clips import in_sequences
+from video.train import in_sequences
 from video.video_dataset import match_labels
 
 # Not UTF-8; more than one line; what HTML, CSV, URLs, terminals and templates read as their own.

@@ -17,17 +17,17 @@ from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.run_log import read_metrics
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
-from video.clips import (
+from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, displace, load_sdc, sdc_loss
+from video.settings import VideoTrainConfig
+from video.train import (
     TrainingClips,
     collate_clips,
     find_frame_sequences,
     in_sequences,
     load_clip,
+    psnr,
     split_sequences,
 )
-from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, displace, load_sdc, sdc_loss
-from video.settings import VideoTrainConfig
-from video.train import psnr
 
 
 def texture(size: int, seed: int = 0) -> np.ndarray:
@@ -332,7 +332,7 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
     damaged = write_frames(tmp_path / "damaged", 6)
     (damaged / "002.png").write_bytes(b"\x89PNG")
     for frames, told in (
-        (tmp_path / "none", f"no such file or folder: {tmp_path / 'none'}"),
+        (tmp_path / "none", f"no images in {tmp_path / 'none'} or its subfolders"),
         (tmp_path / "empty", f"no images in {tmp_path / 'empty'} or its subfolders"),
         (tmp_path / "film.mp4", "film.mp4: not a video, or damaged"),
         (two, "at least 6 consecutive frames are needed"),

@@ -7,7 +7,7 @@ image. Pixel centres are at whole numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import cv2
@@ -71,7 +71,8 @@ def compose(first: FlowArray, second: FlowArray) -> FlowArray:
     return first + cv2.remap(second, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def build_flow(name: str, *, weights: str | None = None, device: torch.device | str = "cpu") -> EstimateFlow:
+@lru_cache(maxsize=1)  # once per process, since it may be a network
+def build_flow(name: str, weights: str | None = None, device: str = "cpu") -> EstimateFlow:
     """The estimator of this name: dis, raft or sdc. (`exact`, for drawn streets, is geometry: video/flow_chain.py.)
 
     weights: checkpoint file; `raft` and `sdc` need one. device: where their networks run; `dis` runs on the CPU.
@@ -85,7 +86,7 @@ def build_flow(name: str, *, weights: str | None = None, device: torch.device | 
         raise ValueError(f"--flow {name} needs a checkpoint: give its file with --flow_weights.")
     if name == "raft":
         return partial(raft_flow, load_raft(weights).to(device))
-    return partial(sdc_flow, load_sdc(weights, device))
+    return partial(sdc_flow, load_sdc(weights).to(device))
 
 
 def frames_beyond(name: str) -> int:

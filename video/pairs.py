@@ -8,7 +8,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from utils.files import atomic_path, natural_order
 from utils.images import Uint8Array, blend, read_image, read_note, side_by_side, write_image, write_png
 from utils.plots import text_font
 from utils.text import counted, escape
-from video.flow import EstimateFlow, build_flow, frames_beyond
+from video.flow import build_flow, frames_beyond
 from video.flow_chain import FindDisplacement, FlowChain, StreetFlow
 from video.propagation import Propagated, propagate
 from video.settings import PropagationConfig
@@ -81,8 +80,7 @@ def find_sequences(
         if to_make:
             found.append(LabelledSequence(pair, frames, to_make))
         else:
-            steps_away = counted(chosen.stride, "step")
-            missing.append(f"{pair.name}: its video has no frame {steps_away} before or after it")
+            missing.append(f"{pair.name}: its video has no frame {counted(chosen.stride, 'step')} before or after it")
         if to_make and gaps:
             missing.append(f"{pair.name}: its video lacks {' and '.join(gaps)}, so no pairs are made beyond")
     if found:
@@ -149,7 +147,7 @@ class PairMaker:
             if chosen.flow == "exact":
                 find_displacement: FindDisplacement = StreetFlow(self.root, sequence.pair.name, chosen.stride)
             else:
-                find_displacement = FlowChain(frames, _estimator(chosen.flow, chosen.flow_weights, self.device))
+                find_displacement = FlowChain(frames, build_flow(chosen.flow, chosen.flow_weights, self.device))
             for made in propagate(
                 frames, labels, find_displacement, list(sequence.to_make),
                 mode=chosen.mode, keep=chosen.kept_tests, ignore_label=self.spec.ignore_label,
@@ -200,11 +198,6 @@ class PairMaker:
         method: dict[str, object] = {"flow": chosen.flow, "weights": chosen.flow_weights, "mode": chosen.mode}
         method |= {"keep": chosen.kept_tests, "stride": chosen.stride}
         return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=1)
-def _estimator(name: str, weights: str | None, device: str) -> EstimateFlow:
-    return build_flow(name, weights=weights, device=device)  # once per process, since it may be a network
 
 
 def write_manifest(folder: Path, root: Path) -> None:

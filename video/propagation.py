@@ -84,10 +84,7 @@ def propagate(
 
 
 def compare(warped: Uint8Array, true: Uint8Array) -> NDArray[np.float32]:
-    """[H, W] float32, grey levels: how much the warped image differs from the true one.
-
-    Averaged over 3x3 pixels, so that noise does not count.
-    """
+    """[H, W] float32, grey levels: how much the images differ, over 3x3 pixels, so that noise does not count."""
     return cv2.blur(grey_difference(warped, true), (3, 3))  # type: ignore[return-value]
 
 

@@ -46,7 +46,8 @@ class SDCNet(nn.Module):
         self.num_frames, self.width = NUM_FRAMES[mode], width
         if width < 4 or width % 4:
             raise ValueError(f"--width must be a positive multiple of 4, got {width}.")
-        w, inputs = width, num_inputs(mode)
+        # Three colours of each frame, two components of each flow.
+        w, inputs = width, 3 * self.num_frames + 2 * (self.num_frames - 1)
         self.conv1 = _conv(inputs, w, kernel=7, stride=2)
         self.conv2 = _conv(w, 2 * w, kernel=5, stride=2)
         self.conv3 = _conv(2 * w, 4 * w, kernel=5, stride=2)
@@ -111,40 +112,30 @@ class SDCNet(nn.Module):
                 self.final_flow.weight[component, component * num_flows + num_flows - 1, 1, 1] = 1
 
 
-def num_inputs(mode: str) -> int:
-    """Channels that the network for `mode` sees: three colours of each frame, two components of each flow."""
-    return 3 * NUM_FRAMES[mode] + 2 * (NUM_FRAMES[mode] - 1)
-
-
 def arch_name(mode: str) -> str:
     """The name in checkpoints of a network for this mode."""
     return f"SDCNet_{mode}"
 
 
-def load_sdc(
-    path: Path | str, device: torch.device | str = "cpu", mode: str = RECONSTRUCTION, checkpoint: Checkpoint | None = None
-) -> SDCNet:
+def load_sdc(path: Path | str, mode: str = RECONSTRUCTION, checkpoint: Checkpoint | None = None) -> SDCNet:
     """A trained network for `mode`, in evaluation mode. The file determines its width, and may hold a flow network too.
 
     checkpoint: what was already read from `path`. Raises FileNotFoundError, or ValueError if the file is damaged or
     holds another network or another mode.
     """
     checkpoint = checkpoint or load_checkpoint(path)
-    first = checkpoint.state_dict.get("conv1.0.weight", torch.zeros(WIDTH, 0))
-    names: dict[tuple[int, ...], str] = {(num_inputs(mode),): arch_name(mode) for mode in NUM_FRAMES}
-    arch = checkpoint.arch or names.get(tuple(first.shape[1:2]))
-    if arch != arch_name(mode):
-        held = arch or "no SDC-Net"
-        raise ValueError(f"{path} holds {held}; expected {arch_name(mode)}: python -m video.train --mode {mode}.")
-    net = SDCNet(mode, first.shape[0])
+    arch, way_out = checkpoint.arch, f"expected {arch_name(mode)}: python -m video.train --mode {mode}."
+    if arch not in (None, arch_name(mode)):
+        raise ValueError(f"{path} holds {arch}; {way_out}")
+    net = SDCNet(mode, len(checkpoint.state_dict.get("conv1.0.weight", range(WIDTH))))
     own = net.state_dict()
     found = {key: own[key] for key in BUFFERS}
     found |= {key: value for key, value in checkpoint.state_dict.items() if key in own}
     report = compare_state(own, found)
     if not report.complete:
-        raise ValueError(f"{path}: not the weights of an SDC-Net for {mode}: {report.summary()}.")
+        raise ValueError(f"{path} holds other weights ({report.summary()}); {way_out}")
     net.load_state_dict(found)
-    return net.eval().to(device)
+    return net.eval()
 
 
 def sdc_loss(prediction: Tensor, target: Tensor, motion: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
