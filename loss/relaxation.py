@@ -235,7 +235,7 @@ class _SetLoss(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, own: Tensor, weights: Tensor, pixels: Tensor, members: Tensor) -> Tensor:
         log_p = F.log_softmax(logits, 1, dtype=weights.dtype).contiguous()
         loss = -log_p.gather(1, own.unsqueeze(1)).squeeze(1)
-        chosen = log_p.view(-1)[_positions(pixels, members, log_p.shape)]
+        chosen = log_p.view(-1)[_member_positions(pixels, members, log_p.shape)]
         chosen.masked_fill_(members == log_p.shape[1], -torch.inf)
         log_p_set = chosen.logsumexp(0)
         loss.view(-1)[pixels] = -log_p_set
@@ -255,11 +255,11 @@ class _SetLoss(torch.autograd.Function):
         # Neither line writes a position twice, so both are deterministic without accumulation.
         result.scatter_(1, own, result.gather(1, own) - alone)
         used = (members != result.shape[1]).nonzero(as_tuple=True)
-        result.view(-1)[_positions(pixels, members, result.shape)[used]] -= (softmax_set * grad)[used]
+        result.view(-1)[_member_positions(pixels, members, result.shape)[used]] -= (softmax_set * grad)[used]
         return result.to(ctx.dtype), None, None, None, None
 
 
-def _positions(pixels: Tensor, members: Tensor, shape: torch.Size) -> Tensor:
+def _member_positions(pixels: Tensor, members: Tensor, shape: torch.Size) -> Tensor:
     """Positions of the sets' members in the flattened logits [B, C, H, W]: [K, N]; arbitrary for empty places."""
     num_classes, plane = shape[1], shape[2] * shape[3]
     first = pixels // plane * (num_classes * plane) + pixels % plane

@@ -130,7 +130,7 @@ def main(config: CompareConfig) -> int:
     if not any(measure.class_name for measure in measures):
         print(f"scores of each class: {NOT_RECORDED}; eval.py writes them into the run folder")
     write_csv(csv, CSV_HEADER, csv_lines(groups, measures))
-    write_plot(png, groups)
+    plot_curves(png, groups)
     print(f"\nwrote {escape(csv)} and {escape(png)}")
     return 0
 
@@ -260,7 +260,7 @@ def csv_lines(groups: Sequence[Group], measures: Sequence[Measure]) -> Iterator[
                 yield group.number, group.label, *measure, *spread, each
 
 
-def write_plot(path: Path, groups: Sequence[Group]) -> None:
+def plot_curves(path: Path, groups: Sequence[Group]) -> None:
     """Validation mIoU and training loss over epochs: mean and range of each group over the epochs all its runs have."""
     with new_plot(path, (13, 4 + 0.25 * len(groups)), dpi=110) as figure:
         for axis, kind, key, factor, title in zip(
