@@ -65,7 +65,7 @@ def main(config: PropagateConfig) -> int:
         made, failed = make_pairs(maker, left, processes, config.device.num_workers)
         records, left_out = records + lists_of_all(made), left_out + lists_of_all(failed)
         if processes.is_main:
-            write_results(config, maker, sequences, records, left_out)
+            write_outcome(config, maker, sequences, records, left_out)
     return 1 if left_out and processes.is_main else 0  # torchrun stops all processes when one fails
 
 
@@ -133,7 +133,7 @@ def make_pairs(
     return records, failed
 
 
-def write_results(
+def write_outcome(
     config: PropagateConfig, maker: PairMaker, sequences: Sequence[LabelledSequence], records: list[Record],
     left_out: list[str],
 ) -> None:  # fmt: skip

@@ -1,8 +1,6 @@
 """`python -m video.train`: which clips it finds in a folder, that it learns, and how it ends on bad input."""
 
 import math
-import re
-import shlex
 from pathlib import Path
 
 import cv2
@@ -350,13 +348,6 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
     assert "start it without torchrun" in train("--frames", damaged).err
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--mode", "both"), ("--val_share", "2"), ("--batch", "0")])
-def test_a_wrong_flag_ends_with_exit_code_2_and_names_it(train, flag, value):
-    ended = train("--frames", "frames", flag, value)
-    assert ended.code == 2
-    assert flag in ended.err
-
-
 @pytest.mark.parametrize(("mode", "told"), [("reconstruction", "propagate.py --flow sdc"), ("prediction", "nothing")])
 def test_a_motion_network_is_told_from_one_that_segments(command, tmp_path, mode, told):
     save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(mode, 4).state_dict(), arch=arch_name(mode)))
@@ -374,11 +365,3 @@ def test_help_names_no_flag_that_there_is_not(capsys):
     assert "--max_minutes" in told
     assert "--rlx_off_epoch" not in told
     assert "--max_cu_epoch" not in told
-
-
-def test_the_readme_s_commands_can_be_parsed():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    commands = re.findall(r"^python -m video.train (.*)$", readme, re.M)
-    assert commands
-    for line in commands:
-        assert parse_command_line(VideoTrainConfig, shlex.split(line)).frames.frames

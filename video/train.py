@@ -84,7 +84,7 @@ def main(config: VideoTrainConfig) -> None:
             check_weights(training.net, training.dtype)
             is_over = run.test_mode or progress.is_over()
             progress.is_due = is_over or progress.epoch % run.val_interval == 0
-            save(training, LAST)
+            save_sdc(training, LAST)
             if progress.is_due:
                 score(training)
                 is_over = is_over or progress.is_over()  # the time may have run out meanwhile
@@ -196,8 +196,8 @@ def score(training: SDCTraining) -> None:
     progress.scores, progress.is_due = scores, False
     if scores["psnr"] > progress.best:
         progress.best = scores["psnr"]
-        save(training, BEST)
-    save(training, LAST)
+        save_sdc(training, BEST)
+    save_sdc(training, LAST)
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
@@ -206,7 +206,7 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
     return min(10 * math.log10(WHITE**2 / max(error, 1e-12)), 100.0) if math.isfinite(error) else math.nan
 
 
-def save(training: SDCTraining, name: str) -> None:
+def save_sdc(training: SDCTraining, name: str) -> None:
     """Write a checkpoint into the run folder."""
     checkpoint = Checkpoint(
         state_dict=training.net.state_dict(),
