@@ -62,7 +62,7 @@ from datasets.specs.spec import DatasetSpec
 from transforms.joint import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import Uint8Array, blend, colorize, read_image, shrunk, side_by_side, write_image
+from utils.images import Uint8Array, blend, colorize, read_image, shrink, side_by_side, write_image
 from utils.text import counted, escape
 
 LARGEST_CROP = 360  # longer side of a crop on the sheet, in pixels
@@ -97,8 +97,8 @@ def main(config: ShowConfig) -> int:
 
 def draw_crop(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8Array:
     """The crop, its labels, and the overlay of both, side by side and small enough for a sheet."""
-    image = shrunk(image, LARGEST_CROP)
-    labels = shrunk(labels, LARGEST_CROP, cv2.INTER_NEAREST_EXACT)
+    image = shrink(image, LARGEST_CROP)
+    labels = shrink(labels, LARGEST_CROP, cv2.INTER_NEAREST_EXACT)
     return side_by_side([image, colorize(labels, spec.palette), blend(image, labels, spec.palette)], gap=2)
 
 

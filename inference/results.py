@@ -26,7 +26,7 @@ from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
 from inference.visualize import draw_mistakes, highlight, overlay
 from utils.files import atomic_path, first_free
-from utils.images import Uint8Array, colorize, read_note, shrunk, write_image, write_png
+from utils.images import Uint8Array, colorize, read_note, shrink, write_image, write_png
 from utils.metrics import NUM_COUNTS, ConfusionMatrix, boundary_counts
 
 KINDS = ("color", "overlay", "ids")  # what the demos write of an image
@@ -211,8 +211,8 @@ def evaluate_image(
         confusion.update(torch.from_numpy(labels), torch.from_numpy(prediction))
         counts[:, :num_classes] = confusion.matrix.numpy()
         counts[:, num_classes:] = boundary_counts(labels, prediction, num_classes, IGNORE_LABEL)
-    photo = cv2.cvtColor(shrunk(image, SMALL_SIDE), cv2.COLOR_RGB2BGR)
-    maps = shrunk(map_channels(labels, prediction), SMALL_SIDE, cv2.INTER_NEAREST)
+    photo = cv2.cvtColor(shrink(image, SMALL_SIDE), cv2.COLOR_RGB2BGR)
+    maps = shrink(map_channels(labels, prediction), SMALL_SIDE, cv2.INTER_NEAREST)
     jpeg = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     png = cv2.imencode(".png", cv2.cvtColor(maps, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
     return ImageResult(counts, (image.shape[1], image.shape[0]), jpeg.tobytes(), png.tobytes())

@@ -16,7 +16,7 @@ from network.blocks import Trunk
 from network.mobilenetv3 import BlockSpec, InvertedResidual, conv_bn, layer_names, nearest_multiple_of_8, timm_keys
 
 
-class StageSpec(NamedTuple):
+class LiteStage(NamedTuple):
     """Blocks of equal width; the first has the stride. expansion: filtered channels per input channel."""
 
     kernel: int
@@ -26,16 +26,16 @@ class StageSpec(NamedTuple):
     repeats: int
 
 
-STAGES = (
-    StageSpec(3, 1, 1, 16, 1),
-    StageSpec(3, 2, 6, 24, 2),
-    StageSpec(5, 2, 6, 40, 2),
-    StageSpec(3, 2, 6, 80, 3),
-    StageSpec(5, 1, 6, 112, 3),
-    StageSpec(5, 2, 6, 192, 4),
-    StageSpec(3, 1, 6, 320, 1),
+LITE_STAGES = (
+    LiteStage(3, 1, 1, 16, 1),
+    LiteStage(3, 2, 6, 24, 2),
+    LiteStage(5, 2, 6, 40, 2),
+    LiteStage(3, 2, 6, 80, 3),
+    LiteStage(5, 1, 6, 112, 3),
+    LiteStage(5, 2, 6, 192, 4),
+    LiteStage(3, 1, 6, 320, 1),
 )
-STEM_CHANNELS = 32
+LITE_STEM_CHANNELS = 32
 FINE_STRIDE = 4
 FINEST_CHANNELS = 16  # of the first stage, which no variant widens
 WIDTHS = (1.0, 1.0, 1.1)  # of Lite0, Lite1 and Lite2
@@ -50,11 +50,11 @@ def efficientnet_lite(variant: int, *, output_stride: int = 16) -> Trunk:
 
     output_stride: 32 is the classifier's own; at 16 the sixth stage keeps its size, and what follows is dilated by 2.
     """
-    layers: list[nn.Module] = [conv_bn(3, STEM_CHANNELS, 3, nn.ReLU6, stride=2, pads_late=True)]
-    channels, total_stride, dilation, repeats, fine = STEM_CHANNELS, 2, 1, [], 0
+    layers: list[nn.Module] = [conv_bn(3, LITE_STEM_CHANNELS, 3, nn.ReLU6, stride=2, pads_late=True)]
+    channels, total_stride, dilation, repeats, fine = LITE_STEM_CHANNELS, 2, 1, [], 0
     trained_side = TRAINED_AT[variant] // 2
-    for stage in STAGES:
-        is_scaled = stage is not STAGES[0] and stage is not STAGES[-1]
+    for stage in LITE_STAGES:
+        is_scaled = stage is not LITE_STAGES[0] and stage is not LITE_STAGES[-1]
         repeats.append(math.ceil(stage.repeats * DEPTHS[variant]) if is_scaled else stage.repeats)
         out = nearest_multiple_of_8(stage.out * WIDTHS[variant])
         for position in range(repeats[-1]):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from network.blocks import SqueezeExcitation, Trunk
 
-STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # inner channels, stride and dilation
+RESNET_STAGES = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # inner channels, stride and dilation
 
 
 def shortcut_projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -92,7 +92,7 @@ def residual_trunk(
     """
     modules: dict[str, nn.Module] = {"layer0": stem}
     in_channels = 64
-    for index, (channels, first_stride, dilation) in enumerate(STAGES):
+    for index, (channels, first_stride, dilation) in enumerate(RESNET_STAGES):
         blocks = nn.Sequential()
         for position in range(depths[index]):
             blocks.append(block(in_channels, channels, first_stride if position == 0 else 1, dilation))

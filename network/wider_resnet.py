@@ -6,6 +6,7 @@ weights, except for their last batch norm and classifier (`bn_out`, `classifier`
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from network.blocks import Trunk
 
 
-class StageSpec(NamedTuple):
+class WideStage(NamedTuple):
     """One of the modules 2 to 7. channels: of each convolution in a block; three of them form a bottleneck."""
 
     name: str
@@ -24,13 +25,13 @@ class StageSpec(NamedTuple):
     dropout: float = 0.0
 
 
-STAGES = (
-    StageSpec("mod2", 3, (128, 128)),
-    StageSpec("mod3", 3, (256, 256)),
-    StageSpec("mod4", 6, (512, 512), stride=2),
-    StageSpec("mod5", 3, (512, 1024), dilation=2),
-    StageSpec("mod6", 1, (512, 1024, 2048), dilation=4, dropout=0.3),
-    StageSpec("mod7", 1, (1024, 2048, 4096), dilation=4, dropout=0.5),
+WIDE_STAGES = (
+    WideStage("mod2", 3, (128, 128)),
+    WideStage("mod3", 3, (256, 256)),
+    WideStage("mod4", 6, (512, 512), stride=2),
+    WideStage("mod5", 3, (512, 1024), dilation=2),
+    WideStage("mod6", 1, (512, 1024, 2048), dilation=4, dropout=0.3),
+    WideStage("mod7", 1, (1024, 2048, 4096), dilation=4, dropout=0.5),
 )
 
 
@@ -42,7 +43,7 @@ def bn_relu(channels: int) -> nn.Sequential:
 class PreActivationBlock(nn.Module):
     """Two 3x3 convolutions, or a 1x1, 3x3, 1x1 bottleneck, with a shortcut; normalised before, not after."""
 
-    def __init__(self, in_channels: int, spec: StageSpec, stride: int) -> None:
+    def __init__(self, in_channels: int, spec: WideStage, stride: int) -> None:
         super().__init__()
         self.bn1 = bn_relu(in_channels)
         bottleneck = len(spec.channels) == 3
@@ -54,19 +55,12 @@ class PreActivationBlock(nn.Module):
             if index == 3 and spec.dropout:
                 layers["dropout"] = nn.Dropout2d(spec.dropout)
             kernel, dilation = (1, 1) if bottleneck and index != 2 else (3, spec.dilation)
+            own_stride, padding = stride if index == 1 else 1, dilation * (kernel // 2)
             layers[f"conv{index}"] = nn.Conv2d(
-                channels,
-                out_channels,
-                kernel,
-                stride if index == 1 else 1,
-                dilation * (kernel // 2),
-                dilation,
-                bias=False,
+                channels, out_channels, kernel, own_stride, padding, dilation, bias=False
             )
             channels = out_channels
-        self.convs = nn.Sequential()
-        for name, layer in layers.items():
-            self.convs.add_module(name, layer)
+        self.convs = nn.Sequential(OrderedDict(layers))
         same_shape = stride == 1 and in_channels == channels
         self.proj_conv = None if same_shape else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
@@ -79,10 +73,10 @@ class PreActivationBlock(nn.Module):
 
 def wider_resnet38() -> Trunk:
     """The trunk: 4096 channels at stride 8; the fine input is module 2's 128 channels at stride 2."""
-    modules: dict[str, nn.Module] = {"mod1": nn.Sequential()}
-    modules["mod1"].add_module("conv1", nn.Conv2d(3, 64, 3, padding=1, bias=False))
+    stem = nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 64, 3, padding=1, bias=False)))
+    modules: dict[str, nn.Module] = {"mod1": stem}
     in_channels = 64
-    for spec in STAGES:
+    for spec in WIDE_STAGES:
         if spec.name in ("mod2", "mod3"):
             modules[f"pool{spec.name[-1]}"] = nn.MaxPool2d(3, stride=2, padding=1)
         stage = nn.Sequential()
@@ -95,6 +89,6 @@ def wider_resnet38() -> Trunk:
         modules=modules,
         stages=tuple(modules),
         fine_stage="mod2",
-        fine_channels=STAGES[0].channels[-1],
+        fine_channels=WIDE_STAGES[0].channels[-1],
         out_channels=in_channels,
     )

@@ -22,7 +22,7 @@ from datasets.specs.spec import DatasetSpec
 from network.checkpoint import versions
 from utils.distributed import find_processes
 from utils.files import atomic_path, first_free, json_text, writable_folder, write_json
-from utils.images import Uint8Array, colorize, shrunk, side_by_side, write_image
+from utils.images import Uint8Array, colorize, shrink, side_by_side, write_image
 from utils.plots import new_plot
 
 CONFIG_FILE, METRICS = "config.json", "metrics.jsonl"
@@ -170,7 +170,7 @@ def write_sample(log: RunLog, epoch: int, number: int, picture: Uint8Array) -> N
 
     Of each sample the first, the latest and others evenly spread between them are kept, NUM_KEPT in all.
     """
-    folder, picture = log.folder / "samples", shrunk(picture, LARGEST_SAMPLE)
+    folder, picture = log.folder / "samples", shrink(picture, LARGEST_SAMPLE)
     write_image(folder / f"epoch{epoch:03d}_{number}.png", picture)
     log.image(f"sample{number}", picture)
     kept = sorted((int(path.stem[5:].split("_")[0]), path) for path in folder.glob(f"epoch*_{number}.png"))

@@ -11,19 +11,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from utils.device import is_out_of_memory, keep_freed_memory
-from utils.flags import report_error
+from utils.flags import Config, report_error
 from utils.text import escape
 
 # What a user can fix. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
 EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
-
-
-Config = TypeVar("Config")
 
 
 def run_command(main: Callable[[Config], int | None], config: Config) -> None:

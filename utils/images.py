@@ -160,7 +160,7 @@ def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
     return cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=light)[..., None]  # type: ignore[return-value]
 
 
-def shrunk(picture: Uint8Array, largest_side: int, interpolation: int = cv2.INTER_AREA) -> Uint8Array:
+def shrink(picture: Uint8Array, largest_side: int, interpolation: int = cv2.INTER_AREA) -> Uint8Array:
     """`picture` [H, W, 3] or [H, W], shrunk if a side is longer than `largest_side` pixels.
 
     interpolation: OpenCV's constant; labels need one that does not blend pixels.

@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from utils.device import keep_freed_memory
-from utils.distributed import Processes
+from utils.distributed import Item, Processes
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 2  # items read ahead or waiting to be written, besides the current one; limited by their memory
