@@ -121,7 +121,7 @@ class DataConfig:
     scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform sampling")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
-    index_dir: str = option("logs/index", "folder for the index of where classes are, for class-uniform sampling")
+    index_dir: str = option("logs/index", "folder of the class positions found for class-uniform sampling")
     cache_dir: str | None = option(
         None, "decode each image once and keep it in this folder, 4 bytes per pixel; default: decode every time"
     )

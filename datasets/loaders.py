@@ -121,7 +121,7 @@ def train_data(
     if count_pixels or (data.class_uniform_pct and data.max_cu_epoch):
         numbers = tuple(number for part in parts for number in range(len(part)))
         plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
-        positions = _positions(plan, data, options).restrict(len(samples) + len(propagated), boosted)
+        positions = _find_positions_once(plan, data, options).restrict(len(samples) + len(propagated), boosted)
     sampler = EpochSampler(
         lambda epoch: draw_epoch(
             seed=seed,
@@ -179,7 +179,7 @@ def _load(data: DataConfig, spec: DatasetSpec, samples: list[Sample], options: L
     return cache.load
 
 
-def _positions(plan: PositionsPlan, data: DataConfig, options: LoaderOptions) -> ClassPositions:
+def _find_positions_once(plan: PositionsPlan, data: DataConfig, options: LoaderOptions) -> ClassPositions:
     """Found and written by one process of each machine and read by the others."""
     is_first, show = options.processes.local_rank == 0, options.processes.is_main
     find = partial(find_positions, plan, Path(data.index_dir), num_workers=options.count(), skip_bad=data.skip_bad)

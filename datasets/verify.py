@@ -194,7 +194,7 @@ def shared_images(samples: Mapping[str, Sequence[Sample]], reports: Mapping[Samp
         for sample in samples[split]:
             places[reports[sample].digest].setdefault(split, str(sample.image_path))
     return [
-        ("duplicate", list(found.values())[-1], f"the same image is in {_places(found)}")
+        ("duplicate", list(found.values())[-1], f"the same image is in {_splits_and_paths(found)}")
         for digest, found in places.items()
         if digest and len(found) > 1
     ]
@@ -270,7 +270,7 @@ def write_shares_plot(path: Path, splits: Mapping[str, Mapping[str, Any]], spec:
         axes.legend(loc="lower right", frameon=False)
 
 
-def _places(found: Mapping[str, str]) -> str:
+def _splits_and_paths(found: Mapping[str, str]) -> str:
     return " and ".join(f"{split} ({path})" for split, path in found.items())
 
 

@@ -289,15 +289,6 @@ def test_a_set_of_nothing_or_of_tiny_images_is_refused(tmp_path, values):
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.parametrize("flag", ["--num_val=-1", "--frames_per_sequence=0", "--seed=-1", "--num_workers=0"])
-def test_the_command_names_a_bad_value(tmp_path, flag):
-    words = [sys.executable, "-m", "datasets.streets", "--root", tmp_path / "set", flag]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 2
-    assert told.stderr.startswith(f"error: {flag.split('=')[0]} ") and told.stderr.count("\n") == 1
-    assert not (tmp_path / "set").exists()
-
-
 @pytest.mark.parametrize("size", ["240", "axb", "240x", "-3x5", "8x8"])
 def test_the_command_answers_a_bad_size_with_one_line(tmp_path, command, size):
     ended = command("datasets.streets.__main__", "--root", tmp_path / "set", f"--size={size}")
@@ -311,16 +302,6 @@ def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
     assert "written" in command(*flags).out
     found = command(*flags)
     assert found.code == 0 and "already there" in found.out
-
-
-def test_a_wrong_flag_of_the_command_is_told_in_one_line_with_the_way_it_is_started():
-    words = [sys.executable, "-m", "datasets.streets", "--root", "x", "--sise", "32x48"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 2
-    assert told.stderr == (
-        "error: unrecognized arguments: --sise; did you mean --size? "
-        "(python -m datasets.streets --help explains the flags)\n"
-    )
 
 
 def test_ctrl_c_ends_the_drawing_with_one_word_and_nothing_half_written(tmp_path):

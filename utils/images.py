@@ -136,19 +136,19 @@ def _read_bytes(path: Path | str) -> bytes:
     return encoded
 
 
-Color = tuple[int, int, int]  # RGB
-
-IGNORE_COLOR: Color = (0, 0, 0)
+IGNORE_COLOR = (0, 0, 0)
 
 
-def colorize(labels: Uint8Array, palette: Sequence[Color]) -> Uint8Array:
+def colorize(labels: Uint8Array, palette: Sequence[tuple[int, int, int]]) -> Uint8Array:
     """Train ids [H, W] uint8 -> RGB [H, W, 3] uint8; ids that are not a class become black."""
     table = np.tile(np.array(IGNORE_COLOR, np.uint8), (256, 1))
     table[: len(palette)] = palette
     return table[labels]
 
 
-def blend(image: Uint8Array, labels: Uint8Array, palette: Sequence[Color], opacity: float = 0.55) -> Uint8Array:
+def blend(
+    image: Uint8Array, labels: Uint8Array, palette: Sequence[tuple[int, int, int]], opacity: float = 0.55
+) -> Uint8Array:
     """`image` overlaid with the colours of `labels`; it is unchanged where there is no class."""
     # uint8 throughout: for a very large image, 8-byte numbers would take all memory.
     mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, palette), opacity, 0)

@@ -45,7 +45,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class View:
+class TracedView:
     """What is visible at the image points `ys` x `xs`.
 
     ids: [len(ys), len(xs)] surface ids. colours: [len(ys), len(xs), 3], those of the quads; sky and ground are black.
@@ -66,7 +66,7 @@ class View:
         return planes[..., 0] * x + planes[..., 1] * y + planes[..., 2]
 
 
-def trace(world: World, t: float, height: int, width: int, per_pixel: int = 1) -> View:
+def trace(world: World, t: float, height: int, width: int, per_pixel: int = 1) -> TracedView:
     """The view of frame `t`, with `per_pixel` samples per pixel side, which include the pixel centres.
 
     With more than one, a margin of samples surrounds the image: sample k lies at (k + 1) / per_pixel - 1.
@@ -104,11 +104,11 @@ def trace(world: World, t: float, height: int, width: int, per_pixel: int = 1) -
         at = rows[hit][solid] + top, columns[hit][solid] + left
         nearest[at], ids[at] = inverse[hit][solid], k + FIRST_QUAD
         colours[at] = canvas.colours[texels][solid] * brightness[k]
-    return View(camera, xs, ys, ids, colours, planes)
+    return TracedView(camera, xs, ys, ids, colours, planes)
 
 
 def _surfaces(world: World, t: float, camera: Camera) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """`View.planes`; the quads' corners at `t` in the camera's coordinates, [n, 4, 3]; the light on the quads, [n]."""
+    """`TracedView.planes`; the quads' corners at `t` for the camera, [n, 4, 3]; the light on the quads, [n]."""
     origin, u, v, velocity = world.geometry
     normal = np.cross(u, v)[1:]
     facing = np.abs(normal @ world.look.sun) / np.linalg.norm(normal, axis=1)
