@@ -80,7 +80,7 @@ def segment_image(config: DemoConfig) -> int:
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
     folder = writable_folder(Path(config.output.save_dir), "--save-dir")
-    [paths] = result_paths(folder, [source.stem], [source], kinds)
+    [paths] = result_paths(folder, [source], source.parent, kinds)
     check_names(paths)
 
     with errors_naming(source):

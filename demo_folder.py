@@ -33,7 +33,6 @@ from inference.results import (
     choose_kinds,
     fingerprint,
     is_result,
-    name_results,
     read_counts,
     result_paths,
     write_results,
@@ -71,7 +70,7 @@ def main(config: DemoFolderConfig) -> int:
     output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
     output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
     settings = [model.arch, repr(model.classes), output]
-    all_paths = result_paths(folder, name_results(images, base), images, kinds)
+    all_paths = result_paths(folder, images, base, kinds)
     jobs = [
         Job(image, paths, fingerprint(settings, [Path(config.model.snapshot), image]))
         for image, paths in zip(images, all_paths, strict=True)
@@ -143,7 +142,7 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     """The folder `wanted` and the images in it and its subfolders, also linked ones, in order; no results of demos.
 
     For a pattern like photos/**/*.jpg: the folder before the first wildcard, and the images that match. Last come the
-    files that were skipped because their extension is not that of an image.
+    files that were skipped because their extension is not that of an image, as of HEIC photos.
     Raises FileNotFoundError or ValueError if there are no images.
     """
     wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays

@@ -26,7 +26,6 @@ from inference.load import DEFAULT_DATASET, Model, build_model, eval_predictor
 from inference.predictor import Predictor, describe_speed, predict_all
 from inference.report import page_data, write_page, write_scores
 from inference.results import PICTURES, ImageResult, evaluate_image, fingerprint, picture_paths, write_pictures
-from inference.settings import AS_IN_TRAINING
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
@@ -73,10 +72,6 @@ class Evaluation:
         label_paths = [sample.label_path] if sample.label_path else []
         return fingerprint(settings, [Path(config.model.snapshot), sample.image_path, *label_paths])
 
-    def result_path(self, sample: Sample) -> Path:
-        """Where the image's result is stored."""
-        return self.folder / "counts" / f"{sample.name}.npz"
-
     def picture_paths(self, sample: Sample) -> dict[str, Path]:
         """The pictures to be written: all if asked for, else, where there is no score, the prediction."""
         kinds = PICTURES if self.config.output.dump_images else () if self.is_labelled else ("pred",)
@@ -86,7 +81,7 @@ class Evaluation:
         """The image's result with the same settings; None if there is none, or if its pictures are missing."""
         if not all(path.is_file() for path in self.picture_paths(sample).values()):
             return None
-        return ImageResult.load(self.result_path(sample), self.fingerprint(sample))
+        return ImageResult.load(self.folder, sample.name, self.fingerprint(sample))
 
 
 def main(config: EvalConfig) -> int:
@@ -136,7 +131,7 @@ def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, dict[str, A
         write_pictures(run.picture_paths(sample), image, labels, prediction, run.spec.classes)
         result = evaluate_image(image, labels, prediction, num_classes)
         counts[i] = torch.from_numpy(result.counts)
-        result.save(run.result_path(sample), run.fingerprint(sample))  # last: it marks the image as done
+        result.save(run.folder, sample.name, run.fingerprint(sample))  # last: it marks the image as done
 
     speed = predict_all(
         missing, read, run.predictor.predict, write, device=run.predictor.device,
@@ -157,7 +152,7 @@ def report(run: Evaluation, counts: Tensor, speed: dict[str, Any]) -> None:
     per_image: list[Scores] = []
     if run.is_labelled:
         overall, per_image = write_scores(folder, suffix, names, counts, facts, run.spec.class_names)
-        print(f"{overall.table()}\n{describe_scoring(run.predictor)}")
+        print(overall.table())
     page = page_data(
         f"{run.spec.title}: {data.split}", f"{run.model.arch}, {Path(run.config.model.snapshot).name}",
         run.spec.classes, names, [run.load_result(sample) for sample in run.samples], overall=overall,
@@ -175,15 +170,6 @@ def report(run: Evaluation, counts: Tensor, speed: dict[str, Any]) -> None:
         print(describe_speed(speed), file=sys.stderr)
         for step, seconds in speed["s_per_image"].items() if run.config.inference.profile else ():
             print(f"{step:<16} {seconds:8.3f} s per image", file=sys.stderr)
-
-
-def describe_scoring(predictor: Predictor) -> str:
-    """How images were processed, and the flags that process them as train.py does, if these are others."""
-    tile, scales = predictor.tile, ", ".join(f"{scale:g}" for scale in predictor.scales)
-    shown, flip = f"tiles of {tile}" if tile else "whole images", "with flip" if predictor.flip else "no flip"
-    how = f"scored on {shown}, scale {scales}, {flip}"
-    is_as_in_training = (tile, predictor.scales, predictor.flip) == (None, (1.0,), False)
-    return how if is_as_in_training else f"{how}; train.py scores as with {AS_IN_TRAINING}"
 
 
 def find_spec(model: Model, config: EvalConfig) -> DatasetSpec:

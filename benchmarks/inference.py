@@ -102,7 +102,7 @@ def written(image: Uint8Array, labels: Tensor, device: torch.device, rounds: int
     squares = np.kron(labels[:32, :64].cpu().numpy(), np.ones((32, 32), np.uint8))
     classes, source = dataset_spec("cityscapes").classes, Path("picture.png")
     with tempfile.TemporaryDirectory() as folder:
-        (paths,) = result_paths(Path(folder), ["picture"], [source])
+        (paths,) = result_paths(Path(folder), [source])
         return [seconds(lambda: write_results(paths, image, squares, classes, source), device) for _ in range(rounds)]
 
 

@@ -148,7 +148,8 @@ def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> s
     if given and known and given != known:
         raise ValueError(f"--arch {wanted} contradicts {snapshot}, which is a {known}. Leave --arch out.")
     if not given and not known:
-        _notice(f"{snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch).")
+        notice = f"notice: {snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch)."
+        print(notice, file=sys.stderr)
     return given or known or DEFAULT_ARCH
 
 
@@ -158,7 +159,8 @@ def _classes(
     classes = checkpoint.classes
     if classes is None:
         if dataset is None:
-            _notice(f"{snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset).")
+            notice = f"notice: {snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset)."
+            print(notice, file=sys.stderr)
         return find_spec(dataset or DEFAULT_DATASET).classes
     # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
     if dataset is not None and find_spec(dataset).class_names != tuple(seg_class.name for seg_class in classes):
@@ -167,7 +169,3 @@ def _classes(
             f"{counted(len(classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
         )
     return classes
-
-
-def _notice(text: str) -> None:
-    print(f"notice: {text}", file=sys.stderr)

@@ -112,20 +112,18 @@ def _image_data(
     def embedded(kind: str, content: bytes) -> str | None:
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if embed and content else None
 
-    data: dict[str, Any] = {
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
+    scores_of = scored or {"classes": {}}
+    return {
         "name": escape(name),
         "file": quote(name, errors="surrogateescape"),
         "size": result.size if result else (2, 1),
         "photo": embedded("jpeg", result.photo if result else b""),
         "map": embedded("png", result.maps if result else b""),
-        "iou": _short(scored["mean_iou"]) if scored else None,
+        "iou": rounded(scores_of.get("mean_iou")),
+        "boundary_iou": rounded(scores_of.get("mean_boundary_iou")),
+        "accuracy": rounded(scores_of.get("pixel_accuracy")),
+        "by_class": [rounded(one["iou"]) for one in scores_of["classes"].values()],
     }
-    if scored:
-        data["boundary_iou"] = _short(scored["mean_boundary_iou"])
-        data["accuracy"] = _short(scored["pixel_accuracy"])
-        data["by_class"] = [_short(one["iou"]) for one in scored["classes"].values()]
-    return data
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

@@ -69,46 +69,32 @@ def choose_kinds(outputs: str) -> list[str]:
     return [kind for kind in KINDS if kind in listed]
 
 
-def name_results(images: Sequence[Path], folder: Path) -> list[str]:
-    """A distinct name for the results of each of `images`, all below `folder`: the path there without its suffix.
-
-    If two would share it (a.jpg, a.png), the suffix is kept: a_jpg, a_png.
-    """
-    relative = [image.relative_to(folder) for image in images]
-    # Lower case: for Windows and macOS A.png and a.png are the same file.
-    plain = [path.with_suffix("").as_posix() for path in relative]
-    sharing = Counter(name.lower() for name in plain)
-    names: list[str] = []
-    taken = {name for name, number in sharing.items() if number == 1}
-    for name, path in zip(plain, relative, strict=True):
-        if sharing[name.lower()] > 1:
-            name = first_free(f"{name}_{path.suffix[1:]}", lambda candidate: candidate.lower() in taken)
-            taken.add(name.lower())
-        names.append(name)
-    return names
-
-
 def result_paths(
-    folder: Path, names: Sequence[str], sources: Sequence[Path], kinds: Sequence[str] = KINDS
+    folder: Path, images: Sequence[Path], base: Path = Path(), kinds: Sequence[str] = KINDS
 ) -> list[ResultPaths]:
-    """Paths below `folder` for each of `sources`, called <name>_color.png and so on; `names` are distinct.
+    """Paths below `folder` for each of `images`, all below `base`: <path there without suffix>_color.png and so on.
 
-    A result of the same input may be replaced; if any other file has the name of any kind, -2, -3, ... is added to it.
+    If two would share the name (a.jpg, a.png), the suffix is kept: a_jpg, a_png. A result of the same input may be
+    replaced; if any other file has the name of any kind, -2, -3, ... is added to it.
     """
-    given = set(names)
+    relative = [image.relative_to(base) for image in images]
+    # Lower case: for Windows and macOS A.png and a.png are the same file.
+    sharing = Counter(path.with_suffix("").as_posix().lower() for path in relative)
+    taken: set[str] = set()
+    found: list[ResultPaths] = []
+    for image, path in zip(images, relative, strict=True):
+        name, source = path.with_suffix("").as_posix(), _source_id(image)
 
-    def free_name(name: str, source: Path) -> str:
-        def is_taken(candidate: str) -> bool:
-            files = [f"{folder / candidate}_{kind}.png" for kind in KINDS]
+        def is_anothers(name: str, source: str = source) -> bool:
             # Path.exists raises if a name is too long; `check_names` reports that.
-            there = [Path(file) for file in files if os.path.exists(file)]  # noqa: PTH110
-            is_anothers = candidate != name and candidate in given
-            return is_anothers or any(read_note(path, SOURCE_NOTE) != _source_id(source) for path in there)
+            files = [Path(f"{folder / name}_{kind}.png") for kind in KINDS]
+            there = [file for file in files if os.path.exists(file)]  # noqa: PTH110
+            return name.lower() in taken or any(read_note(file, SOURCE_NOTE) != source for file in there)
 
-        return first_free(name, is_taken)
-
-    found = [free_name(name, source) for name, source in zip(names, sources, strict=True)]
-    return [{kind: folder / f"{name}_{kind}.png" for kind in kinds} for name in found]
+        name = first_free(name if sharing[name.lower()] == 1 else f"{name}_{path.suffix[1:]}", is_anothers)
+        taken.add(name.lower())
+        found.append({kind: folder / f"{name}_{kind}.png" for kind in kinds})
+    return found
 
 
 def check_names(paths: ResultPaths) -> None:
@@ -182,17 +168,17 @@ class ImageResult:
     photo: bytes
     maps: bytes
 
-    def save(self, path: Path, settings: str) -> None:
-        """Write it with the fingerprint of its settings."""
+    def save(self, folder: Path, name: str, settings: str) -> None:
+        """Write the result of the image `name`, with the fingerprint of its settings."""
         photo, maps = (np.frombuffer(picture, np.uint8) for picture in (self.photo, self.maps))
-        with atomic_path(path) as temporary:
+        with atomic_path(folder / "counts" / f"{name}.npz") as temporary:
             np.savez(temporary, counts=self.counts, size=self.size, fingerprint=settings, photo=photo, maps=maps)
 
     @classmethod
-    def load(cls, path: Path, settings: str) -> ImageResult | None:
+    def load(cls, folder: Path, name: str, settings: str) -> ImageResult | None:
         """What `save` wrote; None if the file is missing, damaged, or of other settings."""
         try:
-            with np.load(path) as file:
+            with np.load(folder / "counts" / f"{name}.npz") as file:
                 if str(file["fingerprint"]) != settings:
                     return None
                 width, height = file["size"].tolist()

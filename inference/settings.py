@@ -15,10 +15,22 @@ OVERLAP = 1 / 3  # share of a tile that its neighbour also covers
 AS_IN_TRAINING = "--inference_mode pooling --single_scale --no_flip"  # with these, eval.py scores as train.py does
 
 
-MEMORY = "GiB for an image's pixels and probabilities; the network's own memory, which depends on the tile, is extra"
-BF16 = "compute in bfloat16: faster if the device supports it; about one label in 500 changes"
-COMPILE = "torch.compile the network: faster, after up to a minute for the first image and for some new sizes"
-SCALES = "scales to average over, comma-separated"
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """inference"""
+
+    scales: str = option("1.0", "scales to average over, comma-separated")
+    max_memory: float = option(
+        MAX_MEMORY,
+        "GiB for an image's pixels and probabilities; the network's own memory, which depends on the tile, is extra",
+        must_be=POSITIVE,
+    )
+    bf16: bool = option(
+        False, "compute in bfloat16: faster if the device supports it; about one label in 500 changes"
+    )
+    compile: bool = option(
+        False, "torch.compile the network: faster, after up to a minute for the first image and for some new sizes"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +67,7 @@ class EvalDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalInferenceConfig:
+class EvalInferenceConfig(PredictConfig):
     """inference"""
 
     inference_mode: str = option(
@@ -63,13 +75,10 @@ class EvalInferenceConfig:
     )
     crop_size: int = option(1024, "side of a tile, in pixels", must_be=POSITIVE)
     sliding_overlap: float = option(OVERLAP, "share of a tile that its neighbour also covers, below 1", must_be=SHARE)
-    scales: str = option("0.5,1.0,2.0", SCALES)
+    scales: str = option("0.5,1.0,2.0", "scales to average over, comma-separated")
     single_scale: bool = option(False, "scale 1 only")
     no_flip: bool = option(False, "do not average with the mirrored image")
     batch_size: int = option(1, "tiles per step", must_be=POSITIVE)
-    max_memory: float = option(MAX_MEMORY, MEMORY, must_be=POSITIVE)
-    bf16: bool = option(False, BF16)
-    compile: bool = option(False, COMPILE)
     profile: bool = option(False, "print how long each step took")
     test_mode: bool = option(False, "evaluate two images only, to check that everything works")
 
@@ -143,7 +152,7 @@ class DemoFolderInputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOutputConfig:
+class DemoOutputConfig(PredictConfig):
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
@@ -155,12 +164,8 @@ class DemoOutputConfig:
         "classes to show, by name, comma-separated (a name may hold commas); everything else is grey, and black in "
         "_color.png",
     )
-    scales: str = option("1.0", SCALES)
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)
-    max_memory: float = option(MAX_MEMORY, MEMORY, must_be=POSITIVE)
-    bf16: bool = option(False, BF16)
-    compile: bool = option(False, COMPILE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,15 +121,11 @@ def fit_chunk(views: Sequence[View], size: tuple[int, int], num_classes: int, ma
     """
     height, width = size
     least = max(row.out_stop - row.out_start for view in views for row in view.rows)
-    resizing = max(_resizing_bytes(view, size) for view in views)
+    tile_bytes = [(view.rows[0].stop - view.rows[0].start) * view.size[1] * 3 * FLOAT for view in views]
+    resizing = max(0 if view.size == size else RESIZING * n for view, n in zip(views, tile_bytes, strict=True))
     per_row = width * (num_classes * FLOAT + LONG)
     check_memory(size, num_classes, resizing + least * per_row, max_memory)
     return int(min(height, (max_memory * GIB - PIXEL * height * width - resizing) / per_row))  # may be infinite
-
-
-def _resizing_bytes(view: View, size: tuple[int, int]) -> int:
-    tile_height = view.rows[0].stop - view.rows[0].start
-    return 0 if view.size == size else tile_height * view.size[1] * 3 * FLOAT * RESIZING
 
 
 def check_memory(size: tuple[int, int], num_classes: int, besides: int, max_memory: float) -> None:
@@ -176,43 +172,35 @@ def resize(image: Tensor, size: tuple[int, int], rows: slice, columns: slice) ->
     for axis in sorted((0, 1), key=lambda axis: -steps[axis]):  # first the axis after which fewer pixels are left
         indices, weights = (to_device(table, image.device) for table in filters[axis])
         shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-        mixed = torch.zeros([len(indices) if i == axis else n for i, n in enumerate(values.shape)], device=image.device)
-        for index, weight in zip(indices.T, weights.T, strict=True):
-            mixed.addcmul_(values.index_select(axis, index - offsets[axis]).float(), weight.reshape(shape))
+        mixed = values
+        for k, (index, weight) in enumerate(zip(indices.T, weights.T, strict=True)):
+            picked, weight = values.index_select(axis, index - offsets[axis]).float(), weight.reshape(shape)
+            mixed = mixed.addcmul_(picked, weight) if k else picked.mul_(weight)
         values = mixed
     return values
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Neighbouring pixels of a tile on the image's grid, counted from its first one, and the tile's pixels they need.
+def _blocks(
+    span: Span, scaled: int, out: int, step: int, device: torch.device
+) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    """A tile's pixels along an axis on which the image has `out` pixels and the view `scaled`, `step` at a time.
 
-    matrix: [pixels needed, pixels of the block], how they are mixed; None if the tile has the image's own scale.
-    """
-
-    out: slice
-    source: slice
-    matrix: Tensor | None
-
-
-def _blocks(span: Span, scaled: int, out: int, step: int, device: torch.device) -> Iterator[_Block]:
-    """The pixels of a tile, along an axis on which the image has `out` pixels and the view `scaled`, `step` at a time.
-
-    Small blocks, since the size of a matrix grows with the square of its block.
+    For each block: which pixels, counted from the tile's first one on the image's grid; the tile's own pixels that they
+    are mixed from; and how, as a matrix [own, mixed], or None if the tile has the image's own scale. Blocks are small,
+    since the work grows with the square of their size.
     """
     for start in range(span.out_start, span.out_stop, step):
         stop = min(start + step, span.out_stop)
         block = slice(start - span.out_start, stop - span.out_start)
         if scaled == out:
-            yield _Block(block, slice(start - span.start, stop - span.start), None)
+            yield block, slice(start - span.start, stop - span.start), None
             continue
         centers = (torch.arange(start, stop, dtype=torch.float64) + 0.5) * (scaled / out) - span.start
-        # A centre beyond that of the last pixel has the value of the last pixel.
         indices, weights = linear_filter(centers, span.stop - span.start, reach=1.0)
         source = slice(int(indices.min()), int(indices.max()) + 1)
         matrix = torch.zeros(source.stop - source.start, stop - start)
         matrix.T.scatter_add_(1, indices - source.start, weights)
-        yield _Block(block, source, to_device(matrix, device))
+        yield block, source, to_device(matrix, device)
 
 
 def blend(
@@ -229,14 +217,13 @@ def blend(
         num_bytes = FLOAT * len(total) * max(num_columns, part.shape[2]) * max(num_rows, step)
         step = max(1, _BAND_BYTES * step // num_bytes)
     columns = list(_blocks(column, view.size[1], width, _BLOCK if view.size[1] != width else width, total.device))
-    for band in _blocks(row, view.size[0], height, step, total.device):
-        values = logits[:, band.source].float().contiguous().softmax(0)
+    for band, source, matrix in _blocks(row, view.size[0], height, step, total.device):
+        values = logits[:, source].float().contiguous().softmax(0)
         if mirrored is not None:
-            other = mirrored[:, band.source].float().contiguous().softmax(0)
-            values.add_(other.flip(2)).mul_(0.5)
-        if band.matrix is not None:
-            values = band.matrix.T @ values
-        mixed = [values[:, :, block.source] @ block.matrix for block in columns if block.matrix is not None]
+            values.add_(mirrored[:, source].float().contiguous().softmax(0).flip(2)).mul_(0.5)
+        if matrix is not None:
+            values = matrix.T @ values
+        mixed = [values[:, :, needed] @ mixing for _, needed, mixing in columns if mixing is not None]
         values = torch.cat(mixed, dim=2) if mixed else values
-        row_weights = view.row_weights[row.out_start + band.out.start : row.out_start + band.out.stop, None]
-        part[:, band.out] += values.mul_(row_weights).mul_(view.column_weights[column.out_start : column.out_stop])
+        row_weights = view.row_weights[row.out_start : row.out_stop][band, None]
+        part[:, band] += values.mul_(row_weights).mul_(view.column_weights[column.out_start : column.out_stop])

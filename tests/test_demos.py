@@ -64,23 +64,6 @@ def test_demo_beside_the_input_never_overwrites_it(photo, light_checkpoint, comm
     assert source.read_bytes() == before
 
 
-def test_tiles_scales_and_flip_are_accepted(photo, light_checkpoint, tmp_path, command):
-    flags = ("--tile", 32, "--scales", "0.5,1.0", "--flip")
-    ended = command("demo", "--demo-image", photo, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "o", *flags)
-    assert ended.code == 0
-
-
-def test_a_real_photo_is_segmented(shared, light_checkpoint, tmp_path, command):
-    image = shared / "samples" / "street_photos" / "nyc.jpg"
-    if not image.is_file():
-        pytest.skip("samples/street_photos is not there")
-    small = tmp_path / "nyc.jpg"
-    write_image(small, np.ascontiguousarray(read_image(image)[::6, ::6]))
-    ended = command("demo", "--demo-image", small, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
-    assert ended.code == 0
-    assert read_label_ids(tmp_path / "out" / "nyc_ids.png").shape == (180, 320)
-
-
 def test_demo_folder_mirrors_sub_folders_and_keeps_names_apart(photo, light_checkpoint, tmp_path, command):
     folder = photo.parent
     for name in ("photo.png", "sub/photo.jpg", "sub/deeper/b.bmp"):
@@ -108,14 +91,6 @@ def test_demo_folder_goes_on_after_an_unreadable_picture_and_tells_in_the_end(
     assert len(left_out) == 2
     assert "a_broken.jpg" in left_out[0]
     assert sorted(p.name for p in out.glob("*.png")) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
-
-
-def test_demo_folder_writing_into_itself_does_not_segment_its_results(photo, light_checkpoint, command):
-    folder = photo.parent
-    for _ in range(2):
-        ended = command("demo_folder", "--demo-folder", folder, "--snapshot", light_checkpoint, "--save-dir", folder)
-        assert "1 of 1 image done" in ended.out
-    assert len(list(folder.glob("*.png"))) == 3
 
 
 @pytest.fixture

@@ -198,19 +198,19 @@ def test_resume_predicts_only_what_is_missing(run, tmp_path, monkeypatch):
 
 
 def test_what_is_kept_of_an_image_may_be_damaged_anywhere(tmp_path):
-    path = tmp_path / "a.npz"
+    path = tmp_path / "counts" / "a.npz"
     counts = np.arange(9 * 16).reshape(9, 16)
-    ImageResult(counts, (4, 3), b"photo", b"maps").save(path, "mark")
+    ImageResult(counts, (4, 3), b"photo", b"maps").save(tmp_path, "a", "mark")
     whole = path.read_bytes()
-    kept = ImageResult.load(path, "mark")
+    kept = ImageResult.load(tmp_path, "a", "mark")
     assert kept is not None
     assert (kept.counts == counts).all()
     for size in range(0, len(whole), 50):
         path.write_bytes(whole[:size])
-        assert ImageResult.load(path, "mark") is None
+        assert ImageResult.load(tmp_path, "a", "mark") is None
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        ImageResult.load(path, "mark")  # raises nothing; not every byte matters
+        ImageResult.load(tmp_path, "a", "mark")  # raises nothing; not every byte matters
 
 
 def test_resume_with_other_settings_or_changed_labels_starts_anew(run, root, tmp_path, monkeypatch):

@@ -54,13 +54,6 @@ def test_label_ids_and_train_ids_are_told_apart(tmp_path, command):
     assert forced["traffic sign"] == (2, 50.0)
 
 
-def test_a_paletted_file_holds_ids(labels, tmp_path, command):
-    picture = Image.fromarray(labels).convert("P")
-    picture.putpalette(np.array(CAMVID.palette, np.uint8).tobytes())
-    picture.save(tmp_path / "a.png")
-    assert table_of(command("Pixel_percentage", tmp_path / "a.png", "--dataset", "camvid").out)["Sky"] == (3, 50.0)
-
-
 def test_of_the_files_of_one_image_of_cityscapes_one_is_counted(tmp_path, command):
     ids, train_ids = np.array([[7, 7, 26]], np.uint8), np.array([[0, 0, 13]], np.uint8)
     kinds = {
@@ -112,7 +105,7 @@ def test_a_photo_ends_with_one_line_for_the_many_other_colors(tmp_path, command)
 
 
 def test_the_legend_of_a_demo_mask_is_not_counted(labels, tmp_path, command):
-    [paths] = result_paths(tmp_path, ["x"], [Path("x.jpg")])
+    [paths] = result_paths(tmp_path, [Path("x.jpg")])
     write_results(paths, np.zeros((2, 3, 3), np.uint8), labels, CAMVID.classes, Path("x.jpg"))
     for counted in (paths["color"], paths["ids"], tmp_path):  # of the folder's three pictures one is counted
         table = table_of(command("Pixel_percentage", counted, "--dataset", "camvid").out)
@@ -179,14 +172,6 @@ def test_values_that_are_declared_as_no_class_are_counted_without_advice(name, t
     assert all(table_of(ended.out)[class_name] == (0, 0.0) for class_name in spec.class_names)
     write_image(tmp_path / "strange.png", np.array([[200]], np.uint8))
     assert "unknown values" in command("Pixel_percentage", tmp_path, "--dataset", name).err
-
-
-def test_what_a_demo_leaves_without_a_class_needs_no_advice(labels, tmp_path, command):
-    [paths] = result_paths(tmp_path, ["x"], [Path("x.jpg")])
-    image = np.zeros((2, 3, 3), np.uint8)
-    write_results(paths, image, labels, CITYSCAPES.classes, Path("x.jpg"), wanted=frozenset({0}))
-    for path in (paths["color"], paths["ids"]):
-        assert command("Pixel_percentage", path).err == ""
 
 
 def test_the_colors_that_cityscapes_ignores_are_those_of_its_authors():

@@ -57,11 +57,6 @@ def test_a_part_of_a_resized_picture_is_that_part_of_the_whole_bit_by_bit(data, 
     assert torch.equal(resize(image, size, *parts), whole[parts[0], parts[1]])
 
 
-def test_at_its_own_size_a_picture_is_not_touched():
-    image = torch.from_numpy(picture(4, 6))
-    assert torch.equal(resize(image, (4, 6), slice(1, 3), slice(2, 6)), image[1:3, 2:6])
-
-
 # Chunks
 
 
@@ -122,11 +117,6 @@ def test_an_image_that_is_seen_once_and_whole_must_fit_too(compute, limit):
     with pytest.raises(ValueError, match=r"--max_memory \S+: .* 200x100 pixels .* smaller tiles"):
         compute(Predictor(pixel_net(), 3, max_memory=limit, **PLAIN), picture(100, 200))
     assert compute(Predictor(pixel_net(), 3, max_memory=1e-3, **PLAIN), picture(100, 200)).shape[-2:] == (100, 200)
-
-
-def test_infinite_memory_is_no_limit():
-    whole, tiled = (Predictor(pixel_net(), 3, max_memory=limit, flip=True, **PLAIN) for limit in (4.0, float("inf")))
-    assert (tiled.predict(picture(20, 30)) == whole.predict(picture(20, 30))).all()
 
 
 def peak_memory(script: str) -> float:
