@@ -62,7 +62,7 @@ from datasets.specs.spec import DatasetSpec
 from transforms.joint import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import Uint8Array, blend, colorize, read_image, shrink, side_by_side, write_image
+from utils.images import Uint8Array, colorize, read_image, shrink, side_by_side, tint, write_image
 from utils.text import counted, escape
 
 LARGEST_CROP = 360  # longer side of a crop on the sheet, in pixels
@@ -99,7 +99,7 @@ def draw_crop(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8
     """The crop, its labels, and the overlay of both, side by side and small enough for a sheet."""
     image = shrink(image, LARGEST_CROP)
     labels = shrink(labels, LARGEST_CROP, cv2.INTER_NEAREST_EXACT)
-    return side_by_side([image, colorize(labels, spec.palette), blend(image, labels, spec.palette)], gap=2)
+    return side_by_side([image, colorize(labels, spec.palette), tint(image, labels, spec.palette)], gap=2)
 
 
 def arrange(cells: list[Uint8Array], columns: int) -> Uint8Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datasets.legend import PAPER, class_list, with_legend
 from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors
-from utils.images import Uint8Array, blend, colorize, dark_grey
+from utils.images import Uint8Array, colorize, dark_grey, tint
 from utils.plots import drawable, new_plot
 
 OVERLAY_STRENGTH = 0.5
@@ -35,7 +35,7 @@ def highlight(
 
 def overlay(image: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The photo [H, W, 3] tinted by the class colours, with light lines where train ids [H, W] meet."""
-    tinted = blend(image, prediction, class_colors(classes), OVERLAY_STRENGTH)
+    tinted = tint(image, prediction, class_colors(classes), OVERLAY_STRENGTH)
     lines = class_borders(prediction)
     tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
     return tinted

@@ -146,7 +146,7 @@ def colorize(labels: Uint8Array, palette: Sequence[tuple[int, int, int]]) -> Uin
     return table[labels]
 
 
-def blend(
+def tint(
     image: Uint8Array, labels: Uint8Array, palette: Sequence[tuple[int, int, int]], opacity: float = 0.55
 ) -> Uint8Array:
     """`image` overlaid with the colours of `labels`; it is unchanged where there is no class."""

@@ -24,7 +24,7 @@ from datasets.segmentation import load_sample
 from datasets.specs.spec import BY_FRAME_NUMBER, Color, DatasetSpec
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, natural_order
-from utils.images import Uint8Array, blend, read_image, read_note, side_by_side, write_image, write_png
+from utils.images import Uint8Array, read_image, read_note, side_by_side, tint, write_image, write_png
 from utils.plots import text_font
 from utils.text import counted, escape
 from video.flow import build_flow, frames_beyond
@@ -262,7 +262,7 @@ def draw_cell(title: str, image: Uint8Array, labels: Uint8Array, palette: Sequen
     size = (WIDTH, max(1, round(WIDTH * labels.shape[0] / labels.shape[1])))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-    picture = blend(image, labels, palette)
+    picture = tint(image, labels, palette)
     y, x = np.indices(labels.shape)
     picture[(labels >= len(palette)) & ((x + y) % STRIPE < STRIPE // 2)] = VOID_COLOR
     head = Image.new("RGB", (WIDTH, FONT_SIZE + 6), "white")
