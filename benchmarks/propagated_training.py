@@ -2,6 +2,7 @@
 
     python -m benchmarks.propagated_training --root data/few_streets
     python -m benchmarks.propagated_training --root data/few_camvid --camvid data/camvid
+    python -m benchmarks.propagated_training --root data/few_imagenet --camvid data/camvid --updates 150 --imagenet
 
 Streets: the middle frame of each street keeps its labels, the others become video. CamVid: the same with every tenth
 frame of its val sequence, the only one with closely spaced frames; scored on the test images. The same short
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.trials import BATCH, QUIET, Trial
+from benchmarks.trials import BATCH, IMAGENET, QUIET, SCRATCH, Trial
 
 NUM_STREETS, FRAMES_PER_STREET = 24, 7  # 7: three frames on either side of the labelled one
 CAMVID_EVERY = 10
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="frames to propagate to on each side")
     parser.add_argument("--seeds", type=int, default=3, help="training runs per variant")
     parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training")
+    parser.add_argument("--imagenet", action="store_true", help="from the ImageNet trunk instead of from scratch")
     arguments = parser.parse_args()
     root, steps = arguments.root, arguments.steps
     dataset = "camvid" if arguments.camvid else "streets"
@@ -101,9 +103,8 @@ def main() -> None:
     steps_per_epoch = len(list((data / "trainannot").iterdir())) // BATCH
     epochs = str(arguments.updates // steps_per_epoch)
     flags = (
-        "--lr", "0.008", "--warmup_epochs", "3", "--max_epoch", epochs, "--val_interval", epochs,
-        "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.75", "--scale_max", "1.5",
-        "--color_aug", "0.15", "--class_uniform_pct", "0.75",
+        *(IMAGENET if arguments.imagenet else SCRATCH), "--warmup_epochs", "3", "--max_epoch", epochs,
+        "--val_interval", epochs, "--class_uniform_pct", "0.75",
     )  # fmt: skip
     Trial(root, dataset, data, flags).compare(ways, arguments.seeds)
 

@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BATCH = 8
+# From the trunk that the project carries, or from scratch.
+IMAGENET = (
+    "--arch", "DeepEffLite2V3PlusD_m1", "--trunk_weights", "imagenet", "--lr", "0.003", "--ema", "0.99",
+    "--crop_size", "192", "--crop_width", "240", "--scale_min", "0.75", "--scale_max", "1.5", "--color_aug", "0.4",
+)  # fmt: skip
+SCRATCH = (
+    "--arch", "DeepMNV3V3PlusD_m1", "--lr", "0.008", "--crop_size", "192", "--crop_width", "240",
+    "--scale_min", "0.75", "--scale_max", "1.5", "--color_aug", "0.15",
+)  # fmt: skip
 QUIET = {"check": True, "stdout": subprocess.DEVNULL}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A data set, and how the light network is trained on it, apart from the settings that are compared."""
+    """A data set, and how a light network is trained on it, apart from the settings that are compared."""
 
     root: Path  # for runs and results
     dataset: str
@@ -33,7 +42,7 @@ class Trial:
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run(
                 [sys.executable, "train.py", "--dataset", self.dataset, "--dataset_dir", self.data,
-                 "--arch", "DeepMNV3V3PlusD_m1", "--adam", "--weight_decay", "0.02", "--poly_exp", "0.9",
+                 "--adam", "--weight_decay", "0.02", "--poly_exp", "0.9",
                  "--bs_mult", str(BATCH), "--no-gblur",
                  "--seed", str(seed), "--ckpt", self.root / "runs", "--tb_path", self.root / "tb",
                  "--exp", exp, *self.flags, *flags],
