@@ -6,8 +6,8 @@
 
 Trains the same short schedule with cross entropy, with either method and with both, for several seeds, from the
 ImageNet trunk, and scores each on the test images. Without --camvid it draws streets, whose labels are exact. With
---pixels the *training* labels are smoothly displaced, like careless outlines. Finished parts are kept, so an interrupted
-run can be resumed.
+--pixels the *training* labels are smoothly displaced, like careless outlines. Finished parts are kept, so an
+interrupted run can be resumed.
 """
 
 from __future__ import annotations
