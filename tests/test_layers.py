@@ -81,3 +81,10 @@ def test_the_check_itself_notices_a_wrong_import():
     assert not is_forbidden("transforms/joint.py", "utils/images.py")
     assert not is_forbidden("video/train.py", "training/checkpoints.py")
     assert not is_forbidden("training/setup.py", "training/checkpoints.py")
+
+
+@pytest.mark.parametrize("path", project_files())
+def test_every_file_has_its_line_in_the_architecture(path):
+    name = Path(path).parent.name if path.endswith("__main__.py") else Path(path).stem
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text or f"`{name}/`" in text or name == "__init__"
