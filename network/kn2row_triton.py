@@ -1,4 +1,4 @@
-"""The sum of shifted taps in one pass on a GPU; `network.kn2row` is the same function in plain PyTorch.
+"""The sum of shifted taps in one pass on a GPU; `network.fuse` is the same function in plain PyTorch.
 
 With the environment variable TRITON_INTERPRET=1, set before this file is imported, it runs on the CPU, slowly.
 """

@@ -1,1 +1,1 @@
-"""Drawn streets with exact labels, optical flow and visibility. `datasets/specs/streets.py` declares the data set."""
+"""Drawn streets with exact labels, optical flow and visibility. `datasets/specs/camvid.py` declares the data set."""
