@@ -32,7 +32,7 @@ from datasets.loaders import LoaderOptions, train_data
 from datasets.segmentation import CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import TrainTransform, flip
+from transforms.joint import TrainTransform
 from transforms.photometric import color_jitter, random_gaussian_blur
 from utils.distributed import Processes
 from utils.parallel import prepare_worker
@@ -106,7 +106,7 @@ def time_samples(
         laps = [clock.lap()]
         image, labels = transform.crop(image, labels, None, generator)
         if generator.random() < 0.5:
-            image, labels = flip(image, labels)
+            image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
         laps.append(clock.lap())
         image = color_jitter(image, AUGMENT.color_aug, generator)
         laps.append(clock.lap())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,18 +32,11 @@ class DecodedCache:
     folder: Path
     spec: DatasetSpec
 
-    @cached_property
-    def _mapping(self) -> str:
-        return repr((CACHE_VERSION, self.spec))
-
     def paths_of(self, sample: Sample) -> tuple[Path, Path]:
-        """The files of image and labels. Names depend on paths, sizes and times of the sample's, and on the classes.
-
-        So a file that changed has another name; what was cached of it before is no longer used.
-        """
+        """The files of image and labels, named by the classes and by paths, sizes and times of the sample's files."""
         files = [path for path in (sample.image_path, sample.label_path) if path is not None]
         identity = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        name = hashlib.blake2b(repr((self._mapping, identity)).encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(repr((repr((CACHE_VERSION, self.spec)), identity)).encode(), digest_size=16).hexdigest()
         stem = self.folder / self.spec.name / name[:2] / name[2:]
         return stem.with_suffix(".image.npy"), stem.with_suffix(".labels.npy")
 

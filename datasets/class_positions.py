@@ -96,13 +96,13 @@ def _one_pixel_each(
     # Random looks find the common classes, each at a random pixel of its own, without a pass over the tile per class;
     # the remaining classes are searched.
     looked = generator.integers(part.size, size=1 + part.size // PIXELS_PER_LOOK)
-    seen, first = np.unique(part[np.divmod(looked, part.shape[1])], return_index=True)
-    where = dict(zip(seen.tolist(), looked[first].tolist(), strict=True))
+    seen, first = np.unique(part.ravel()[looked], return_index=True)
+    where = np.zeros(256, np.int64)
+    where[seen] = looked[first]
     for train_id in np.setdiff1d(present, seen).tolist():
         candidates = np.flatnonzero(part == train_id)
         where[train_id] = candidates[generator.integers(len(candidates))]
-    position = np.array([where[train_id] for train_id in present.tolist()], np.int64)
-    return np.stack([present, *np.divmod(position, part.shape[1])], axis=1)
+    return np.stack([present, *np.divmod(where[present], part.shape[1])], axis=1)
 
 
 @dataclass(frozen=True)

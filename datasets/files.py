@@ -204,12 +204,12 @@ def _members(spec: DatasetSpec, layout: Layout, root: Path, folder: str, samples
     return [s for s in samples if any(low <= s.name <= high for low, high in spec.name_ranges[folder])]
 
 
-def _listed_names(list_path: Path, layout: Layout, root: Path, samples: Sequence[Sample]) -> dict[str, int]:
-    """The names of those `samples` that a list names, one per line -> line number.
+def _listed_names(list_path: Path, layout: Layout, root: Path, samples: Sequence[Sample]) -> set[str]:
+    """The names of those `samples` that a list names, one per line.
 
     A line is a name or a path, with or without suffix, below the image folder, below `root` or absolute. One that
     names no image and begins with a # and a space is a comment. Raises FileNotFoundError naming file and line if
-    another names none, ValueError if one is already listed, if the list is empty, and if it is not text.
+    another names none, ValueError if the list is empty, and if it is not text.
     """
     text = list_path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     if "\0" in text:
@@ -217,9 +217,9 @@ def _listed_names(list_path: Path, layout: Layout, root: Path, samples: Sequence
     image_dir = root / layout.image_dir
     names = {normalize_unicode(sample.name): sample.name for sample in samples}
     names |= {normalize_unicode(s.image_path.relative_to(image_dir).as_posix()): s.name for s in samples}
-    listed: dict[str, int] = {}
+    listed: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
-        where, entry = f"{list_path}, line {number}", line.strip().replace("\\", "/")
+        entry = line.strip().replace("\\", "/")
         paths = [os.path.relpath(folder / entry, image_dir) for folder in (image_dir, root)]
         if Path(entry).is_absolute():  # links may lead to the same place
             paths.append(os.path.relpath(os.path.realpath(entry), image_dir.resolve()))
@@ -229,10 +229,8 @@ def _listed_names(list_path: Path, layout: Layout, root: Path, samples: Sequence
             if re.match(r"#+\s|#*$", entry):
                 continue
             rules = "a list has one name per line; a comment begins with a # and a space"
-            raise FileNotFoundError(f"{where}: no image {line.strip()} in {image_dir} ({rules}).")
-        if name in listed:
-            raise ValueError(f"{where}: {name} is already listed in line {listed[name]}.")
-        listed[name] = number
+            raise FileNotFoundError(f"{list_path}, line {number}: no image {line.strip()} in {image_dir} ({rules}).")
+        listed.add(name)
     if not listed:
         raise ValueError(f"{list_path}: the list is empty.")
     return listed
@@ -243,7 +241,6 @@ def _check_distinct(samples: Sequence[Sample]) -> None:
     owners: dict[object, Sample] = {}
     for sample in samples:
         for kind, key in (("name", sample.name), ("label file", sample.label_path)):
-            owner = owners.setdefault((kind, key), sample) if key else sample
-            if owner is not sample:
+            if key and (owner := owners.setdefault(key, sample)) is not sample:
                 both = f"{owner.image_path} and {sample.image_path} share the {kind} {key}"
                 raise ValueError(f"{both} in one split; rename one, or remove it from a list.")

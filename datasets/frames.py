@@ -28,19 +28,22 @@ def samples_of_video(
 ) -> list[Sample]:
     """What `--maxSkip` and `--scf` add, without validation images. show: print how many frames that is."""
     if data.propagated_dir and not data.maxSkip:
-        raise ValueError("--propagated_dir needs --maxSkip, the steps to use; add it, or leave --propagated_dir out.")
+        raise ValueError("--propagated_dir needs --maxSkip, the steps to use.")
     if (data.maxSkip or data.scf) and not (data.class_uniform_pct and data.max_cu_epoch):
-        raise ValueError(
-            "--maxSkip and --scf add to the class-uniform sampling, which is off (--class_uniform_pct, --max_cu_epoch)."
-        )
+        raise ValueError("--maxSkip and --scf need class-uniform sampling (--class_uniform_pct, --max_cu_epoch).")
     found: list[Sample] = []
     if data.maxSkip:
-        propagated_root = Path(data.propagated_dir) if data.propagated_dir else root
-        found += find_propagated_samples(spec, propagated_root, samples, data.maxSkip)
+        found += find_propagated_samples(spec, Path(data.propagated_dir or root), samples, data.maxSkip)
     if data.scf:
         found += find_scene_flow_samples(spec, root, samples)
-    kept = without_frames_of(found, _held_out(data, spec, root, samples)) if found else []
-    if found and show:
+    if not found:
+        return []
+    try:
+        held_out = {sample.name for sample in find_samples(spec, root, "val", data.cv, need_labels=False)}
+    except FileNotFoundError:  # reported by validation, if it is needed
+        held_out = set()
+    kept = without_frames_of(found, held_out - {sample.name for sample in samples})
+    if show:
         skipped = f"; {len(found) - len(kept)} skipped: validation images show the same moments"
         told = f"{counted(len(kept), 'propagated frame')} for {counted(len(samples), 'training image')}"
         tqdm.write(told + skipped * (len(kept) < len(found)), file=sys.stderr)
@@ -136,15 +139,6 @@ def _moment(name: str, stride: int = 1) -> tuple[str, int] | None:
     return (parts[1], int(parts[2]) + stride * int(parts[3] or 0)) if parts else None
 
 
-def _held_out(data: DataConfig, spec: DatasetSpec, root: Path, samples: list[Sample]) -> set[str]:
-    """Names of the validation images that are not among the training `samples`."""
-    try:
-        held_out = find_samples(spec, root, "val", data.cv, need_labels=False)
-    except FileNotFoundError:  # reported by validation, if it is needed
-        return set()
-    return {sample.name for sample in held_out} - {sample.name for sample in samples}
-
-
 def _labelled_frames(
     spec: DatasetSpec, frames: Frames, root: Path, samples: Sequence[Sample], steps: Sequence[int], flag: str
 ) -> list[Sample]:
@@ -154,8 +148,7 @@ def _labelled_frames(
     if not found:
         names = " or ".join(frames.name_of(samples[0].name, step) for step in (steps[0], steps[-1]))
         folders = dict.fromkeys(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
-        place = f"in {' or '.join(folders)} around any image of the training split (--train_split)"
-        raise FileNotFoundError(f"{flag}: no propagated frames like {names} {place}.")
+        raise FileNotFoundError(f"{flag}: no propagated frames like {names} in {' or '.join(folders)}.")
     lonely = next((frame for frame in found if frame.label_path is None), None)
     if lonely is not None:
         raise FileNotFoundError(f"{lonely.image_path} is a propagated frame without a label file.")

@@ -38,7 +38,7 @@ def percentages(counts: Sequence[int]) -> list[float]:
     if total == 0:
         return [0.0] * len(counts)
     hundredths = [10_000 * count // total for count in counts]
-    by_remainder = sorted(range(len(counts)), key=lambda i: (-(10_000 * counts[i] % total), i))
+    by_remainder = sorted(range(len(counts)), key=lambda i: -(10_000 * counts[i] % total))
     for i in by_remainder[: 10_000 - sum(hundredths)]:
         hundredths[i] += 1
     return [value / 100 for value in hundredths]
@@ -46,11 +46,8 @@ def percentages(counts: Sequence[int]) -> list[float]:
 
 def counted_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[ClassShare]:
     """The classes that occur, the largest first, from the pixels of each in train id order; percent sum to 100.00."""
-    shares = [
-        ClassShare(train_id, seg_class.name, seg_class.color, count, percent)
-        for train_id, (seg_class, count, percent) in enumerate(zip(classes, counts, percentages(counts), strict=True))
-        if count
-    ]
+    found = enumerate(zip(classes, counts, percentages(counts), strict=True))
+    shares = [ClassShare(train_id, c.name, c.color, count, percent) for train_id, (c, count, percent) in found if count]
     return sorted(shares, key=lambda share: -share.pixels)
 
 

@@ -18,13 +18,12 @@ from datasets.cache import DecodedCache
 from datasets.class_positions import ClassPositions, PositionsPlan, draw_epoch, find_positions
 from datasets.files import Sample, dataset_root, find_samples
 from datasets.frames import samples_of_video
-from datasets.segmentation import BadFiles, CropRequest, Load, TrainingSet, ValidationSet, load_sample
+from datasets.segmentation import BadFiles, CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.spec import DatasetSpec
 from transforms.joint import TrainTransform
 from utils.distributed import Processes, wait_for_all
 from utils.flags import parse_numbers
 from utils.parallel import default_num_workers, prepare_worker
-from utils.text import counted
 
 
 class EpochSampler(Sampler[CropRequest]):
@@ -62,13 +61,11 @@ class LoaderOptions:
 
     def for_loader(self) -> dict[str, Any]:
         """Keyword arguments of `DataLoader`."""
-        options: dict[str, Any] = {"num_workers": self.count(), "pin_memory": self.pin_memory}
         # A loader with persistent workers draws a seed once, one without workers at each epoch. From the global
         # generator, which dropout uses, a run would depend on the number of workers and on interruptions.
-        options["generator"] = torch.Generator()
-        if self.count():
-            options |= {"worker_init_fn": prepare_worker, "persistent_workers": True, "prefetch_factor": 3}
-        return options
+        options = {"num_workers": self.count(), "pin_memory": self.pin_memory, "generator": torch.Generator()}
+        several = {"worker_init_fn": prepare_worker, "persistent_workers": True, "prefetch_factor": 3}
+        return options | (several if self.count() else {})
 
 
 @dataclass(frozen=True)
@@ -122,22 +119,16 @@ def train_data(
         numbers = tuple(number for part in parts for number in range(len(part)))
         plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
         positions = _find_positions_once(plan, data, options).restrict(len(samples) + len(propagated), boosted)
-    sampler = EpochSampler(
-        lambda epoch: draw_epoch(
-            seed=seed,
-            epoch=epoch,
-            num_images=len(samples),
-            length=len(samples) * data.repeat,
-            share=data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0,
-            positions=positions,
-        ),
-        rank=processes.rank,
-        world_size=processes.world_size,
-        batch=data.bs_mult,
-    )
+
+    def draw(epoch: int) -> list[CropRequest]:
+        share, length = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0, len(samples) * data.repeat
+        return draw_epoch(
+            seed=seed, epoch=epoch, num_images=len(samples), length=length, share=share, positions=positions
+        )
+
+    sampler = EpochSampler(draw, rank=processes.rank, world_size=processes.world_size, batch=data.bs_mult)
     if len(sampler) == 0:
-        images = counted(len(samples), "training image")
-        raise ValueError(f"{images} for {processes.world_size} processes; start fewer.")
+        raise ValueError(f"{len(samples)} training images for {processes.world_size} processes; start fewer.")
     load = _load(data, spec, all_samples, options)
     crops = TrainingSet(all_samples, load, transform, seed, num_images=len(samples), skip_bad=data.skip_bad)
     loader = DataLoader(crops, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
@@ -151,8 +142,9 @@ def val_loader(
     """Whole validation images, each on exactly one process."""
     samples = find_samples(spec, dataset_root(spec.name, data.dataset_dir), "val", data.cv)[:at_most]
     load = _load(replace(data, skip_bad=0), spec, samples, options)  # a score covers all images
-    dataset = ValidationSet(samples[options.processes.rank :: options.processes.world_size], load)
-    return DataLoader(dataset, batch_size=data.bs_mult_val, collate_fn=_stack_whole_images, **options.for_loader())
+    own: Any = samples[options.processes.rank :: options.processes.world_size]
+    collate = partial(_stack_whole_images, load)
+    return DataLoader(own, batch_size=data.bs_mult_val, collate_fn=collate, **options.for_loader())
 
 
 def _boosted_samples(data: DataConfig, spec: DatasetSpec, root: Path) -> tuple[tuple[int, ...], list[Sample]]:
@@ -189,8 +181,8 @@ def _find_positions_once(plan: PositionsPlan, data: DataConfig, options: LoaderO
     return positions if is_first else find(write=False, show=show)
 
 
-def _stack_whole_images(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len({image.shape for image, _ in samples}) > 1:
+def _stack_whole_images(load: Load, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*(as_tensors(*load(sample)) for sample in samples), strict=True)
+    if len({image.shape for image in images}) > 1:
         raise ValueError("the validation images differ in size; use --bs_mult_val 1.")
-    images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels)

@@ -1,4 +1,4 @@
-"""Images and labels as arrays, and the training and validation sets made of them."""
+"""Images and labels as arrays, and the training set made of them."""
 
 from __future__ import annotations
 
@@ -81,12 +81,10 @@ class BadFiles:
         if problem in self.problems:
             return
         self.problems.add(problem)
-        count = len(self.problems)
-        if count > self.skip_bad:
+        if (count := len(self.problems)) > self.skip_bad:
             raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is exhausted)" if self.skip_bad else problem)
         if self.show:
-            told = f"warning: skipped {self.when}, {count} of at most {self.skip_bad}: {problem}"
-            tqdm.write(told, file=sys.stderr)
+            tqdm.write(f"warning: skipped {self.when}, {count} of at most {self.skip_bad}: {problem}", file=sys.stderr)
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
@@ -121,19 +119,6 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
                 problems[request.sample_index] = one_line(error)
             generator = np.random.default_rng((self.seed, request.epoch, request.position, len(problems)))
             request = replace(request, sample_index=int(generator.choice(untried)), center=None)
-
-
-class ValidationSet(Dataset[tuple[Tensor, Tensor]]):
-    """Whole images and labels, unchanged."""
-
-    def __init__(self, samples: Sequence[Sample], load: Load) -> None:
-        self.samples, self.load = list(samples), load
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return as_tensors(*self.load(self.samples[index]))
 
 
 def as_tensors(image: Uint8Array, labels: Uint8Array) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from config import LARGEST_SIDE, AugmentConfig, ErrorConfig, SetConfig
+from config import AugmentConfig, ErrorConfig, SetConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, option, parse_command_line
 
 
@@ -13,18 +13,6 @@ class ShowDataConfig(SetConfig):
     """the data"""
 
     split: str | None = option("train", "split to take the crops from")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowAugmentConfig(AugmentConfig):
-    """augmentation"""
-
-    crop_size: int = option(
-        0,
-        "side of the square crop, in pixels; default: as in training, or the shorter side of smaller images",
-        must_be=NOT_NEGATIVE,
-        at_most=LARGEST_SIDE,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +30,7 @@ class ShowConfig:
     """Write a sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
 
     data: ShowDataConfig
-    augment: ShowAugmentConfig
+    augment: AugmentConfig
     sheet: SheetConfig
     errors: ErrorConfig
 
@@ -62,7 +50,7 @@ from datasets.specs.spec import DatasetSpec
 from transforms.joint import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import Uint8Array, colorize, read_image, shrink, side_by_side, tint, write_image
+from utils.images import Uint8Array, colorize, shrink, side_by_side, tint, write_image
 from utils.text import counted, escape
 
 LARGEST_CROP = 360  # longer side of a crop on the sheet, in pixels
@@ -78,11 +66,7 @@ def main(config: ShowConfig) -> int:
     if any(sample.label_path is None for sample in samples):
         raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
     chosen = [samples[i] for i in np.random.default_rng(sheet.seed).permutation(len(samples))[: sheet.num]]
-    augment = config.augment
-    if not augment.crop_size:  # as in training, but no larger than the largest image
-        shorter = augment.pre_size or max(min(read_image(sample.image_path).shape[:2]) for sample in chosen)
-        augment = replace(augment, crop_size=min(shorter, AugmentConfig().crop_size))
-    transform = TrainTransform(augment, spec.ignore_label)
+    transform = TrainTransform(config.augment, spec.ignore_label)
     crops = [
         transform(*load_sample(chosen[i % len(chosen)], spec), None, np.random.default_rng((sheet.seed, i)))
         for i in range(sheet.num)
@@ -90,8 +74,7 @@ def main(config: ShowConfig) -> int:
     pixels = pixels_per_class(np.stack([labels for _, labels in crops]), spec.num_classes)
     picture = arrange([draw_crop(image, labels, spec) for image, labels in crops], sheet.columns)
     write_image(Path(sheet.out), with_legend(picture, counted_shares(pixels, spec.classes)))
-    crops_of = f"{counted(sheet.num, 'crop')} of {counted(len(samples), 'image')}"
-    print(f"wrote {escape(sheet.out)}: {crops_of} of {spec.title}, {split}")
+    print(f"wrote {escape(sheet.out)}: {counted(sheet.num, 'crop')} of {spec.title}, {split}")
     return 0
 
 
@@ -104,12 +87,12 @@ def draw_crop(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8
 
 def arrange(cells: list[Uint8Array], columns: int) -> Uint8Array:
     """Images of one size in rows of `columns`, on white."""
-    columns = min(columns, len(cells))
-    empty = np.full_like(cells[0], 255)
-    framed = [np.pad(cell, ((0, CELL_GAP), (0, CELL_GAP), (0, 0)), constant_values=255)
-              for cell in (*cells, *[empty] * (-len(cells) % columns))]  # fmt: skip
-    rows = [np.hstack(framed[first : first + columns]) for first in range(0, len(framed), columns)]
-    return np.ascontiguousarray(np.vstack(rows)[:-CELL_GAP, :-CELL_GAP])
+    columns, (height, width, _) = min(columns, len(cells)), cells[0].shape
+    sheet = np.full((-(-len(cells) // columns), height + CELL_GAP, columns, width + CELL_GAP, 3), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        sheet[i // columns, :height, i % columns, :width] = cell
+    sheet = sheet.reshape(sheet.shape[0] * sheet.shape[1], -1, 3)
+    return np.ascontiguousarray(sheet[:-CELL_GAP, :-CELL_GAP])
 
 
 if __name__ == "__main__":

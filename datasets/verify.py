@@ -81,9 +81,8 @@ def main(config: VerifyConfig) -> int:
         writable_file(Path(output.plot), "--plot", PLOT_SUFFIXES)
     spec = load_spec(data.dataset, data.dataset_dir)
     root = dataset_root(spec.name, data.dataset_dir)
-    if data.split is not None and data.split not in spec.split_names:
-        known = ", ".join(spec.split_names)
-        raise ValueError(f"--split {data.split!r} is unknown for {spec.name}. Choose one of: {known}.")
+    if data.split and data.split not in spec.split_names:
+        find_samples(spec, root, data.split)  # raises, with the known splits
     samples, findings, notes = list_samples(spec, root, data.split, data.cv)
     files = list(dict.fromkeys(sample for found in samples.values() for sample in found))
     work, num_workers = partial(examine, files, spec), output.num_workers or available_cores()
@@ -130,14 +129,11 @@ def list_samples(
     for name in [split] if split else usual:
         try:
             samples[name] = found = find_samples(spec, root, name, cv, need_labels=False)
-        except FileNotFoundError as error:
-            if split or name in ("train", "val"):  # training needs them
-                findings.append(("split", str(root), f"{name}: {one_line(error)}"))
-            else:
-                notes.append(f"{name} is missing: {error}")
-            continue
         except (OSError, ValueError) as error:
-            findings.append(("split", str(root), f"{name}: {one_line(error)}"))
+            if isinstance(error, FileNotFoundError) and not split and name not in ("train", "val"):
+                notes.append(f"{name} is missing: {error}")
+            else:  # training needs it, or it is there and wrong
+                findings.append(("split", str(root), f"{name}: {one_line(error)}"))
             continue
         if name not in spec.unlabelled:
             findings += unmatched_files(spec, root, name, found)
@@ -193,11 +189,11 @@ def shared_images(samples: Mapping[str, Sequence[Sample]], reports: Mapping[Samp
     for split in (name for name in APART if name in samples):
         for sample in samples[split]:
             places[reports[sample].digest].setdefault(split, str(sample.image_path))
-    return [
-        ("duplicate", list(found.values())[-1], f"the same image is in {_splits_and_paths(found)}")
-        for digest, found in places.items()
-        if digest and len(found) > 1
-    ]
+    findings: list[Finding] = []
+    for found in (found for digest, found in places.items() if digest and len(found) > 1):
+        told = " and ".join(f"{split} ({path})" for split, path in found.items())
+        findings.append(("duplicate", list(found.values())[-1], f"the same image is in {told}"))
+    return findings
 
 
 def summarize(reports: Sequence[FileReport], spec: DatasetSpec) -> dict[str, Any]:
@@ -268,10 +264,6 @@ def write_shares_plot(path: Path, splits: Mapping[str, Mapping[str, Any]], spec:
         axes.set_xlabel("share of the labelled pixels, in percent")
         axes.set_title(drawable(f"{spec.title}: share of each class", "share of each class"), loc="left")
         axes.legend(loc="lower right", frameon=False)
-
-
-def _splits_and_paths(found: Mapping[str, str]) -> str:
-    return " and ".join(f"{split} ({path})" for split, path in found.items())
 
 
 def _size(pixels: Uint8Array) -> str:

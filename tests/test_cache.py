@@ -11,7 +11,7 @@ import datasets.cache
 from config import AugmentConfig
 from datasets.cache import DecodedCache
 from datasets.files import find_samples
-from datasets.segmentation import CropRequest, TrainingSet, ValidationSet, load_sample
+from datasets.segmentation import CropRequest, TrainingSet, load_sample
 from datasets.specs.registry import dataset_spec
 from transforms.joint import TrainTransform
 from utils.images import write_image
@@ -191,11 +191,3 @@ def test_samples_from_the_cache_are_those_from_the_files(cache, samples):
     for position in range(12):
         draw = CropRequest(0, position, position % 4, center=(3, 5) if position % 2 else None)
         assert all((one == other).all() for one, other in zip(*(made.crop(draw) for made in sets), strict=True))
-
-
-def test_validation_images_from_the_cache_may_be_changed(cache, samples):
-    fill(cache, samples)
-    image, labels = ValidationSet(samples, cache.load)[0]
-    image += 1
-    labels += 1
-    assert_equal(cache, samples)

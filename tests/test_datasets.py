@@ -13,7 +13,6 @@ import pytest
 from config import DATASET_ROOTS
 from datasets.files import dataset_root, find_samples, load_spec
 from datasets.segmentation import load_labels, load_sample
-from datasets.specs.mapillary import NUM_CLASSES_2
 from datasets.specs.registry import DATASETS, NAMES, READERS, dataset_spec
 from datasets.specs.spec import IGNORE_LABEL, SegClass, written_ids
 from datasets.verify import VerifyConfig
@@ -230,7 +229,7 @@ def test_the_classes_of_mapillary_1_are_the_published_ones(shared):
 
 
 def test_the_classes_of_mapillary_2_are_those_of_its_config(tmp_path):
-    vistas_config(tmp_path / "config_v2.0.json", ["Unlabeled", *(f"c{i}" for i in range(NUM_CLASSES_2))])
+    vistas_config(tmp_path / "config_v2.0.json", ["Unlabeled", *(f"c{i}" for i in range(123))])
     for split in ("training", "validation"):
         write_pair(tmp_path / split / "images/a.jpg", tmp_path / split / "v2.0/labels/a.png", np.array([[0, 1, 123]]))
     spec = load_spec("mapillary2", str(tmp_path))
@@ -241,11 +240,8 @@ def test_the_classes_of_mapillary_2_are_those_of_its_config(tmp_path):
     assert labels.tolist() == [[IGNORE_LABEL, 0, 122]]
 
 
-def test_a_config_of_mapillary_2_with_too_few_classes_or_none_is_an_error(tmp_path):
+def test_a_config_of_mapillary_2_that_is_missing_or_wrong_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config_v2.0.json, which defines the labels of Mapillary"):
-        dataset_spec("mapillary2", tmp_path)
-    vistas_config(tmp_path / "config_v2.0.json", ["c0", "c1", "Unlabeled"])
-    with pytest.raises(ValueError, match=r"2 evaluated classes; Mapillary Vistas 2.0 has 123"):
         dataset_spec("mapillary2", tmp_path)
     (tmp_path / "config_v2.0.json").write_text('{"labels": [{"name": "a"}]}')
     with pytest.raises(ValueError, match=r"label 0: needs \"readable\""):

@@ -158,7 +158,7 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
     assert plain == {"aachen/aachen_000000_000019", "zurich/zurich_000000_000019"}
     assert {"aachen/aachen_000000_000018", "zurich/zurich_000000_000020"} <= uniform
     assert {center[1] for name, center in draws if name.startswith("augsburg")} == {0}
-    with pytest.raises(ValueError, match="--maxSkip and --scf add to the class-uniform sampling, which is off"):
+    with pytest.raises(ValueError, match="--maxSkip and --scf need class-uniform sampling"):
         drawn(class_uniform_pct=0.0)
 
 
@@ -217,7 +217,7 @@ def test_training_says_how_many_propagated_frames_there_are(tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "2 propagated frames for 2 training images" in prepare(maxSkip=1)
-    with pytest.raises(ValueError, match="--propagated_dir needs --maxSkip, the steps to use; add it"):
+    with pytest.raises(ValueError, match="--propagated_dir needs --maxSkip, the steps to use"):
         prepare(propagated_dir=str(tmp_path))
 
 

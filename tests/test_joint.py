@@ -6,16 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentConfig
-from transforms.joint import MEAN_COLOR, TrainTransform, Window, draw_window, flip, resample
+from transforms.joint import MEAN_COLOR, TrainTransform, Window, draw_window, resample
 
 IGNORE = 255
 
 
 def test_flip_moves_image_and_labels_together():
-    labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    image, flipped = flip(np.repeat(labels[..., None], 3, 2), labels)
-    assert flipped.tolist() == [[2, 1, 0], [5, 4, 3]]
-    assert (image[..., 0] == flipped).all()
+    labels = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    plain = AugmentConfig(crop_size=3, scale_min=1.0, scale_max=1.0, color_aug=0.0, gblur=False)
+    transform, seen = TrainTransform(plain, IGNORE), set()
+    for seed in range(9):
+        image, ids = transform(np.repeat(labels[..., None], 3, 2), labels, None, np.random.default_rng(seed))
+        assert (image[..., 0] == ids).all()
+        seen.add(tuple(ids[0].tolist()))
+    assert seen == {(0, 1, 2), (2, 1, 0)}
 
 
 def test_padding_is_always_ignore_and_the_mean_colour():

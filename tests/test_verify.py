@@ -274,17 +274,6 @@ def test_a_sheet_shows_crops_with_their_labels_and_a_legend(root, tmp_path, comm
     assert other.shape != sheet.shape or (other != sheet).any()
 
 
-def test_without_a_size_the_crops_are_no_larger_than_the_pictures(root, tmp_path, command):
-    flags = ("--dataset", "folder", "--dataset_dir", root, "--num", 1, "--scale_min", 1, "--scale_max", 1)
-    command("datasets.show", *flags, "--out", tmp_path / "sheet.png")
-    sheet = read_image(tmp_path / "sheet.png")
-    side = 4  # the pictures are 4 wide and 6 high: crop, labels and both beside each other, and nothing black
-    colors = {tuple(color) for color in sheet[:side, side + 2 : 2 * side + 2].reshape(-1, 3).tolist()}
-    assert colors == {(64, 32, 32), (0, 255, 102)}
-    command("datasets.show", *flags, "--pre_size", 40, "--out", tmp_path / "large.png")
-    assert read_image(tmp_path / "large.png").shape[0] == sheet.shape[0] - side + 40
-
-
 def test_a_sheet_of_a_split_without_labels_is_refused(tmp_path, command):
     write_pair(tmp_path / "testing/image_2/000000_10.png", None)
     flags = ("--dataset", "kitti", "--dataset_dir", tmp_path, "--split", "test", "--out", tmp_path / "sheet.png")

@@ -11,6 +11,9 @@ from config import AugmentConfig
 from transforms.photometric import color_jitter, random_bilateral_blur, random_gaussian_blur
 from utils.images import Uint8Array
 
+Rng = np.random.Generator
+Place = tuple[int, int]  # row, column
+
 # ImageNet's mean colour, so that padding is zero after normalisation.
 MEAN_COLOR = (124, 116, 104)
 
@@ -26,27 +29,22 @@ class Window:
 
 
 def draw_window(
-    image_size: tuple[int, ...],
-    crop_size: tuple[int, int],
-    scale: float,
-    center: tuple[int, int] | None,
-    generator: np.random.Generator,
+    image_size: tuple[int, ...], crop_size: tuple[int, int], scale: float, center: Place | None, generator: Rng
 ) -> Window:
     """The source window that a crop of `crop_size` shows at `scale` (2.0: objects look twice as large).
 
     Along an axis where the image is larger than the window, the window lies inside it; otherwise it contains the image.
     """
-    starts, lengths = [], []
-    for axis in (0, 1):
-        length = max(1, round(crop_size[axis] / scale))
+    height, width = (max(1, round(size / scale)) for size in crop_size)
+    starts = []
+    for axis, length in enumerate((height, width)):
         slack = image_size[axis] - length
         low, high = min(0, slack), max(0, slack)
         if center is not None:
             low = max(low, min(high, center[axis] - length + 1))
             high = min(high, max(low, center[axis]))
         starts.append(int(generator.integers(low, high + 1)))
-        lengths.append(length)
-    return Window(starts[0], starts[1], lengths[0], lengths[1])
+    return Window(*starts, height, width)
 
 
 def resample(
@@ -80,22 +78,13 @@ def _inside(start: int, length: int, image_length: int, size: int) -> tuple[slic
     return slice(low, high), before, after
 
 
-def flip(image: Uint8Array, labels: Uint8Array) -> tuple[Uint8Array, Uint8Array]:
-    """Mirror both, left to right."""
-    return cv2.flip(image, 1), cv2.flip(labels, 1)  # type: ignore[return-value]
-
-
 def resize_shorter_side(image: Uint8Array, labels: Uint8Array, side: int) -> tuple[Uint8Array, Uint8Array, float]:
     """Both resized so that the shorter side has `side` pixels, and the factor."""
     height, width = labels.shape
     factor = side / min(height, width)
     size = (round(height * factor), round(width * factor))
     whole = Window(0, 0, height, width)
-    return (
-        resample(image, whole, size, (0, 0, 0), labels=False),
-        resample(labels, whole, size, 0, labels=True),
-        factor,
-    )
+    return resample(image, whole, size, 0, labels=False), resample(labels, whole, size, 0, labels=True), factor
 
 
 class TrainTransform:
@@ -111,7 +100,7 @@ class TrainTransform:
         self.size = (config.crop_size, config.crop_width or config.crop_size)
 
     def __call__(
-        self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
+        self, image: Uint8Array, labels: Uint8Array, center: Place | None, generator: Rng
     ) -> tuple[Uint8Array, Uint8Array]:
         """image [H, W, 3], labels [H, W] -> crop. center: (row, column) that the crop shows, or None."""
         if self.config.pre_size:
@@ -119,7 +108,7 @@ class TrainTransform:
             center = (int(center[0] * factor), int(center[1] * factor)) if center else None
         image, labels = self.crop(image, labels, center, generator)
         if generator.random() < 0.5:
-            image, labels = flip(image, labels)
+            image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)  # type: ignore[assignment]
         if self.config.color_aug:
             image = color_jitter(image, self.config.color_aug, generator)
         if self.config.bblur:
@@ -129,7 +118,7 @@ class TrainTransform:
         return image, labels
 
     def crop(
-        self, image: Uint8Array, labels: Uint8Array, center: tuple[int, int] | None, generator: np.random.Generator
+        self, image: Uint8Array, labels: Uint8Array, center: Place | None, generator: Rng
     ) -> tuple[Uint8Array, Uint8Array]:
         """Draw scale and position first, then resample only the window that the crop needs, once.
 
@@ -137,7 +126,5 @@ class TrainTransform:
         """
         scale = float(np.exp(generator.uniform(np.log(self.config.scale_min), np.log(self.config.scale_max))))
         window = draw_window(labels.shape, self.size, scale, center, generator)
-        return (
-            resample(image, window, self.size, MEAN_COLOR, labels=False),
-            resample(labels, window, self.size, self.ignore_label, labels=True),
-        )
+        image = resample(image, window, self.size, MEAN_COLOR, labels=False)
+        return image, resample(labels, window, self.size, self.ignore_label, labels=True)

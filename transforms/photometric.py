@@ -8,8 +8,7 @@ levels off.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -21,7 +20,7 @@ WideImage = NDArray[np.uint16]
 
 WIDE = 257  # wide steps per grey level
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
-_BAND_ROWS = 128  # rows processed together, so that intermediate results stay in a cache
+BAND_ROWS = 128  # rows whose hue is turned together, so that intermediate results stay in a cache
 
 
 def color_jitter(image: Uint8Array, strength: float, generator: np.random.Generator) -> Uint8Array:
@@ -38,35 +37,16 @@ def color_jitter(image: Uint8Array, strength: float, generator: np.random.Genera
 def change_colors(image: Uint8Array, steps: Sequence[tuple[str, float]]) -> Uint8Array:
     """Apply steps in order: "brightness", "contrast", "saturation" by a factor, "hue" by turns."""
     wide = np.multiply(image, np.uint16(WIDE), dtype=np.uint16)
-    waiting: list[Callable[[WideImage], None]] = []
     for name, amount in steps:
-        if name == "contrast":  # needs the whole image after the steps so far
-            _in_bands(wide, waiting)
-            mean = float(np.dot(cv2.mean(wide)[:3], GRAY_WEIGHTS))
-            waiting = [partial(_scale, factor=amount, offset=mean * (1 - amount))]
-        elif name == "brightness":
-            waiting.append(partial(_scale, factor=amount, offset=0.0))
+        if name == "hue":
+            for top in range(0, len(wide), BAND_ROWS):
+                _turn_hue(wide[top : top + BAND_ROWS], amount)
         elif name == "saturation":
-            from_own_gray = amount * np.eye(3) + (1 - amount) * np.tile(GRAY_WEIGHTS, (3, 1))
-            waiting.append(partial(_mix_channels, matrix=from_own_gray))
+            cv2.transform(wide, amount * np.eye(3) + (1 - amount) * np.tile(GRAY_WEIGHTS, (3, 1)), dst=wide)
         else:
-            waiting.append(partial(_turn_hue, turn=amount))
-    _in_bands(wide, waiting)
+            center = float(np.dot(cv2.mean(wide)[:3], GRAY_WEIGHTS)) if name == "contrast" else 0.0
+            cv2.addWeighted(wide, amount, wide, 0, center * (1 - amount), dst=wide)
     return cv2.convertScaleAbs(wide, alpha=1 / WIDE)  # type: ignore[return-value]
-
-
-def _in_bands(wide: WideImage, steps: Sequence[Callable[[WideImage], None]]) -> None:
-    for top in range(0, len(wide), _BAND_ROWS):
-        for step in steps:
-            step(wide[top : top + _BAND_ROWS])
-
-
-def _scale(wide: WideImage, factor: float, offset: float) -> None:
-    cv2.addWeighted(wide, factor, wide, 0, offset, dst=wide)
-
-
-def _mix_channels(wide: WideImage, matrix: NDArray[np.float64]) -> None:
-    cv2.transform(wide, matrix, dst=wide)
 
 
 def _turn_hue(wide: WideImage, turn: float) -> None:

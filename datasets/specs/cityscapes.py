@@ -57,6 +57,7 @@ FINE = _layouts("gtFine", (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_train
 EXTRA = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainextra/", "gtCoarse/")))
 COARSE = _layouts("gtCoarse", (("", ""), ("leftImg8bit_trainvaltest/", "gtCoarse/")))
 SEQUENCE = (Layout("leftImg8bit_sequence/{folder}", image_suffixes=FRAME_SUFFIXES),)
+SEQUENCE_SPLITS = ("train_sequence", "val_sequence", "test_sequence")
 
 CITYSCAPES = DatasetSpec(
     name="cityscapes",
@@ -77,13 +78,10 @@ CITYSCAPES = DatasetSpec(
     },
     split_layouts={
         "train_extra": EXTRA,
-        "train_coarse": COARSE,
-        "val_coarse": COARSE,
-        "train_sequence": SEQUENCE,
-        "val_sequence": SEQUENCE,
-        "test_sequence": SEQUENCE,
+        **dict.fromkeys(("train_coarse", "val_coarse"), COARSE),
+        **dict.fromkeys(SEQUENCE_SPLITS, SEQUENCE),
     },
-    unlabelled=("test", "train_sequence", "val_sequence", "test_sequence"),
+    unlabelled=("test", *SEQUENCE_SPLITS),
     ignored_ids=IGNORED_IDS,
     ignored_colors=IGNORED_COLORS,
     # The 21 labelled cities, val first, then train, each sorted by name; fold k starts at city k * 21 // 3.

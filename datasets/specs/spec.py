@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from utils.text import escape
 
@@ -163,14 +164,11 @@ class DatasetSpec:
 
 def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
     """Where the names of classes differ first, for a message: `class 1 was 'road', is 'Road'`, counted from 1."""
-    for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
+    for number, (old, new) in enumerate(zip_longest(before, now), start=1):
         if old != new:
-            return f"class {number} was {old!r}, is {new!r}"
-    if len(before) == len(now):
-        return "no class differs"
-    number = min(len(before), len(now)) + 1
-    longer, what = (before, "is gone") if len(before) > len(now) else (now, "is new")
-    return f"class {number}, {longer[number - 1]!r}, {what}"
+            changed = f" was {old!r}, is {new!r}" if old and new else f", {old or new!r}, is {'gone' if old else 'new'}"
+            return f"class {number}{changed}"
+    return "no class differs"
 
 
 def class_colors(classes: Sequence[SegClass]) -> tuple[Color, ...]:

@@ -8,7 +8,6 @@ ROOT/streets.json holds the parameters. A stem is `<street>_<frame number>`; a s
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,16 +27,11 @@ MARKER = "streets.json"
 DRAWING_VERSION = 3  # increase it when the same parameters give different files
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 SMALLEST_SIDE = 32
-PART = ".part"  # suffix of the folder in which a set is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreetsPlan:
-    """The parameters that determine every byte of a written set.
-
-    num_train, num_val, num_test: images per split. frames_per_sequence: consecutive frames of one street.
-    height, width: image size in pixels. with_flow: also write optical flow and visibility.
-    """
+    """The parameters that determine every byte of a written set; the flags explain them."""
 
     num_train: int = 240
     num_val: int = 39
@@ -78,29 +72,21 @@ def write_streets(root: Path, *, num_workers: int | None = None, progress: bool 
     root = Path(root).resolve()  # the target of a link is filled, the link stays
     if read_plan(root) == asdict(plan):
         return False
-    if root.exists() and (not root.is_dir() or any(not path.name.endswith(PART) for path in root.iterdir())):
+    if root.exists() and (not root.is_dir() or any(root.glob("[!.]*"))):
         raise FileExistsError(f"--root {root} holds other files than would be drawn; choose a new or empty folder.")
     place = root if root.exists() else root.parent  # on the same disk, so that a move is a rename
     place.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=PART, dir=place))
-    try:
-        _write_all(temporary, plan, num_workers or available_cores(), progress)
-        if read_plan(root) != asdict(plan):  # or another process has already written the same files
-            root.mkdir(exist_ok=True)
-            for path in sorted(temporary.iterdir(), key=lambda path: path.name == MARKER):  # the marker last
-                path.rename(root / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=place, ignore_cleanup_errors=True) as temporary:
+        _write_all(Path(temporary), plan, num_workers or available_cores(), progress)
+        root.mkdir(exist_ok=True)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == MARKER):  # the marker last
+            path.rename(root / path.name)
     return True
 
 
 def read_plan(root: Path) -> dict[str, object] | None:
     """The parameters of the streets in `root`, a `StreetsPlan` as a dictionary; None if there are none."""
-    try:
-        plan = json.loads((root / MARKER).read_text())
-    except (OSError, ValueError):
-        return None
-    return plan if isinstance(plan, dict) else None
+    return json.loads((root / MARKER).read_text()) if (root / MARKER).is_file() else None
 
 
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
