@@ -26,14 +26,12 @@ import torch
 from common import TABLE_HEAD, Lap, Stopwatch, describe_machine, draw_streets, row
 
 from config import AugmentConfig, DataConfig
-from datasets.cache import DecodedCache
 from datasets.files import Sample, find_samples
-from datasets.loaders import LoaderOptions, train_data
+from datasets.loaders import DecodedCache, LoaderOptions, train_data
 from datasets.segmentation import CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import TrainTransform
-from transforms.photometric import color_jitter, random_gaussian_blur
+from transforms.augmentation import TrainTransform, color_jitter, random_gaussian_blur
 from utils.distributed import Processes
 from utils.parallel import prepare_worker
 

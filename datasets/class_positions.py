@@ -93,8 +93,7 @@ def _one_pixel_each(
     part: Uint8Array, present: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """(train id, row, column) of one random pixel of each class in `present`."""
-    # Random looks find the common classes, each at a random pixel of its own, without a pass over the tile per class;
-    # the remaining classes are searched.
+    # Random looks find the common classes without a pass over the tile per class; the remaining classes are searched.
     looked = generator.integers(part.size, size=1 + part.size // PIXELS_PER_LOOK)
     seen, first = np.unique(part.ravel()[looked], return_index=True)
     where = np.zeros(256, np.int64)
@@ -131,12 +130,12 @@ class PositionsPlan:
 
     def scan(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
         """`scan_labels` of one sample; the reason if its labels cannot be read."""
-        number = self.numbers[index] if self.numbers else index
+        generator = np.random.default_rng((self.seed, self.numbers[index] if self.numbers else index))
         try:
             labels = load_labels(self.samples[index], self.spec)
         except USER_ERRORS as error:
             return one_line(error)
-        return scan_labels(labels, self.spec.num_classes, self.tile, np.random.default_rng((self.seed, number)))
+        return scan_labels(labels, self.spec.num_classes, self.tile, generator)
 
 
 def find_positions(

@@ -16,6 +16,7 @@ from utils.images import Uint8Array, read_colors_or_ids, read_label_colors, read
 
 UNKNOWN_ID = 254  # marks unknown values; every train id is below it
 
+
 @dataclass(frozen=True)
 class UnknownValue:
     """An unknown value in a label file: an id or a colour, how many pixels have it, and the first of them."""

@@ -64,9 +64,9 @@ def shares_table(shares: Sequence[ClassShare]) -> str:
     return "\n".join(lines)
 
 
-def shares_line(shares: Sequence[ClassShare], most: int = 5) -> str:
-    """The largest shares on one line."""
-    return ", ".join(f"{share.name} {share.percent:.2f} %" for share in shares[:most])
+def shares_line(shares: Sequence[ClassShare]) -> str:
+    """The five largest shares on one line."""
+    return ", ".join(f"{share.name} {share.percent:.2f} %" for share in shares[:5])
 
 
 def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: bool = True) -> Uint8Array:
@@ -76,11 +76,11 @@ def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: 
     """
     height, width = picture.shape[:2]
     names = [drawable(share.name, f"train id {share.train_id}") for share in shares]
-    size = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))
-    layout = _Layout(size, names, width, height, percents)
-    while layout.height > 0.6 * height and not layout.beside and size > SMALLEST_FONT:
-        size -= 1
+    largest = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))
+    for size in range(largest, SMALLEST_FONT - 1, -1):
         layout = _Layout(size, names, width, height, percents)
+        if layout.beside or layout.height <= 0.6 * height:
+            break
     corner = (width, 0) if layout.beside else (0, height)
     sheet = Image.new("RGB", (max(width, corner[0] + layout.width), max(height, corner[1] + layout.height)), PAPER)
     sheet.paste(Image.fromarray(picture), (0, 0))

@@ -1,29 +1,92 @@
-"""Build the loaders that a config describes."""
+"""Build the loaders that a config describes; the cache of decoded images that they may read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from config import AugmentConfig, DataConfig
-from datasets.cache import DecodedCache
 from datasets.class_positions import ClassPositions, PositionsPlan, draw_epoch, find_positions
 from datasets.files import Sample, dataset_root, find_samples
 from datasets.frames import samples_of_video
 from datasets.segmentation import BadFiles, CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import TrainTransform
+from transforms.augmentation import TrainTransform
+from utils.command import USER_ERRORS, one_line
 from utils.distributed import Processes, wait_for_all
+from utils.files import atomic_path, writable_folder
 from utils.flags import parse_numbers
-from utils.parallel import default_num_workers, prepare_worker
+from utils.images import Uint8Array
+from utils.parallel import default_num_workers, in_parallel, prepare_worker
+
+CACHE_VERSION = 4  # increase it when the same files would decode differently
+
+
+@dataclass(frozen=True)
+class DecodedCache:
+    """Decoded samples of one data set in `folder`, mapped into memory. Reading never writes; `fill` does.
+
+    A training crop reads only its own rows. 4 bytes per pixel: 8.4 MB for 2048x1024.
+    """
+
+    folder: Path
+    spec: DatasetSpec
+
+    def paths_of(self, sample: Sample) -> tuple[Path, Path]:
+        """The files of image and labels, named by the classes and by paths, sizes and times of the sample's files."""
+        files = [path for path in (sample.image_path, sample.label_path) if path is not None]
+        identity = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        name = hashlib.blake2b(repr((repr((CACHE_VERSION, self.spec)), identity)).encode(), digest_size=16).hexdigest()
+        stem = self.folder / self.spec.name / name[:2] / name[2:]
+        return stem.with_suffix(".image.npy"), stem.with_suffix(".labels.npy")
+
+    def load(self, sample: Sample) -> tuple[Uint8Array, Uint8Array]:
+        """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from its own files if it is not cached."""
+        try:
+            image, labels = (np.load(path, mmap_mode="r") for path in self.paths_of(sample))
+            return image, labels
+        except (OSError, ValueError, EOFError):
+            return load_sample(sample, self.spec)
+
+    def fill(self, samples: Sequence[Sample], *, num_workers: int, skip_bad: int = 0, show: bool = True) -> None:
+        """Decode the samples that are not cached, or whose files changed since. May be interrupted.
+
+        skip_bad: how many samples that cannot be decoded are skipped. show: draw a progress bar and warn.
+        Raises ValueError naming the file if there are more, OSError if the folder cannot be written.
+        """
+        writable_folder(self.folder, "--cache_dir")
+        work = partial(_keep, self, list(samples))
+        bad_files = BadFiles(skip_bad, "while decoding images", show=show)
+        for problem in in_parallel(work, len(samples), num_workers=num_workers, title="decode images", show=show):
+            if problem is not None:
+                bad_files.skip(problem)
+
+
+def _keep(cache: DecodedCache, samples: Sequence[Sample], index: int) -> str | None:
+    """Make sure that the cache holds what the files of a sample hold. Returns the reason if they cannot be decoded."""
+    try:
+        paths = cache.paths_of(samples[index])
+        if all(path.is_file() for path in paths):
+            return None
+        arrays = load_sample(samples[index], cache.spec)
+    except USER_ERRORS as error:
+        return one_line(error)
+    try:
+        for path, array in zip(paths, arrays, strict=True):
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, array)
+    except OSError as error:
+        raise OSError(f"--cache_dir {cache.folder}: {error.strerror}.") from error
+    return None
 
 
 class EpochSampler(Sampler[CropRequest]):
@@ -96,14 +159,9 @@ class TrainData:
 
 
 def train_data(
-    data: DataConfig,
-    augment: AugmentConfig,
-    spec: DatasetSpec,
-    options: LoaderOptions,
-    *,
-    seed: int,
+    data: DataConfig, augment: AugmentConfig, spec: DatasetSpec, options: LoaderOptions, *, seed: int,
     count_pixels: bool = False,
-) -> TrainData:
+) -> TrainData:  # fmt: skip
     """Everything that training draws its batches from."""
     transform = TrainTransform(augment, spec.ignore_label)  # tells wrong flags before anything is prepared
     root, processes = dataset_root(spec.name, data.dataset_dir), options.processes
@@ -112,11 +170,10 @@ def train_data(
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
     propagated = samples_of_video(data, spec, root, samples, show=processes.is_main)
     boosted, coarse = _boosted_samples(data, spec, root)
-    parts = [samples, propagated, coarse]
-    all_samples = [*chain(*parts)]
+    all_samples = [*samples, *propagated, *coarse]
     positions: ClassPositions | None = None
     if count_pixels or (data.class_uniform_pct and data.max_cu_epoch):
-        numbers = tuple(number for part in parts for number in range(len(part)))
+        numbers = tuple(number for part in (samples, propagated, coarse) for number in range(len(part)))
         plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
         positions = _find_positions_once(plan, data, options).restrict(len(samples) + len(propagated), boosted)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datasets.files import Sample
 from datasets.labels import read_label_file, train_ids, unknown_values
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import TrainTransform
+from transforms.augmentation import TrainTransform
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image
 

@@ -47,7 +47,7 @@ from datasets.files import dataset_root, find_samples, load_spec
 from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec
-from transforms.joint import TrainTransform
+from transforms.augmentation import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
 from utils.images import Uint8Array, colorize, shrink, side_by_side, tint, write_image

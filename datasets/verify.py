@@ -92,9 +92,8 @@ def main(config: VerifyConfig) -> int:
     findings = list(dict.fromkeys(findings + shared_images(samples, reports)))
     splits = {name: summarize([reports[sample] for sample in found], spec) for name, found in samples.items()}
     labelled = {name: split for name, split in splits.items() if split["labels"]}
-    for name, split in labelled.items():
-        if absent := [c for c, pixels in split["class_pixels"].items() if not pixels]:
-            notes.append(f"{name}: no pixel of {', '.join(absent)}")
+    absent = {name: [c for c, n in split["class_pixels"].items() if not n] for name, split in labelled.items()}
+    notes += [f"{name}: no pixel of {', '.join(classes)}" for name, classes in absent.items() if classes]
     print(f"{spec.title} in {escape(root)}")
     print(f"{'split':<14} {'images':>7} {'labels':>7}  sizes (width x height)")
     for name, split in splits.items():
@@ -150,10 +149,10 @@ def unmatched_files(spec: DatasetSpec, root: Path, split: str, samples: Iterable
     declared = split if split in spec.splits else "trainval"
     layout = existing_layout(spec, root, declared)
     for folder in spec.splits[declared]:
-        image_dir = root / layout.image_dir.format(folder=folder)
         matched = {sample.label_path for sample in samples_in(layout, root, folder)}
         lonely = [path for path, _ in label_files(layout, root, folder).values() if path not in matched]
-        found += [("no image", str(path), f"{path} has no image in {image_dir}") for path in lonely]
+        told = f"has no image in {root / layout.image_dir.format(folder=folder)}"
+        found += [("no image", str(path), f"{path} {told}") for path in lonely]
     return found
 
 
@@ -258,10 +257,8 @@ def write_shares_plot(path: Path, splits: Mapping[str, Mapping[str, Any]], spec:
             axes.scatter(shown, range(len(order)), c=colors, **style)
         axes.set_yticks(range(len(order)), [drawable(spec.class_names[i], f"train id {i}") for i in order])
         axes.invert_yaxis()
-        axes.set_xscale("log")
+        axes.set(xscale="log", axisbelow=True, xlabel="share of the labelled pixels, in percent")
         axes.grid(axis="x", color="#e8eaed")
-        axes.set_axisbelow(True)
-        axes.set_xlabel("share of the labelled pixels, in percent")
         axes.set_title(drawable(f"{spec.title}: share of each class", "share of each class"), loc="left")
         axes.legend(loc="lower right", frameon=False)
 

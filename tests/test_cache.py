@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-import datasets.cache
+import datasets.loaders
 from config import AugmentConfig
-from datasets.cache import DecodedCache
 from datasets.files import find_samples
+from datasets.loaders import DecodedCache
 from datasets.segmentation import CropRequest, TrainingSet, load_sample
 from datasets.specs.registry import dataset_spec
-from transforms.joint import TrainTransform
+from transforms.augmentation import TrainTransform
 from utils.images import write_image
 
 SPEC = dataset_spec("camvid")
@@ -43,7 +43,7 @@ def decoded(monkeypatch) -> list[str]:
         names.append(sample.name)
         return load_sample(sample, spec)
 
-    monkeypatch.setattr(datasets.cache, "load_sample", load)
+    monkeypatch.setattr(datasets.loaders, "load_sample", load)
     return names
 
 
@@ -124,7 +124,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(cache, samples, monkeypatch
         names.append(sample.name)
         return load_sample(sample, spec)
 
-    monkeypatch.setattr(datasets.cache, "load_sample", load)
+    monkeypatch.setattr(datasets.loaders, "load_sample", load)
     with pytest.raises(KeyboardInterrupt):
         fill(cache, samples)
     fill(cache, samples)
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_name_the_flag(samples, 
     def on_a_full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(datasets.cache, "atomic_path", on_a_full_disk)
+    monkeypatch.setattr(datasets.loaders, "atomic_path", on_a_full_disk)
     with pytest.raises(OSError, match=r"--cache_dir .*cache: No space left on device"):
         fill(DecodedCache(tmp_path / "cache", SPEC), samples)
 

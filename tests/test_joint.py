@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import AugmentConfig
-from transforms.joint import MEAN_COLOR, TrainTransform, Window, draw_window, resample
+from transforms.augmentation import MEAN_COLOR, TrainTransform, Window, draw_window, resample
 
 IGNORE = 255
 

@@ -78,7 +78,7 @@ def test_the_check_itself_notices_a_wrong_import():
     assert is_forbidden("datasets/segmentation.py", "video/flow.py")
     assert is_forbidden("inference/load.py", "training/run_log.py")
     assert is_forbidden("eval.py", "train.py")
-    assert not is_forbidden("transforms/joint.py", "utils/images.py")
+    assert not is_forbidden("transforms/augmentation.py", "utils/images.py")
     assert not is_forbidden("video/train.py", "training/checkpoints.py")
     assert not is_forbidden("training/setup.py", "training/checkpoints.py")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from transforms.photometric import change_colors, color_jitter, gaussian_blur, random_gaussian_blur
+from transforms.augmentation import change_colors, color_jitter, gaussian_blur, random_gaussian_blur
 
 GRAY = np.array([0.299, 0.587, 0.114])
 STEPS = ("brightness", "contrast", "saturation", "hue")
@@ -107,7 +107,7 @@ def test_jitter_changes_a_copy_and_comes_out_the_same_with_the_same_generator():
 
 def test_jitter_draws_all_orders_and_the_published_ranges(monkeypatch):
     seen = []
-    monkeypatch.setattr("transforms.photometric.change_colors", lambda image, steps: seen.append(steps))
+    monkeypatch.setattr("transforms.augmentation.change_colors", lambda image, steps: seen.append(steps))
     for seed in range(400):
         color_jitter(np.zeros((1, 1, 3), np.uint8), 0.25, np.random.default_rng(seed))
     assert len({tuple(name for name, _ in steps) for steps in seen}) == 24
@@ -127,7 +127,7 @@ def test_blur_stays_within_one_grey_level_of_floating_point(sigma):
 
 def test_the_blur_is_drawn_from_the_published_range(monkeypatch):
     sigmas = []
-    monkeypatch.setattr("transforms.photometric.gaussian_blur", lambda image, sigma: sigmas.append(sigma))
+    monkeypatch.setattr("transforms.augmentation.gaussian_blur", lambda image, sigma: sigmas.append(sigma))
     for seed in range(300):
         random_gaussian_blur(np.zeros((1, 1, 3), np.uint8), np.random.default_rng(seed))
     assert 0.15 <= min(sigmas) < 0.17

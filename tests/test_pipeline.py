@@ -17,7 +17,7 @@ from datasets.loaders import EpochSampler, LoaderOptions, train_data, val_loader
 from datasets.segmentation import CropRequest, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
-from transforms.joint import TrainTransform
+from transforms.augmentation import TrainTransform
 from utils.distributed import Processes, find_processes
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image

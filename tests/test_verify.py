@@ -237,7 +237,7 @@ def test_wrong_flags_end_with_one_line(command, root, tmp_path):
     assert "'citscapes' is unknown" in told("--dataset", "citscapes")
     assert "KERBLINE_FOLDER" in told("--dataset", "folder", "--dataset_dir", tmp_path / "none")
     here = ("--dataset", "folder", "--dataset_dir", root)
-    assert "--split 'vall' is unknown for folder" in told(*here, "--split", "vall")
+    assert "split 'vall' is unknown for folder" in told(*here, "--split", "vall")
     (tmp_path / "file").write_text("in the way")
     assert "--json" in told(*here, "--json", tmp_path / "file/x.json")
     assert "--plot" in told(*here, "--plot", tmp_path / "x.txt")

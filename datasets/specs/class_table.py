@@ -44,8 +44,7 @@ def read_color(value: Any, where: str) -> Color:
 
 def check_classes(classes: Sequence[SegClass], path: Path) -> None:
     """Raises ValueError naming the file if there are no classes, too many, or two with the same name."""
-    expected = f"expected 1 to {MOST_CLASSES} classes"
-    require(0 < len(classes) <= MOST_CLASSES, f"{path}: {len(classes)} classes; {expected}.")
+    require(0 < len(classes) <= MOST_CLASSES, f"{path}: {len(classes)} classes; expected 1 to {MOST_CLASSES} classes.")
     check_distinct([c.name for c in classes], path, "name")
 
 

@@ -25,8 +25,7 @@ NAMES = tuple(sorted({*DATASETS, *READERS}))
 def dataset_spec(name: str, root: Path | None = None) -> DatasetSpec:
     """The declaration of data set `name`; where only its folder defines the classes, from the class table in `root`.
 
-    Raises ValueError, with the known names, for any other; ValueError if only the folder defines the classes and `root`
-    is None; and the errors of reading a class table.
+    Raises ValueError for another name, or if `root` is needed and None; and the errors of reading a class table.
     """
     check_name(name)
     if root is not None and name in READERS:
