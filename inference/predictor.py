@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -26,8 +27,8 @@ from inference.sliding_window import (
 )
 from utils.command import one_line
 from utils.device import (
-    Download,
     Stopwatch,
+    download,
     give_back_freed_memory,
     is_out_of_memory,
     normalise,
@@ -270,14 +271,14 @@ def predict_all(
     Returns images_per_s, network_share (0..1) and s_per_image of each step; {} if there was nothing to do.
     """  # fmt: skip
     reading, network, writing = Stopwatch(), Stopwatch(device), Stopwatch()
-    num_done = 0
+    start, num_done = time.perf_counter(), 0
 
     def timed_read(item: Item) -> tuple[Any, ...] | None:
         with reading.working():
             return read(item)
 
-    def timed_write(item: Item, prediction: Download, sample: tuple[Any, ...]) -> None:
-        arrived = prediction.array()
+    def timed_write(item: Item, prediction: Callable[[], Uint8Array], sample: tuple[Any, ...]) -> None:
+        arrived = prediction()
         with writing.working():
             write(item, arrived, *sample)
 
@@ -293,7 +294,7 @@ def predict_all(
                     if sample is None:
                         break
                     with network.working(), errors_naming(path_of(item)):
-                        prediction = Download(predict(sample[0]))
+                        prediction = download(predict(sample[0]))
                 except (ValueError, OSError) as error:
                     if failed is None:
                         raise
@@ -308,9 +309,10 @@ def predict_all(
     if not num_done:
         return {}
     steps = {"read": reading, "network": network, "score and write": writing}
+    seconds = max(time.perf_counter() - start, 1e-9)
     return {
-        "images_per_s": network.per_second(num_done),
-        "network_share": network.share(),
+        "images_per_s": num_done / seconds,
+        "network_share": network.seconds / seconds,
         "s_per_image": {name: watch.seconds / num_done for name, watch in steps.items()},
     }
 

@@ -56,10 +56,8 @@ def conv_layers(
     """
     padding = dilation * (kernel // 2)
     if separable and kernel > 1:
-        return [
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            DepthwiseConv2d(out_channels, kernel, dilation=dilation),
-        ]
+        across = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        return [across, DepthwiseConv2d(out_channels, kernel, dilation=dilation)]
     return [nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)]
 
 

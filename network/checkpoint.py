@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,21 +23,11 @@ from utils.files import atomic_path, json_text
 FORMAT = 1
 _PLAIN_FIELDS = ("arch", "head", "dataset", "epoch", "scores", "config", "mean", "std")
 SAFETENSORS = ".safetensors"
+SHARE_TO_FIT = 0.9  # of the tensors, where some may differ
 NOTE = "kerbline"  # what describes the network in such a file's metadata, as JSON
-DAMAGED = "truncated or damaged; copy or download it again"
-
-_CONVERT = "convert it: torch.save({}.state_dict(), OTHER_FILE)"
-# What is taken for weights, by how the file begins, and the way out.
-_FOREIGN = (
-    (rb"version https://git-lfs", "a git-lfs pointer, not the file that it points to. Fetch that: git lfs pull"),
-    (rb"\s*<|\s*[\{\[]", "a page or text. Download the file itself, not the page that shows it"),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar", "a packed archive. Unpack it"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|.{4}ftyp|%PDF", "a picture, a film or a document. Name a file of weights"),
-    (
-        rb"\x89HDF|\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]|.{4}TFL3|GGUF|\x93NUMPY|\x80[\x03-\x05]",
-        "in another format than PyTorch's. Use the PyTorch checkpoint that it was made from",
-    ),
-    (rb"PK(?!.*data\.pkl)", "a zip archive. Unpack it, and name the file inside"),
+_UNREADABLE = (
+    "truncated, damaged, or no file of weights of PyTorch or safetensors (but perhaps a page, an archive or a git-lfs "
+    "pointer); copy or download it again"
 )
 
 # What the ImageNet trunks and the published checkpoints were trained with; RGB in 0..1.
@@ -113,7 +102,6 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     content = _read_file(path)
     network = _network_in(content, path)
     state_dict = {bare_key(key): value for key, value in network.items() if key.split(".")[-1] != _COUNT}
-    _check_plain(state_dict, path)
     _check_finite(state_dict, path)
     if not isinstance(content.get("format"), int):  # other programs mean something else by it
         return Checkpoint(state_dict=state_dict)
@@ -126,7 +114,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         fields |= {name: tuple(content[name]) for name in ("mean", "std")}
         return Checkpoint(state_dict=state_dict, classes=classes or None, **fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {DAMAGED}.") from error
+        raise ValueError(f"{path}: truncated or damaged; copy or download it again.") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -136,7 +124,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file of weights.")
     with path.open("rb") as file:
-        head = file.read(1 << 16)
+        head = file.read(9)
     try:
         # The length of a JSON header, 8 bytes, and that header.
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:
@@ -149,7 +137,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        raise ValueError(f"{path}: {_why_unreadable(head, str(error))}.") from error
+        raise ValueError(f"{path}: {_why_unreadable(str(error))}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
     return content
@@ -163,19 +151,16 @@ def _numpy_numbers() -> list[Any]:
     return [*((number, name) for name in names), np.dtype, *kinds]
 
 
-def _why_unreadable(head: bytes, told: str) -> str:
-    """What a file that could not be read is, and the way out. head: how it begins; told: by torch."""
+def _why_unreadable(told: str) -> str:
+    """What a file that could not be read is, and the way out. told: by torch."""
     if "TorchScript archives" in told:
-        return f"a TorchScript network; {_CONVERT.format('torch.jit.load(FILE)')}"
-    if "unsupported global" in told.lower() and not head.startswith(b"\x80\x04"):
-        found = re.search(r"GLOBAL (\S+)", told)
-        of_class = f" ({found[1]})" if found else ""
+        return "a TorchScript network; convert it: torch.save(torch.jit.load(FILE).state_dict(), OTHER_FILE)"
+    if "unsupported global" in told.lower():
         return (
-            f"refused, it contains objects{of_class} other than tensors and plain values, which could run code. If you "
-            f"trust it, {_CONVERT.format('torch.load(FILE, weights_only=False)')}; of a dictionary, its ['state_dict']"
+            "refused, it contains objects other than tensors and plain values, which could run code. If you "
+            "trust it, save its weights alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], OTHER)"
         )
-    kind = next((kind for start, kind in _FOREIGN if re.match(start, head, re.DOTALL)), None)
-    return kind or (DAMAGED if head else "the file is empty; copy or download it again")
+    return _UNREADABLE
 
 
 def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
@@ -185,10 +170,7 @@ def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
     if not found:
         raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
     if len(found) > 1:
-        raise ValueError(
-            f"{path} holds several networks: {', '.join('.'.join(keys) for keys in found)}. Keep one: "
-            f"torch.save(torch.load(FILE){''.join(f'[{key!r}]' for key in next(iter(found)))}, OTHER_FILE)."
-        )
+        raise ValueError(f"{path} holds several networks: {', '.join('.'.join(keys) for keys in found)}. Keep one.")
     [network] = found.values()
     return network
 
@@ -202,15 +184,6 @@ def _networks(part: Any, *keys: str) -> Iterator[tuple[tuple[str, ...], Mapping[
     else:
         for key, value in part.items():
             yield from _networks(value, *keys, key)
-
-
-def _check_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
-    for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise ValueError(
-                f"{path}: {key} is not a plain tensor but sparse, quantized or empty. Take the checkpoint that it was "
-                "made from."
-            )
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
@@ -229,26 +202,23 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:
     """Copy all weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches."""
     report, fitting = _fit(net, checkpoint)
-    if report.wrong_shape and not report.missing and not report.unexpected:
-        key, want, have = report.wrong_shape[-1]
-        raise ValueError(
-            f"{path}: the checkpoint does not fit: {key} has shape {have}, the network expects {want}; "
-            "it was trained with another number of classes (--dataset) or has another architecture (--arch)."
-        )
     if not report.complete:
-        raise ValueError(f"{path}: the checkpoint has another architecture (--arch): {report.summary()}.")
+        raise ValueError(
+            f"{path}: the checkpoint has another number of classes (--dataset) or architecture (--arch) than the "
+            f"network: {report.summary()}."
+        )
     net.load_state_dict(fitting, strict=False)
 
 
-def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, at_least: float = 0.9) -> LoadReport:
+def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> LoadReport:
     """Copy the weights that fit, so that a network can start from one with another number of classes.
 
-    Raises ValueError if less than the share `at_least` of all tensors, the network's and the checkpoint's, fit: a
-    deeper network of the same kind has all tensors of a shallower one, and more.
+    Raises ValueError if less than `SHARE_TO_FIT` of all tensors, the network's and the checkpoint's, fit: a deeper
+    network of the same kind has all tensors of a shallower one, and more.
     """
     report, fitting = _fit(net, checkpoint)
     others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
-    if len(report.matched) < at_least * (len(report.matched) + others):
+    if len(report.matched) < SHARE_TO_FIT * (len(report.matched) + others):
         raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
     net.load_state_dict(fitting, strict=False)
     return report
@@ -278,7 +248,7 @@ class LoadReport:
     def summary(self) -> str:
         """One line: counts, and the first key of each kind."""
         parts = [f"{len(self.matched)} tensors match"]
-        shapes = [key for key, *_ in self.wrong_shape]
+        shapes = [f"{key} {have}, expected {want}" for key, want, have in reversed(self.wrong_shape)]
         for title, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("with wrong shape", shapes)):
             if keys:
                 parts.append(f"{len(keys)} {title} ({keys[0]}{', …' if len(keys) > 1 else ''})")

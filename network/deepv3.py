@@ -94,8 +94,8 @@ class DeepLabV3Plus(nn.Module):
                 return ours + key.removeprefix(published)
         return key
 
-    def run_trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the trunk: the decoder's inputs at stride 2 (`images` without --refine) and 4, and the deepest map."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
         x = fine = finest = images
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
@@ -103,12 +103,7 @@ class DeepLabV3Plus(nn.Module):
                 finest = x
             if stage == self.fine_stage:
                 fine = x
-        return finest, fine, x
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
-        finest, fine, deep = self.run_trunk(images)
-        logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(deep))))
+        logits = self.final((self.bot_fine(fine), self.bot_aspp(self.aspp(x))))
         if self.finest_stage is not None:
             logits = self.refined((finest, logits))
         if self.training:

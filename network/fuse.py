@@ -149,7 +149,7 @@ class SpaceToBatchConv2d(nn.Module):
         """layer: convolution or `ConvReLU` of stride 1, the same dilation both ways, and padding that keeps H and W."""
         super().__init__()
         conv = layer.conv if isinstance(layer, ConvReLU) else layer
-        assert isinstance(conv, nn.Conv2d) and keeps_size(conv) and len(set(conv.dilation)) == 1
+        assert isinstance(conv, nn.Conv2d) and len(set(conv.dilation)) == 1
         self.step = conv.dilation[0]
         conv.padding, conv.dilation = tuple(k // 2 for k in conv.kernel_size), (1, 1)
         self.layer = layer
@@ -191,7 +191,6 @@ class Kn2rowConv2d(nn.Module):
         """Replace `conv`, which must have stride 1, one group, and padding that keeps H and W."""
         super().__init__()
         assert type(conv) is nn.Conv2d, "a subclass may do more than convolve"
-        assert keeps_size(conv) and conv.groups == 1
         self.kernel_size, self.dilation = list(conv.kernel_size), list(conv.dilation)
         of_taps = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
         self.weight = nn.Parameter(of_taps.to(torch.bfloat16))
@@ -201,13 +200,6 @@ class Kn2rowConv2d(nn.Module):
         """`x`: [B, in_channels, H, W] bfloat16."""
         total: Tensor = sum_shifted(F.conv2d(x, self.weight), self.bias, self.kernel_size, self.dilation)
         return total
-
-
-def keeps_size(conv: nn.Conv2d) -> bool:
-    """Whether its output has the size of its input, with zero padding."""
-    padding = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
-    odd = all(k % 2 for k in conv.kernel_size)
-    return odd and conv.stride == (1, 1) and conv.padding == padding and conv.padding_mode == "zeros"
 
 
 # Opaque to torch.compile, which would recompile for each map size, since that decides which shifted parts lie inside.

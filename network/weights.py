@@ -8,13 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint, unwrap
+from network.checkpoint import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SHARE_TO_FIT,
+    LoadReport,
+    compare_state,
+    load_checkpoint,
+    unwrap,
+)
 from network.deepv3 import NETWORKS, DeepLabV3Plus
 
 # Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
 # torchvision's, timm's and the published keys.
 IMAGENET_HEADS = ("fc.", "last_linear.", "classifier.", "bn_out.", "conv_head.", "bn2.", "_conv_head.", "_bn1.", "_fc.")
-TRUNK_SHARE = 0.9
 
 IMAGENET = "imagenet"  # --trunk_weights: the file that is at hand
 CARRIED = Path(__file__).parent.parent / "pretrained_models"
@@ -26,18 +33,14 @@ def find_imagenet_weights(arch: str) -> Path:
     Raises FileNotFoundError saying what to get, and how the file has to be called.
     """
     names = NETWORKS[arch.split(".")[-1]]
-    patterns = [f"{model}[-_.]*" for model in (names.timm, names.torchvision) if model] + [names.published]
+    patterns = [f"{model}[-_.]*" for model in (names.timm, names.torchvision) if model]
+    patterns += [names.published] if names.published else []
     for pattern in patterns:
-        for path in sorted(CARRIED.glob(pattern)) if pattern else ():
+        for path in sorted(CARRIED.glob(pattern)):
             return path
-    sources = [
-        f"torchvision's {names.torchvision} ({names.torchvision}-….pth)" if names.torchvision else "",
-        f"timm's {names.timm} (model.safetensors, renamed to {names.timm}.safetensors)" if names.timm else "",
-        f"the published code's ({names.published})" if names.published else "",
-    ]
     raise FileNotFoundError(
-        f"--trunk_weights {IMAGENET}: there are none for {arch} in {CARRIED}. Put there "
-        f"{' or '.join(filter(None, sources))}, or name the file itself."
+        f"--trunk_weights {IMAGENET}: there are none for {arch} in {CARRIED}. Put timm's, torchvision's or the "
+        f"published code's there, under a name like {' or '.join(patterns)}, or name the file itself."
     )
 
 
@@ -47,7 +50,7 @@ def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
     Accepts the keys of torchvision, timm and the published files for every trunk that has a counterpart there, and this
     project's, bare or with any prefix, plain or under `state_dict`. The file's head is ignored.
     Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
-    `TRUNK_SHARE` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
+    `SHARE_TO_FIT` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
     """
     content = load_checkpoint(path).state_dict
     own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
@@ -56,7 +59,7 @@ def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
     report = compare_state(own, found)
     foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
     num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)
-    if len(report.matched) < TRUNK_SHARE * num_tensors:
+    if len(report.matched) < SHARE_TO_FIT * num_tensors:
         raise ValueError(
             f"{path}: not the weights of this trunk (--arch): {len(report.matched)} of {num_tensors} tensors match. "
             f"The file has {_examples(content)}; expected {_examples(own)}."

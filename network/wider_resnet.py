@@ -56,9 +56,8 @@ class PreActivationBlock(nn.Module):
                 layers["dropout"] = nn.Dropout2d(spec.dropout)
             kernel, dilation = (1, 1) if bottleneck and index != 2 else (3, spec.dilation)
             own_stride, padding = stride if index == 1 else 1, dilation * (kernel // 2)
-            layers[f"conv{index}"] = nn.Conv2d(
-                channels, out_channels, kernel, own_stride, padding, dilation, bias=False
-            )
+            conv = nn.Conv2d(channels, out_channels, kernel, own_stride, padding, dilation, bias=False)
+            layers[f"conv{index}"] = conv
             channels = out_channels
         self.convs = nn.Sequential(OrderedDict(layers))
         same_shape = stride == 1 and in_channels == channels

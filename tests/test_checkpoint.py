@@ -1,7 +1,5 @@
 """Checkpoints describe themselves, published ones load, and none runs code."""
 
-import argparse
-import gzip
 import math
 import os
 import pickle
@@ -89,7 +87,7 @@ def test_safetensors_of_another_program_are_weights_alone(tmp_path):
     assert checkpoint.arch is None
     load_state(light_network(), checkpoint, "a.bin")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.bin").read_bytes()[:-1])
-    with pytest.raises(ValueError, match="truncated or damaged"):
+    with pytest.raises(ValueError, match="truncated, damaged"):
         load_checkpoint(tmp_path / "cut.safetensors")
 
 
@@ -136,7 +134,7 @@ def test_a_checkpoint_for_other_classes_says_so(tmp_path):
 
 
 def test_a_checkpoint_of_another_architecture_says_so():
-    with pytest.raises(ValueError, match=r"another architecture \(--arch\): 0 tensors match"):
+    with pytest.raises(ValueError, match=r"architecture \(--arch\) than the network: 0 tensors match"):
         load_state(light_network(), Checkpoint(state_dict={"x": torch.zeros(1)}), "a.pth")
 
 
@@ -205,31 +203,13 @@ def test_flags_without_effect_in_an_earlier_checkpoint_are_no_change_of_settings
     assert changed_flags(then, now) == []
 
 
-def write_zip(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("best.pth", "{}")
-
-
-ONNX = b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x10" + bytes(64)
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
-
-
 @pytest.mark.parametrize(("write", "told"), [
     (lambda p: torch.jit.script(nn.Linear(2, 2)).save(str(p)), "a TorchScript network"),
-    (lambda p: torch.save(nn.Linear(2, 2), p), "objects (torch.nn.modules.linear.Linear) other than tensors"),
+    (lambda p: torch.save(nn.Linear(2, 2), p), "could run code"),
     (lambda p: torch.save(nn.Linear(2, 2), p, _use_new_zipfile_serialization=False), "could run code"),
-    (lambda p: torch.save({"state_dict": {}, "flags": argparse.Namespace(a=1)}, p), "its ['state_dict']"),
-    (lambda p: p.write_bytes(pickle.dumps(nn.Linear(2, 2), protocol=4)), "in another format than PyTorch's"),
-    (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64)), "in another format than PyTorch's"),
-    (lambda p: p.write_bytes(ONNX), "in another format than PyTorch's"),
-    (lambda p: p.write_bytes(POINTER), "a git-lfs pointer, not the file that it points to. Fetch that: git lfs pull"),
-    (lambda p: p.write_text("\n<!DOCTYPE html>\n<html>"), "a page or text. Download the file itself"),
-    (lambda p: p.write_text('{"error": "not found"}'), "a page or text. Download the file itself"),
-    (lambda p: p.write_bytes(gzip.compress(b"a")), "a packed archive. Unpack it"),
-    (write_zip, "a zip archive. Unpack it"),
-    (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n"), "a picture"),
-    (lambda p: p.write_bytes(b""), "the file is empty"),
-    (lambda p: p.write_bytes(bytes(1000)), "truncated or damaged"),
+    (lambda p: p.write_text("<!DOCTYPE html>\n<html>"), "no file of weights"),
+    (lambda p: p.write_bytes(b""), "no file of weights"),
+    (lambda p: p.write_bytes(bytes(1000)), "truncated, damaged"),
     (lambda p: torch.save([torch.zeros(1)], p), "it holds a list"),
     (lambda p: p.mkdir(), "is a folder; name a file of weights"),
 ])  # fmt: skip
@@ -241,14 +221,13 @@ def test_a_file_of_another_kind_is_called_what_it_is(write, told, tmp_path):
         load_checkpoint(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert ("damaged" in str(error.value)) == (told == "truncated or damaged")
 
 
 def test_weights_are_found_in_the_only_entry_that_holds_tensors_alone(tmp_path):
     torch.save({"model": {"a": torch.ones(1)}, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "one.pth")
     assert list(load_checkpoint(tmp_path / "one.pth").state_dict) == ["a"]
     torch.save({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pth")
-    with pytest.raises(ValueError, match=r"several networks: model, ema. Keep one: torch.save\(torch.load"):
+    with pytest.raises(ValueError, match=r"several networks: model, ema\. Keep one"):
         load_checkpoint(tmp_path / "two.pth")
 
 
@@ -263,22 +242,3 @@ def test_weights_are_found_where_other_programs_keep_them(content, tmp_path):
     torch.save(content, tmp_path / "a.pth")
     checkpoint = load_checkpoint(tmp_path / "a.pth")
     assert (list(checkpoint.state_dict), checkpoint.arch) == (["a"], None)
-
-
-def test_of_nested_networks_each_is_named_by_its_place(tmp_path):
-    torch.save({"state": {"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}}, tmp_path / "a.pth")
-    told = r"networks: state.model, state.ema. Keep one: torch.save\(torch.load\(FILE\)\['state'\]\['model'\], OTHER"
-    with pytest.raises(ValueError, match=told):
-        load_checkpoint(tmp_path / "a.pth")
-
-
-@pytest.mark.filterwarnings("ignore")  # quantized tensors are deprecated, but files of them exist
-@pytest.mark.parametrize("make", [
-    lambda: torch.eye(2).to_sparse(),
-    lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8),
-    lambda: torch.empty(2, device="meta"),
-])  # fmt: skip
-def test_a_tensor_of_another_kind_is_named(make, tmp_path):
-    torch.save({"a": torch.ones(1), "b": make()}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a.pth: b is not a plain tensor but sparse"):
-        load_checkpoint(tmp_path / "a.pth")

@@ -19,7 +19,7 @@ from network.deepv3 import DeepLabV3Plus, build_network
 from network.fuse import ConvReLU
 from tests.conftest import as_if_trained
 from tests.moving import frames_of
-from utils.device import Download, Stopwatch, normalise, to_device, upsample
+from utils.device import Stopwatch, download, normalise, to_device, upsample
 from utils.images import read_label_ids, write_image
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -71,10 +71,10 @@ def test_no_step_of_a_prediction_waits_for_the_gpu(how, amp, arch, no_waiting):
     predictor.predict(picture())
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
-    on_their_way = [Download(predictor.predict(picture(seed))) for seed in range(3)]
+    on_their_way = [download(predictor.predict(picture(seed))) for seed in range(3)]
     torch.cuda.set_sync_debug_mode("default")
-    for seed, labels in enumerate(on_their_way):
-        assert np.array_equal(labels.array(), predictor.predict(picture(seed)).cpu())
+    for seed, wait in enumerate(on_their_way):
+        assert np.array_equal(wait(), predictor.predict(picture(seed)).cpu())
 
 
 def test_normalising_waits_for_nothing(no_waiting):

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, _imaging
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 Uint8Array = NDArray[np.uint8]
 
@@ -29,21 +29,11 @@ MOST_PIXELS = 1 << 30  # OpenCV refuses more
 DAMAGED = "the image is truncated or damaged ({}); copy or download it again"
 UNSUPPORTED = "this kind of {} cannot be read; save it as JPEG or PNG of 8 bits"
 
-EXIF_ORIENTATION = 0x112
-UPRIGHT = 1  # its value in an image that needs no rotation
 _UNDOING = {6: 8, 8: 6}  # the orientation that undoes one; the others undo themselves
 
 _NOT_EXACT = (
     "is {}: values are not exact. Save label files as PNG from their source; converting this file does not bring the "
     "values back"
-)
-# What may have the name of an image, by how it begins.
-_FOREIGN = (
-    (rb"....ftyp(?!.{0,56}avi[fs]).{0,56}(he[iv][cxms]|mif1|msf1)", "a HEIC photo; convert it to JPEG or PNG"),
-    (rb"....ftyp(?!.{0,56}avi[fs])|\x1aE\xdf\xa3|RIFF....AVI ", "a video; convert its frames to JPEG or PNG"),
-    (rb"\xff\x0a|....JXL |8BPS|v/1\x01|gimp xcf|%PDF|%!PS", "an image of a kind that cannot be read; export it as PNG"),
-    (rb"version https://git-lfs", "a pointer to the image; run git lfs pull"),
-    (rb".{0,4}\s*<|[\t\r\n -~]{4,}$", "a web page, drawing or text; download the image again, or export it as PNG"),
 )
 # What the JPEG library warns of before the pixels; cameras of several makers write such headers.
 _HARMLESS = "Invalid SOS|JFIF revision|Adobe color transform|extraneous bytes before marker 0x(c[0-24]|d[a-d]|[ef])"
@@ -58,8 +48,9 @@ _LOSSY = (
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
 _GREY, _PALETTE = 0, 3
-_EXACT_TIFF, _LOSSY_TIFF = (1, 2, 3, 4, 5, 8, 32771, 32773, 32809, 32946), (6, 7, 34676, 34677)  # known compressions
-_WIDTH, _COMPRESSION = 256, 259  # tags of TIFF
+# What OpenCV can decode of TIFF; where it cannot, it leaves black. As Pillow calls them; None: it tells nothing.
+_EXACT_TIFF = {None, "raw", "tiff_ccitt", "group3", "group4", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate",
+               "packbits", "tiff_raw_16", "tiff_thunderscan"}  # fmt: skip
 
 warnings.filterwarnings("ignore", module=r"PIL\.")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -110,22 +101,15 @@ def palette(encoded: bytes) -> list[tuple[int, int, int]]:
 
 def orientation(encoded: bytes) -> int:
     """How an image is stored, as EXIF numbers it, 1 to 8: by its EXIF data or AVIF's own `irot` and `imir`; else 1."""
-    start = encoded[:16]
     # Most files have none, and for a PNG Pillow would then decode the pixels to look behind them.
-    if not (
-        (start.startswith(JPEG) and b"Exif\0" in encoded)
-        or (start.startswith(PNG) and any(kind == b"eXIf" for kind, _ in _png_chunks(encoded)))
-        or (start[8:12] == b"WEBP" and b"EXIF" in encoded)
-        or start[4:8] == b"ftyp"
-        or start.startswith(TIFF)
-    ):
-        return UPRIGHT
+    if not (re.search(rb"Exif\0|eXIf|EXIF", encoded) or encoded[4:8] == b"ftyp" or encoded.startswith(TIFF)):
+        return 1
     try:
         with _opened(encoded) as picture:
-            found = picture.getexif().get(EXIF_ORIENTATION)
+            found = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # Pillow's parsers raise almost anything for damaged metadata
-        return UPRIGHT
-    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def size_in_header(encoded: bytes) -> tuple[int, int] | None:
@@ -158,8 +142,6 @@ def _decode(
     encoded: bytes, name: Path | str, flags: int, *, indices: bool = False, exact: bool = False
 ) -> NDArray[Any]:
     """What OpenCV makes of it. indices: those of a PNG with a palette, not its colours. exact: refuse lossy TIFF."""
-    if encoded.startswith(TIFF) and (problem := _problem_of_tiff(encoded, exact=exact)):
-        raise ValueError(f"{name}: {problem}.")
     source = _sound_png(encoded, name, indices=indices) if encoded.startswith(PNG) else encoded
     try:
         pixels = cv2.imdecode(np.frombuffer(source, np.uint8), flags)
@@ -167,10 +149,10 @@ def _decode(
         if "CV_IO_MAX_IMAGE" in error.err:
             raise _too_large(name, size_in_header(encoded)) from error
         raise ValueError(f"{name}: cannot be decoded ({error.err}).") from error
+    if encoded.startswith(TIFF) and (problem := _problem_of_tiff(encoded, exact=exact)):
+        raise ValueError(f"{name}: {problem}.")
     if pixels is None:
         raise ValueError(f"{name}: {_why_not(encoded)}.")
-    if encoded.startswith(TIFF) and _is_damaged_tiff(encoded):
-        raise ValueError(f"{name}: {DAMAGED.format('it cannot be decoded')}.")
     return pixels
 
 
@@ -197,29 +179,20 @@ def _decode_jpeg(encoded: bytes, name: Path | str) -> NDArray[Any]:
 
 
 def _problem_of_tiff(encoded: bytes, *, exact: bool) -> str | None:
-    """Why OpenCV should not read a TIFF: it leaves black what it cannot decode."""
-    compression = None
-    with suppress(Exception), io.BytesIO(encoded) as file:  # Pillow's parsers raise almost anything for damaged data
-        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if 43 in encoded[2:4] else 8))
-        start = file.seek(directory.next)
-        directory.load(file)
-        if directory.next != start and _WIDTH in directory:  # the directory is there in full
-            compression = directory.get(_COMPRESSION, 1)
-    if compression is None:
-        return DAMAGED.format("its directory cannot be read")
-    if exact and compression in _LOSSY_TIFF:
-        return _NOT_EXACT.format("a TIFF of lossy compression")
-    return None if compression in _EXACT_TIFF + _LOSSY_TIFF else UNSUPPORTED.format(f"TIFF, compression {compression},")
-
-
-def _is_damaged_tiff(encoded: bytes) -> bool:
-    """Whether libtiff finds damage, which OpenCV passes over. False also for kinds of TIFF that Pillow cannot read."""
-    with suppress(Exception), _opened(encoded) as picture:
-        try:
+    """Why OpenCV should not read a TIFF, which passes over damage and what it cannot decode; of kinds Pillow reads."""
+    try:
+        with _opened(encoded) as picture:
+            compression = picture.info.get("compression")
+            if exact and compression in ("jpeg", "tiff_jpeg", "tiff_sgilog", "tiff_sgilog24"):
+                return _NOT_EXACT.format("a TIFF of lossy compression")
+            if compression not in (*_EXACT_TIFF, "jpeg", "tiff_jpeg"):
+                return UNSUPPORTED.format(f"TIFF, compression {compression},")
             picture.load()
-        except OSError:
-            return True
-    return False
+    except UnidentifiedImageError:  # a kind that Pillow cannot read, as of 16 bits and colours
+        return None
+    except Exception:  # Pillow's parsers raise almost anything for damaged data
+        return DAMAGED.format("it cannot be decoded")
+    return None
 
 
 def _png_chunks(encoded: bytes) -> list[tuple[bytes, memoryview]]:
@@ -261,10 +234,10 @@ def _too_large(name: Path | str, size: tuple[int, int] | None) -> ValueError:
 
 def _why_not(encoded: bytes) -> str:
     """Why OpenCV, which does not say it, cannot decode a file."""
-    for pattern, what in _FOREIGN:
-        if re.match(pattern, encoded[:512], re.DOTALL | re.IGNORECASE):
-            return f"this is not an image that can be read but {what}"
+    if re.match(rb"....ftyp(?!.{0,56}avi[fs]).{0,56}(he[iv][cxms]|mif1|msf1)", encoded, re.DOTALL):
+        return "a HEIC photo cannot be read; convert it to JPEG or PNG"
     stored = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded.startswith(TIFF) else None
     if stored is not None:
         return UNSUPPORTED.format(f"TIFF, of {stored.dtype} values,")
-    return f"{DAMAGED.format('it cannot be decoded')}; if another program shows it, save it there as JPEG or PNG"
+    what = DAMAGED.format("or it is a video, a page or a git-lfs pointer")
+    return f"{what}; if another program shows it, save it there as JPEG or PNG"

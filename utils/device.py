@@ -7,9 +7,8 @@ import importlib.util
 import mmap
 import os
 import shutil
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -46,11 +45,11 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
     except RuntimeError:
-        raise ValueError(f"--device {name!r} is unknown. Choose one of: auto, cpu, cuda, cuda:<index>.") from None
+        device = torch.device("meta")  # refused like all others
     if device.type == "cpu":
         return torch.device("cpu")
     if device.type != "cuda":
-        raise ValueError(f"--device {name!r} is not supported. Choose one of: auto, cpu, cuda, cuda:<index>.")
+        raise ValueError(f"--device {name!r} is unknown. Choose one of: auto, cpu, cuda, cuda:<index>.")
     if device.index is not None and find_processes().local_world_size > 1:
         raise ValueError(f"--device {name}: under torchrun each process needs a GPU of its own. Use --device cuda.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -70,25 +69,19 @@ def to_device(values: Tensor | NDArray[np.uint8], device: torch.device) -> Tenso
     return _pinned(here).to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
-class Download:
-    """Labels being copied from a device to the host; meanwhile, a GPU continues with the next image."""
+def download(prediction: Tensor) -> Callable[[], NDArray[np.uint8]]:
+    """Copy it, uint8, to the host while a GPU continues with the next image. Returns what waits for it and gives it."""
+    if not prediction.is_cuda:
+        return prediction.numpy
+    host = _pinned(torch.empty(prediction.shape, dtype=prediction.dtype)).copy_(prediction, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)  # waiting sleeps instead of spinning
+    copied.record(torch.cuda.current_stream(prediction.device))
 
-    def __init__(self, labels: Tensor) -> None:
-        """labels: any shape, uint8."""
-        self._host = labels
-        self._copied: torch.cuda.Event | None = None
-        if labels.is_cuda:
-            self._host = _pinned(torch.empty(labels.shape, dtype=labels.dtype))
-            self._host.copy_(labels, non_blocking=True)
-            self._copied = torch.cuda.Event(blocking=True)  # waiting sleeps instead of spinning
-            self._copied.record(torch.cuda.current_stream(labels.device))
+    def wait() -> NDArray[np.uint8]:
+        copied.synchronize()
+        return host.numpy()
 
-    def array(self) -> NDArray[np.uint8]:
-        """Wait for the labels and return them."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        array: NDArray[np.uint8] = self._host.numpy()
-        return array
+    return wait
 
 
 def _pinned(here: Tensor) -> Tensor:
@@ -142,9 +135,6 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     return pixels.sub_(shift).mul_(scale)
 
 
-_COMPILERS = ("g++", "clang++", "cl")
-
-
 def compile_for(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
     """`net` compiled; this happens at the first image and takes up to a minute, and again for some new image sizes.
 
@@ -153,8 +143,7 @@ def compile_for(net: nn.Module, device: torch.device, *, frozen: bool = False) -
     """
     if device.type == "cuda" and (problem := why_no_triton()):
         raise ValueError(f"--compile on a GPU needs Triton: {problem}.")
-    compilers = (os.environ["CXX"],) if "CXX" in os.environ else _COMPILERS
-    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+    if device.type == "cpu" and not any(map(shutil.which, [os.environ.get("CXX", "g++"), "clang++", "cl"])):
         raise ValueError("--compile on a CPU needs a C++ compiler (apt install g++); CXX may name one.")
     return _Frozen(net) if frozen and device.type == "cpu" else torch.compile(net)  # type: ignore[return-value]
 
@@ -177,7 +166,7 @@ class _Frozen(nn.Module):
 
 
 class Stopwatch:
-    """Measures working time, in total and relative to the time since creation; several threads may work at once.
+    """Measures working time; several threads may work at once.
 
     device: a GPU runs the work of a block later than the block, so its own clock is used.
     """
@@ -185,9 +174,7 @@ class Stopwatch:
     def __init__(self, device: torch.device | None = None) -> None:
         self._on_gpu = device is not None and device.type == "cuda"
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._lock = threading.Lock()
-        self._begun = time.perf_counter()
-        self._seconds = 0.0
+        self._spans: list[float] = []
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -198,48 +185,29 @@ class Stopwatch:
             yield
             done.record()
             self._events.append((begun, done))
-            return
-        start = time.perf_counter()
-        try:
+        else:
+            start = time.perf_counter()
             yield
-        finally:
-            with self._lock:
-                self._seconds += time.perf_counter() - start
+            self._spans.append(time.perf_counter() - start)
 
     @property
     def seconds(self) -> float:
         """Working time so far; waits for the work queued on a GPU."""
         for _, done in self._events[-1:]:
             done.synchronize()
-        return self._seconds + sum(begun.elapsed_time(done) for begun, done in self._events) / 1000
-
-    def share(self) -> float:
-        """Share of the time spent working, 0..1."""
-        return self.seconds / max(time.perf_counter() - self._begun, 1e-9)
-
-    def per_second(self, count: int) -> float:
-        """`count` divided by the time since creation."""
-        return count / max(time.perf_counter() - self._begun, 1e-9)
+        return sum(self._spans) + sum(begun.elapsed_time(done) for begun, done in self._events) / 1000
 
 
 # Memory of the process. Keeping and returning it needs glibc 2.33; elsewhere it does nothing.
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_NEVER = -1
-
-_KEPT_BETWEEN_SIZES = 1 << 30
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, -1
 
 
 class _HeapInfo(ctypes.Structure):
-    """`struct mallinfo2`; bytes."""
+    """`struct mallinfo2`; bytes. Its eighth value, `uordblks`, is what is in use."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
-        )
-    )  # fmt: skip
+    _fields_ = (("before", ctypes.c_size_t * 7), ("uordblks", ctypes.c_size_t), ("after", ctypes.c_size_t * 2))
 
 
 def keep_freed_memory() -> None:
@@ -261,7 +229,7 @@ def give_back_freed_memory() -> None:
     statistics = Path("/proc/self/statm")
     if glibc is not None and statistics.exists():
         held = int(statistics.read_text().split()[1]) * mmap.PAGESIZE
-        if held - glibc.mallinfo2().uordblks > _KEPT_BETWEEN_SIZES:
+        if held - glibc.mallinfo2().uordblks > 1 << 30:
             glibc.malloc_trim(0)
 
 

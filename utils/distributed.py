@@ -67,7 +67,8 @@ def process_group(device: torch.device) -> Iterator[Processes]:
         yield processes
         has_failed = False
     except RuntimeError as error:
-        if _is_of_the_connection(error):
+        # As the connection does if one of the processes ends with an error.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
             cause = " ".join(str(error).split())[:300]
             raise OSError(f"another process failed (see its message), or the connection did: {cause}") from error
         raise
@@ -77,11 +78,6 @@ def process_group(device: torch.device) -> Iterator[Processes]:
         # gradients; when the interpreter exits, the connection is cut without asking them.
         if device.type == "cpu" or not has_failed:
             dist.destroy_process_group()
-
-
-def _is_of_the_connection(error: RuntimeError) -> bool:
-    """Whether the connection between the processes failed, as it does if one of them ends with an error."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,12 @@ import csv
 import json
 import math
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +43,20 @@ def _read_umask() -> int:
 UMASK = _read_umask()  # read once, before there are threads: meanwhile it is 0, and files written then are for everyone
 
 
+_TEMPORARY = f".new-{platform.node()}-"  # then the process that writes
+
+
+@cache
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the temporary files of this machine's processes that were killed; once for each folder."""
+    for left in folder.glob(f"{_TEMPORARY}*-*") if os.name == "posix" else ():
+        with suppress(PermissionError):  # another user's
+            try:
+                os.kill(int(left.name.removeprefix(_TEMPORARY).partition("-")[0]), 0)  # only asks whether it lives
+            except ProcessLookupError:
+                left.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` to write to; synced and renamed to `path` if the block succeeds.
@@ -49,7 +65,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     the longest name possible. An OSError of the block that names no file gets `path` as its file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix, dir=path.parent)
+    _remove_left_behind(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{_TEMPORARY}{os.getpid()}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

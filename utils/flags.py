@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,17 +72,15 @@ def parse_command_line(config_class: type[Config], arguments: Sequence[str] | No
             groups[group_field] = group_class(**{name: namespace[name] for name in names})
         except ValueError as error:  # flags that exclude each other
             parser.error(str(error))
-        message = _first_bad_value(groups[group_field])
-        if message:
+        if message := _first_bad_value(groups[group_field]):
             parser.error(message)
     return config_class(**groups)
 
 
 def make_parser(config_class: type) -> argparse.ArgumentParser:
     """The parser for `config_class`, with one help section per group."""
-    parser = _Parser(
-        prog=_program(), description=config_class.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    layout: Any = partial(argparse.HelpFormatter, max_help_position=34, width=120)
+    parser = _Parser(prog=_program(), description=config_class.__doc__, formatter_class=layout, allow_abbrev=False)
     for _, group_class in _groups(config_class):
         section = parser.add_argument_group(group_class.__doc__)
         kinds = typing.get_type_hints(group_class)
@@ -139,56 +138,32 @@ class _Parser(argparse.ArgumentParser):
         return f"; did you mean --{near[0]}?" if near else ""
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=120)
-
-
 def _groups(config_class: type) -> list[tuple[str, type]]:
     hints = typing.get_type_hints(config_class)
     return [(f.name, hints[f.name]) for f in dataclasses.fields(config_class)]
 
 
 def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
-    spellings = setting.metadata["flags"]
-    positional = any(not flag.startswith("-") for flag in spellings)
+    spellings, required, default = setting.metadata["flags"], setting.metadata["required"], setting.default
     text = setting.metadata["help"].replace("%", "%%")
-    if positional:
+    if any(not flag.startswith("-") for flag in spellings):
         several = typing.get_origin(kind) is Sequence
-        nargs = "+" if several else None if setting.metadata["required"] else "?"
-        section.add_argument(setting.name, nargs=nargs, default=setting.default, help=text)
+        nargs = "+" if several else None if required else "?"
+        section.add_argument(setting.name, nargs=nargs, default=default, help=text)
         return
     own = [] if any(flag.replace("-", "_") == f"__{setting.name}" for flag in spellings) else [f"--{setting.name}"]
-    details: dict[str, Any] = {
-        "dest": setting.name,
-        "default": setting.default,
-        "required": setting.metadata["required"],
-    }
-    if _plain_type(kind) is bool:
-        if setting.default is False:
-            details["action"] = "store_true"
-        else:
-            details["action"] = argparse.BooleanOptionalAction
+    if isinstance(kind, types.UnionType):  # with None
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    details: dict[str, Any] = {"dest": setting.name, "default": default, "required": required}
+    if kind is bool:
+        details["action"] = "store_true" if default is False else argparse.BooleanOptionalAction
     else:
-        details["type"] = _plain_type(kind)
-        details["choices"] = setting.metadata["choices"]
-        details["metavar"] = None if details["choices"] else _plain_type(kind).__name__.upper()
-    says_default = "default:" in text or details["required"]
-    if not says_default and setting.default not in (None, "") and setting.default is not False:
-        text += f" (default: {_default_text(setting.default)})"
+        choices = setting.metadata["choices"]
+        details |= {"type": kind, "choices": choices, "metavar": None if choices else kind.__name__.upper()}
+    if not ("default:" in text or required or default in (None, "") or default is False):
+        shown = "on" if default is True else f"{default:.4g}" if isinstance(default, float) else default
+        text += f" (default: {shown})"
     section.add_argument(*spellings, *own, help=text, **details)
-
-
-def _default_text(value: Any) -> str:
-    if value is True:
-        return "on"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain_type(kind: Any) -> Any:
-    if isinstance(kind, types.UnionType):
-        return next(part for part in typing.get_args(kind) if part is not type(None))
-    return kind
 
 
 def _first_bad_value(group: Any) -> str | None:
