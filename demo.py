@@ -36,7 +36,7 @@ from utils.command import run_command
 from utils.device import resolve_device, to_device
 from utils.distributed import find_processes
 from utils.files import first_free, writable_folder, write_csv
-from utils.images import Uint8Array, dark_notice, read_image
+from utils.images import Uint8Array, read_image
 from utils.text import counted, escape
 from utils.video_io import new_video, open_video
 from video.flow import FlowArray, dis_flow, inside, places, warp_image
@@ -74,8 +74,6 @@ def segment_image(config: DemoConfig) -> int:
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         raise ValueError(f"{source} is a video; use --demo-video.")
     image = read_image(source)
-    if notice := dark_notice(source, image):
-        print(escape(notice), file=sys.stderr)
     model = build_model(config.model)
     wanted = wanted_classes(config.output.classes, model.classes)
     predictor = demo_predictor(model, config.output, device)
@@ -136,13 +134,7 @@ def segment_video(config: DemoConfig) -> int:
                 interruptible=video.is_camera,
             )  # fmt: skip
         print(describe_speed(speed, "frame"), file=sys.stderr)
-        if len(counts) != most and (missing := video.missing()):
-            print(
-                f"notice: the video ends after {counted(len(counts), 'frame')}, {missing:.2f} s earlier than it says; "
-                "the file may be truncated",
-                file=sys.stderr,
-            )
-        elif video.is_damaged():
+        if video.is_damaged():
             print("notice: the video is damaged: frames that could not be decoded are left out", file=sys.stderr)
 
     shares = [percentages(line) for line in counts]

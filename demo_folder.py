@@ -42,7 +42,7 @@ from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import natural_order, writable_folder, write_csv
-from utils.images import IMAGE_SUFFIXES, Uint8Array, dark_notice, read_image
+from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.text import counted, escape
 
 ANY_FOLDERS = "**"  # in a pattern
@@ -115,10 +115,7 @@ def segment(
 
     def read(i: int) -> tuple[Uint8Array]:
         check_names(jobs[i].paths)
-        image = read_image(jobs[i].source)
-        if notice := dark_notice(jobs[i].source, image):
-            tqdm.write(escape(notice), file=sys.stderr)
-        return (image,)
+        return (read_image(jobs[i].source),)
 
     def write(i: int, prediction: Uint8Array, image: Uint8Array) -> None:
         job = jobs[i]

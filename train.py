@@ -75,14 +75,14 @@ def score(training: Training) -> None:
     log.say(f"epoch {progress.epoch}\n{result.table()}")
     if len(result.absent) == training.spec.num_classes:
         log.say(f"no pixel of the validation labels has a class: no score and no {BEST}, use {LAST}.")
-    per_class = zip(result.class_names, result.iou, strict=True)
+    per_class = zip(result.class_names, result.per_class["iou"], strict=True)
     values = {f"iou/{name}": iou for name, iou in per_class if not math.isnan(iou)}
     names = ("mean_iou", "mean_accuracy", "pixel_accuracy")
-    progress.scores = {name: getattr(result, name) for name in names}
+    progress.scores = {name: result.totals[name] for name in names}
     progress.is_due = False
     log.scalars("val", {"epoch": progress.epoch, "minutes": progress.minutes(), **progress.scores, **values})
-    if result.mean_iou > progress.best:  # never if it is NaN
-        progress.best = result.mean_iou
+    if result.totals["mean_iou"] > progress.best:  # never if it is NaN
+        progress.best = result.totals["mean_iou"]
         save(training, BEST)
     save(training, LAST)
     if training.processes.is_main:

@@ -6,7 +6,7 @@ import json
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,26 +164,13 @@ def _why_unreadable(told: str) -> str:
 
 
 def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
-    """The tensors in what a file holds: the only mapping of tensors alone in its `state_dict`, else in all of it."""
-    inside = "state_dict" in content
-    found = dict(_networks(content["state_dict"], "state_dict") if inside else _networks(content))
-    if not found:
+    """The tensors in what a file holds: its `state_dict`, else its `model`, each perhaps inside the other; or all."""
+    network: Any = content
+    while isinstance(network, Mapping) and (keys := [key for key in ("state_dict", "model") if key in network]):
+        network = network[keys[0]]
+    if not (isinstance(network, Mapping) and network and all(isinstance(one, Tensor) for one in network.values())):
         raise ValueError(f"{path}: not a checkpoint: it holds no state_dict of tensors.")
-    if len(found) > 1:
-        raise ValueError(f"{path} holds several networks: {', '.join('.'.join(keys) for keys in found)}. Keep one.")
-    [network] = found.values()
     return network
-
-
-def _networks(part: Any, *keys: str) -> Iterator[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
-    """Every mapping of tensors alone in `part`, with the keys that lead to it; numbered ones are of an optimizer."""
-    if not isinstance(part, Mapping) or not all(isinstance(key, str) for key in part):
-        return
-    if part and all(isinstance(value, Tensor) for value in part.values()):
-        yield keys, part
-    else:
-        for key, value in part.items():
-            yield from _networks(value, *keys, key)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

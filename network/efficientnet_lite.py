@@ -36,13 +36,9 @@ LITE_STAGES = (
     LiteStage(3, 1, 6, 320, 1),
 )
 LITE_STEM_CHANNELS = 32
-FINE_STRIDE = 4
-FINEST_CHANNELS = 16  # of the first stage, which no variant widens
 WIDTHS = (1.0, 1.0, 1.1)  # of Lite0, Lite1 and Lite2
 DEPTHS = (1.0, 1.1, 1.2)
 TRAINED_AT = (224, 240, 260)  # pixels of a side
-# The published weights expect (x - 127) / 128 for x from 0 to 255.
-PUBLISHED_MEAN, PUBLISHED_STD = 127 / 255, 128 / 255
 
 
 def efficientnet_lite(variant: int, *, output_stride: int = 16) -> Trunk:
@@ -70,7 +66,7 @@ def efficientnet_lite(variant: int, *, output_stride: int = 16) -> Trunk:
             if position == 0:
                 trained_side = -(-trained_side // stage.stride)
             channels, total_stride = out, total_stride * stride
-        if total_stride <= FINE_STRIDE:
+        if total_stride <= 4:
             fine, fine_channels = len(layers) - 1, channels
     features = nn.Sequential(*layers)
     return Trunk(
@@ -80,9 +76,9 @@ def efficientnet_lite(variant: int, *, output_stride: int = 16) -> Trunk:
         fine_channels=fine_channels,
         out_channels=channels,
         finest_stage="features.1",
-        finest_channels=FINEST_CHANNELS,
+        finest_channels=LITE_STAGES[0].out,  # which no variant widens
         published_keys={**_published_keys(features), **timm_keys(features, tuple(repeats))},
-        published_norm=(PUBLISHED_MEAN, PUBLISHED_STD),
+        published_norm=(127 / 255, 128 / 255),  # (x - 127) / 128 for x from 0 to 255
     )
 
 

@@ -147,27 +147,24 @@ BLOCKS = (
     BlockSpec(5, 960, 160, True, nn.Hardswish, 1, 2),
     BlockSpec(5, 960, 160, True, nn.Hardswish, 1, 2),
 )
-STEM_CHANNELS = 16
-LAST_CHANNELS = 960
-TIMM_REPEATS = (1, 2, 3, 4, 2, 3, 1)  # blocks in each of timm's stages
 
 
 def mobilenetv3_large() -> Trunk:
     """The trunk: 960 channels at stride 16, and 24 channels at stride 4 for the decoder."""
-    layers: list[nn.Module] = [conv_bn(3, STEM_CHANNELS, 3, nn.Hardswish, stride=2)]
-    channels = STEM_CHANNELS
+    channels = 16
+    layers: list[nn.Module] = [conv_bn(3, channels, 3, nn.Hardswish, stride=2)]
     for spec in BLOCKS:
         layers.append(InvertedResidual(channels, spec))
         channels = spec.out
-    layers.append(conv_bn(channels, LAST_CHANNELS, 1, nn.Hardswish))
+    layers.append(conv_bn(channels, 960, 1, nn.Hardswish))
     features = nn.Sequential(*layers)
     return Trunk(
         modules={"features": features},
         stages=tuple(f"features.{index}" for index in range(len(layers))),
         fine_stage="features.3",
         fine_channels=BLOCKS[2].out,
-        out_channels=LAST_CHANNELS,
+        out_channels=960,
         finest_stage="features.1",
         finest_channels=BLOCKS[0].out,
-        published_keys=timm_keys(features, TIMM_REPEATS),
+        published_keys=timm_keys(features, (1, 2, 3, 4, 2, 3, 1)),
     )

@@ -223,18 +223,9 @@ def test_a_file_of_another_kind_is_called_what_it_is(write, told, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_weights_are_found_in_the_only_entry_that_holds_tensors_alone(tmp_path):
-    torch.save({"model": {"a": torch.ones(1)}, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "one.pth")
-    assert list(load_checkpoint(tmp_path / "one.pth").state_dict) == ["a"]
-    torch.save({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pth")
-    with pytest.raises(ValueError, match=r"several networks: model, ema\. Keep one"):
-        load_checkpoint(tmp_path / "two.pth")
-
-
 @pytest.mark.parametrize("content", [
     {"model": {"state_dict": {"a": torch.ones(1)}}, "epoch": 1},
-    {"state": {"net": {"a": torch.ones(1)}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}},
-    {"state_dict": {"net": {"a": torch.ones(1)}, "epoch": 3}},
+    {"model": {"a": torch.ones(1)}, "optimizer": {"state": {}}, "epoch": 3},
     {"format": "pt", "state_dict": {"a": torch.ones(1)}},
     {"n_averaged": torch.tensor(3), "module.a": torch.ones(1)},  # torch.optim.swa_utils.AveragedModel
 ])  # fmt: skip

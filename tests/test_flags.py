@@ -115,13 +115,6 @@ def test_a_switch_that_was_always_on_gains_a_no_form():
     assert not parse_command_line(TrainConfig, ["--no-gblur"]).augment.gblur
 
 
-@pytest.mark.parametrize("words", [["--snapsht", "x.pth"], ["--snapsht=x.pth"], ["--snapsht"]])
-def test_a_required_flag_that_is_misspelt_is_told_as_that_and_not_as_missing(words, capsys):
-    with pytest.raises(SystemExit):
-        parse_command_line(DemoFolderConfig, ["--demo-folder", "photos", *words])
-    assert "unrecognized arguments: --snapsht; did you mean --snapshot?" in capsys.readouterr().err
-
-
 def test_what_a_command_cannot_do_without_is_told_also_where_it_has_no_flag(capsys):
     with pytest.raises(SystemExit):
         parse_command_line(SubmissionConfig, [])

@@ -16,11 +16,9 @@ def test_precision_and_recall_are_not_swapped():
     confusion.update(torch.tensor([0, 0, 0, 0, 1, 255]), torch.tensor([0, 0, 0, 1, 1, 1]))
     assert confusion.matrix.tolist() == [[3, 1], [0, 1]]
     result = scores(confusion.matrix, ["a", "b"])
-    assert result.precision == (1.0, 0.5)
-    assert result.recall == (0.75, 1.0)
-    assert result.iou == (0.75, 0.5)
-    assert result.mean_iou == 0.625
-    assert result.pixel_accuracy == 0.8
+    expected = {"precision": [1.0, 0.5], "recall": [0.75, 1.0], "iou": [0.75, 0.5]}
+    assert {name: result.per_class[name] for name in expected} == expected
+    assert (result.totals["mean_iou"], result.totals["pixel_accuracy"]) == (0.625, 0.8)
 
 
 def test_a_class_absent_from_the_truth_is_named_and_left_out_of_the_mean():
@@ -28,8 +26,8 @@ def test_a_class_absent_from_the_truth_is_named_and_left_out_of_the_mean():
     confusion.update(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 1, 1]))
     result = scores(confusion.matrix, ["a", "b", "c"])
     assert result.absent == ("c",)
-    assert math.isnan(result.iou[2])
-    assert result.mean_iou == pytest.approx((0.5 + 1.0) / 2)
+    assert math.isnan(result.per_class["iou"][2])
+    assert result.totals["mean_iou"] == pytest.approx((0.5 + 1.0) / 2)
     assert "c" in result.table().splitlines()[-1]
     json.dumps(result.as_dict(), allow_nan=False)
 

@@ -17,7 +17,7 @@ from datasets.specs.spec import SegClass, first_difference
 from tests.conftest import Outcome
 from tests.trees import CAR, ROAD, folder_tree, write_classes, write_pair
 from utils import plots as fonts
-from utils.images import IMAGE_SUFFIXES, dark_notice, read_image, write_image
+from utils.images import IMAGE_SUFFIXES, read_image
 
 ROAD_COLOR, CAR_COLOR = (64, 32, 32), (0, 255, 102)
 
@@ -110,14 +110,6 @@ def test_demo_folder_says_which_files_it_leaves_out(light_checkpoint, tmp_path, 
         assert ended.code == 0
         assert "2 of 2 images done" in ended.out
         assert ended.out.splitlines()[-1] == "skipped 3 files without the extension of an image: .heic, no extension"
-
-
-def test_12_bits_in_a_file_of_16_are_told_to_be_nearly_black(tmp_path):
-    values = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (40, 1))
-    write_image(tmp_path / "12.png", values)
-    write_image(tmp_path / "16.png", values * 16)
-    assert "nearly black" in (dark_notice(tmp_path / "12.png", read_image(tmp_path / "12.png")) or "")
-    assert dark_notice(tmp_path / "16.png", read_image(tmp_path / "16.png")) is None
 
 
 # Names in any script

@@ -8,7 +8,6 @@ import difflib
 import json
 import math
 import os
-import re
 import sys
 import time
 import types
@@ -112,16 +111,6 @@ def _program() -> str | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but report an unknown flag first: it may be a misspelt required one."""
-        words = sys.argv[1:] if args is None else list(args)
-        before = words[: words.index("--")] if "--" in words else words
-        flags = [word.partition("=")[0] for word in before if re.match(r"--\w", word)]
-        unknown = [flag for flag in flags if flag not in self._option_string_actions]
-        if unknown and "--help" not in flags and "-h" not in words:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return super().parse_known_args(words, namespace)
-
     def error(self, message: str) -> typing.NoReturn:
         """Exit with one line; argparse would print all flags above it."""
         problem = f"{message}{self._near(message)} ({self.prog} --help explains the flags)"

@@ -51,13 +51,6 @@ def read_image(path: Path | str) -> Uint8Array:
     return decoding.decode_photo(_read_bytes(path), path)
 
 
-def dark_notice(path: Path, image: Uint8Array) -> str | None:
-    """A hint if `image`, read from `path`, is nearly black, as 12-bit values are in a 16-bit file; else None."""
-    if image.max() > 4095 >> 8:
-        return None
-    return f"notice: {path} is nearly black; a 12-bit photo in a 16-bit file must be stretched to all 16 bits first"
-
-
 def read_label_ids(path: Path | str) -> NDArray[np.integer]:
     """A one-channel label file as [H, W] integers (uint8 or uint16), values as stored.
 
@@ -111,11 +104,8 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
 
 
 def _as_rgb(pixels: NDArray[np.integer], path: Path | str) -> Uint8Array:
-    if pixels.dtype == np.uint16:
-        high, low = pixels >> 8, pixels & 255
-        if low.any() and (low != high).any():  # 8 bits are widened either with zeros or with themselves
-            raise ValueError(f"{path}: a colour mask must have 8 bits per channel, but this one uses 16.")
-        pixels = high.astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{path}: a colour mask must have 8 bits per channel, but this one has 16.")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     if channels not in to_rgb:

@@ -127,47 +127,36 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores per class, in train id order, NaN where undefined; and over all classes.
+    """Scores of a confusion matrix, 0..1, NaN where undefined.
 
-    absent: classes without a pixel in the truth; they are excluded from the means. boundary_iou, boundary_f: see
-    `utils/metrics.py`; all NaN if borders were not counted.
+    per_class: those named in PER_CLASS, in train id order; totals: those named in TOTALS. absent: classes without a
+    pixel in the truth; they are excluded from the means. Scores at borders are all NaN if borders were not counted.
     """
 
     class_names: tuple[str, ...]
-    iou: tuple[float, ...]
-    precision: tuple[float, ...]
-    recall: tuple[float, ...]
-    f1: tuple[float, ...]
-    share: tuple[float, ...]
-    boundary_iou: tuple[float, ...]
-    boundary_f: tuple[float, ...]
-    mean_iou: float
-    mean_accuracy: float
-    pixel_accuracy: float
-    mean_boundary_iou: float
-    mean_boundary_f: float
+    per_class: dict[str, list[float]]
+    totals: dict[str, float]
     absent: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None instead of NaN."""
-        per_class = {
-            name: {key: _number(getattr(self, key)[i]) for key in PER_CLASS}
+        classes = {
+            name: {key: _number(values[i]) for key, values in self.per_class.items()}
             for i, name in enumerate(self.class_names)
         }
-        totals = {key: _number(getattr(self, key)) for key in TOTALS}
-        return {**totals, "absent": list(self.absent), "classes": per_class}
+        totals = {key: _number(value) for key, value in self.totals.items()}
+        return {**totals, "absent": list(self.absent), "classes": classes}
 
     def table(self) -> str:
         """A text table: one line per class, in percent, then the means."""
         width = max(len("class"), *(len(name) for name in self.class_names))
-        keys = [key for key in PER_CLASS if not all(math.isnan(value) for value in getattr(self, key))]
+        keys = [key for key in PER_CLASS if not all(math.isnan(value) for value in self.per_class[key])]
         lines = [f"{'class':<{width}}  " + " ".join(f"{TITLES[key]:>6}" for key in keys)]
         for i, name in enumerate(self.class_names):
-            lines.append(f"{name:<{width}}  " + " ".join(_percent(getattr(self, key)[i]) for key in keys))
-        means = {"iou": self.mean_iou, "boundary_iou": self.mean_boundary_iou, "boundary_f": self.mean_boundary_f}
-        shown = " ".join(_percent(means[key]) if key in means else " " * 6 for key in keys)
+            lines.append(f"{name:<{width}}  " + " ".join(_percent(self.per_class[key][i]) for key in keys))
+        shown = " ".join(_percent(self.totals[f"mean_{key}"]) if f"mean_{key}" in TOTALS else " " * 6 for key in keys)
         lines.append(f"{'mean':<{width}}  {shown}")
-        lines.append(f"pixel accuracy {_percent(self.pixel_accuracy).strip()}")
+        lines.append(f"pixel accuracy {_percent(self.totals['pixel_accuracy']).strip()}")
         if self.absent:
             lines.append(f"not in the truth, left out of the mean: {', '.join(self.absent)}")
         return "\n".join(lines)
@@ -181,28 +170,22 @@ def scores(matrix: Tensor, class_names: Sequence[str], boundary: Tensor | None =
     counts = matrix.to(torch.float64)
     hits, truth, guess = counts.diagonal(), counts.sum(1), counts.sum(0)
     present = truth > 0
-    nan = torch.full_like(hits, math.nan)
 
     def ratio(part: Tensor, whole: Tensor) -> Tensor:
-        return torch.where(present, torch.where(whole > 0, part / whole.clamp(min=1), 0), nan)
+        return torch.where(present, torch.where(whole > 0, part / whole.clamp(min=1), 0), math.nan)
 
     iou, recall = ratio(hits, truth + guess - hits), ratio(hits, truth)
-    total = float(counts.sum())
     boundary_iou, boundary_f = boundary_scores(torch.zeros(len(hits), NUM_COUNTS) if boundary is None else boundary)
+    precision, f1, share = ratio(hits, guess), ratio(2 * hits, truth + guess), truth / counts.sum().clamp(min=1)
+    per_class = (iou, precision, recall, f1, share, boundary_iou, boundary_f)
+    totals = (  # the mean of nothing, and 0 / 0, are NaN
+        iou[present].mean(), recall[present].mean(), hits.sum() / counts.sum(), boundary_iou.nanmean(),
+        boundary_f.nanmean(),
+    )  # fmt: skip
     return Scores(
         class_names=tuple(class_names),
-        iou=tuple(iou.tolist()),
-        precision=tuple(ratio(hits, guess).tolist()),
-        recall=tuple(recall.tolist()),
-        f1=tuple(ratio(2 * hits, truth + guess).tolist()),
-        share=tuple((truth / max(total, 1)).tolist()),
-        boundary_iou=tuple(boundary_iou.tolist()),
-        boundary_f=tuple(boundary_f.tolist()),
-        mean_iou=float(iou[present].mean()) if total else math.nan,
-        mean_accuracy=float(recall[present].mean()) if total else math.nan,
-        pixel_accuracy=float(hits.sum()) / total if total else math.nan,
-        mean_boundary_iou=float(boundary_iou.nanmean()),
-        mean_boundary_f=float(boundary_f.nanmean()),
+        per_class={name: values.tolist() for name, values in zip(PER_CLASS, per_class, strict=True)},
+        totals={name: float(value) for name, value in zip(TOTALS, totals, strict=True)},
         absent=tuple(name for name, here in zip(class_names, present.tolist(), strict=True) if not here),
     )
 

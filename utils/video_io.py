@@ -25,7 +25,6 @@ BT709 = 1  # the number of its colour matrix, primaries and transfer in ITU-T H.
 QUALITY = "20"  # x264's constant rate factor: hardly distinguishable from the source
 TICKS = 90_000  # per second, the time unit of H.264 videos; a multiple of all common frame rates
 MOST_ASPECT = 8  # of a pixel; what says more is damaged
-MOST_PADDING = 0.03  # seconds by which a complete file may seem too short, since its sound is stored in blocks
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ class Video:
     """An opened file or camera. num_frames: as the file says, perhaps only roughly; 0 if unknown. rate: per second.
 
     frames: when each is shown, in seconds since the first, and the frame, [H, W, 3] uint8 RGB, upright; they need not
-    be equally spaced. missing: after the last frame, how many seconds the file is shorter than it says. is_damaged:
-    whether some of the frames so far could not be decoded.
+    be equally spaced. is_damaged: whether some of the frames so far could not be decoded.
     """
 
     name: str
@@ -42,7 +40,6 @@ class Video:
     num_frames: int
     rate: float
     frames: Iterator[tuple[float, Uint8Array]]
-    missing: Callable[[], float] = float
     is_damaged: Callable[[], bool] = bool
 
 
@@ -61,10 +58,10 @@ def open_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
     with _open_file(source) as (container, stream):
         rate = _plausible(float(stream.average_rate or stream.guessed_rate or 0))
         length = (container.duration or 0) / av.time_base
-        reader = _Reader(container, stream, rate, square_pixels=square_pixels)
+        reader = _Reader(container, stream, rate, _pixel_aspect(stream) if square_pixels else 1.0)
         yield Video(
             Path(source).stem, is_camera=False, num_frames=stream.frames or round(length * rate), rate=rate,
-            frames=reader.frames(), missing=reader.missing, is_damaged=lambda: reader.has_failed,
+            frames=reader.frames(), is_damaged=lambda: reader.has_failed,
         )  # fmt: skip
 
 
@@ -126,15 +123,11 @@ def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable
 
 
 class _Reader:
-    """Reads the frames of a file, and notices if it ends early."""
+    """Reads the frames of a file, and notices if some cannot be decoded. aspect: width of a pixel, by its height."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, rate: float, *, square_pixels: bool) -> None:
-        self._container = container
-        self._stream = stream
-        self._rate = rate
-        self._aspect = _pixel_aspect(stream) if square_pixels else 1.0
-        self.has_failed = False  # to decode a packet
-        self._begin, self._end = math.inf, -math.inf  # of what was read, with the sound, in seconds
+    def __init__(self, container: InputContainer, stream: VideoStream, rate: float, aspect: float) -> None:
+        self._container, self._stream, self._rate, self._aspect = container, stream, rate, aspect
+        self.has_failed = False
 
     def frames(self) -> Iterator[tuple[float, Uint8Array]]:
         """(seconds since the first frame, frame); what cannot be decoded is left out."""
@@ -151,19 +144,9 @@ class _Reader:
             picture = frame.to_ndarray(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC")
             yield seconds, _turn_upright(picture, frame)  # type: ignore[arg-type]
 
-    def missing(self) -> float:
-        """After the last frame: how many seconds the file is shorter than it says; 0 if complete or unknown."""
-        # Some formats count their length from 0, some from their first frame; a late start is not missing at the end.
-        missing = (self._container.duration or 0) / av.time_base - max(self._end, self._end - self._begin)
-        return missing if max(0.5 / self._rate, MOST_PADDING) < missing < math.inf else 0.0
-
     def _decode(self) -> Iterator[av.VideoFrame]:
         has_begun = False
         for packet in _packets(self._container):
-            when = packet.dts if packet.pts is None else packet.pts
-            if when is not None and not packet.is_corrupt:  # one at which the file is cut off is
-                begin, duration = float(when * packet.time_base), float((packet.duration or 0) * packet.time_base)
-                self._begin, self._end = min(self._begin, begin), max(self._end, begin + (duration or 1 / self._rate))
             if packet.stream is self._stream:
                 try:
                     for frame in packet.decode():
