@@ -104,8 +104,11 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
 
 
 def _as_rgb(pixels: NDArray[np.integer], path: Path | str) -> Uint8Array:
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: a colour mask must have 8 bits per channel, but this one has 16.")
+    if pixels.dtype == np.uint16:
+        high, low = pixels >> 8, pixels & 255
+        if low.any() and (low != high).any():  # 8 bits are widened either with zeros or with themselves
+            raise ValueError(f"{path}: a colour mask must have 8 bits per channel, but this one uses 16.")
+        pixels = high.astype(np.uint8)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     if channels not in to_rgb:
