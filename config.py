@@ -37,23 +37,16 @@ ARCHITECTURES: tuple[str, ...] = (
 class RunConfig:
     """the run and where it is kept"""
 
-    exp: str = option(
-        "default", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; --test_mode adds _test_mode"
-    )
+    exp: str = option("default", "name of the run, whose folder is <ckpt>/<exp>, plus _<tb_tag>, plus _test_mode")
     tb_tag: str = option("", "suffix of the run's name")
     ckpt: str = option("logs/ckpt", "folder of the run folders")
     tb_path: str = option("logs/tb", "folder of the TensorBoard logs; the run folder holds a link to those of the run")
     max_epoch: int = option(180, "number of epochs", must_be=POSITIVE)
-    start_epoch: int = option(
-        0, "first epoch, counted from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE
-    )
+    start_epoch: int = option(0, "first epoch, from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE)
     max_minutes: float = option(
-        0.0,
-        "fit the learning rate schedule and --rlx_off_epoch to this many minutes, then validate and stop, at the "
-        "latest after --max_epoch (--max_cu_epoch still counts epochs); runs then differ in their number of steps, so "
-        "compare runs of equal --max_epoch instead; 0: train --max_epoch epochs",
-        must_be=NOT_NEGATIVE,
-    )
+        0.0, "fit the schedule (but --max_cu_epoch) to this many minutes, then stop, at the latest after --max_epoch; "
+        "runs then differ in their steps, so compare runs of equal --max_epoch; 0: no limit", must_be=NOT_NEGATIVE,
+    )  # fmt: skip
     val_interval: int = option(1, "validate every N epochs, and after the last", must_be=POSITIVE)
     seed: int = option(0, "seed of everything random", must_be=NOT_NEGATIVE)
     resume: bool = option(False, "resume from the run folder's last.pth; starts a new run if there is none")
@@ -61,9 +54,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if 0 < self.max_epoch <= self.start_epoch and not self.resume:
-            raise ValueError(
-                f"--start_epoch {self.start_epoch} must be below --max_epoch {self.max_epoch}, or nothing is trained."
-            )
+            raise ValueError(f"--start_epoch {self.start_epoch} must be below --max_epoch {self.max_epoch}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +64,15 @@ class ModelConfig:
     arch: str = option("network.deepv3.DeepWV3Plus", "architecture, full or short name: " + ", ".join(ARCHITECTURES))
     snapshot: str | None = option(None, "checkpoint to start from; a head with other classes is not loaded")
     trunk_weights: str | None = option(
-        None,
-        "file with ImageNet weights of the trunk, or 'imagenet': those that this project carries or that lie in "
-        "pretrained_models/; nothing is ever downloaded",
+        None, "file with ImageNet weights of the trunk, or 'imagenet': those carried along or in pretrained_models/"
     )
     restore_optimizer: bool = option(False, "also restore optimizer and epoch from --snapshot")
     freeze_trunk: bool = option(False, "train the head only")
     aspp_rates: str = option(
-        "",
-        "dilations of the pyramid, comma-separated, in place of the architecture's own; of the light networks, 3,6,9 "
-        "suit small images, 6,12,18 large ones",
+        "", "dilations of the pyramid, as 3,6,9 for small images; default: the architecture's own, mostly 6,12,18"
     )
-    refine: bool = option(
-        False, "add a decoder stage that reads the trunk at stride 2, for thin objects; for the light networks"
-    )
-    trunk_freeze_bn: bool = option(
-        False, "train the trunk, but keep the statistics of its batch norms; for very small batches or data sets"
-    )
+    refine: bool = option(False, "add a decoder stage at stride 2, for thin objects; for the light networks")
+    trunk_freeze_bn: bool = option(False, "keep the statistics of the trunk's batch norms; for very small batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,37 +83,21 @@ class DataConfig:
     dataset_dir: str | None = option(None, DATASET_DIR)
     train_split: str = option("train", "split to train on; ignored if --cv is given")
     cv: int | None = option(None, CV)
-    class_uniform_pct: float = option(
-        0.5, "share of an epoch's crops that are centred on uniformly drawn classes", must_be=SHARE
-    )
-    class_uniform_tile: int = option(
-        1024, "tiles of this side, in pixels, each offer one centre per class", must_be=POSITIVE
-    )
-    coarse_boost_classes: str | None = option(
-        None, "train ids, comma-separated, for which class-uniform sampling also uses coarse images"
-    )
-    max_cu_epoch: int = option(
-        100000, "from this epoch on, plain epochs: each image once, no class-uniform crops", must_be=NOT_NEGATIVE
-    )
+    class_uniform_pct: float = option(0.5, "share of crops centred on uniformly drawn classes", must_be=SHARE)
+    class_uniform_tile: int = option(1024, "side of the tiles that each offer one centre per class", must_be=POSITIVE)
+    coarse_boost_classes: str | None = option(None, "train ids for whose crops coarse images are also used, as 3,5")
+    max_cu_epoch: int = option(100000, "from this epoch on, each image once, no such crops", must_be=NOT_NEGATIVE)
     maxSkip: int = option(  # noqa: N815
         0, "add propagated frames up to this many steps away to the class-uniform sampling", must_be=NOT_NEGATIVE
     )
-    propagated_dir: str | None = option(
-        None, "where --maxSkip looks for propagated frames (propagate.py --out); default: the data set's root"
-    )
+    propagated_dir: str | None = option(None, "where --maxSkip looks (propagate.py's --out); default: the data set")
     scf: bool = option(False, "add KITTI's scene-flow frames, with propagated labels, to the class-uniform sampling")
     bs_mult: int = option(2, "training crops per process and step", must_be=POSITIVE)
     bs_mult_val: int = option(1, "validation images per process and step", must_be=POSITIVE)
     index_dir: str = option("logs/index", "folder of the class positions found for class-uniform sampling")
-    cache_dir: str | None = option(
-        None, "decode each image once and keep it in this folder, 4 bytes per pixel; default: decode every time"
-    )
-    skip_bad: int = option(
-        0, "skip up to this many unreadable training files, per process, with a warning", must_be=NOT_NEGATIVE
-    )
-    repeat: int = option(
-        1, "visit the training images this many times per epoch; for small data sets", must_be=POSITIVE
-    )
+    cache_dir: str | None = option(None, "folder to keep decoded images in, 4 bytes per pixel; default: decode again")
+    skip_bad: int = option(0, "skip up to this many unreadable training files, per process", must_be=NOT_NEGATIVE)
+    repeat: int = option(1, "visit the images this many times per epoch; for small data sets", must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +119,11 @@ class AugmentConfig:
         None, "crop width, if not square; --crop_size is then the height", must_be=POSITIVE, at_most=LARGEST_SIDE
     )
     pre_size: int | None = option(
-        None,
-        "first resize the shorter side of training images to this, in pixels; validation uses the full size",
-        must_be=POSITIVE,
-        at_most=LARGEST_SIDE,
+        None, "first resize training images, their shorter side to this", must_be=POSITIVE, at_most=LARGEST_SIDE
     )
     scale_min: float = option(0.5, "smallest random scale", must_be=POSITIVE)
     scale_max: float = option(2.0, "largest random scale", must_be=POSITIVE)
-    color_aug: float = option(
-        0.25, "strength of random brightness, contrast, saturation and hue; 0: off", must_be=SHARE
-    )
+    color_aug: float = option(0.25, "strength of random brightness, contrast, saturation, hue; 0: off", must_be=SHARE)
     gblur: bool = option(True, "random Gaussian blur")
     bblur: bool = option(False, "random bilateral blur instead of --gblur")
 
@@ -185,12 +147,8 @@ class LossConfig:
     strict_bdr_cls: str = option("", "train ids, comma-separated, whose own pixels are NOT relaxed")
     rlx_off_epoch: int = option(-1, "epoch at which the relaxation is switched off; -1: never")
     rlx_border: int = option(1, "reach of the relaxation around a border, in pixels", must_be=POSITIVE)
-    class_balance: float = option(
-        0.0, "weight classes by (median share / share in the training labels) to this power; 0: off", must_be=SHARE
-    )
-    published_loss: bool = option(
-        False, "scale and couple the losses of a batch as in the published code, so that its learning rates apply"
-    )
+    class_balance: float = option(0.0, "power of the class weights median share / share; 0: off", must_be=SHARE)
+    published_loss: bool = option(False, "scale the losses of a batch as the published code, to use its learning rates")
 
     @property
     def relaxes(self) -> bool:
@@ -203,9 +161,7 @@ class OptimConfig:
     """the optimizer and its schedule"""
 
     lr: float = option(0.002, "initial learning rate", must_be=POSITIVE)
-    trunk_lr: float = option(
-        1.0, "learning rate of the trunk, as a factor of --lr; below 1, ImageNet weights change less", must_be=POSITIVE
-    )
+    trunk_lr: float = option(1.0, "learning rate of the trunk, as a factor of --lr", must_be=POSITIVE)
     lr_schedule: str = option(
         "poly",
         "poly, or scl-poly: poly until --rlx_off_epoch, then a restart at lr * --rescale",
@@ -214,11 +170,7 @@ class OptimConfig:
     poly_exp: float = option(1.0, "exponent of the poly schedule", must_be=POSITIVE)
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)
     repoly: float = option(1.5, "scl-poly: exponent after the restart", must_be=POSITIVE)
-    warmup_epochs: float = option(
-        0.0,
-        "raise the learning rate linearly over this many epochs; with --max_minutes, over their share of the time",
-        must_be=NOT_NEGATIVE,
-    )
+    warmup_epochs: float = option(0.0, "raise the learning rate linearly for so many epochs", must_be=NOT_NEGATIVE)
     sgd: bool = option(True, "SGD with momentum, unless --adam is given")
     adam: bool = option(False, "AdamW (Adam with decoupled weight decay) instead of SGD, whatever --sgd says")
     amsgrad: bool = option(False, "AMSGrad variant of --adam")
@@ -226,9 +178,7 @@ class OptimConfig:
     momentum: float = option(0.9, "momentum of SGD", must_be=SHARE)
     accumulate: int = option(1, "accumulate gradients over this many batches", must_be=POSITIVE)
     clip_norm: float = option(0.0, "clip the gradient's norm to this; 0: off", must_be=NOT_NEGATIVE)
-    ema: float = option(
-        0.0, "score and save a moving average of the weights with this decay per step, say 0.998; 0: off", must_be=SHARE
-    )
+    ema: float = option(0.0, "score and save a moving average of the weights, of this decay per step", must_be=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)

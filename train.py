@@ -22,8 +22,8 @@ from datasets.specs.spec import DatasetSpec
 from inference.settings import AS_IN_TRAINING
 from loss import Loss
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
-from training.checkpoints import check_weights, save_run
-from training.loop import TEST_STEPS, Meters
+from training.checkpoints import save_run
+from training.loop import TEST_STEPS, Meters, run_epochs
 from training.optim import set_lr
 from training.run_log import BEST, LAST, NUM_SAMPLES, beside_labels, draw_curves, write_augmentation, write_sample
 from training.setup import Training, set_up
@@ -38,34 +38,18 @@ def main(config: TrainConfig) -> int:
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
     with process_group(device) as processes:
-        _train_as(processes, config, spec, device)
+        train(processes, config, spec, device)
     return 0
 
 
-def _train_as(processes: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
-    """Train as one of the processes; what is built here is freed before the process group ends."""
-    training = set_up(config, spec, device, processes)
-    with training.log:
-        train(training)
-
-
-def train(training: Training) -> None:
+def train(processes: Processes, config: TrainConfig, spec: DatasetSpec, device: torch.device) -> None:
     """Train epoch by epoch, validate, and keep `last.pth` and `best.pth`."""
-    run, log, progress = training.config.run, training.log, training.progress
-    if progress.is_due:
-        score(training)
-    is_over = progress.is_over()
-    while not is_over:
-        train_one_epoch(training)
-        check_weights(training.net, training.dtype)
-        is_over = run.test_mode or progress.is_over()
-        progress.is_due = is_over or progress.epoch % run.val_interval == 0
-        save(training, LAST)  # before scoring, which may fail
-        if progress.is_due:
-            score(training)
-            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
-    if (best := log.folder / BEST).is_file():
-        log.say(f"best mIoU {100 * progress.best:.2f}: {best}\n{about_scores(training, best)}")
+    training = set_up(config, spec, device, processes)  # not in `main`: it is freed before the process group ends
+    log, progress = training.log, training.progress
+    with log:
+        run_epochs(training, train_one_epoch, score, save)
+        if (best := log.folder / BEST).is_file():
+            log.say(f"best mIoU {100 * progress.best:.2f}: {best}\n{about_scores(training, best)}")
 
 
 def score(training: Training) -> None:
@@ -98,16 +82,12 @@ def about_scores(training: Training, snapshot: Path) -> str:
     return f"scored on whole images, scale 1, no flip; the same (but for rounding): {command}"
 
 
-def seed_of(*numbers: int) -> int:
-    """One seed for several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def train_one_epoch(training: Training) -> None:
     """One pass over the epoch's crops, one optimizer step per `--accumulate` batches."""
     config, progress = training.config, training.progress
     # From seed and epoch alone, so that a resumed run draws the same numbers.
-    torch.manual_seed(seed_of(config.run.seed, progress.epoch, training.processes.rank))
+    seed = np.random.SeedSequence((config.run.seed, progress.epoch, training.processes.rank))
+    torch.manual_seed(int(seed.generate_state(1)[0]))
     training.model.train()
     if config.model.freeze_trunk or config.model.trunk_freeze_bn:
         for module in training.net.trunk_modules():

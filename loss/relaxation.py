@@ -107,12 +107,12 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def check_inputs(logits: Tensor, labels: Tensor) -> None:
     """Raise ValueError unless logits are [B, C, H, W] float and labels [B, H, W] integer."""
-    if logits.dim() != 4 or not logits.is_floating_point():
-        raise ValueError(f"logits must be floating point [B, C, H, W], got {logits.dtype} {list(logits.shape)}.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integer train ids, got {labels.dtype}.")
-    if labels.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(f"labels must match [B, H, W] of the logits {list(logits.shape)}, got {list(labels.shape)}.")
+    fits = logits.dim() == 4 and labels.shape == logits.shape[:1] + logits.shape[2:]
+    if not fits or not logits.is_floating_point() or labels.is_floating_point():
+        raise ValueError(
+            f"logits must be [B, C, H, W] floating point and labels [B, H, W] integer, got {list(logits.shape)} "
+            f"{logits.dtype} and {list(labels.shape)} {labels.dtype}."
+        )
 
 
 def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
@@ -182,7 +182,8 @@ def relaxed_sets(
         padded_width = width + 2 * border
         padded = F.pad(classes, (border,) * 4, value=num_classes)
         centre = (image * (height + 2 * border) + row + border) * padded_width + column + border
-        window = padded.flatten()[centre + _window_offsets(border, padded_width, classes.device)]
+        reach = torch.arange(-border, border + 1, device=classes.device)
+        window = padded.flatten()[centre + (reach.unsqueeze(1) * padded_width + reach).view(-1, 1)]
         members = _distinct(window, num_classes)
         others = members != classes.flatten()[pixels]  # own classes have been counted
         found = (members + image * columns)[others]
@@ -305,14 +306,6 @@ def _window_max(values: Tensor, border: int) -> Tensor:
             torch.maximum(after, values.narrow(axis, 0, overlap), out=after)
         values = result
     return values
-
-
-def _window_offsets(border: int, row_stride: int, device: torch.device) -> Tensor:
-    """Steps in a flattened map from a pixel to each position of its window, the pixel itself first: [positions, 1]."""
-    reach = torch.arange(-border, border + 1, device=device)
-    offsets = (reach.unsqueeze(1) * row_stride + reach).flatten()
-    centre = offsets.numel() // 2
-    return torch.cat((offsets[centre : centre + 1], offsets[:centre], offsets[centre + 1 :])).unsqueeze(1)
 
 
 def _distinct(window: Tensor, num_classes: int) -> Tensor:

@@ -75,7 +75,7 @@ def test_a_pixel_may_be_any_class_near_it(labels, options, sets):
 def test_sets_are_right_up_to_the_last_class_whatever_their_number(num_classes):
     last = num_classes - 1
     sets = relaxed_sets(torch.tensor([[[0, 0, last, last]]]), num_classes, 1)
-    assert (sets.pixels.tolist(), sets.members.T.tolist()) == ([1, 2], [[0, last], [last, 0]])
+    assert (sets.pixels.tolist(), sets.members.T.tolist()) == ([1, 2], [[0, last]] * 2)
 
 
 # What a pixel is worth.
@@ -367,11 +367,10 @@ def test_the_loss_needs_no_gradient():
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (torch.zeros(5, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be .*\[B, C, H, W\]"),
+        (torch.zeros(5, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long), r"logits must be \[B, C, H, W\]"),
         (torch.zeros(1, 5, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long), "floating point"),
-        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 3, dtype=torch.long), r"labels must match \[B, H, W\]"),
-        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.long), r"labels must match \[B, H, W\]"),
-        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 2), "integer train ids"),
+        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 3, dtype=torch.long), r"labels \[B, H, W\]"),
+        (torch.zeros(1, 5, 2, 2), torch.zeros(1, 2, 2), r"labels \[B, H, W\] integer"),
         (
             torch.zeros(1, 5, 2, 2),
             torch.tensor([[[0, 33], [5, 255]]], dtype=torch.uint8),

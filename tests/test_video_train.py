@@ -220,7 +220,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, tmp_path):
 
 def test_a_scoring_that_fails_costs_no_epoch(train, tmp_path, monkeypatch):
     flags = ("--frames", write_frames(tmp_path / "frames", 6), "--max_epoch", 1)
-    scored = video.train.score
+    scored = video.train.score_sdc
     with monkeypatch.context() as patch:
 
         def fail_at_the_end(training):
@@ -228,7 +228,7 @@ def test_a_scoring_that_fails_costs_no_epoch(train, tmp_path, monkeypatch):
                 raise OSError("a broken picture")
             return scored(training)
 
-        patch.setattr(video.train, "score", fail_at_the_end)
+        patch.setattr(video.train, "score_sdc", fail_at_the_end)
         assert "a broken picture" in train(*flags).err
     folder = tmp_path / "ckpt/sdc"
     trained = load_checkpoint(folder / "last.pth")
@@ -288,14 +288,14 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys):
         "--device", "cpu", "--ckpt", tmp_path / "ckpt", "--tb_path", tmp_path / "tb",
     )  # fmt: skip
     config = parse_command_line(VideoTrainConfig, [str(word) for word in words])
-    trained = video.train.train_one_epoch
+    trained = video.train.train_sdc_epoch
 
     def train_then_stop(training):
         if training.progress.epoch == 1:
             raise KeyboardInterrupt
         trained(training)
 
-    monkeypatch.setattr(video.train, "train_one_epoch", train_then_stop)
+    monkeypatch.setattr(video.train, "train_sdc_epoch", train_then_stop)
     with pytest.raises(KeyboardInterrupt):
         video.train.main(config)
     last = tmp_path / "ckpt/sdc/last.pth"

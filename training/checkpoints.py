@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from config import RunConfig
 from datasets.specs.spec import DatasetSpec, first_difference
-from network.checkpoint import Checkpoint, load_checkpoint, load_state, not_finite, plain, save_checkpoint
-from training.loop import Progress, remedy
+from network.checkpoint import Checkpoint, load_checkpoint, load_state, plain, save_checkpoint
+from training.loop import Progress
 from training.optim import WeightAverage
 from training.run_log import LAST, RunLog, free_run_folder, run_folder
 from utils.distributed import lists_of_all, wait_for_all
@@ -42,21 +42,19 @@ def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
     if len(set(lists_of_all([own.epoch if own else None]))) > 1:
         raise ValueError(f"{path} differs between processes: --ckpt must be a folder that all machines share.")
     if own:
-        return Start(path, _with_optimizer(path, own, "--resume"))
-    if not snapshot:
+        start, flag = Start(path, own), "--resume"
+    elif snapshot:
+        other = load_checkpoint(snapshot)
+        if other.epoch >= run.max_epoch:
+            raise ValueError(f"{snapshot} was already trained to epoch {other.epoch}; raise --max_epoch.")
+        of_run = ("best", "minutes", "is_due", "steps")  # belong to the other run
+        kept = {name: value for name, value in other.training.items() if name not in of_run}
+        start, flag = Start(Path(snapshot), replace(other, scores={}, training=kept)), "--restore_optimizer"
+    else:
         return None
-    other = _with_optimizer(snapshot, load_checkpoint(snapshot), "--restore_optimizer")
-    if other.epoch >= run.max_epoch:
-        raise ValueError(f"{snapshot} was already trained to epoch {other.epoch}; raise --max_epoch.")
-    of_run = ("best", "minutes", "is_due", "steps")  # belong to the other run
-    kept = {name: value for name, value in other.training.items() if name not in of_run}
-    return Start(Path(snapshot), replace(other, scores={}, training=kept))
-
-
-def _with_optimizer(path: Path | str, checkpoint: Checkpoint, flag: str) -> Checkpoint:
-    if "optimizer" not in checkpoint.training:
-        raise ValueError(f"{path} contains no optimizer state; leave out {flag}.")
-    return checkpoint
+    if "optimizer" not in start.checkpoint.training:
+        raise ValueError(f"{start.path} contains no optimizer state; leave out {flag}.")
+    return start
 
 
 def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any], head: Mapping[str, Any]) -> None:
@@ -66,15 +64,14 @@ def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any], hea
     """
     path, checkpoint = start
     arch = settings["model"]["arch"].split(".")[-1]
-    compared = [
+    for what, before, now in (
         ("--dataset", checkpoint.dataset, spec.name),
         ("--arch", checkpoint.arch or arch, arch),
         ("head (--aspp_rates, --refine)", plain(checkpoint.head), plain(head)),
-    ]
-    for group, name in SAME_AS_BEFORE:
         # A switch that the version before did not have was off.
-        compared.append((f"--{name}", checkpoint.config.get(group, {}).get(name, False), settings[group][name]))
-    for what, before, now in compared:
+        *((f"--{name}", checkpoint.config.get(group, {}).get(name, False), settings[group][name])
+          for group, name in SAME_AS_BEFORE),
+    ):  # fmt: skip
         if before != now:
             raise ValueError(f"{path}: its run had {what} {_shown(before)}, not {_shown(now)}; name another --exp.")
     trained = [seg_class.name for seg_class in checkpoint.classes or ()]
@@ -191,18 +188,8 @@ def save_run(
     if average:
         kept |= {"weights": net.state_dict(), "num_updates": average.num_updates}
     kept = kept if name == LAST else {}
-    save_checkpoint(
-        log.folder / name, replace(checkpoint, epoch=progress.epoch, scores=progress.scores, training=kept)
-    )  # fmt: skip
-
-
-def check_weights(net: nn.Module, dtype: torch.dtype | None) -> None:
-    """Raise ValueError if a weight or a statistic is NaN or infinite, so that no sound checkpoint is overwritten.
-
-    dtype: what the network was trained in, None for float32.
-    """
-    if bad := not_finite(net.state_dict()):
-        raise ValueError(f"{bad} became NaN or infinite. {remedy(dtype)}")
+    checkpoint = replace(checkpoint, epoch=progress.epoch, scores=progress.scores, training=kept)
+    save_checkpoint(log.folder / name, checkpoint)
 
 
 def _shown(value: Any) -> str:

@@ -14,9 +14,7 @@ class RunsConfig:
     """what to compare"""
 
     runs: Sequence[str] = option((), "run folders of train.py, such as logs/ckpt/*", "runs", required=True)
-    out: str = option(
-        "comparison", "the results are OUT.csv and OUT.png; if OUT is a folder, comparison.csv and .png in it"
-    )
+    out: str = option("comparison", "the results are OUT.csv and OUT.png; in a folder, comparison.csv and .png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,7 @@ class CompareConfig:
 if __name__ == "__main__":
     CONFIG = parse_command_line(CompareConfig)  # before heavy imports, so that --help answers at once
 
+import itertools
 import json
 import statistics
 import sys
@@ -55,13 +54,12 @@ MEANS = {
     "mean_boundary_iou": "mean boundary IoU",
     "mean_boundary_f": "mean boundary F-score",
 }
-PER_CLASS = ("iou", "boundary_iou", "boundary_f")
+CLASS_SCORES = ("iou", "boundary_iou", "boundary_f")
 # What may be a reason for other scores although no flag says so: the steps made, and what training/run_log.py records.
 FACTS = ("steps", "data", "commit", "processes", "numbers", "versions")
-TOLD_APART = ("data", "processes", "numbers")  # runs of which all have recorded it are grouped by it
 # Flags that change no result: names, places, and how fast the machine works.
 NO_EFFECT = ("exp", "tb_tag", "ckpt", "tb_path", "seed", "resume", "index_dir", "cache_dir", "bs_mult_val",
-             "dump_augmentation_images", "device", "num_workers")  # fmt: skip
+             "dump_augmentation_images", "device", "num_workers", "dataset_dir")  # fmt: skip
 CSV_HEADER = ("group", "flags", "source", "class", "score", "seeds", "mean", "std", "min", "max", "per_seed")
 
 
@@ -73,8 +71,7 @@ class Measure(NamedTuple):
     score: str
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A finished run. flags, facts: name -> value as text; rows: of metrics.jsonl; scores: from 0 to 1."""
 
     folder: Path
@@ -85,8 +82,7 @@ class Run:
     scores: Mapping[Measure, float]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Runs that differ only in their seed. label: the flags in which it differs from other groups."""
 
     number: int
@@ -97,38 +93,41 @@ class Group:
         """Number, label and number of seeds."""
         return f"group {self.number} ({counted(len({run.seed for run in self.runs}), 'seed')}): {self.label}"
 
-    def of(self, measure: Measure) -> list[tuple[int, float]]:
+    def scores(self, measure: Measure) -> list[tuple[int, float]]:
         """Seed and score of each run that has the score."""
         return [(run.seed, run.scores[measure]) for run in self.runs if measure in run.scores]
 
 
 def main(config: CompareConfig) -> int:
     """Print the groups, what else differs, and the scores; write OUT.csv and OUT.png."""
-    out = config.runs.out
-    base = Path(out) / "comparison" if out.endswith("/") or Path(out).is_dir() else Path(out)
-    name = base.stem if base.suffix in (".csv", ".png") else base.name
-    csv, png = base.with_name(f"{name}.csv"), base.with_name(f"{name}.png")
+    out = Path(config.runs.out)
+    out = out / "comparison" if out.is_dir() else out
+    csv, png = (out.with_name(out.name + suffix) for suffix in (".csv", ".png"))
     for file in (csv, png):
         writable_file(file, "--out")
     groups = group_runs(read_runs(config.runs.runs))
     for group in groups:
-        seeds = ", ".join(str(run.seed) for run in group.runs)
-        facts = [f"{name} {' / '.join(dict.fromkeys(run.facts[name] for run in group.runs))}" for name in FACTS[:3]]
-        folders = " ".join(escape(run.folder) for run in group.runs)
-        print(f"{group.title()}\n  seed {seeds}; {'; '.join(facts)}\n  {folders}")
-    for text in warnings(groups):
-        print(f"warning: {text}", file=sys.stderr)
-    found = dict.fromkeys(measure for group in groups for run in group.runs for measure in run.scores)
-    measures = sorted(found, key=lambda m: (m.source != VALIDATION, m.source, bool(m.class_name)))
+        print(group.title())
+        for run in group.runs:
+            print(f"  {escape(run.folder)}: seed {run.seed}; steps {run.facts['steps']}; data {run.facts['data']}")
+    for name in dict.fromkeys(name for group in groups for run in group.runs for name in run.facts):
+        found = [dict.fromkeys(run.facts.get(name, NOT_RECORDED) for run in group.runs) for group in groups]
+        if len({value for values in found for value in values} - {NOT_RECORDED}) > 1:
+            where = (f"group {group.number}: {', '.join(values)}" for group, values in zip(groups, found, strict=True))
+            print(f"warning: {name}: not the same in all runs. {'; '.join(where)}", file=sys.stderr)
+    known = dict.fromkeys(measure for group in groups for run in group.runs for measure in run.scores)
+    measures = sorted(known, key=lambda m: (m.source != VALIDATION, m.source, bool(m.class_name)))
     for source in dict.fromkeys(measure.source for measure in measures):
         print(f"\n{source}, in percent: mean ± standard deviation (lowest to highest) of the seeds")
         rows = [["", *(f"group {group.number}" for group in groups)]]
-        rows += table(groups, [measure for measure in measures if measure.source == source])
+        rows += [
+            [escape(measure.class_name) or MEANS[measure.score], *(_spread(group, measure) for group in groups)]
+            for measure in measures
+            if measure.source == source and (measure.score == "iou" or not measure.class_name)
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if not any(measure.class_name for measure in measures):
-        print(f"scores of each class: {NOT_RECORDED}; eval.py writes them into the run folder")
     write_csv(csv, CSV_HEADER, csv_lines(groups, measures))
     plot_curves(png, groups)
     print(f"\nwrote {escape(csv)} and {escape(png)}")
@@ -150,8 +149,6 @@ def read_runs(names: Sequence[str]) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """A run from its folder. Raises ValueError if it is none of train.py, is not finished, or is damaged."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder} is no run folder of train.py: it has no {CONFIG_FILE}.")
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if "loss" not in config:
@@ -166,79 +163,39 @@ def read_run(folder: Path) -> Run:
         over = flags["max_minutes"] and last.get("minutes", 0) >= flags["max_minutes"]
         if not last["epoch"] or not (flags["test_mode"] or over or last["epoch"] >= flags["max_epoch"]):
             raise ValueError(f"{folder} is not finished: its last validation is that of epoch {last['epoch']}.")
-        steps = [row["step"] + 1 for row in rows if row["kind"] == "train"]
-        facts = {"steps": str(max(steps)) if steps else NOT_RECORDED}
+        facts = {"steps": str(max((row["step"] + 1 for row in rows if row["kind"] == "train"), default=NOT_RECORDED))}
         for name in FACTS[1:]:
             facts[name] = ", then ".join(dict.fromkeys(_as_text(start.get(name) or NOT_RECORDED) for start in starts))
-        scores = {Measure(VALIDATION, "", name): last[name] for name in MEANS if name in last}
+        scores = {Measure(VALIDATION, "", name): last.get(name) for name in MEANS}
         scores |= {Measure(VALIDATION, key[4:], "iou"): value for key, value in last.items() if key.startswith("iou/")}
         for path in sorted(folder.glob("eval/*/metrics.json")):
             content, source = json.loads(path.read_text(encoding="utf-8")), f"eval/{path.parent.name}"
             scores |= {Measure(source, "", name): content.get(name) for name in MEANS}
             scores |= {Measure(source, class_name, name): of_class.get(name)
-                       for class_name, of_class in content["classes"].items() for name in PER_CLASS}  # fmt: skip
+                       for class_name, of_class in content["classes"].items() for name in CLASS_SCORES}  # fmt: skip
             for name, value in content.get("settings", {}).get("inference", {}).items():
                 facts[f"{source} --{name}"] = _as_text(value)
         known = {measure: value for measure, value in scores.items() if value is not None}
         return Run(folder, flags["seed"], {name: _as_text(flags[name]) for name in flags}, facts, rows, known)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {one_line(error)}).") from error
+        raise ValueError(f"{folder} is no run folder of train.py, or damaged ({one_line(error)}).") from error
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Groups of runs that differ in nothing but their seed, in the order of their first run."""
-    known = [name for name in TOLD_APART if all(run.facts[name] != NOT_RECORDED for run in runs)]
-    without = (*NO_EFFECT, *(("dataset_dir",) if "data" in known else ()))  # a copy is the same data
-    keys = [
-        {f"--{name}": value for name, value in run.flags.items() if name not in without}
-        | {name: run.facts[name] for name in known}
-        for run in runs
-    ]
-    names = [name for name in dict.fromkeys(name for key in keys for name in key)
-             if len({key.get(name) for key in keys}) > 1]  # fmt: skip
-    members: dict[tuple[str, ...], list[Run]] = {}
-    for run, key in zip(runs, keys, strict=True):
-        members.setdefault(tuple(key.get(name, NOT_RECORDED) for name in names), []).append(run)
-    groups: list[Group] = []
-    for values, some in members.items():
-        differences = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
-        alone = f"--arch {some[0].flags['arch']} --dataset {some[0].flags['dataset']}"
-        groups.append(Group(len(groups) + 1, differences or alone, some))
-    return groups
-
-
-def warnings(groups: Sequence[Group]) -> Iterator[str]:
-    """What, besides flags and seed, may be a reason for different scores."""
-    for name in dict.fromkeys(name for group in groups for run in group.runs for name in run.facts):
-        found = [dict.fromkeys(run.facts.get(name, NOT_RECORDED) for run in group.runs) for group in groups]
-        if len({value for values in found for value in values} - {NOT_RECORDED}) > 1:
-            where = (f"group {group.number}: {', '.join(values)}" for group, values in zip(groups, found, strict=True))
-            yield f"{name}: not the same in all runs. {'; '.join(where)}"
-    for group in groups:
-        seeds = [run.seed for run in group.runs]
-        for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-            yield f"group {group.number}: {counted(seeds.count(seed), 'run')} with seed {seed}; each is counted"
-
-
-def table(groups: Sequence[Group], measures: Sequence[Measure]) -> Iterator[list[str]]:
-    """The means, each with its differences from the first group, then the IoU of each class; a column per group."""
-    for measure in measures:
-        if measure.class_name and measure.score != "iou":
-            continue  # only in the CSV
-        yield [escape(measure.class_name) or MEANS[measure.score], *(_spread(group, measure) for group in groups)]
-        if len(groups) > 1 and not measure.class_name:
-            first = dict(groups[0].of(measure))
-            cells = []
-            for group in groups[1:]:
-                apart = [100 * (value - first[seed]) for seed, value in group.of(measure) if seed in first]
-                std = f" ± {statistics.stdev(apart):.2f}" if len(apart) > 1 else ""
-                cells.append(f"{statistics.fmean(apart):+.2f}{std}" if apart else "-")
-            yield ["  minus group 1, same seed", "", *cells]
+    names = [name for name in dict.fromkeys(name for run in runs for name in run.flags)
+             if name not in NO_EFFECT and len({run.flags.get(name) for run in runs}) > 1]  # fmt: skip
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        differences = ", ".join(f"--{name} {run.flags.get(name, NOT_RECORDED)}" for name in names)
+        alone = f"--arch {run.flags['arch']} --dataset {run.flags['dataset']}"
+        members.setdefault(differences or alone, []).append(run)
+    return [Group(number, label, some) for number, (label, some) in enumerate(members.items(), start=1)]
 
 
 def _spread(group: Group, measure: Measure) -> str:
     """Mean ± standard deviation (lowest to highest) in percent."""
-    values = [100 * value for _, value in group.of(measure)]
+    values = [100 * value for _, value in group.scores(measure)]
     if not values:
         return "-"
     few = f", in {len(values)} of {len(group.runs)} runs" if len(values) < len(group.runs) else ""
@@ -250,14 +207,13 @@ def _spread(group: Group, measure: Measure) -> str:
 
 def csv_lines(groups: Sequence[Group], measures: Sequence[Measure]) -> Iterator[Sequence[object]]:
     """One line per measure and group; scores from 0 to 1, as eval.py writes them."""
-    for measure in measures:
-        for group in groups:
-            if found := group.of(measure):
-                values = [value for _, value in found]
-                std = statistics.stdev(values) if len(values) > 1 else None
-                each = " ".join(f"{seed}:{value:.6g}" for seed, value in found)
-                spread = (len({seed for seed, _ in found}), statistics.fmean(values), std, min(values), max(values))
-                yield group.number, group.label, *measure, *spread, each
+    for measure, group in itertools.product(measures, groups):
+        found = group.scores(measure)
+        if values := [value for _, value in found]:
+            std = statistics.stdev(values) if len(values) > 1 else None
+            each = " ".join(f"{seed}:{value:.6g}" for seed, value in found)
+            spread = (len(dict(found)), statistics.fmean(values), std, min(values), max(values))
+            yield group.number, group.label, *measure, *spread, each
 
 
 def plot_curves(path: Path, groups: Sequence[Group]) -> None:

@@ -1,11 +1,11 @@
-"""What the loops of both trainings share: how far a training has come, and the progress bar and log of its steps."""
+"""The loop of both trainings over epochs, how far it has come, and the progress bar and log of its steps."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.run_log import RunLog
+from network.checkpoint import not_finite
+from training.run_log import LAST, RunLog
 from utils.distributed import find_processes, mean_over_processes
 
 LOG_STEPS = 20  # how often the loss is read from the device and logged
@@ -58,6 +59,29 @@ class Progress:
         if not self.max_minutes:
             return counted
         return min(max(counted, self.max_epoch * self.minutes() / self.max_minutes), float(self.max_epoch))
+
+
+def run_epochs(
+    training: Any, train: Callable[[Any], None], score: Callable[[Any], None], save: Callable[[Any, str], None]
+) -> None:
+    """The loop of both trainings: `train` an epoch, `save` it as last.pth, and `score` when it is due, until the end.
+
+    Raises ValueError if a weight or a statistic is NaN or infinite, so that no sound checkpoint is overwritten.
+    """
+    run, progress = training.config.run, training.progress
+    if progress.is_due:
+        score(training)
+    is_over = progress.is_over()
+    while not is_over:
+        train(training)
+        if bad := not_finite(training.net.state_dict()):
+            raise ValueError(f"{bad} became NaN or infinite. {remedy(training.dtype)}")
+        is_over = run.test_mode or progress.is_over()
+        progress.is_due = is_over or progress.epoch % run.val_interval == 0
+        save(training, LAST)  # before scoring, which may fail
+        if progress.is_due:
+            score(training)
+            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
 
 
 class Meters:

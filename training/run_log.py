@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -148,16 +149,11 @@ def draw_curves(folder: Path) -> None:
             found = [row for row in rows if row["kind"] == kind and row.get(key) is not None and isfinite(row[key])]
             epochs, values = [row["epoch"] for row in found], [row[key] for row in found]
             axis.plot(epochs, values, color="#26547c", marker="." if kind == "val" else None)
-            axis.set_title(title)
+            axis.set_title(f"{title}, best {max(values):.3f}" if kind == "val" and values else title)
             axis.set_xlabel("epoch")
             axis.set_xlim(0, 1.03 * max(row["epoch"] for row in rows))  # the same for all, also for a single point
             axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-            if kind == "val" and values:
-                axis.set_ylim(0, max(1.15 * max(values), 0.01))  # room for the number above the curve
-                best = epochs[values.index(max(values))]
-                place = {"textcoords": "offset points", "xytext": (0, 6), "ha": "center"}
-                axis.annotate(f"{max(values):.3f}", (best, max(values)), **place)
+            axis.set_ylim(bottom=0)
 
 
 NUM_SAMPLES = 4  # images per scoring
@@ -213,13 +209,11 @@ def record_start(dtype: torch.dtype | None, data: str | None = None) -> dict[str
 
 def commit(folder: Path) -> str | None:
     """`git describe` of the checkout in `folder`, with -dirty if tracked files have changed; None if it is none."""
-    if not (folder / ".git").exists():  # a copy within another project's checkout
+    # Without .git it may be a copy within another project's checkout.
+    if not (folder / ".git").exists() or not shutil.which("git"):
         return None
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:  # git is not installed
-        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def data_fingerprint(spec: DatasetSpec, *splits: Sequence[Sample]) -> str:
@@ -228,9 +222,6 @@ def data_fingerprint(spec: DatasetSpec, *splits: Sequence[Sample]) -> str:
     Not of their times and folders, so a copy is the same data; nor of their contents, which would have to be read.
     """
     meaning = (spec.class_names, [*spec.train_id_of_label_id().items()], [*spec.train_id_of_color().items()])
-    files = [
-        (sample.name, *(path.stat().st_size if path else 0 for path in (sample.image_path, sample.label_path)))
-        for samples in splits
-        for sample in samples
-    ]
+    files = [(sample.name, *(path.stat().st_size if path else 0 for path in (sample.image_path, sample.label_path)))
+             for samples in splits for sample in samples]  # fmt: skip
     return hashlib.blake2b(repr((spec.name, meaning, files)).encode(), digest_size=4).hexdigest()

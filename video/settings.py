@@ -12,13 +12,10 @@ from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 class FramesConfig:
     """the frames"""
 
-    frames: str = option(
-        "", "folder of frames, including subfolders, or a video file; no labels are read", required=True
-    )
+    frames: str = option("", "folder of frames, including subfolders, or a video file", required=True)
     val_share: float = option(0.1, "share of each sequence, at its end, that is held out for scoring", must_be=SHARE)
     num_val: int = option(32, "score at most this many clips, spread over the held-out part", must_be=POSITIVE)
-    crop_size: int = option(256, "side of the square training crop, in pixels; smaller frames are used whole",
-                            must_be=POSITIVE)  # fmt: skip
+    crop_size: int = option(256, "side of the square crop, in pixels; smaller frames are used whole", must_be=POSITIVE)
     batch: int = option(8, "crops per step", must_be=POSITIVE)
     repeat: int = option(1, "visit each clip this many times per epoch; for short videos", must_be=POSITIVE)
 
@@ -32,11 +29,7 @@ class NetConfig:
         "reconstruction: motion between two known frames, as --flow sdc needs it; prediction: to the frame after them",
         choices=("reconstruction", "prediction"),
     )
-    width: int = option(
-        32,
-        "channels of the first layer, a multiple of 4; the others follow. A checkpoint decides its own",
-        must_be=POSITIVE,
-    )
+    width: int = option(32, "channels of the first layer, a multiple of 4; the others follow", must_be=POSITIVE)
     snapshot: str | None = option(None, "checkpoint to start from; it determines the width")
 
 
@@ -52,25 +45,15 @@ class AdamConfig:
 class VideoRunConfig(RunConfig):
     """the run and where it is kept"""
 
-    exp: str = option(
-        "sdc", "name of the run; its folder is <ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; --test_mode adds _test_mode"
-    )
+    exp: str = option("sdc", "name of the run, whose folder is <ckpt>/<exp>, plus _<tb_tag>, plus _test_mode")
     max_epoch: int = option(100, "number of epochs", must_be=POSITIVE)
-    max_minutes: float = option(
-        0.0,
-        "fit the learning rate to this many minutes, then score and stop, at the latest after --max_epoch; runs then "
-        "differ in their number of steps, so compare runs of equal --max_epoch instead; 0: train --max_epoch epochs",
-        must_be=NOT_NEGATIVE,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoDeviceConfig(DeviceConfig):
     """the machine"""
 
-    num_workers: int | None = option(
-        None, "worker processes; default: one per core if there is a GPU, else none", must_be=NOT_NEGATIVE
-    )
+    num_workers: int | None = option(None, "worker processes; default: without a GPU none", must_be=NOT_NEGATIVE)
     bf16: bool | None = option(None, AUTOCAST)
 
 
@@ -96,8 +79,7 @@ class PropagateDataConfig(SetConfig):
     )
     video: str = option("", "instead of a data set: a video file, or a folder of its numbered frames", "--frames")
     labels: str = option(
-        "",
-        "folder of label files for --video, PNG, named like the frames; for a video file, by frame number: 000120.png",
+        "", "folder of label files for --video, PNG, named like the frames or, for a video file, 000120.png"
     )
     classes: str | None = option(
         None, "what the labels mean (PREPARE_DATASETS.md); default: classes.json in or next to --labels, or --dataset"
@@ -109,20 +91,14 @@ class PropagationConfig:
     """the propagation"""
 
     propagate: int = option(3, "frames to make before and after each labelled one", must_be=POSITIVE)
-    stride: int = option(
-        1, "difference of frame numbers between neighbours, if the video was subsampled", must_be=POSITIVE
-    )
+    stride: int = option(1, "difference of frame numbers between neighbouring frames", must_be=POSITIVE)
     flow: str = option(
         "dis",
         "motion: dis needs no weights; raft needs torchvision; sdc refines dis; exact works for drawn streets",
         choices=("dis", "raft", "sdc", "exact"),
     )
     flow_weights: str | None = option(None, "weights of raft or sdc")
-    mode: str = option(
-        "joint",
-        "joint: image and labels are moved; label: labels are moved, the true image is kept",
-        choices=("joint", "label"),
-    )
+    mode: str = option("joint", "what is moved: image and labels, or the labels only", choices=("joint", "label"))
     keep: str = option("", "void tests to switch off, comma-separated: hidden, outside, residual")
 
     @property

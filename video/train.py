@@ -28,8 +28,8 @@ from tqdm import tqdm
 from config import as_dict
 from datasets.files import files_below
 from network.checkpoint import Checkpoint
-from training.checkpoints import check_weights, find_start, open_run, restore, save_run
-from training.loop import TEST_STEPS, Meters, Progress
+from training.checkpoints import find_start, open_run, restore, save_run
+from training.loop import TEST_STEPS, Meters, Progress, run_epochs
 from training.optim import set_lr
 from training.run_log import BEST, LAST, NUM_SAMPLES, RunLog, as_picture, record_start, write_sample
 from utils.command import run_command
@@ -73,25 +73,13 @@ class SDCTraining:
 
 def main(config: VideoTrainConfig) -> None:
     """Train epoch by epoch, score, and keep `last.pth` and `best.pth`."""
-    training = set_up(config)
-    run, log, progress = config.run, training.log, training.progress
-    with log:
-        if progress.is_due:
-            score(training)
-        is_over = progress.is_over()
-        while not is_over:
-            train_one_epoch(training)
-            check_weights(training.net, training.dtype)
-            is_over = run.test_mode or progress.is_over()
-            progress.is_due = is_over or progress.epoch % run.val_interval == 0
-            save_sdc(training, LAST)
-            if progress.is_due:
-                score(training)
-                is_over = is_over or progress.is_over()  # the time may have run out meanwhile
-        log.say(f"best PSNR {progress.best:.2f} dB: {log.folder / BEST}")
+    training = set_up_sdc(config)
+    with training.log as log:
+        run_epochs(training, train_sdc_epoch, score_sdc, save_sdc)
+        log.say(f"best PSNR {training.progress.best:.2f} dB: {log.folder / BEST}")
 
 
-def set_up(config: VideoTrainConfig) -> SDCTraining:
+def set_up_sdc(config: VideoTrainConfig) -> SDCTraining:
     """Find the frames, build network and optimizer. Nothing is written before all of this has succeeded."""
     if find_processes().world_size > 1:
         raise ValueError("python -m video.train works in one process; start it without torchrun.")
@@ -122,7 +110,7 @@ def set_up(config: VideoTrainConfig) -> SDCTraining:
     return SDCTraining(config, device, dtype, net, optimizer, log, progress, clips, [val[i] for i in scored])
 
 
-def train_one_epoch(training: SDCTraining) -> None:
+def train_sdc_epoch(training: SDCTraining) -> None:
     """One pass over the training clips, one optimizer step per batch."""
     config, progress = training.config, training.progress
     training.net.train()
@@ -172,7 +160,7 @@ def predict(training: SDCTraining, frames: Tensor, flows: Tensor) -> tuple[Tenso
 
 
 @torch.inference_mode()
-def score(training: SDCTraining) -> None:
+def score_sdc(training: SDCTraining) -> None:
     """PSNR on the whole held-out frames; writes samples, `last.pth` and, if it is the best, `best.pth`."""
     progress = training.progress
     training.net.eval()
