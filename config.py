@@ -44,7 +44,7 @@ class RunConfig:
     max_epoch: int = option(180, "number of epochs", must_be=POSITIVE)
     start_epoch: int = option(0, "first epoch, from 0; with --resume the checkpoint decides", must_be=NOT_NEGATIVE)
     max_minutes: float = option(
-        0.0, "fit the schedule (but --max_cu_epoch) to this many minutes, then stop, at the latest after --max_epoch; "
+        0.0, "fit the learning rate schedule to this many minutes, then stop, at the latest after --max_epoch; "
         "runs then differ in their steps, so compare runs of equal --max_epoch; 0: no limit", must_be=NOT_NEGATIVE,
     )  # fmt: skip
     val_interval: int = option(1, "validate every N epochs, and after the last", must_be=POSITIVE)
@@ -68,9 +68,7 @@ class ModelConfig:
     )
     restore_optimizer: bool = option(False, "also restore optimizer and epoch from --snapshot")
     freeze_trunk: bool = option(False, "train the head only")
-    aspp_rates: str = option(
-        "", "dilations of the pyramid, as 3,6,9 for small images; default: the architecture's own, mostly 6,12,18"
-    )
+    aspp_rates: str = option("", "dilations of the pyramid, as 3,6,9 for small images; default: the architecture's own")
     refine: bool = option(False, "add a decoder stage at stride 2, for thin objects; for the light networks")
     trunk_freeze_bn: bool = option(False, "keep the statistics of the trunk's batch norms; for very small batches")
 
@@ -115,9 +113,7 @@ class AugmentConfig:
     """augmentation"""
 
     crop_size: int = option(720, "side of the square training crop, in pixels", must_be=POSITIVE, at_most=LARGEST_SIDE)
-    crop_width: int | None = option(
-        None, "crop width, if not square; --crop_size is then the height", must_be=POSITIVE, at_most=LARGEST_SIDE
-    )
+    crop_width: int | None = option(None, "its width, if not square", must_be=POSITIVE, at_most=LARGEST_SIDE)
     pre_size: int | None = option(
         None, "first resize training images, their shorter side to this", must_be=POSITIVE, at_most=LARGEST_SIDE
     )
@@ -162,11 +158,7 @@ class OptimConfig:
 
     lr: float = option(0.002, "initial learning rate", must_be=POSITIVE)
     trunk_lr: float = option(1.0, "learning rate of the trunk, as a factor of --lr", must_be=POSITIVE)
-    lr_schedule: str = option(
-        "poly",
-        "poly, or scl-poly: poly until --rlx_off_epoch, then a restart at lr * --rescale",
-        choices=("poly", "scl-poly"),
-    )
+    lr_schedule: str = option("poly", "scl-poly restarts at --rlx_off_epoch", choices=("poly", "scl-poly"))
     poly_exp: float = option(1.0, "exponent of the poly schedule", must_be=POSITIVE)
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)
     repoly: float = option(1.5, "scl-poly: exponent after the restart", must_be=POSITIVE)

@@ -29,12 +29,11 @@ from utils.parallel import as_finished, default_num_workers
 from utils.text import counted, escape
 from video.flow import build_flow, frames_beyond
 from video.flow_chain import StreetFlow
-from video.pairs import LabelledSequence, PairMaker, draw_sheet, find_sequences, summarize_steps, write_manifest
+from video.pairs import LabelledSequence, PairMaker, draw_sheet, find_sequences, write_manifest
 from video.propagation import VOID_TESTS
 from video.video_dataset import check_out, find_classes, make_dataset, match_labels
 
 SUMMARY, SHEET = "summary.json", "sheet.png"
-MOST_REPORTED = 20  # skipped items printed one by one; the summary lists them all
 
 
 def main(config: PropagateConfig) -> int:
@@ -142,8 +141,8 @@ def write_outcome(
     records.sort(key=lambda record: (natural_order(record["from"]), record["step"]))
     left_out = sorted(left_out, key=natural_order)
     write_manifest(folder, maker.out)
-    summary = {"parameters": as_dict(config), "pairs": len(records), "steps": summarize_steps(records)}
-    write_json(folder / SUMMARY, {**summary, "left_out": left_out})
+    summary = {"parameters": as_dict(config), "pairs": len(records), "left_out": left_out}
+    write_json(folder / SUMMARY, summary)
     if records:
         write_image(folder / SHEET, draw_sheet(maker.spec, sequences, records))
     frames = counted(len({record["from"] for record in records}), "labelled frame")
@@ -162,8 +161,7 @@ def report_plan(sequences: Sequence[LabelledSequence], num_there: int, left_out:
     print(f"would write {pairs} of {frames} to {folder}, about {size / 1e6:,.0f} MB")
     if num_there:
         print(f"already there: {counted(num_there, 'pair')}")
-    report_skipped(left_out, at_most=len(left_out))
-    return 1 if left_out else 0
+    return report_skipped(left_out)
 
 
 def report_video_plan(config: PropagateConfig) -> int:
@@ -172,16 +170,14 @@ def report_video_plan(config: PropagateConfig) -> int:
     matched, left_out = match_labels(video, label_dir)
     frames, most = counted(len(matched), "labelled frame"), 2 * config.propagation.propagate * len(matched)
     print(f"would make a data set of {frames} in {escape(out)}, and write up to {counted(most, 'pair')} there")
-    report_skipped(left_out, at_most=len(left_out))
-    return 1 if left_out else 0
+    return report_skipped(left_out)
 
 
-def report_skipped(left_out: Sequence[str], at_most: int = MOST_REPORTED) -> None:
-    """Report on standard error what was skipped."""
-    for message in left_out[:at_most]:
+def report_skipped(left_out: Sequence[str]) -> int:
+    """Report on standard error what was skipped. Returns the exit code: 1 if anything was."""
+    for message in left_out:
         print(f"skipped: {escape(message)}", file=sys.stderr)
-    if len(left_out) > at_most:
-        print(f"skipped: {len(left_out) - at_most} more; {SUMMARY} lists them all", file=sys.stderr)
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def test_the_manifest_says_of_each_pair_how_it_was_made_and_how_good_it_is(propa
     assert (image == frame(7)).all()  # mode label keeps the true frame
     summary = json.loads((cityscapes / PROPAGATED / "summary.json").read_text())
     assert summary["parameters"]["propagation"]["propagate"] == 2
-    assert [step["pairs"] for step in summary["steps"]] == [2, 2, 2, 2]
+    assert summary["pairs"] == 8
     assert summary["left_out"] == []
 
 
@@ -391,7 +391,7 @@ def test_a_set_without_any_of_its_video_says_where_it_should_lie(propagate, city
     shutil.rmtree(cityscapes / "leftImg8bit_sequence")
     ended = propagate("--dataset", "cityscapes", "--dataset_dir", cityscapes)
     assert ended.code == 1
-    assert f"{cityscapes / 'leftImg8bit_sequence/train'}" in ended.err
+    assert f"{cityscapes / 'leftImg8bit_sequence'}" in ended.err
     assert not (cityscapes / PROPAGATED).exists()
 
 

@@ -18,7 +18,6 @@ from video.sdc import (
     PREDICTION,
     RECONSTRUCTION,
     SDCNet,
-    arch_name,
     displace,
     load_sdc,
     sdc_loss,
@@ -213,7 +212,7 @@ def test_a_width_that_cannot_be_halved_is_refused():
 
 
 def saved(path, net, mode=RECONSTRUCTION):
-    save_checkpoint(path, Checkpoint(state_dict=net.state_dict(), arch=arch_name(mode)))
+    save_checkpoint(path, Checkpoint(state_dict=net.state_dict(), arch=f"SDCNet_{mode}"))
     return path
 
 

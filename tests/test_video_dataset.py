@@ -190,16 +190,6 @@ def test_labels_lie_on_the_pixels_as_stored_and_a_late_start_costs_no_frame(prop
     assert "4 pairs of 2 labelled frames" in ended.out
 
 
-def test_a_dry_run_names_all_that_is_left_out_since_it_writes_no_summary(propagate, video, few_labels, tmp_path):
-    for number in range(100, 130):
-        write_image(few_labels / f"{number:06d}.png", ids(0, 0, 1))
-    flags = ("--video", video, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
-    assert propagate(*flags, "--dry_run").err.count("skipped: ") == 30
-    ended = propagate(*flags)
-    assert ended.err.count("skipped: ") == 21
-    assert "skipped: 10 more; summary.json lists them all" in ended.err
-
-
 def test_a_set_grows_by_labels_of_the_same_video_with_resume_alone(propagate, video, few_labels, tmp_path):
     out, other = tmp_path / "own", tmp_path / "other.avi"
     other.write_bytes(video.read_bytes())

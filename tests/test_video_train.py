@@ -15,7 +15,7 @@ from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.run_log import read_metrics
 from utils.flags import parse_command_line
 from utils.images import read_image, write_image
-from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, arch_name, displace, load_sdc, sdc_loss
+from video.sdc import PREDICTION, RECONSTRUCTION, SDCNet, displace, load_sdc, sdc_loss
 from video.settings import VideoTrainConfig
 from video.train import (
     TrainingClips,
@@ -138,7 +138,7 @@ def test_frames_of_different_sizes_name_both_files(tmp_path):
 
 def test_sequences_smaller_than_the_crop_say_how_large_it_may_be():
     samples = [(torch.zeros(3, 3, side, side), torch.zeros(2, 2, side, side)) for side in (64, 40)]
-    with pytest.raises(ValueError, match=r"crops of 40x40 and 64x64 pixels .* --crop_size. Use at most 40."):
+    with pytest.raises(ValueError, match=r"smaller than --crop_size\. Use at most 40"):
         collate_clips(samples)
 
 
@@ -350,7 +350,7 @@ def test_bad_input_ends_with_one_line_that_says_what_to_mend(train, tmp_path, mo
 
 @pytest.mark.parametrize(("mode", "told"), [("reconstruction", "propagate.py --flow sdc"), ("prediction", "nothing")])
 def test_a_motion_network_is_told_from_one_that_segments(command, tmp_path, mode, told):
-    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(mode, 4).state_dict(), arch=arch_name(mode)))
+    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(mode, 4).state_dict(), arch=f"SDCNet_{mode}"))
     photo = write_frames(tmp_path / "frames", 1) / "000.png"
     ended = command("demo", "--demo-image", photo, "--snapshot", tmp_path / "sdc.pth")
     assert ended.code == 1

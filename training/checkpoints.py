@@ -16,8 +16,9 @@ from datasets.specs.spec import DatasetSpec, first_difference
 from network.checkpoint import Checkpoint, load_checkpoint, load_state, plain, save_checkpoint
 from training.loop import Progress
 from training.optim import WeightAverage
-from training.run_log import LAST, RunLog, free_run_folder, run_folder
+from training.run_log import LAST, METRICS, RunLog, run_folder
 from utils.distributed import lists_of_all, wait_for_all
+from utils.files import first_free
 
 # Switches, with their group, that the optimizer's state depends on.
 SAME_AS_BEFORE = (("optim", "adam"), ("optim", "amsgrad"), ("model", "freeze_trunk"))
@@ -141,7 +142,8 @@ def open_run(
         if changed := changed_flags(checkpoint.config, settings):
             notices.append(f"settings changed since: {', '.join(changed)}")
     if not run.resume:
-        folder, taken = free_run_folder(folder), folder
+        taken = folder  # a run never overwrites another
+        folder = Path(first_free(str(folder), lambda name: (Path(name) / METRICS).exists()))
         if folder != taken:
             notices.append(f"{taken} already holds a run; writing to {folder}. To continue that run instead: --resume.")
     elif not start:

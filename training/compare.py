@@ -227,14 +227,10 @@ def plot_curves(path: Path, groups: Sequence[Group]) -> None:
             for group in groups:
                 runs = [{row["epoch"]: factor * row[key] for row in run.rows
                          if row["kind"] == kind and row.get(key) is not None} for run in group.runs]  # fmt: skip
-                runs = [dict(sorted(points.items())) for points in runs if points]
-                epochs = np.unique([epoch for points in runs for epoch in points])
-                for points in runs:
-                    epochs = epochs[(epochs >= min(points)) & (epochs <= max(points))]
-                values = [np.interp(epochs, list(points), list(points.values())) for points in runs] or [epochs]
-                style: Any = {"color": f"C{(group.number - 1) % 10}", "marker": "osD^v"[(group.number - 1) % 5]}
-                axis.fill_between(epochs, np.min(values, 0), np.max(values, 0), alpha=0.18, color=style["color"])
-                lines += axis.plot(epochs, np.mean(values, 0), markersize=5 if kind == "val" else 0, **style)
+                epochs = sorted(set.intersection(*map(set, runs)))
+                values = np.array([[points[epoch] for epoch in epochs] for points in runs])
+                lines += axis.plot(epochs, values.mean(0), marker=".")
+                axis.fill_between(epochs, values.min(0), values.max(0), alpha=0.18, color=lines[-1].get_color())
             axis.set_title(f"{title}; line: mean, band: lowest to highest seed", loc="left")
             axis.set_xlabel("epoch")
             axis.set_xlim(left=0)

@@ -22,7 +22,7 @@ from datasets.files import Sample
 from datasets.specs.spec import DatasetSpec
 from network.checkpoint import versions
 from utils.distributed import find_processes
-from utils.files import atomic_path, first_free, json_text, writable_folder, write_json
+from utils.files import atomic_path, json_text, writable_folder, write_json
 from utils.images import Uint8Array, colorize, shrink, side_by_side, write_image
 from utils.plots import new_plot
 
@@ -112,7 +112,7 @@ class RunLog:
                 if isfinite(value):
                     self._events.add_scalar(f"{kind}/{name}", value, self.steps)
 
-    def image(self, name: str, picture: Any) -> None:
+    def image(self, name: str, picture: Uint8Array) -> None:
         """Show a picture [H, W, 3] uint8 in TensorBoard."""
         if self._events is not None:
             self._events.add_image(name, picture, self.steps, dataformats="HWC")
@@ -122,11 +122,6 @@ def run_folder(run: RunConfig) -> Path:
     """<ckpt>/<exp>, or <ckpt>/<exp>_<tb_tag>; with `--test_mode` a folder of its own."""
     parts = (run.exp, run.tb_tag, "test_mode" if run.test_mode else "")
     return Path(run.ckpt) / "_".join(part for part in parts if part)
-
-
-def free_run_folder(folder: Path) -> Path:
-    """`folder` itself, or `folder-2`, `-3`, … if it already holds a run: a run never overwrites another."""
-    return Path(first_free(str(folder), lambda name: (Path(name) / METRICS).exists()))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -193,13 +188,10 @@ def beside_labels(spec: DatasetSpec, image: Tensor, *labels: Tensor) -> Uint8Arr
     return side_by_side([as_picture(image), *(colorize(ids.numpy(), spec.palette) for ids in labels)])
 
 
-PROJECT = Path(__file__).parent.parent
-
-
 def record_start(dtype: torch.dtype | None, data: str | None = None) -> dict[str, Any]:
     """What a training starts with. dtype: that of autocast, None for none; data: see `data_fingerprint`."""
     return {
-        "commit": commit(PROJECT),
+        "commit": commit(Path(__file__).parent.parent),
         "data": data,
         "processes": find_processes().world_size,
         "numbers": str(dtype or torch.float32).removeprefix("torch."),

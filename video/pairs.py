@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +35,7 @@ MANIFEST = "manifest.jsonl"
 VERSION = 1  # increase it when the same files and settings would give other pairs
 
 SHEET_ROWS = 4  # labelled frames on the sheet
-WIDTH = 320  # of an image on the sheet, in pixels
+CELL_WIDTH = 320  # of an image on the sheet, in pixels
 GAP = 8
 FONT_SIZE = 14
 VOID_COLOR = (255, 0, 220)  # of the stripes on unlabelled pixels; no data set has a class of this colour
@@ -87,14 +86,12 @@ def find_sequences(
         masks = next(iter(found[0].to_make.values())).masks
         label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # fails now if no value means "no class"
     else:
-        folders = dict.fromkeys(
-            str(root / layout.image_dir.format(folder=folder))
-            for layout in (spec.video.layouts if spec.video else ())
-            for folder in (folder for folders in spec.splits.values() for folder in folders)
+        folders = ", ".join(
+            str(root / layout.image_dir.format(folder="")) for layout in (spec.video.layouts if spec.video else ())
         )
         raise FileNotFoundError(
-            f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {', '.join(folders)}. "
-            "If its frame numbers are further apart, but the frames close enough in time, use --stride."
+            f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {folders}. If its frame "
+            "numbers are further apart, but the frames close enough in time, use --stride."
         )
     return found, missing
 
@@ -144,8 +141,9 @@ class PairMaker:
                 if frame.shape[:2] != labels.shape:
                     size = f"{frame.shape[1]}x{frame.shape[0]}"
                     raise ValueError(f"{sequence.frames[step]} is {size}, but the labelled frame is {width}x{height}")
+            find_displacement: FindDisplacement
             if chosen.flow == "exact":
-                find_displacement: FindDisplacement = StreetFlow(self.root, sequence.pair.name, chosen.stride)
+                find_displacement = StreetFlow(self.root, sequence.pair.name, chosen.stride)
             else:
                 find_displacement = FlowChain(frames, build_flow(chosen.flow, chosen.flow_weights, self.device))
             for made in propagate(
@@ -209,28 +207,6 @@ def write_manifest(folder: Path, root: Path) -> None:
         temporary.write_text("".join(f"{lines[image]}\n" for image in sorted(lines, key=natural_order)))
 
 
-def summarize_steps(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """For each step, smallest first: number of pairs, and the means of their shares and difference."""
-    groups: defaultdict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record["step"]].append(record)
-    return [
-        {
-            "step": step,
-            "pairs": len(group),
-            "no_class": _mean(record["no_class"] for record in group),
-            "void": {test: _mean(record["void"][test] for record in group) for test in group[0]["void"]},
-            "difference": _mean(record["difference"] for record in group),
-        }
-        for step, group in sorted(groups.items())
-    ]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(sum(known) / len(known), 4) if known else None
-
-
 def draw_sheet(spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: Sequence[Record]) -> Uint8Array:
     """A contact sheet [H, W, 3] uint8 RGB: some labelled frames, each between four of its pairs, and a legend."""
     done = {(record["from"], record["step"]): record for record in records}
@@ -250,21 +226,20 @@ def draw_sheet(spec: DatasetSpec, sequences: Sequence[LabelledSequence], records
             cells.append(draw_cell(void or escape(name.split("/")[-1]), image, labels, spec.palette))
             occurring |= set(np.unique(labels).tolist())
         rows.append(side_by_side(cells, GAP))
-    width = max(row.shape[1] for row in rows)
-    below = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    page = np.pad(np.concatenate(below), ((GAP, 0), (GAP, GAP), (0, 0)), constant_values=255)
+    below = [np.pad(row, ((0, GAP), (GAP, GAP), (0, 0)), constant_values=255) for row in rows]
+    page = np.pad(np.concatenate(below), ((GAP, 0), (0, 0), (0, 0)), constant_values=255)
     legend = class_list(spec.classes, frozenset(occurring))
     return with_legend(page, [*legend, ClassShare(spec.ignore_label, "no class", VOID_COLOR, 0, 0.0)], percents=False)
 
 
 def draw_cell(title: str, image: Uint8Array, labels: Uint8Array, palette: Sequence[Color]) -> Uint8Array:
     """`title` above `image` [H, W, 3], shrunk, with its train ids [H, W] overlaid, stripes where there is no class."""
-    size = (WIDTH, max(1, round(WIDTH * labels.shape[0] / labels.shape[1])))
+    size = (CELL_WIDTH, max(1, round(CELL_WIDTH * labels.shape[0] / labels.shape[1])))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
     picture = tint(image, labels, palette)
     y, x = np.indices(labels.shape)
     picture[(labels >= len(palette)) & ((x + y) % STRIPE < STRIPE // 2)] = VOID_COLOR
-    head = Image.new("RGB", (WIDTH, FONT_SIZE + 6), "white")
+    head = Image.new("RGB", (CELL_WIDTH, FONT_SIZE + 6), "white")
     ImageDraw.Draw(head).text((0, 0), title, "black", text_font(FONT_SIZE))
     return np.concatenate([np.asarray(head), picture])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from utils.images import Uint8Array
 from video.flow import inside, warp_image, warp_labels
-from video.flow_chain import Displacement, FindDisplacement, grey_difference
+from video.flow_chain import FindDisplacement, grey_difference
 
 VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first that it fails
 
@@ -64,14 +64,19 @@ def propagate(
     """
     for step in sorted(steps, key=abs):
         displacement = find_displacement(step)
-        flow, is_exact = displacement.flow, displacement.visible is not None
+        flow = displacement.flow
         warped, carried = warp_image(frames[0], flow), warp_labels(labels, flow)
         difference = compare(warped, frames[step])
         image = warped if mode == "joint" else frames[step]
-        failed = {"outside": ~inside(flow), "hidden": find_hidden(displacement, difference)}
-        if not is_exact:  # exact flow leaves nothing to improve: only light and small details differ
-            carried = refine_labels(carried, image, trust(difference))
+        failed = {"outside": ~inside(flow)}
+        if displacement.visible is not None:  # exact flow leaves nothing to improve: only light and details differ
+            failed["hidden"] = ~displacement.visible
+        else:
+            assert displacement.miss is not None
+            failed["hidden"] = (displacement.miss > MISS) & (occlusion(difference, displacement.miss) > OCCLUDED)
             failed["residual"] = difference > DIFFERENT
+            # A label weighs less where the pixel looks different.
+            carried = refine_labels(carried, image, 0.05 + 0.95 * np.exp(-((difference / DIFFERENT) ** 2)))
         shares, void = dict.fromkeys(VOID_TESTS, 0.0), np.zeros(labels.shape, bool)
         for test, fails in failed.items():
             if test not in keep:
@@ -94,19 +99,6 @@ def occlusion(difference: NDArray[np.float32], miss: NDArray[np.float32]) -> NDA
     Neither cue alone works as well (docs/propagation.md). In uniform areas flow cannot be exact and need not be.
     """
     return difference * np.sqrt(np.clip(miss, 0.25, 4.0))
-
-
-def find_hidden(displacement: Displacement, difference: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """[H, W]: what the labelled frame does not show. difference: from `compare`."""
-    if displacement.visible is not None:
-        return ~displacement.visible
-    assert displacement.miss is not None
-    return (displacement.miss > MISS) & (occlusion(difference, displacement.miss) > OCCLUDED)
-
-
-def trust(difference: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[H, W] float32 in 0 … 1: the weight of a pixel's label, given how different the pixel looks."""
-    return 0.05 + 0.95 * np.exp(-((difference / DIFFERENT) ** 2))
 
 
 def refine_labels(labels: Uint8Array, guide: Uint8Array, weights: NDArray[np.float32]) -> Uint8Array:

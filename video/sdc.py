@@ -112,11 +112,6 @@ class SDCNet(nn.Module):
                 self.final_flow.weight[component, component * num_flows + num_flows - 1, 1, 1] = 1
 
 
-def arch_name(mode: str) -> str:
-    """The name in checkpoints of a network for this mode."""
-    return f"SDCNet_{mode}"
-
-
 def load_sdc(path: Path | str, mode: str = RECONSTRUCTION, checkpoint: Checkpoint | None = None) -> SDCNet:
     """A trained network for `mode`, in evaluation mode. The file determines its width, and may hold a flow network too.
 
@@ -124,9 +119,9 @@ def load_sdc(path: Path | str, mode: str = RECONSTRUCTION, checkpoint: Checkpoin
     holds another network or another mode.
     """
     checkpoint = checkpoint or load_checkpoint(path)
-    arch, way_out = checkpoint.arch, f"expected {arch_name(mode)}: python -m video.train --mode {mode}."
-    if arch not in (None, arch_name(mode)):
-        raise ValueError(f"{path} holds {arch}; {way_out}")
+    way_out = f"expected SDCNet_{mode}: python -m video.train --mode {mode}."
+    if checkpoint.arch not in (None, f"SDCNet_{mode}"):
+        raise ValueError(f"{path} holds {checkpoint.arch}; {way_out}")
     net = SDCNet(mode, len(checkpoint.state_dict.get("conv1.0.weight", range(WIDTH))))
     own = net.state_dict()
     found = {key: own[key] for key in BUFFERS}

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +41,7 @@ from utils.parallel import default_num_workers, prepare_worker
 from utils.text import counted
 from utils.video_io import open_video
 from video.flow import sdc_inputs
-from video.sdc import WHITE, SDCNet, arch_name, displace, load_sdc, sdc_loss
+from video.sdc import WHITE, SDCNet, displace, load_sdc, sdc_loss
 
 # Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
 SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying")
@@ -89,12 +89,9 @@ def set_up_sdc(config: VideoTrainConfig) -> SDCTraining:
     clips, val = split_sequences(sequences, config.frames.val_share)
     start = find_start(config.run)
     torch.manual_seed(config.run.seed)
-    if start:
-        net = load_sdc(start.path, config.net.mode, start.checkpoint)
-    elif config.net.snapshot:
-        net = load_sdc(config.net.snapshot, config.net.mode)
-    else:
-        net = SDCNet(config.net.mode, config.net.width)
+    net = SDCNet(config.net.mode, config.net.width)
+    if path := start.path if start else config.net.snapshot:
+        net = load_sdc(path, config.net.mode, start.checkpoint if start else None)
     net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Adam(net.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
     if start:
@@ -198,7 +195,7 @@ def save_sdc(training: SDCTraining, name: str) -> None:
     """Write a checkpoint into the run folder."""
     checkpoint = Checkpoint(
         state_dict=training.net.state_dict(),
-        arch=arch_name(training.config.net.mode),
+        arch=f"SDCNet_{training.config.net.mode}",
         config=as_dict(training.config),
     )
     save_run(training.log, name, checkpoint, training.progress, training.net, training.optimizer)
@@ -232,15 +229,12 @@ def in_sequences(names: Iterable[str], folder: Path = Path()) -> list[list[Frame
         numbered = re.fullmatch(r"(.*?)(\d+)", stem.removesuffix(shared.lstrip("0123456789")), re.DOTALL)
         start, number = (numbered[1], int(numbered[2])) if numbered else ("", 0)
         series[start].append((number, folder / name))
-    return [run for frames in series.values() for run in _cut_at_gaps(frames)]
-
-
-def _cut_at_gaps(frames: Sequence[tuple[int, Path]]) -> Iterator[list[Frame]]:
-    """Cut frames in order of their numbers where some are missing: at FAR times the usual distance."""
-    distances = [later - earlier for (earlier, _), (later, _) in pairwise(frames)]
-    gaps = [i + 1 for i, distance in enumerate(distances) if distance > FAR * median_low(distances)]
-    for first, end in pairwise([0, *gaps, len(frames)]):
-        yield [path for _, path in frames[first:end]]
+    sequences: list[list[Frame]] = []
+    for frames in series.values():
+        distances = [later - earlier for (earlier, _), (later, _) in pairwise(frames)]
+        gaps = [i + 1 for i, distance in enumerate(distances) if distance > FAR * median_low(distances)]
+        sequences += [[path for _, path in frames[i:j]] for i, j in pairwise([0, *gaps, len(frames)])]
+    return sequences
 
 
 def _frames_of_video(path: Path) -> list[Frame]:
@@ -249,10 +243,8 @@ def _frames_of_video(path: Path) -> list[Frame]:
         for _, frame in video.frames:
             frames.append(frame)
             if len(frames) * frame.nbytes > MOST_VIDEO:
-                raise ValueError(
-                    f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. Write them to a folder and pass that: "
-                    f"ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
-                )
+                way_out = f"Write them to a folder and pass that: ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
+                raise ValueError(f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. {way_out}")
     return [*frames]
 
 
@@ -269,13 +261,12 @@ def split_sequences(sequences: Sequence[Sequence[Frame]], val_share: float) -> t
         for clips, part in ((train, frames[:cut]), (val, frames[cut:])):
             clips += [tuple(part[i : i + CLIP_LENGTH]) for i in range(len(part) - CLIP_LENGTH + 1)]
     if not train or not val:
-        raise ValueError(
-            f"--frames: at least {2 * CLIP_LENGTH} consecutive frames are needed, half of them to score on; the "
-            f"longest sequence has {max(map(len, sequences))}. Check --val_share {val_share}."
-        )
+        needed = f"--frames: at least {2 * CLIP_LENGTH} consecutive frames are needed, half of them to score on"
+        raise ValueError(f"{needed}; the longest sequence has {max(map(len, sequences))}. Check --val_share.")
     return train, val
 
 
+@dataclass(frozen=True)
 class TrainingClips(Dataset[ClipSample]):
     """Crops (frames [length, 3, S, S] uint8, flows [M, 2, S, S] float32) for a network for `mode`; see `sdc_inputs`.
 
@@ -283,11 +274,10 @@ class TrainingClips(Dataset[ClipSample]):
     determine.
     """
 
-    def __init__(self, clips: Sequence[Clip], mode: str, crop_size: int, seed: tuple[int, int]) -> None:
-        self.clips = clips
-        self.mode = mode
-        self.crop_size = crop_size
-        self.seed = seed
+    clips: Sequence[Clip]
+    mode: str
+    crop_size: int
+    seed: tuple[int, int]
 
     def __getitem__(self, draw: tuple[int, int]) -> ClipSample:
         place, clip = draw
@@ -305,22 +295,17 @@ def load_clip(clip: Clip) -> list[Uint8Array]:
     frames = [read_image(frame) if isinstance(frame, Path) else frame for frame in clip]
     for frame, picture in zip(clip, frames, strict=True):
         if picture.shape != frames[0].shape:
-            raise ValueError(
-                f"{frame} has {picture.shape[1]}x{picture.shape[0]} pixels, {clip[0]} before it "
-                f"{frames[0].shape[1]}x{frames[0].shape[0]}; all frames of a sequence must have the same size."
-            )
+            sizes = [f"{p.shape[1]}x{p.shape[0]}" for p in (picture, frames[0])]
+            raise ValueError(f"{frame} has {sizes[0]} pixels, {clip[0]} before it {sizes[1]}; they must be equal.")
     return frames
 
 
 def collate_clips(samples: Sequence[ClipSample]) -> ClipSample:
     """Samples -> batch. Raises ValueError if their sizes differ."""
     frames, flows = zip(*samples, strict=True)
-    sizes = sorted({(clip.shape[3], clip.shape[2]) for clip in frames})
+    sizes = {clip.shape[2:] for clip in frames}
     if len(sizes) > 1:
-        raise ValueError(
-            f"crops of {' and '.join(f'{width}x{height}' for width, height in sizes)} pixels cannot form a batch: some "
-            f"sequences are smaller than --crop_size. Use at most {min(map(min, sizes))}."
-        )
+        raise ValueError(f"some sequences are smaller than --crop_size. Use at most {min(map(min, sizes))}.")
     return torch.stack(frames), torch.stack(flows)
 
 
