@@ -86,9 +86,8 @@ def find_sequences(
         masks = next(iter(found[0].to_make.values())).masks
         label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # fails now if no value means "no class"
     else:
-        folders = ", ".join(
-            str(root / layout.image_dir.format(folder="")) for layout in (spec.video.layouts if spec.video else ())
-        )
+        layouts = spec.video.layouts if spec.video else ()
+        folders = ", ".join(str(root / layout.image_dir.format(folder="")) for layout in layouts)
         raise FileNotFoundError(
             f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {folders}. If its frame "
             "numbers are further apart, but the frames close enough in time, use --stride."
