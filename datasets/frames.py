@@ -91,8 +91,7 @@ def frames_around(
 def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, propagated_root: Path) -> Sample:
     """The files in which `find_propagated_samples` looks for the frame `step` after `labelled`, which is below `root`.
 
-    The image has the format of the labelled one. Raises ValueError if the set declares no propagated frames, or if
-    training never looks for any around `labelled`.
+    Raises ValueError if the set declares none, or if training never looks for any around `labelled`.
     """
     if spec.propagated is None:
         raise ValueError(f"{spec.name} declares no propagated frames.")

@@ -230,12 +230,11 @@ def _load(data: DataConfig, spec: DatasetSpec, samples: list[Sample], options: L
 
 def _find_positions_once(plan: PositionsPlan, data: DataConfig, options: LoaderOptions) -> ClassPositions:
     """Found and written by one process of each machine and read by the others."""
-    is_first, show = options.processes.local_rank == 0, options.processes.is_main
     find = partial(find_positions, plan, Path(data.index_dir), num_workers=options.count(), skip_bad=data.skip_bad)
-    if is_first:
-        positions = find(write=True, show=show)
+    show = options.processes.is_main
+    found = find(show=show) if options.processes.local_rank == 0 else None
     wait_for_all()
-    return positions if is_first else find(write=False, show=show)
+    return found or find(write=False, show=show)
 
 
 def _stack_whole_images(load: Load, samples: list[Sample]) -> tuple[Tensor, Tensor]:

@@ -169,15 +169,6 @@ def _inside(start: int, length: int, image_length: int, size: int) -> tuple[slic
     return slice(low, high), before, after
 
 
-def resize_shorter_side(image: Uint8Array, labels: Uint8Array, side: int) -> tuple[Uint8Array, Uint8Array, float]:
-    """Both resized so that the shorter side has `side` pixels, and the factor."""
-    height, width = labels.shape
-    factor = side / min(height, width)
-    size = (round(height * factor), round(width * factor))
-    whole = Window(0, 0, height, width)
-    return resample(image, whole, size, 0, labels=False), resample(labels, whole, size, 0, labels=True), factor
-
-
 class TrainTransform:
     """The training augmentation: crop, mirror, colour, blur. The same generator gives the same crop in every process.
 
@@ -195,7 +186,9 @@ class TrainTransform:
     ) -> tuple[Uint8Array, Uint8Array]:
         """image [H, W, 3], labels [H, W] -> crop. center: (row, column) that the crop shows, or None."""
         if self.config.pre_size:
-            image, labels, factor = resize_shorter_side(image, labels, self.config.pre_size)
+            whole, factor = Window(0, 0, *labels.shape), self.config.pre_size / min(labels.shape)
+            size = (round(whole.height * factor), round(whole.width * factor))
+            image, labels = (resample(pixels, whole, size, 0, labels=pixels is labels) for pixels in (image, labels))
             center = (int(center[0] * factor), int(center[1] * factor)) if center else None
         image, labels = self.crop(image, labels, center, generator)
         if generator.random() < 0.5:
