@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from config import AugmentConfig
 from utils.images import Uint8Array
 
-Rng = np.random.Generator
 Place = tuple[int, int]  # row, column
 WideImage = NDArray[np.uint16]
 
@@ -27,7 +27,7 @@ GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, of R, G, B
 BAND_ROWS = 128  # rows whose hue is turned together, so that intermediate results stay in a cache
 
 
-def color_jitter(image: Uint8Array, strength: float, generator: Rng) -> Uint8Array:
+def color_jitter(image: Uint8Array, strength: float, generator: Generator) -> Uint8Array:
     """Brightness, contrast, saturation (factors 1 ± strength) and hue (± strength turns), in random order.
 
     image: [H, W, 3] RGB. Within one grey level of the same steps in floating point, each clipped to 0 and 255.
@@ -87,7 +87,7 @@ def _turn_hue(wide: WideImage, turn: float) -> None:
     cv2.merge(moved[::-1] if backwards else moved, dst=wide)
 
 
-def random_gaussian_blur(image: Uint8Array, generator: Rng) -> Uint8Array:
+def random_gaussian_blur(image: Uint8Array, generator: Generator) -> Uint8Array:
     """Blur with a sigma drawn from 0.15 to 1.3 pixels, as in the published recipe."""
     return gaussian_blur(image, float(generator.uniform(0.15, 1.3)))
 
@@ -99,7 +99,7 @@ def gaussian_blur(image: Uint8Array, sigma: float) -> Uint8Array:
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
-def random_bilateral_blur(image: Uint8Array, generator: Rng) -> Uint8Array:
+def random_bilateral_blur(image: Uint8Array, generator: Generator) -> Uint8Array:
     """Edge-preserving blur, with a colour sigma of 10 to 100 grey levels."""
     sigma = float(generator.uniform(10, 100))
     return cv2.bilateralFilter(image, 5, sigma, sigma)  # type: ignore[return-value]
@@ -120,7 +120,7 @@ class Window:
 
 
 def draw_window(
-    image_size: tuple[int, ...], crop_size: tuple[int, int], scale: float, center: Place | None, generator: Rng
+    image_size: tuple[int, ...], crop_size: tuple[int, int], scale: float, center: Place | None, generator: Generator
 ) -> Window:
     """The source window that a crop of `crop_size` shows at `scale` (2.0: objects look twice as large).
 
@@ -182,7 +182,7 @@ class TrainTransform:
         self.size = (config.crop_size, config.crop_width or config.crop_size)
 
     def __call__(
-        self, image: Uint8Array, labels: Uint8Array, center: Place | None, generator: Rng
+        self, image: Uint8Array, labels: Uint8Array, center: Place | None, generator: Generator
     ) -> tuple[Uint8Array, Uint8Array]:
         """image [H, W, 3], labels [H, W] -> crop. center: (row, column) that the crop shows, or None."""
         if self.config.pre_size:
@@ -202,7 +202,7 @@ class TrainTransform:
         return image, labels
 
     def crop(
-        self, image: Uint8Array, labels: Uint8Array, center: Place | None, generator: Rng
+        self, image: Uint8Array, labels: Uint8Array, center: Place | None, generator: Generator
     ) -> tuple[Uint8Array, Uint8Array]:
         """Draw scale and position first, then resample only the window that the crop needs, once.
 
