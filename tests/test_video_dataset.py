@@ -160,7 +160,7 @@ def test_labels_that_do_not_belong_to_the_video_are_told_and_the_rest_is_made(pr
     for line, parts in zip(
         told,
         (
-            ("000004.png", "not an image"),
+            ("000004.png", "the image is truncated or damaged"),
             ("000005.png", "label values 7"),
             ("000040.png", "has frames 0 to 11"),
             ("street.png", "does not end in a frame number"),
