@@ -17,9 +17,7 @@ echo "== 1 of 5: segmenting a street photo with the network in pretrained_models
 echo "look at $RUN/photo/highway_overlay.png; for your own: $python demo.py --demo-image YOUR_PHOTO"
 
 echo "== 2 of 5: drawing street scenes"
-if [ ! -f "$DATA/streets.json" ]; then
-    "$python" -m datasets.streets --root "$DATA"
-fi
+"$python" -m datasets.streets --root "$DATA"
 
 # Training this short ends before it can overfit: little augmentation, and small classes get a little more weight.
 echo "== 3 of 5: training for $MINUTES minutes"
