@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DEFAULT_PATH = "./save"  # counted if no path is given; set it to your own file or folder
 
-from inference.settings import PercentageConfig, PixelPercentageConfig
+from inference.settings import PixelPercentageConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
@@ -44,15 +44,15 @@ NO_COLOR = (255, 255, 255)
 def main(config: PixelPercentageConfig) -> int:
     """Count, print a table whose percentages sum to 100.00, write the files of `--csv`, `--json`, `--plot`."""
     options = config.input
-    if options.dataset_dir or options.dataset not in DATASETS:  # the classes may be defined in the data's folder
-        spec = load_spec(options.dataset, options.dataset_dir)
-    else:
-        spec = dataset_spec(options.dataset)
+    in_data = options.dataset_dir or options.dataset not in DATASETS  # the classes may be defined there
+    spec = load_spec(options.dataset, options.dataset_dir) if in_data else dataset_spec(options.dataset)
     path = Path(options.path or DEFAULT_PATH)
     files = find_masks(path)
-    check_writable(options)
+    for flag, file in (("--csv", options.csv), ("--json", options.json), ("--plot", options.plot)):
+        if file:
+            writable_file(Path(file), flag, PLOT_SUFFIXES if flag == "--plot" else ())
     counts = [count_file(file, spec, options.ids) for file in files]
-    table = tabulate(sum(counts, Counter()), spec)
+    table, *each = [tabulate(one, spec) for one in (sum(counts, Counter()), *counts)]
 
     print(f"{escape(path)}: {spec.title}" + (f", {counted(len(files), 'file')}" if path.is_dir() else ""))
     total = ClassShare(None, "sum", NO_COLOR, sum(row.pixels for row in table), sum(row.percent for row in table))
@@ -64,20 +64,12 @@ def main(config: PixelPercentageConfig) -> int:
         lines = [(row.name, row.pixels, f"{row.percent:.2f}") for row in table]
         write_csv(Path(options.csv), ("class", "pixels", "percent"), lines)
     if options.json:
-        tables = [tabulate(one, spec) for one in (sum(counts, Counter()), *counts)]
-        whole, *each = [[asdict(row) for row in one] for one in tables]
-        per_file = dict(zip(map(str, files), each, strict=True))
+        per_file = {str(file): [asdict(row) for row in one] for file, one in zip(files, each, strict=True)}
+        whole = [asdict(row) for row in table]
         write_json(Path(options.json), {"dataset": spec.name, "classes": whole, "files": per_file})
     if options.plot:
         write_plot(Path(options.plot), table, escape(path))
     return 0
-
-
-def check_writable(options: PercentageConfig) -> None:
-    """Raises OSError or ValueError if a file that is asked for cannot be written."""
-    for flag, file in (("--csv", options.csv), ("--json", options.json), ("--plot", options.plot)):
-        if file:
-            writable_file(Path(file), flag, PLOT_SUFFIXES if flag == "--plot" else ())
 
 
 def find_masks(path: Path) -> list[Path]:
@@ -90,11 +82,10 @@ def find_masks(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no such file or folder: {path}")
     if not path.is_dir():
         return [path]
-    names = sorted(files_below(path), key=natural_order)
-    found = [path / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    found = [file for file in found if file.is_file() and not file.name.endswith(SHARES_PICTURE)]
-    there = set(found)
-    files = [file for file in found if not _shows_again(file, there)]
+    names = [name for name in files_below(path) if name.lower().endswith(IMAGE_SUFFIXES)]
+    found = [path / name for name in sorted(names, key=natural_order) if not name.endswith(SHARES_PICTURE)]
+    there = {file for file in found if file.is_file()}
+    files = [file for file in found if file in there and not _shows_again(file, there)]
     if not files:
         raise ValueError(f"{path} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     return files
@@ -102,10 +93,9 @@ def find_masks(path: Path) -> list[Path]:
 
 def _shows_again(path: Path, there: set[Path]) -> bool:
     stem, _, kind = path.stem.rpartition("_")
+    better: Sequence[str] = ("ids",) if kind in KINDS and kind != "ids" else ()
     if stem.endswith(("_gtFine", "_gtCoarse")):
         better = CITYSCAPES_KINDS[: CITYSCAPES_KINDS.index(kind)] if kind in CITYSCAPES_KINDS else CITYSCAPES_KINDS
-    else:
-        better = ("ids",) if kind in KINDS and kind != "ids" else ()
     return any(path.with_name(f"{stem}_{other}.png") in there for other in better)
 
 
@@ -115,33 +105,29 @@ def count_file(path: Path, spec: DatasetSpec, ids: str) -> Counts:
     ids: what one channel holds: `label` or `train` ids; `auto`: train ids if the file name says so, else label ids.
     Raises the errors of `read_label_file`.
     """
-    auto = ids == "auto"
-    if auto:
-        ids = "train" if "trainids" in path.stem.lower() else "label"
+    may_be_colors = ids == "auto" and "trainids" not in path.stem.lower()
     is_result = read_note(path, SOURCE_NOTE) is not None
-    pixels = read_mask(path, spec, may_be_colors=auto and ids == "label" and not is_result)
-    size = read_note(path, MASK_SIZE_NOTE)
-    if size is not None:  # the rest is legend
-        width, height = (int(side) for side in size.split("x"))
+    pixels = read_mask(path, spec, may_be_colors=may_be_colors and not is_result)
+    if size := read_note(path, MASK_SIZE_NOTE):  # the rest is legend
+        width, height = map(int, size.split("x"))
         pixels = pixels[:height, :width]
+    are_colors = pixels.ndim == 3
     train_id_of: Mapping[Any, int]
-    named: list[tuple[Any, str]]
-    if pixels.ndim == 3:
+    if are_colors:
         # Of the two colours that a class may have, results show one and label files hold the other.
         shown = {color: i for i, color in enumerate(spec.palette)}
         train_id_of = {IGNORE_COLOR: spec.ignore_label} | shown if is_result else shown | spec.train_id_of_color()
-        values, numbers = np.unique(pack_colors(pixels), return_counts=True)
-        named = [(unpack_color(value), f"colour {unpack_color(value)}") for value in values.tolist()]
+    elif ids == "label" or may_be_colors:
+        train_id_of = spec.train_id_of_label_id()
     else:
-        of_train_id = {i: i for i in (*range(spec.num_classes), spec.ignore_label)}
-        train_id_of = spec.train_id_of_label_id() if ids == "label" else of_train_id
-        values, numbers = np.unique(pixels, return_counts=True)
-        named = [(value, f"id {value}") for value in values.tolist()]
+        train_id_of = {i: i for i in (*range(spec.num_classes), spec.ignore_label)}
+    values, numbers = np.unique(pack_colors(pixels) if are_colors else pixels, return_counts=True)
     counts: Counts = Counter()
-    for (value, text), number in zip(named, numbers.tolist(), strict=True):
+    for code, number in zip(values.tolist(), numbers.tolist(), strict=True):
+        value: Any = unpack_color(code) if are_colors else code
         train_id = train_id_of.get(value)
         is_class = train_id is not None and train_id != spec.ignore_label
-        counts[train_id, "" if is_class else f"no class: {text}"] += number
+        counts[train_id, "" if is_class else f"no class: {'colour' if are_colors else 'id'} {value}"] += number
     return counts
 
 

@@ -20,22 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.legend import counted_shares, percentages, pixels_per_class, shares_table
-from inference.load import build_model, demo_predictor, wanted_classes
+from inference.load import prepare_demo
 from inference.predictor import describe_speed, errors_naming, predict_all
-from inference.results import (
-    KINDS,
-    SHARES_PICTURE,
-    SHARES_TABLE,
-    check_names,
-    choose_kinds,
-    result_paths,
-    write_results,
-)
-from inference.visualize import FramePainter, draw_shares
+from inference.results import KINDS, SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
+from inference.visualize import draw_shares, frame_painter
 from utils.command import run_command
-from utils.device import resolve_device, to_device
-from utils.distributed import find_processes
-from utils.files import first_free, writable_folder, write_csv
+from utils.device import to_device
+from utils.files import first_free, write_csv
 from utils.images import Uint8Array, read_image
 from utils.text import counted, escape
 from utils.video_io import new_video, open_video
@@ -52,34 +43,22 @@ def main(config: DemoConfig) -> int:
     """Segment the image or the video that the flags name."""
     if bool(config.input.demo_image) == bool(config.input.demo_video):
         raise ValueError("give --demo-image or --demo-video, and not both.")
-    if config.input.temporal and not config.input.demo_video:
+    if config.input.demo_video:
+        return segment_video(config)
+    if config.input.temporal:
         raise ValueError("--temporal works only with --demo-video: an image has no previous frame.")
-    if config.input.demo_video and len(choose_kinds(config.output.outputs)) < len(KINDS):
-        raise ValueError(
-            "--outputs works only with --demo-image: of a video the overlay and the class shares are written. For "
-            "label ids, extract its frames to a folder and use demo_folder.py."
-        )
-    if find_processes().world_size > 1:
-        raise ValueError("demo.py runs in one process; use torchrun with demo_folder.py, which distributes its images.")
-    return segment_video(config) if config.input.demo_video else segment_image(config)
+    return segment_image(config)
 
 
 def segment_image(config: DemoConfig) -> int:
     """Write the image's colour mask, overlay and label ids, and print the class shares."""
-    device = resolve_device(config.device.device)
     kinds = choose_kinds(config.output.outputs)
     source = Path(config.input.demo_image)
-    if source.is_dir():
-        raise ValueError(f"{source} is a folder; segment all its images with demo_folder.py --demo-folder.")
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         raise ValueError(f"{source} is a video; use --demo-video.")
     image = read_image(source)
-    model = build_model(config.model)
-    wanted = wanted_classes(config.output.classes, model.classes)
-    predictor = demo_predictor(model, config.output, device)
-    folder = writable_folder(Path(config.output.save_dir), "--save-dir")
+    model, wanted, predictor, folder = prepare_demo(config)
     [paths] = result_paths(folder, [source], source.parent, kinds)
-    check_names(paths)
 
     with errors_naming(source):
         prediction = predictor.predict(image).cpu().numpy()
@@ -96,27 +75,25 @@ def segment_video(config: DemoConfig) -> int:
 
     A camera runs until Ctrl-C or `--max_frames`.
     """
-    device = resolve_device(config.device.device)
     most, source = config.input.max_frames, config.input.demo_video
+    if len(choose_kinds(config.output.outputs)) < len(KINDS):
+        raise ValueError("--outputs works only with images; for label ids, use demo_folder.py on the video's frames.")
     with open_video(source) as video:
-        model = build_model(config.model)
-        wanted = wanted_classes(config.output.classes, model.classes)
-        predictor = demo_predictor(model, config.output, device)
-        folder = writable_folder(Path(config.output.save_dir), "--save-dir")
+        model, wanted, predictor, folder = prepare_demo(config)
         first = next(video.frames, None)
         if first is None:
             raise ValueError(f"{source}: no frame could be read; the file may be damaged.")
         name = first_free(video.name, lambda name: any((folder / f"{name}{end}").exists() for end in VIDEO_RESULTS))
         film, table, picture = (folder / f"{name}{ending}" for ending in VIDEO_RESULTS)
         height, width = first[1].shape[:2]
-        painter = FramePainter((width, height), model.classes, wanted)
+        paint, size = frame_painter((width, height), model.classes, wanted)
         frames, smoother = chain([first], video.frames), Smoother()
         times: list[float] = []
         counts: list[list[int]] = []
 
         def read(_: None) -> tuple[Uint8Array, float] | None:
-            seconds, image = next(frames, (0.0, None))
-            return None if image is None else (image, seconds)
+            frame = next(frames, None)
+            return frame and frame[::-1]
 
         def predict(image: Uint8Array) -> Tensor:
             return smoother(image, predictor.probabilities(image)).argmax(0).to(torch.uint8)
@@ -124,12 +101,12 @@ def segment_video(config: DemoConfig) -> int:
         def write(_: None, prediction: Uint8Array, image: Uint8Array, seconds: float) -> None:
             counts.append(pixels_per_class(prediction, len(model.classes)))
             times.append(seconds)
-            write_frame(painter(image, prediction), seconds)
+            write_frame(paint(image, prediction), seconds)
 
-        with new_video(film, video.rate, painter.size) as write_frame:
+        with new_video(film, video.rate, size) as write_frame:
             speed = predict_all(
                 repeat(None) if most is None else repeat(None, most), read,
-                predict if config.input.temporal else predictor.predict, write, device=device,
+                predict if config.input.temporal else predictor.predict, write, device=predictor.device,
                 path_of=lambda _: Path(source), unit="frame", total=most or video.num_frames or None,
                 interruptible=video.is_camera,
             )  # fmt: skip
@@ -146,10 +123,9 @@ def segment_video(config: DemoConfig) -> int:
 
 
 class Smoother:
-    """Smooths a video's classes along its motion, so that they flicker less; call it with the frames in order.
+    """Mixes each frame's probabilities with those of the same spot in the frame before, found by optical flow.
 
-    Each pixel's probabilities are mixed with those of the same spot in the frame before, found by optical flow. Where
-    that looks different (something came into view, or the flow is wrong) nothing is mixed in.
+    Where that looks different (something came into view, or the flow is wrong) nothing is mixed in.
     """
 
     def __init__(self) -> None:

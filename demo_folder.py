@@ -12,8 +12,7 @@ import fnmatch
 import glob
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,13 +22,12 @@ from tqdm import tqdm
 from config import as_dict
 from datasets.files import files_below
 from datasets.legend import counted_shares, percentages, shares_line
-from inference.load import Model, build_model, demo_predictor, wanted_classes
+from inference.load import Model, prepare_demo
 from inference.predictor import Predictor, describe_speed, predict_all
 from inference.results import (
     SHARES_PICTURE,
     SHARES_TABLE,
     ResultPaths,
-    check_names,
     choose_kinds,
     fingerprint,
     is_result,
@@ -39,66 +37,54 @@ from inference.results import (
 )
 from inference.visualize import draw_shares
 from utils.command import run_command
-from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
-from utils.files import natural_order, writable_folder, write_csv
+from utils.files import natural_order, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.text import counted, escape
 
 ANY_FOLDERS = "**"  # in a pattern
-WITHOUT_EFFECT = ("save_dir", "outputs", "max_memory", "resume")  # on the content of a result
-
-
-@dataclass(frozen=True)
-class Job:
-    """An image, where its results go, and the fingerprint of what they depend on."""
-
-    source: Path
-    paths: ResultPaths
-    settings: str
+NOT_IN_RESULTS = ("save_dir", "outputs", "max_memory")  # settings that change no result
 
 
 def main(config: DemoFolderConfig) -> int:
     """Predict every image. Returns 1 if some could not be read; the others are done all the same."""
-    device = resolve_device(config.device.device)
     kinds = choose_kinds(config.output.outputs)
     base, images, others = find_images(config.input.demo_folder)
-    model = build_model(config.model)
-    wanted = wanted_classes(config.output.classes, model.classes)
-    predictor = demo_predictor(model, config.output, device)
-    folder = writable_folder(Path(config.output.save_dir), "--save-dir")
-    output = {key: value for key, value in as_dict(config.output).items() if key not in WITHOUT_EFFECT}
+    model, wanted, predictor, folder = prepare_demo(config)
+    output = {key: value for key, value in as_dict(config.output).items() if key not in NOT_IN_RESULTS}
     output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
     settings = [model.arch, repr(model.classes), output]
-    all_paths = result_paths(folder, images, base, kinds)
     jobs = [
-        Job(image, paths, fingerprint(settings, [Path(config.model.snapshot), image]))
-        for image, paths in zip(images, all_paths, strict=True)
+        (image, paths, fingerprint(settings, [Path(config.model.snapshot), image]))
+        for image, paths in zip(images, result_paths(folder, images, base, kinds), strict=True)
     ]
 
-    with process_group(device) as processes:
+    with process_group(predictor.device) as processes:
         wait_for_all()  # until every process has seen which files exist
-        counts, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.output.resume)
-        counts = sum_over_processes(counts.to(device)).cpu()
-        unreadable = lists_of_all(unreadable)
-        if processes.is_main:
-            write_shares(folder, [image.relative_to(base) for image in images], counts, model, wanted)
-            num_done = len(jobs) - len(unreadable)
-            print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
-            if others:
-                extensions = sorted({path.suffix.lower() or "no extension" for path in others})
-                files = counted(len(others), "file")
-                print(escape(f"skipped {files} without the extension of an image: {', '.join(extensions)}"))
-            for message in unreadable:
-                print(f"skipped: {message}", file=sys.stderr)
-    return 1 if unreadable and processes.is_main else 0  # torchrun stops all processes when one fails
+        counts, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.input.resume)
+        counts, unreadable = sum_over_processes(counts.to(predictor.device)).cpu(), lists_of_all(unreadable)
+        if not processes.is_main:
+            return 0  # even if images were left out: torchrun stops all processes when one fails
+        shares = [(image, percentages(line)) for image, line in zip(images, counts.tolist(), strict=True) if any(line)]
+        lines = [(image.relative_to(base).as_posix(), *line) for image, line in shares]
+        write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes)), lines)
+        if len(shares) > 1:
+            draw_shares(folder / SHARES_PICTURE, [line for _, line in shares], model.classes, wanted)
+        num_done = len(jobs) - len(unreadable)
+        print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
+        if others:
+            suffixes = ", ".join(sorted({path.suffix.lower() or "no extension" for path in others}))
+            print(escape(f"skipped {counted(len(others), 'file')} without the extension of an image: {suffixes}"))
+        for message in unreadable:
+            print(f"skipped: {message}", file=sys.stderr)
+    return 1 if unreadable else 0
 
 
 def segment(
-    jobs: list[Job], processes: Processes, predictor: Predictor, model: Model, wanted: frozenset[int] | None,
-    *, resume: bool,
+    jobs: list[tuple[Path, ResultPaths, str]], processes: Processes, predictor: Predictor, model: Model,
+    wanted: frozenset[int] | None, *, resume: bool,
 ) -> tuple[Tensor, list[str]]:
-    """Do this process's jobs.
+    """Do this process's jobs: an image, where its results go, and the fingerprint of what they depend on.
 
     Returns the pixels of each class [N, C] int64, 0 for images of other processes and unreadable ones, and a message
     for each of the latter.
@@ -107,27 +93,27 @@ def segment(
     missing: list[int] = []
     unreadable: list[str] = []
     for i in range(processes.rank, len(jobs), processes.world_size):
-        found = read_counts(jobs[i].paths, jobs[i].settings) if resume else None
-        if found is None:
-            missing.append(i)
-        else:
+        _, paths, settings = jobs[i]
+        if resume and (found := read_counts(paths, settings)) is not None:
             counts[i] = torch.tensor(found)
+        else:
+            missing.append(i)
 
     def read(i: int) -> tuple[Uint8Array]:
-        check_names(jobs[i].paths)
-        return (read_image(jobs[i].source),)
+        source, paths, _ = jobs[i]
+        for path in paths.values():
+            with suppress(FileNotFoundError):
+                path.stat()  # OSError if the name is too long
+        return (read_image(source),)
 
     def write(i: int, prediction: Uint8Array, image: Uint8Array) -> None:
-        job = jobs[i]
-        found = write_results(
-            job.paths, image, prediction, model.classes, job.source, wanted=wanted, settings=job.settings
-        )
+        source, paths, settings = jobs[i]
+        found = write_results(paths, image, prediction, model.classes, source, wanted=wanted, settings=settings)
         counts[i] = torch.tensor(found)
-        first = escape(next(iter(job.paths.values())))
-        tqdm.write(f"{first}: {shares_line(counted_shares(found, model.classes))}")
+        tqdm.write(f"{escape(next(iter(paths.values())))}: {shares_line(counted_shares(found, model.classes))}")
 
     speed = predict_all(
-        missing, read, predictor.predict, write, device=predictor.device, path_of=lambda i: jobs[i].source,
+        missing, read, predictor.predict, write, device=predictor.device, path_of=lambda i: jobs[i][0],
         total=len(missing), num_writers=2, show=processes.is_main, failed=unreadable,
     )  # fmt: skip
     if speed:
@@ -144,20 +130,18 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     """
     wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays
     folder = Path(wanted)
+    pattern: tuple[str, ...] = (ANY_FOLDERS,)
     if folder.is_file():
         raise ValueError(f"--demo-folder {folder} is a file; segment one image with demo.py --demo-image.")
-    if folder.is_dir():
-        found = [folder / name for name in files_below(folder)]
-    elif glob.has_magic(wanted):
+    if not folder.is_dir():
+        if not glob.has_magic(wanted):
+            raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
         first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
-        pattern = folder.parts[first_wildcard:]
-        folder = Path(*folder.parts[:first_wildcard])
-        if ANY_FOLDERS in pattern:  # glob either does not follow linked folders there, or also those that lead back
-            found = [folder / name for name in files_below(folder) if matches(Path(name).parts, pattern)]
-        else:
-            found = list(folder.glob("/".join(pattern)))
+        folder, pattern = Path(*folder.parts[:first_wildcard]), folder.parts[first_wildcard:]
+    if ANY_FOLDERS in pattern:  # glob either does not follow linked folders there, or also those that lead back
+        found = [folder / name for name in files_below(folder) if matches(Path(name).parts, pattern)]
     else:
-        raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
+        found = list(folder.glob("/".join(pattern)))
     found.sort(key=lambda path: natural_order(path.as_posix()))
     files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
@@ -173,20 +157,6 @@ def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     if pattern[0] == ANY_FOLDERS:
         return matches(parts, pattern[1:]) or matches(parts[1:], pattern)
     return fnmatch.fnmatch(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
-
-
-def write_shares(
-    folder: Path, names: Sequence[Path], counts: Tensor, model: Model, wanted: frozenset[int] | None
-) -> None:
-    """Write the class shares of each image in percent, as a table and a picture; without those that could not be read.
-
-    names: the images' paths below the given folder. counts: [N, C] pixels.
-    """
-    shares = {name: percentages(line) for name, line in zip(names, counts.tolist(), strict=True) if any(line)}
-    lines = [(name.as_posix(), *line) for name, line in shares.items()]
-    write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes)), lines)
-    if len(shares) > 1:
-        draw_shares(folder / SHARES_PICTURE, list(shares.values()), model.classes, wanted)
 
 
 if __name__ == "__main__":

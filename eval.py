@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inference.settings import EvalConfig
-from utils.flags import parse_command_line
+from utils.flags import parse_command_line, parse_scales
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(EvalConfig)  # before heavy imports, so that --help answers at once
@@ -20,14 +20,12 @@ from torch import Tensor
 from config import as_dict
 from datasets.files import Sample, dataset_root, find_samples, load_spec
 from datasets.segmentation import load_sample
-from datasets.specs.registry import NAMES
 from datasets.specs.spec import DatasetSpec, first_difference
-from inference.load import DEFAULT_DATASET, Model, build_model, eval_predictor
+from inference.load import DEFAULT_DATASET, Model, load_model
 from inference.predictor import Predictor, describe_speed, predict_all
 from inference.report import page_data, write_page, write_scores
 from inference.results import PICTURES, ImageResult, evaluate_image, fingerprint, picture_paths, write_pictures
 from utils.command import run_command
-from utils.device import resolve_device
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
 from utils.files import writable_folder, write_json
 from utils.images import Uint8Array, read_image
@@ -56,12 +54,6 @@ class Evaluation:
         """Whether the split has labels."""
         return self.samples[0].label_path is not None
 
-    def settings(self) -> dict[str, Any]:
-        """All flags, with the data set, folder and fold that were really used."""
-        flags = as_dict(self.config)
-        used = {"dataset": self.spec.name, "dataset_dir": str(self.root.resolve()), "cv_split": self.fold}
-        return {**flags, "data": {**flags["data"], **used}}
-
     def fingerprint(self, sample: Sample) -> str:
         """Of everything that an image's result depends on: settings, checkpoint, image, labels and their meaning."""
         config, spec = self.config, self.spec
@@ -69,8 +61,8 @@ class Evaluation:
         inference["scales"] = self.predictor.scales  # however they are spelt
         meaning = [list(spec.train_id_of_label_id().items()), list(spec.train_id_of_color().items()), sample.masks]
         settings = [self.model.arch, inference, config.output.dump_images, meaning]
-        label_paths = [sample.label_path] if sample.label_path else []
-        return fingerprint(settings, [Path(config.model.snapshot), sample.image_path, *label_paths])
+        files = (Path(config.model.snapshot), sample.image_path, sample.label_path)
+        return fingerprint(settings, [file for file in files if file])
 
     def picture_paths(self, sample: Sample) -> dict[str, Path]:
         """The pictures to be written: all if asked for, else, where there is no score, the prediction."""
@@ -86,19 +78,23 @@ class Evaluation:
 
 def main(config: EvalConfig) -> int:
     """Predict the split's images, each once; print and write the scores where there are labels."""
-    device = resolve_device(config.device.device)
-    model = build_model(config.model, partial(load_spec, dataset_dir=config.data.dataset_dir))
+    model = load_model(**vars(config.model), find_spec=partial(load_spec, dataset_dir=config.data.dataset_dir))
     spec = find_spec(model, config)
     root = dataset_root(spec.name, config.data.dataset_dir)
     fold = choose_fold(config, model, spec)
     samples = choose_samples(config, spec, root, fold)
-    predictor = eval_predictor(model, config.inference, device)
+    how = config.inference
+    predictor = model.predictor(
+        config.device.device, scales=(1.0,) if how.single_scale else parse_scales(how.scales), flip=not how.no_flip,
+        tile=how.crop_size if how.inference_mode == "sliding" else None, overlap=how.sliding_overlap,
+        batch_size=how.batch_size, max_memory=how.max_memory, bf16=how.bf16, compile=how.compile,
+    )  # fmt: skip
     folder = writable_folder(result_folder(config, spec, fold), "--ckpt_path")
     run = Evaluation(config, model, spec, root, predictor, fold, samples, folder)
 
-    with process_group(device) as processes:
+    with process_group(predictor.device) as processes:
         counts, speed = evaluate(run, processes)
-        counts = sum_over_processes(counts.to(device)).cpu()
+        counts = sum_over_processes(counts.to(predictor.device)).cpu()
         if processes.is_main:
             report(run, counts, speed)
         wait_for_all()
@@ -136,35 +132,35 @@ def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, dict[str, A
     speed = predict_all(
         missing, read, run.predictor.predict, write, device=run.predictor.device,
         path_of=lambda i: run.samples[i].image_path, total=len(missing), show=processes.is_main,
-        num_writers=max(1, run.config.device.num_workers or 1),
+        num_writers=max(1, run.config.output.num_workers or 1),
     )  # fmt: skip
     return counts, speed
 
 
 def report(run: Evaluation, counts: Tensor, speed: dict[str, Any]) -> None:
     """Print and write the scores and the page; for a split without labels, print where its predictions are."""
-    data, folder, num_images = run.config.data, run.folder, counted(len(run.samples), "image")
+    config, data, folder, spec = as_dict(run.config), run.config.data, run.folder, run.spec
+    num_images, names = counted(len(run.samples), "image"), [sample.name for sample in run.samples]
     suffix = f"_part{data.split_index}of{data.split_count}" if data.split_count > 1 else ""
-    facts = {"settings": run.settings(), **({"speed": speed} if speed else {})}
-    write_json(folder / "settings.json", facts["settings"])
-    names = [sample.name for sample in run.samples]
+    # What was really used, given or not.
+    config["data"] |= {"dataset": spec.name, "dataset_dir": str(run.root.resolve()), "cv_split": run.fold}
+    facts = {"settings": config, **({"speed": speed} if speed else {})}
+    write_json(folder / "settings.json", config)
     overall: Scores | None = None
     per_image: list[Scores] = []
     if run.is_labelled:
-        overall, per_image = write_scores(folder, suffix, names, counts, facts, run.spec.class_names)
+        overall, per_image = write_scores(folder, suffix, names, counts, facts, spec.class_names)
         print(overall.table())
+        print(f"{num_images} of {spec.name} {data.split} in {escape(run.root)}; results: {escape(folder)}")
+    else:
+        print(f"{num_images} predicted, not scored: {spec.name} has no labels for {data.split}")
+        print(f"label ids: {escape(folder / 'pred')}")
     page = page_data(
-        f"{run.spec.title}: {data.split}", f"{run.model.arch}, {Path(run.config.model.snapshot).name}",
-        run.spec.classes, names, [run.load_result(sample) for sample in run.samples], overall=overall,
-        per_image=per_image, confusion=counts.sum(0)[:, : run.spec.num_classes],
-        pictures=run.config.output.dump_images, facts=facts,
+        f"{spec.title}: {data.split}", f"{run.model.arch}, {Path(run.config.model.snapshot).name}", spec.classes,
+        names, [run.load_result(sample) for sample in run.samples], overall=overall, per_image=per_image,
+        confusion=counts.sum(0)[:, : spec.num_classes], pictures=run.config.output.dump_images, facts=facts,
     )  # fmt: skip
     write_page(folder / f"report{suffix}.html", page)
-    if run.is_labelled:
-        print(f"{num_images} of {run.spec.name} {data.split} in {escape(run.root)}; results: {escape(folder)}")
-    else:
-        print(f"{num_images} predicted, not scored: {run.spec.name} has no labels for {data.split}")
-        print(f"label ids: {escape(folder / 'pred')}")
     print(f"report: {escape(folder / f'report{suffix}.html')}")
     if speed:
         print(describe_speed(speed), file=sys.stderr)
@@ -174,13 +170,7 @@ def report(run: Evaluation, counts: Tensor, speed: dict[str, Any]) -> None:
 
 def find_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     """The data set to evaluate on. Raises ValueError if it is unknown or has other classes than the checkpoint."""
-    name = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET
-    if name not in NAMES:
-        raise ValueError(
-            f"{config.model.snapshot} was trained on {name!r}, which is not a known data set; name one with --dataset: "
-            f"{', '.join(NAMES)}."
-        )
-    spec = load_spec(name, config.data.dataset_dir)
+    spec = load_spec(config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET, config.data.dataset_dir)
     trained = tuple(seg_class.name for seg_class in model.classes)
     if spec.class_names != trained:
         raise ValueError(
@@ -209,16 +199,12 @@ def choose_samples(config: EvalConfig, spec: DatasetSpec, root: Path, fold: int 
     samples = find_samples(spec, root, data.split, fold)
     start, stop = (len(samples) * i // data.split_count for i in (data.split_index, data.split_index + 1))
     if start == stop:
-        there = counted(len(samples), "image")
-        raise ValueError(f"--split_count {data.split_count} is too large: the split has {there}.")
+        raise ValueError(f"--split_count {data.split_count} is too large for {counted(len(samples), 'image')}.")
     return samples[start:stop][: NUM_TEST_IMAGES if config.inference.test_mode else None]
 
 
 def result_folder(config: EvalConfig, spec: DatasetSpec, fold: int | None) -> Path:
-    """<--ckpt_path>/<--exp_name>; runs with `--test_mode` have a folder of their own.
-
-    The default name contains fold and checkpoint, so that those do not share results.
-    """
+    """<--ckpt_path>/<--exp_name>; folds, checkpoints and `--test_mode` have folders of their own."""
     snapshot, output = Path(config.model.snapshot), config.output
     base = Path(output.ckpt_path) if output.ckpt_path else snapshot.parent / "eval"
     of_fold = "" if fold is None else f"_cv{fold}"

@@ -1,10 +1,4 @@
-"""From a trained network to probabilities, labels, pictures and reports.
-
-Only `settings.py`, `build.py` and `submission.py` read the command line's settings, and only the last a data set's
-files. Elsewhere an error may name a flag, as the way out.
-
-In Python: `from inference import load_model`; the README shows how to go on.
-"""
+"""From a trained network to predictions, pictures and reports. In Python: `from inference import load_model`."""
 
 from importlib import import_module
 from typing import Any

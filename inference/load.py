@@ -15,27 +15,23 @@ from torch import nn
 
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
-from inference.predictor import Predictor
-from inference.settings import SNAPSHOT, DemoOutputConfig, EvalInferenceConfig, SnapshotConfig
+from inference.predictor import MIN_SIDE, Predictor
+from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
 from network.checkpoint import Checkpoint, load_checkpoint, load_state
 from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
 from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in, suit_tensor_cores, use_kn2row
 from utils.device import compile_for, has_matrix_tiles, is_hopper, resolve_device
+from utils.files import writable_folder
 from utils.flags import parse_scales
 from utils.images import Uint8Array, colorize
 from utils.text import counted
 
-# What the published code assumes by default.
-DEFAULT_ARCH = "DeepWV3Plus"
-DEFAULT_DATASET = "cityscapes"
+DEFAULT_ARCH, DEFAULT_DATASET = "DeepWV3Plus", "cityscapes"  # what the published code assumes
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its weights, and what its outputs mean.
-
-    checkpoint: its description; the weights are in `net`.
-    """
+    """A network with its weights, and what its outputs mean. checkpoint: its description, without the weights."""
 
     net: DeepLabV3Plus
     arch: str
@@ -46,6 +42,8 @@ class Model:
         self, device: str | torch.device = "auto", *, bf16: bool = False, compile: bool = False, **how: Any
     ) -> Predictor:
         """A predictor with a fast copy of the network. how: scales, flip, tile ... of `Predictor`."""
+        if (how.get("tile") or MIN_SIDE) < MIN_SIDE:
+            raise ValueError(f"--tile, --crop_size {how['tile']}: in fewer than {MIN_SIDE} pixels nothing is seen.")
         device = resolve_device(device) if isinstance(device, str) else device
         amp = torch.bfloat16 if bf16 else None
         net = fast_network(copy.deepcopy(self.net), device, amp=amp, compile=compile)
@@ -58,19 +56,14 @@ class Model:
 
 
 def load_model(
-    snapshot: Path | str = SNAPSHOT,
-    *,
-    arch: str | None = None,
-    dataset: str | None = None,
+    snapshot: Path | str = SNAPSHOT, *, arch: str | None = None, dataset: str | None = None,
     find_spec: Callable[[str], DatasetSpec] = dataset_spec,
 ) -> Model:
     """Build the network that a checkpoint holds, by default the one that this project carries, and load its weights.
 
-    arch, dataset: of a checkpoint that does not say so itself. find_spec: name -> declaration; if the data's folder is
-    known, a function that also reads it.
-    Raises FileNotFoundError, or ValueError if `arch` or `dataset` contradict the description in the checkpoint, or do
-    not fit it.
-    """
+    arch, dataset: of a checkpoint that does not say so itself; ValueError if they contradict it. find_spec: name ->
+    declaration; if the data's folder is known, a function that also reads it.
+    """  # fmt: skip
     if dataset is not None:
         find_spec(dataset)  # a misspelt name fails before a large file is read
     checkpoint = load_checkpoint(snapshot)
@@ -81,26 +74,15 @@ def load_model(
     return Model(net, arch, classes, replace(checkpoint, state_dict={}, training={}))
 
 
-def build_model(config: SnapshotConfig, find_spec: Callable[[str], DatasetSpec] = dataset_spec) -> Model:
-    """The model that the commands' flags name; see `load_model`."""
-    return load_model(config.snapshot, arch=config.arch, dataset=config.dataset, find_spec=find_spec)
-
-
-def demo_predictor(model: Model, config: DemoOutputConfig, device: torch.device) -> Predictor:
-    """The predictor that the demos' flags describe."""
-    return model.predictor(
-        device, scales=parse_scales(config.scales), flip=config.flip, tile=config.tile,
-        max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
+def prepare_demo(config: DemoConfig | DemoFolderConfig) -> tuple[Model, frozenset[int] | None, Predictor, Path]:
+    """What the demos' flags describe: model, train ids to show (None: all), predictor, folder of the results."""
+    model, output = load_model(**vars(config.model)), config.output
+    wanted = wanted_classes(output.classes, model.classes)
+    predictor = model.predictor(
+        config.device.device, scales=parse_scales(output.scales), flip=output.flip, tile=output.tile,
+        max_memory=output.max_memory, bf16=output.bf16, compile=output.compile,
     )  # fmt: skip
-
-
-def eval_predictor(model: Model, config: EvalInferenceConfig, device: torch.device) -> Predictor:
-    """The predictor that the flags of `eval.py` describe."""
-    return model.predictor(
-        device, scales=(1.0,) if config.single_scale else parse_scales(config.scales), flip=not config.no_flip,
-        tile=config.crop_size if config.inference_mode == "sliding" else None, overlap=config.sliding_overlap,
-        batch_size=config.batch_size, max_memory=config.max_memory, bf16=config.bf16, compile=config.compile,
-    )  # fmt: skip
+    return model, wanted, predictor, writable_folder(Path(output.save_dir), "--save-dir")
 
 
 def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | None:
@@ -108,15 +90,12 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
 
     A name that holds a comma is in double quotes, as in a CSV file. Raises ValueError for an unknown name.
     """
-    exact = {seg_class.name: train_id for train_id, seg_class in enumerate(classes)}
-    known = {name.casefold(): train_id for name, train_id in exact.items()} | exact
+    known = {seg_class.name.casefold(): train_id for train_id, seg_class in enumerate(classes)}
     listed = [name.strip() for name in next(csv.reader([" ".join(names.split())], skipinitialspace=True), [])]
-    found = {name: known.get(name, known.get(name.casefold())) for name in listed if name}
-    for name, train_id in found.items():
-        if train_id is None:
-            choices = ", ".join(f'"{c.name}"' if "," in c.name else c.name for c in classes)
-            raise ValueError(f"--classes: there is no class {name!r}. Choose from: {choices}.")
-    return frozenset(train_id for train_id in found.values() if train_id is not None) or None
+    if unknown := [name for name in listed if name and name.casefold() not in known]:
+        choices = ", ".join(f'"{c.name}"' if "," in c.name else c.name for c in classes)
+        raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose from: {choices}.")
+    return frozenset(known[name.casefold()] for name in listed if name) or None
 
 
 def fast_network(
@@ -143,13 +122,11 @@ def fast_network(
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
     given, known = ((name or "").removeprefix(MODULE_PREFIX) for name in (wanted, checkpoint.arch))
     if known.startswith("SDCNet_"):
-        use = "it works with propagate.py --flow sdc" if known == "SDCNet_reconstruction" else "it segments nothing"
-        raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; {use}.")
+        raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; it segments nothing.")
     if given and known and given != known:
         raise ValueError(f"--arch {wanted} contradicts {snapshot}, which is a {known}. Leave --arch out.")
     if not given and not known:
-        notice = f"notice: {snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch)."
-        print(notice, file=sys.stderr)
+        print(f"notice: {snapshot} does not name its architecture; assuming {DEFAULT_ARCH}.", file=sys.stderr)
     return given or known or DEFAULT_ARCH
 
 
@@ -159,8 +136,7 @@ def _classes(
     classes = checkpoint.classes
     if classes is None:
         if dataset is None:
-            notice = f"notice: {snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset)."
-            print(notice, file=sys.stderr)
+            print(f"notice: {snapshot} does not store its classes; assuming {DEFAULT_DATASET}.", file=sys.stderr)
         return find_spec(dataset or DEFAULT_DATASET).classes
     # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
     if dataset is not None and find_spec(dataset).class_names != tuple(seg_class.name for seg_class in classes):

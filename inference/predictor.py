@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inference.settings import MAX_MEMORY, OVERLAP
-from inference.sliding_window import (
-    FLOAT,
-    View,
-    blend,
-    check_memory,
-    find_views,
-    fit_chunk,
-    resize,
-    rows_from_the_top,
-)
+from inference.sliding_window import FLOAT, View, blend, check_memory, find_views, fit_chunk, resize
 from utils.command import one_line
 from utils.device import (
     Stopwatch,
@@ -36,6 +28,7 @@ from utils.device import (
     to_device,
     upsample,
 )
+from utils.distributed import Item
 from utils.images import Uint8Array
 from utils.parallel import read_ahead, write_behind
 
@@ -43,10 +36,7 @@ from utils.parallel import read_ahead, write_behind
 MIN_SIDE = 32
 
 # How many values `most_probable` handles together, to fit a CPU's cache or a GPU's memory.
-_BAND = 5 << 18
-_WHOLE_GPU, _BAND_GPU = 1 << 28, 1 << 25  # those of the image, or of a part of it if they are more
-
-Item = TypeVar("Item")
+_BAND, _BAND_GPU = 5 << 18, 1 << 26
 
 
 class Predictor:
@@ -77,10 +67,11 @@ class Predictor:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        if not scales or min(scales) <= 0 or batch_size < 1 or (tile is not None and tile < 1):
-            raise ValueError(f"scales {tuple(scales)}, batch_size {batch_size} and tile {tile} must be positive.")
-        if not 0 <= overlap < 1:
-            raise ValueError(f"the overlap of tiles (--sliding_overlap) must be at least 0 and below 1, got {overlap}.")
+        if min(scales, default=0) <= 0 or batch_size < 1 or (tile is not None and tile < 1) or not 0 <= overlap < 1:
+            raise ValueError(
+                f"scales {tuple(scales)}, batch_size {batch_size} and tile {tile} must be positive; the "
+                f"overlap {overlap} (--sliding_overlap) must be at least 0 and below 1."
+            )
         self.device = resolve_device(device) if isinstance(device, str) else device
         self.net = net.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.num_classes = num_classes
@@ -141,7 +132,8 @@ class Predictor:
         height, width = pixels.shape[:2]
         total = torch.zeros(self.num_classes, num_rows, width, device=self.device)
         top = 0
-        for view, row in rows_from_the_top(views):
+        from_the_top = sorted(((view, row) for view in views for row in view.rows), key=lambda item: item[1].out_start)
+        for view, row in from_the_top:
             if row.out_stop - top > num_rows:  # no later tile reaches above this one
                 num_done = row.out_start - top
                 yield top, total[:, :num_done]
@@ -164,17 +156,11 @@ class Predictor:
     def _logits(self, images: Tensor) -> Tensor:
         """Logits [B, C, H, W] float32 of normalised images [B, 3, H, W]."""
         height, width = images.shape[2:]
-        logits = self._network_logits(images).float().contiguous()
-        size = _padded_size(height, width)
-        if logits.shape[2:] != size:
-            logits = upsample(logits, size)
+        logits = upsample(self._network_logits(images).float().contiguous(), _padded_size(height, width))
         return logits[:, :, :height, :width]
 
     def _network_logits(self, images: Tensor) -> Tensor:
-        """The network's own output for normalised images [B, 3, H, W]: logits [B, C, h, w].
-
-        They cover the padded images; they may be coarser than those, and of another float type.
-        """
+        """The network's own output for the padded images: logits [B, C, h, w], maybe coarser, of any float type."""
         height, width = images.shape[2:]
         rows, columns = _padded_size(height, width)
         images = F.pad(images, (0, columns - width, 0, rows - height))  # with 0, the mean colour after normalisation
@@ -191,68 +177,36 @@ def _padded_size(height: int, width: int) -> tuple[int, int]:
 def most_probable(values: Tensor, size: tuple[int, int] | None = None) -> Tensor:
     """The class of the largest value, the first of equal ones: [C, h, w] float -> [h, w] uint8.
 
-    size: rows and columns to upsample the values to beforehand, as `utils.device.upsample` does. On a CPU a few rows at
-    a time, so that of the arrays of the image's size only the classes leave the cache.
+    size: rows and columns to upsample the values to beforehand, as `utils.device.upsample` does. A few rows at a time,
+    so that of the arrays of the image's size only the classes leave a CPU's cache, or take a GPU's memory.
     """
+    num_classes, num_rows = values.shape[:2]
     height, width = size or values.shape[1:]
-    if (height, width) != values.shape[1:]:
-        return _of_upsampled(values.float().contiguous(), (height, width))
-    if values.is_cuda:
-        return _first_largest(values)
-    classes = torch.empty(height, width, dtype=torch.uint8)
-    for band in _bands(values, width):
-        classes[band] = _first_largest(values[:, band].float().contiguous())
-    return classes
-
-
-def _of_upsampled(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """The classes of `values` [C, h, w] upsampled to `size`: along all rows, and between them where it matters.
-
-    If the same class is the largest in two adjacent rows, it is the largest everywhere between them: it is ahead of
-    every other class at both ends. In street scenes that leaves at most a tenth of the pixels to be computed.
-    """
-    height, width = size
-    if values.is_cuda and len(values) * height * width <= _WHOLE_GPU:
-        return _first_largest(upsample(values[None], size)[0])  # no synchronisation to learn how many pixels are left
+    positions = torch.linspace(0, num_rows - 1, height, dtype=torch.float64)  # of the result's rows in `values`
+    above = positions.long()
+    tables = above, (above + 1).clamp(max=num_rows - 1), (positions - above).float()[:, None]
+    first, second, weights = (to_device(table, values.device) for table in tables)
     classes = torch.empty(height, width, dtype=torch.uint8, device=values.device)
-    num_rows = values.shape[1]
-    # Each row of the result lies between two of `values`, the first on the first and the last on the last.
-    positions = torch.linspace(0, num_rows - 1, height, dtype=torch.float64)
-    above = positions.floor().long().clamp(max=num_rows - 1)
-    below, weights = (above + 1).clamp(max=num_rows - 1), (positions - above).float()
-    ends = [0, *torch.bincount(above, minlength=num_rows).cumsum(0).tolist()]  # of the results before each row
-    for band in _bands(values, width):
-        source, part = slice(band.start, min(band.stop + 1, num_rows)), slice(ends[band.start], ends[band.stop])
-        rows = upsample(values[None, :, source], (source.stop - source.start, width))[0]
-        of_rows = _first_largest(rows)
-        first, second = (to_device(row[part] - band.start, values.device) for row in (above, below))
-        classes[part] = of_rows[first]
-        pixels = (classes[part] != of_rows[second]).flatten().nonzero()[:, 0]
-        line = pixels // width
-        start, end = (rows.flatten(1).index_select(1, row[line] * width + pixels % width) for row in (first, second))
-        mixed = torch.lerp(start, end, to_device(weights[part], values.device)[line])
-        classes[part].view(-1)[pixels] = _first_largest(mixed[:, None])[0]
+    num_together = max(1, (_BAND_GPU if values.is_cuda else _BAND) // (num_classes * width))
+    for top in range(0, height, num_together):
+        band = slice(top, top + num_together)
+        if (height, width) == values.shape[1:]:
+            rows = values[:, band].float().contiguous()
+        else:
+            rows = torch.lerp(values[:, first[band]].float(), values[:, second[band]].float(), weights[band])
+            rows = upsample(rows[None], (rows.shape[1], width))[0]
+        classes[band] = _first_largest(rows)
     return classes
 
 
 def _first_largest(values: Tensor) -> Tensor:
-    """`values.argmax(0)` of [C, n, m] as uint8, on a CPU from passes that are fast there: two maxima and a comparison.
-
-    If there is no largest value (NaN): the last class, on a GPU the first that is NaN.
-    """
+    """`values.argmax(0)` of [C, n, m] as uint8; if there is no largest value (NaN), any class."""
     if values.is_cuda:
         return values.argmax(0).to(torch.uint8)
-    num_classes = len(values)
-    ranks = torch.arange(num_classes, 0, -1, dtype=torch.uint8, device=values.device)[:, None, None]
+    # Two maxima and a comparison are several times as fast as argmax on a CPU.
+    ranks = torch.arange(len(values), 0, -1, dtype=torch.uint8)[:, None, None]
     best = (values == values.amax(0)).view(torch.uint8).mul_(ranks).amax(0)
-    return (num_classes - best).clamp_(max=num_classes - 1)
-
-
-def _bands(values: Tensor, width: int) -> list[slice]:
-    """The rows of `values`, then `width` wide, that are handled together."""
-    num_rows = values.shape[1]
-    step = max(1, (_BAND_GPU if values.is_cuda else _BAND) // (len(values) * width))
-    return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]
+    return (len(values) - best).clamp_(max=len(values) - 1)
 
 
 def predict_all(
@@ -273,19 +227,17 @@ def predict_all(
     reading, network, writing = Stopwatch(), Stopwatch(device), Stopwatch()
     start, num_done = time.perf_counter(), 0
 
-    def timed_read(item: Item) -> tuple[Any, ...] | None:
-        with reading.working():
-            return read(item)
+    def timed(watch: Stopwatch, work: Callable[..., Any], *arguments: Any) -> Any:
+        with watch.working():
+            return work(*arguments)
 
-    def timed_write(item: Item, prediction: Callable[[], Uint8Array], sample: tuple[Any, ...]) -> None:
-        arrived = prediction()
-        with writing.working():
-            write(item, arrived, *sample)
+    def finish(item: Item, prediction: Callable[[], Uint8Array], sample: tuple[Any, ...]) -> None:
+        timed(writing, write, item, prediction(), *sample)
 
     with (
         write_behind(num_writers) as write_later,
         tqdm(total=total, unit=unit, disable=None if show else True) as progress,
-        closing(read_ahead(items, timed_read)) as pending,  # ends before what it reads from is closed
+        closing(read_ahead(items, partial(timed, reading, read))) as pending,  # ends before its source
     ):
         try:
             for item, future in pending:
@@ -300,7 +252,7 @@ def predict_all(
                         raise
                     failed.append(one_line(error))
                 else:
-                    write_later(timed_write, item, prediction, sample)
+                    write_later(finish, item, prediction, sample)
                     num_done += 1
                 progress.update()
         except KeyboardInterrupt:

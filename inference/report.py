@@ -58,12 +58,10 @@ def write_scores(
 
 def write_page(path: Path, data: Mapping[str, Any]) -> None:
     """Write the page that shows `data`, see `page_data`."""
-    here = Path(__file__).parent
+    page, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.js"))
     # "<" could end the script element, for example in a file name.
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    script = (here / "page.js").read_text(encoding="utf-8")
     parts = {"script": script, "title": html.escape(str(data["title"])), "data": embedded}
-    page = (here / "page.html").read_text(encoding="utf-8")
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], page)  # at once: a title may hold such a mark
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -82,10 +80,11 @@ def page_data(
     by_image: list[dict[str, Any] | None] = [*(one.as_dict() for one in per_image)] or [None] * len(names)
     by_score = sorted(range(len(names)), key=lambda i: (by_image[i] or {}).get("mean_iou") or 0.0)
     pictured = set(by_score[:MOST_PICTURES])
-    tiles = [("image" if len(names) == 1 else "images", str(len(names)))]
+    tiles = []
     if overall is not None:
         found = {name: values[key] for name, key in TILES.items()}
-        tiles = [*((name, "–" if value is None else f"{100 * value:.1f}") for name, value in found.items()), *tiles]
+        tiles = [(name, "–" if value is None else f"{100 * value:.1f}") for name, value in found.items()]
+    tiles.append(("image" if len(names) == 1 else "images", str(len(names))))
     if "speed" in facts:
         tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
     blank = dict.fromkeys(PER_CLASS)
@@ -112,9 +111,6 @@ def _image_data(
     def embedded(kind: str, content: bytes) -> str | None:
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if embed and content else None
 
-    def rounded(value: float | None) -> float | None:
-        return None if value is None else round(value, 4)
-
     scores_of = scored or {"classes": {}}
     return {
         "name": escape(name),
@@ -122,8 +118,8 @@ def _image_data(
         "size": result.size if result else (2, 1),
         "photo": embedded("jpeg", result.photo if result else b""),
         "map": embedded("png", result.maps if result else b""),
-        "iou": rounded(scores_of.get("mean_iou")),
-        "boundary_iou": rounded(scores_of.get("mean_boundary_iou")),
-        "accuracy": rounded(scores_of.get("pixel_accuracy")),
-        "by_class": [rounded(one["iou"]) for one in scores_of["classes"].values()],
+        "iou": scores_of.get("mean_iou"),
+        "boundary_iou": scores_of.get("mean_boundary_iou"),
+        "accuracy": scores_of.get("pixel_accuracy"),
+        "by_class": [one["iou"] for one in scores_of["classes"].values()],
     }

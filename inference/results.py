@@ -11,8 +11,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,8 @@ def label_id_map(prediction: Uint8Array, classes: Sequence[SegClass]) -> NDArray
 def choose_kinds(outputs: str) -> list[str]:
     """The kinds of results that `--outputs` lists. Raises ValueError if it lists none, or others than there are."""
     listed = {kind.strip().lower() for kind in outputs.split(",")} - {""}
-    if unknown := sorted(listed - set(KINDS)):
-        raise ValueError(f"--outputs: there is no output {unknown[0]!r}. Choose from: {', '.join(KINDS)}.")
-    if not listed:
-        raise ValueError(f"--outputs lists nothing to write. Choose from: {', '.join(KINDS)}.")
+    if not listed or listed - set(KINDS):
+        raise ValueError(f"--outputs {outputs!r} must list some of: {', '.join(KINDS)}.")
     return [kind for kind in KINDS if kind in listed]
 
 
@@ -86,7 +83,7 @@ def result_paths(
         name, source = path.with_suffix("").as_posix(), _source_id(image)
 
         def is_anothers(name: str, source: str = source) -> bool:
-            # Path.exists raises if a name is too long; `check_names` reports that.
+            # Path.exists raises if a name is too long; demo_folder.py reports that.
             files = [Path(f"{folder / name}_{kind}.png") for kind in KINDS]
             there = [file for file in files if os.path.exists(file)]  # noqa: PTH110
             return name.lower() in taken or any(read_note(file, SOURCE_NOTE) != source for file in there)
@@ -95,13 +92,6 @@ def result_paths(
         taken.add(name.lower())
         found.append({kind: folder / f"{name}_{kind}.png" for kind in kinds})
     return found
-
-
-def check_names(paths: ResultPaths) -> None:
-    """Raises OSError if the results cannot have these names, for example because they are too long."""
-    for path in paths.values():
-        with suppress(FileNotFoundError):
-            path.stat()
 
 
 def write_results(
@@ -206,8 +196,7 @@ def evaluate_image(
 
 def map_channels(labels: Uint8Array | None, prediction: Uint8Array) -> Uint8Array:
     """Three maps in one image [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
-    if labels is None:
-        labels = np.full_like(prediction, IGNORE_LABEL)
+    labels = np.full_like(prediction, IGNORE_LABEL) if labels is None else labels
     wrong = np.where((labels != prediction) & (labels != IGNORE_LABEL), 255, 0).astype(np.uint8)
     return np.stack([prediction, labels, wrong], axis=2)
 
@@ -226,15 +215,12 @@ def write_pictures(
     pred: the label ids that benchmark servers expect; rgb: the photo [H, W, 3]; maps: train ids for the page, see
     `map_channels`; compose: the overlay; diff: the mistakes.
     """
+    draw: dict[str, Callable[[], NDArray[np.integer]]] = {
+        "pred": lambda: label_id_map(prediction, classes),
+        "rgb": lambda: image,
+        "maps": lambda: map_channels(labels, prediction),
+        "compose": lambda: overlay(image, prediction, classes),
+        "diff": lambda: draw_mistakes(image, map_channels(labels, prediction)[..., 1], prediction, classes),
+    }
     for kind, path in paths.items():
-        if kind == "pred":
-            picture = label_id_map(prediction, classes)
-        elif kind == "rgb":
-            picture = image
-        elif kind == "maps":
-            picture = map_channels(labels, prediction)
-        elif kind == "compose":
-            picture = overlay(image, prediction, classes)
-        elif labels is not None:
-            picture = draw_mistakes(image, labels, prediction, classes)
-        write_image(path, picture)
+        write_image(path, draw[kind]())

@@ -21,16 +21,10 @@ class PredictConfig:
 
     scales: str = option("1.0", "scales to average over, comma-separated")
     max_memory: float = option(
-        MAX_MEMORY,
-        "GiB for an image's pixels and probabilities; the network's own memory, which depends on the tile, is extra",
-        must_be=POSITIVE,
+        MAX_MEMORY, "GiB for an image's pixels and probabilities, besides the network's own memory", must_be=POSITIVE
     )
-    bf16: bool = option(
-        False, "compute in bfloat16: faster if the device supports it; about one label in 500 changes"
-    )
-    compile: bool = option(
-        False, "torch.compile the network: faster, after up to a minute for the first image and for some new sizes"
-    )
+    bf16: bool = option(False, "compute in bfloat16: faster if the device supports it; one label in 500 changes")
+    compile: bool = option(False, "torch.compile the network: faster, after up to a minute for some new sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +32,8 @@ class SnapshotConfig:
     """the checkpoint"""
 
     snapshot: str = option("", "checkpoint file", required=True)
-    arch: str | None = option(
-        None, "its architecture; default: as stored in the checkpoint. Names: " + ", ".join(ARCHITECTURES)
-    )
-    dataset: str | None = option(
-        None, f"the data set it was trained on; default: as stored in the checkpoint. One of: {DATASET_CHOICES}"
-    )
+    arch: str | None = option(None, f"its architecture; default: as stored in it. Names: {', '.join(ARCHITECTURES)}")
+    dataset: str | None = option(None, f"its data set; default: as stored in it. One of: {DATASET_CHOICES}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +78,10 @@ class EvalOutputConfig:
     """results"""
 
     ckpt_path: str | None = option(None, "folder of the results; default: eval, next to the checkpoint")
-    exp_name: str | None = option(
-        None, "name of the results' subfolder; default: <data set>_<split>, and the fold if any"
-    )
+    exp_name: str | None = option(None, "name of the results' subfolder; default: <data set>_<split>, and the fold")
+    num_workers: int | None = option(4, "threads that score and write while the network runs", must_be=NOT_NEGATIVE)
     dump_images: bool = option(False, "write images to rgb/, pred/ (label ids), compose/ and diff/")
     resume: bool = option(False, "continue an interrupted run: keep results made with the same settings")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalDeviceConfig(DeviceConfig):
-    """the machine"""
-
-    num_workers: int | None = option(4, "threads that score and write while the network runs", must_be=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +102,7 @@ class EvalConfig:
     data: EvalDataConfig
     inference: EvalInferenceConfig
     output: EvalOutputConfig
-    device: EvalDeviceConfig
+    device: DeviceConfig
     errors: ErrorConfig
     ignored: EvalIgnoredConfig
 
@@ -131,12 +113,8 @@ class DemoInputConfig:
 
     demo_image: str = option("", "image to segment", "--demo-image")
     demo_video: str = option("", "video file to segment instead, or a camera's number", "--demo-video")
-    temporal: bool = option(
-        False, "smooth a video's classes along its motion, so that they flicker less; needs more memory"
-    )
-    max_frames: int | None = option(
-        None, "stop a video after this many frames; a camera also stops on Ctrl-C", must_be=POSITIVE
-    )
+    temporal: bool = option(False, "smooth a video's classes along its motion, so that they flicker less")
+    max_frames: int | None = option(None, "stop after so many frames; a camera also stops on Ctrl-C", must_be=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +122,9 @@ class DemoFolderInputConfig:
     """the images"""
 
     demo_folder: str = option(
-        "",
-        "folder of images, including subfolders, or a quoted pattern like 'photos/**/*.jpg'; ignores other files",
-        "--demo-folder",
-        required=True,
+        "", "folder of images and subfolders, or a quoted pattern like 'a/**/*.jpg'", "--demo-folder", required=True
     )
+    resume: bool = option(False, "skip images that already have results made with the same settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,23 +132,10 @@ class DemoOutputConfig(PredictConfig):
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
-    outputs: str = option(
-        "ids,color,overlay", "which results to write of each image, comma-separated; ids alone: nothing is drawn"
-    )
-    classes: str = option(
-        "",
-        "classes to show, by name, comma-separated (a name may hold commas); everything else is grey, and black in "
-        "_color.png",
-    )
+    outputs: str = option("ids,color,overlay", "which results to write, comma-separated; ids alone: nothing is drawn")
+    classes: str = option("", "classes to show, by name, comma-separated; all else is grey, and black in _color.png")
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoFolderOutputConfig(DemoOutputConfig):
-    """inference and results"""
-
-    resume: bool = option(False, "skip images that already have results made with the same settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +163,7 @@ class DemoFolderConfig:
 
     input: DemoFolderInputConfig
     model: DemoSnapshotConfig
-    output: DemoFolderOutputConfig
+    output: DemoOutputConfig
     device: DeviceConfig
     errors: ErrorConfig
     ignored: DemoIgnoredConfig
@@ -211,16 +174,12 @@ class PercentageConfig:
     """what to count"""
 
     path: str | None = option(
-        None,
-        "colour mask, id map, or a folder of them; default: ./save (DEFAULT_PATH in Pixel_percentage.py)",
-        "path",
+        None, "colour mask, id map, or a folder of them; default: ./save (DEFAULT_PATH in Pixel_percentage.py)", "path"
     )
     dataset: str = option("cityscapes", f"data set that defines the classes: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "root folder of a data set that defines its own classes, such as folder")
     ids: str = option(
-        "auto",
-        "what one-channel files contain: label ids as in the data set's files, or train ids",
-        choices=("auto", "label", "train"),
+        "auto", "what one channel holds: the data set's label ids, or train ids", choices=("auto", "label", "train")
     )
     csv: str | None = option(None, "also write the table to this CSV file")
     json: str | None = option(None, "also write the table to this JSON file")
@@ -243,9 +202,7 @@ class SubmissionInputConfig:
     dataset: str | None = option(None, f"data set; default: as recorded there by eval.py. One of: {DATASET_CHOICES}")
     dataset_dir: str | None = option(None, "its root folder; default: as recorded there by eval.py")
     split: str | None = option(None, "its split; default: as recorded there by eval.py, or test")
-    cv_split: int | None = option(
-        None, "its cross-validation fold; default: as recorded there by eval.py", "--cv"
-    )
+    cv_split: int | None = option(None, "its cross-validation fold; default: as recorded there by eval.py", "--cv")
     zip: str | None = option(None, "write the files, if they pass, to this zip, and check it too")
 
 

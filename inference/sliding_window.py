@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from utils.device import to_device
-from utils.text import counted
 
 GIB = 2**30
 PIXEL, FLOAT, LONG = 4, 4, 8  # bytes; a pixel is three colours and a class
@@ -83,22 +82,14 @@ def find_spans(scaled: int, out: int, tile: int, overlap: float) -> tuple[Span, 
     # Between two tiles that share no pixel there would be nothing to interpolate with.
     min_shared = 0 if scaled == out else 1
     tile = min(max(tile, 1 + min_shared), scaled)
-    spans = (
-        Span(
-            start,
-            start + tile,
-            out_start=_image_pixel(start, scaled, out, round_up=True) if start > 0 else 0,
-            out_stop=_image_pixel(start + tile - 1, scaled, out, round_up=False) + 1 if start + tile < scaled else out,
-        )
-        for start in tile_starts(scaled, tile, overlap, min_shared)
-    )
+    spans = []
+    for start in tile_starts(scaled, tile, overlap, min_shared):
+        stop = start + tile
+        # Pixel p's centre lies at (p + 0.5) * scaled / out - 0.5; in integers, so that tiles agree exactly.
+        first = -((scaled - (2 * start + 1) * out) // (2 * scaled)) if start > 0 else 0
+        last = ((2 * stop - 1) * out - scaled) // (2 * scaled) if stop < scaled else out - 1
+        spans.append(Span(start, stop, first, last + 1))
     return tuple(span for span in spans if span.out_start < span.out_stop)
-
-
-def _image_pixel(scaled_pixel: int, scaled: int, out: int, *, round_up: bool) -> int:
-    # Pixel p's centre lies at (p + 0.5) * scaled / out - 0.5; in integers, so that tiles never disagree by rounding.
-    numerator, denominator = (2 * scaled_pixel + 1) * out - scaled, 2 * scaled
-    return -(-numerator // denominator) if round_up else numerator // denominator
 
 
 def count_covers(spans: Sequence[Span], out: int) -> Tensor:
@@ -107,11 +98,6 @@ def count_covers(spans: Sequence[Span], out: int) -> Tensor:
     for span in spans:
         counts[span.out_start : span.out_stop] += 1
     return counts
-
-
-def rows_from_the_top(views: Sequence[View]) -> list[tuple[View, Span]]:
-    """The rows of tiles of all views, by the first pixel of the image that they contain."""
-    return sorted(((view, row) for view in views for row in view.rows), key=lambda item: item[1].out_start)
 
 
 def fit_chunk(views: Sequence[View], size: tuple[int, int], num_classes: int, max_memory: float) -> int:
@@ -134,9 +120,8 @@ def check_memory(size: tuple[int, int], num_classes: int, besides: int, max_memo
     needed = (PIXEL * height * width + besides) / GIB
     if needed > max_memory:
         raise ValueError(
-            f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and "
-            f"{counted(num_classes, 'class', 'es')} needs {needed:.4g} GiB besides the network; allow more, "
-            "or use smaller tiles."
+            f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and {num_classes} classes needs "
+            f"{needed:.4g} GiB besides the network; allow more, or use smaller tiles."
         )
 
 
@@ -166,15 +151,14 @@ def resize(image: Tensor, size: tuple[int, int], rows: slice, columns: slice) ->
         linear_filter((torch.arange(part.start, part.stop, dtype=torch.float64) + 0.5) * step, old, max(step, 1.0))
         for part, step, old in zip((rows, columns), steps, image.shape[:2], strict=True)
     ]
-    offsets = [int(indices.min()) for indices, _ in filters]
-    ends = [int(indices.max()) + 1 for indices, _ in filters]
-    values = image[offsets[0] : ends[0], offsets[1] : ends[1]]
+    needed = [slice(int(indices.min()), int(indices.max()) + 1) for indices, _ in filters]
+    values = image[needed[0], needed[1]]
     for axis in sorted((0, 1), key=lambda axis: -steps[axis]):  # first the axis after which fewer pixels are left
         indices, weights = (to_device(table, image.device) for table in filters[axis])
         shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
         mixed = values
         for k, (index, weight) in enumerate(zip(indices.T, weights.T, strict=True)):
-            picked, weight = values.index_select(axis, index - offsets[axis]).float(), weight.reshape(shape)
+            picked, weight = values.index_select(axis, index - needed[axis].start).float(), weight.reshape(shape)
             mixed = mixed.addcmul_(picked, weight) if k else picked.mul_(weight)
         values = mixed
     return values

@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from utils.files import atomic_path, writable_folder
 from utils.images import image_size
 from utils.text import counted, escape
 
-MOST_REPORTED = 20  # problems that are printed one by one
+MOST_LISTED_PROBLEMS = 20
 PNG_KIND = slice(24, 26)  # where a PNG file stores its bits per channel and kind of channels
 PNG_KINDS = {b"\x08\x00": "8 bits per pixel", b"\x10\x00": "16 bits per pixel", b"\x08\x03": "a palette"}
 RECORDED = ("dataset", "dataset_dir", "split", "cv_split")  # settings of eval.py that determine the images
@@ -39,55 +38,50 @@ RECORDED = ("dataset", "dataset_dir", "split", "cv_split")  # settings of eval.p
 
 def main(config: SubmissionConfig) -> int:
     """Check a result folder of `eval.py`, a folder or a zip. Returns 1, and writes no zip, if something is wrong."""
-    options = complete_options(config.input)
+    path, options = Path(config.input.path or ""), config.input
+    if not options.path or not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}. Give a result folder of eval.py, or a zip.")
+    if (path / "settings.json").is_file():
+        options = complete_options(options, path / "settings.json")
+    if not options.dataset:
+        raise ValueError(f"{path} contains no settings.json of eval.py: name the data set with --dataset.")
     split = options.split or "test"
-    spec = load_spec(options.dataset or "", options.dataset_dir)
+    spec = load_spec(options.dataset, options.dataset_dir)
     samples = find_samples(spec, dataset_root(spec.name, options.dataset_dir), split, options.cv_split)
-    path = Path(options.path or "")
     if (path / "pred").is_dir():
         path = path / "pred"
     elif options != config.input:  # completed by what eval.py recorded there
         raise FileNotFoundError(f"{path} has no folder pred; run eval.py again with --dump_images.")
     problems = find_problems(path, samples, written_ids(spec.classes))
-    if options.zip and not problems:
-        write_zip(path, Path(options.zip))
-        path = Path(options.zip)
-    for problem in problems[:MOST_REPORTED]:
+    for problem in problems[:MOST_LISTED_PROBLEMS]:
         print(escape(f"{path}: {problem}"), file=sys.stderr)
     if problems:
-        more = f", {len(problems) - MOST_REPORTED} of them not listed" if len(problems) > MOST_REPORTED else ""
-        print(f"error: {counted(len(problems), 'problem')}{more}; not ready for submission.", file=sys.stderr)
+        more = len(problems) - MOST_LISTED_PROBLEMS
+        unlisted = f", {more} of them not listed" if more > 0 else ""
+        print(f"error: {counted(len(problems), 'problem')}{unlisted}; not ready for submission.", file=sys.stderr)
         return 1
+    if options.zip:
+        write_zip(path, Path(options.zip))
+        path = Path(options.zip)
     about = f"{counted(len(samples), 'prediction')} of {spec.name} {split}"
     print(f"{escape(path)}: {about}; names, sizes and values are correct")
     return 0
 
 
-def complete_options(options: SubmissionInputConfig) -> SubmissionInputConfig:
-    """The options, completed by those that `eval.py` recorded. Raises ValueError if no data set is known."""
-    path = Path(options.path or "")
-    if not options.path or not path.exists():
-        raise FileNotFoundError(f"no such file or folder: {path}. Give a result folder of eval.py, or a zip.")
-    recorded: dict[str, Any] = {}
-    if (path / "settings.json").is_file():
-        try:
-            recorded = json.loads((path / "settings.json").read_text(encoding="utf-8"))["data"]
-        except (ValueError, LookupError, TypeError) as error:
-            if not options.dataset:
-                raise ValueError(f"{path / 'settings.json'} is damaged or not of eval.py; give --dataset.") from error
-    missing = {key: recorded[key] for key in RECORDED if getattr(options, key) is None and key in recorded}
-    options = replace(options, **missing)
-    if not options.dataset:
-        raise ValueError(f"{path} contains no settings.json of eval.py: name the data set with --dataset.")
-    return options
+def complete_options(options: SubmissionInputConfig, file: Path) -> SubmissionInputConfig:
+    """The options, completed by those that `eval.py` recorded in `file`. Raises ValueError if they are unreadable."""
+    try:
+        recorded = json.loads(file.read_text(encoding="utf-8"))["data"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file} is damaged or not of eval.py; remove it and give --dataset.") from error
+    return replace(options, **{key: recorded.get(key) for key in RECORDED if getattr(options, key) is None})
 
 
 def find_problems(path: Path, samples: Sequence[Sample], allowed: Sequence[int]) -> list[str]:
     """What is wrong with the predictions in a folder or zip, one line each; [] if every sample has a correct file."""
     read: Callable[[str], bytes]
     if path.is_dir():
-        read = lambda name: (path / name).read_bytes()  # noqa: E731
-        found = {name for name in files_below(path) if (path / name).is_file()}
+        read, found = lambda name: (path / name).read_bytes(), set(files_below(path))
     else:
         try:
             archive = zipfile.ZipFile(path)
@@ -95,22 +89,22 @@ def find_problems(path: Path, samples: Sequence[Sample], allowed: Sequence[int])
             raise ValueError(f"{path}: neither a folder nor a zip file ({error}).") from error
         read, found = archive.read, {entry.filename for entry in archive.infolist() if not entry.is_dir()}
     wanted = {f"{sample.name}.png": sample for sample in samples}
-    there = [name for name in wanted if name in found]
+
+    def check(name: str) -> str | None:
+        if name not in wanted:
+            return "the split has no image of this name"
+        try:
+            return find_problem(read(name), wanted[name], allowed) if name in found else "missing"
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            return f"cannot be read ({one_line(error)})"
+
+    names = [*wanted, *sorted(found - wanted.keys())]
     with ThreadPoolExecutor() as threads:
-        checked = list(threads.map(lambda name: find_problem(lambda: read(name), wanted[name], allowed), there))
-    return [
-        *(f"{name}: missing" for name in wanted if name not in found),
-        *(f"{name}: the split has no image of this name" for name in sorted(found - wanted.keys())),
-        *(f"{name}: {problem}" for name, problem in zip(there, checked, strict=True) if problem),
-    ]
+        return [f"{name}: {problem}" for name, problem in zip(names, threads.map(check, names), strict=True) if problem]
 
 
-def find_problem(read: Callable[[], bytes], sample: Sample, allowed: Sequence[int]) -> str | None:
-    """What is wrong with one prediction, given as a function that reads the file; None if nothing is."""
-    try:
-        content = read()
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        return f"cannot be read ({one_line(error)})"
+def find_problem(content: bytes, sample: Sample, allowed: Sequence[int]) -> str | None:
+    """What is wrong with one prediction, given as the content of its file; None if nothing is."""
     if not content.startswith(PNG):
         return "is not a PNG file"
     kind = PNG_KINDS.get(content[PNG_KIND], "several channels")
@@ -124,20 +118,16 @@ def find_problem(read: Callable[[], bytes], sample: Sample, allowed: Sequence[in
     width, height = image_size(sample.image_path)
     if ids.shape != (height, width):
         return f"is {ids.shape[1]}x{ids.shape[0]} pixels, but its image is {width}x{height}"
-    strange = ~np.isin(ids, allowed)
-    if strange.any():
-        row, column = np.argwhere(strange)[0]
-        place = f"row {row}, column {column} ({counted(int(strange.sum()), 'such pixel')})"
-        known = ", ".join(map(str, sorted(allowed)))
-        return f"value {ids[row, column]} at {place} is not the label id of a class: {known}"
-    return None
+    strange = np.argwhere(~np.isin(ids, allowed))
+    if not len(strange):
+        return None
+    row, column = strange[0]
+    place = f"row {row}, column {column} ({counted(len(strange), 'such pixel')})"
+    return f"value {ids[row, column]} at {place} is not the label id of a class: {str(sorted(allowed))[1:-1]}"
 
 
 def write_zip(folder: Path, path: Path) -> None:
-    """Zip the files of `folder` under their paths in it; PNG files are compressed already.
-
-    Raises ValueError for a name that is not UTF-8, which a zip cannot hold.
-    """
+    """Zip the files of `folder` under their paths in it; PNG files are compressed already."""
     if path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--zip {path} is inside the folder to be zipped, {folder}; choose a place outside.")
     writable_folder(path.parent, "--zip")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -18,7 +18,6 @@ OVERLAY_STRENGTH = 0.5
 LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detailed photo, as they surround every speck
 UNWANTED_LIGHT = 0.6  # brightness of the photo outside the wanted classes
 RIGHT_LIGHT = 0.45  # brightness of the photo where a prediction is right or unknown
-MOST_STEPS = 1000  # in a plot of shares, about one a pixel; of more frames the means are drawn
 MOST_NAMES = 18  # in a column of its legend
 
 
@@ -58,28 +57,25 @@ def draw_mistakes(
     return np.where(wrong[..., None], colorize(prediction, class_colors(classes)), dark_grey(image, RIGHT_LIGHT))
 
 
-class FramePainter:
-    """Draws the frames of a video of `size` (width, height): the classes overlaid, and a constant legend.
+def frame_painter(
+    size: tuple[int, int], classes: Sequence[SegClass], wanted: frozenset[int] | None
+) -> tuple[Callable[[Uint8Array, Uint8Array], Uint8Array], tuple[int, int]]:
+    """A function that overlays frames [H, W, 3] with train ids [H, W], beside a constant legend; and its frames' size.
 
-    wanted: train ids that are shown; None: all.
+    size: of the video, (width, height). wanted: train ids that are shown; None: all.
     """
+    listed = class_list(classes, frozenset(range(len(classes))) if wanted is None else wanted)
+    blank = with_legend(np.zeros((size[1], size[0], 3), np.uint8), listed, percents=False)
+    height, width = blank.shape[:2]
+    # H.264 has no odd sizes.
+    blank = cv2.copyMakeBorder(blank, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT, value=PAPER)  # type: ignore[assignment]
 
-    def __init__(self, size: tuple[int, int], classes: Sequence[SegClass], wanted: frozenset[int] | None) -> None:
-        self.classes = classes
-        self.wanted = wanted
-        blank = np.zeros((size[1], size[0], 3), np.uint8)
-        listed = class_list(classes, frozenset(range(len(classes))) if wanted is None else wanted)
-        sheet = with_legend(blank, listed, percents=False)
-        height, width = sheet.shape[:2]
-        # H.264 has no odd sizes.
-        self._sheet = cv2.copyMakeBorder(sheet, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT, value=PAPER)
-        self.size = (self._sheet.shape[1], self._sheet.shape[0])
+    def paint(image: Uint8Array, prediction: Uint8Array) -> Uint8Array:
+        sheet = blank.copy()
+        sheet[: image.shape[0], : image.shape[1]] = overlay(*highlight(image, prediction, wanted), classes)
+        return sheet
 
-    def __call__(self, image: Uint8Array, prediction: Uint8Array) -> Uint8Array:
-        """The frame [H, W, 3] with train ids [H, W] overlaid, above or next to the legend."""
-        sheet = self._sheet.copy()
-        sheet[: image.shape[0], : image.shape[1]] = overlay(*highlight(image, prediction, self.wanted), self.classes)
-        return sheet  # type: ignore[return-value]
+    return paint, (blank.shape[1], blank.shape[0])
 
 
 def draw_shares(
@@ -92,14 +88,13 @@ def draw_shares(
     frame begins, and when the last one ends, N + 1 values; None: they are images, numbered from 1.
     """
     edges = np.arange(len(shares) + 1) + 0.5 if seconds is None else np.asarray(seconds)
-    starts = np.unique(np.linspace(0, len(shares), min(len(shares), MOST_STEPS) + 1).round().astype(int))
-    means = np.add.reduceat(np.asarray(shares, float), starts[:-1]) / np.diff(starts)[:, None]
-    drawn = [i for i in range(len(classes)) if (wanted is None or i in wanted) and means[:, i].any()]
+    values = np.array([*shares, shares[-1]])  # the last one lasts until the last edge
+    drawn = [i for i in range(len(classes)) if (wanted is None or i in wanted) and values[:, i].any()]
     num_columns = -(-len(drawn) // MOST_NAMES)
     with new_plot(path, (8 + 2 * num_columns, 4.5), 150) as figure:
         axes = figure.add_subplot()
         areas = axes.stackplot(
-            edges[starts], np.vstack([means, means[-1:]])[:, drawn].T, step="post", linewidth=0,
+            edges, values[:, drawn].T, step="post", linewidth=0,
             colors=["#{:02x}{:02x}{:02x}".format(*classes[i].color) for i in drawn],
         )  # fmt: skip
         names = [drawable(classes[i].name, f"train id {i}") for i in drawn]

@@ -270,7 +270,7 @@ def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, t
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.visualize.FramePainter.__call__", fail)
+    monkeypatch.setattr("inference.visualize.overlay", fail)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
     assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
     assert not list((tmp_path / "out").iterdir())

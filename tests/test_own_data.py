@@ -112,6 +112,14 @@ def test_demo_folder_says_which_files_it_leaves_out(light_checkpoint, tmp_path, 
         assert ended.out.splitlines()[-1] == "skipped 3 files without the extension of an image: .heic, no extension"
 
 
+def test_tiles_too_small_to_show_anything_are_refused(light_checkpoint, tmp_path, command):
+    write_pair(tmp_path / "a.png", None, size=(40, 64))
+    flags = ("--snapshot", light_checkpoint, "--save-dir", tmp_path / "out", "--tile", 10)
+    ended = command("demo", "--demo-image", tmp_path / "a.png", *flags)
+    assert ended.code == 1
+    assert "--tile, --crop_size 10: in fewer than 32 pixels" in ended.err
+
+
 # Names in any script
 
 
