@@ -122,7 +122,8 @@ def fast_network(
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
     given, known = ((name or "").removeprefix(MODULE_PREFIX) for name in (wanted, checkpoint.arch))
     if known.startswith("SDCNet_"):
-        raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; it segments nothing.")
+        use = "it works with propagate.py --flow sdc" if known == "SDCNet_reconstruction" else "it segments nothing"
+        raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; {use}.")
     if given and known and given != known:
         raise ValueError(f"--arch {wanted} contradicts {snapshot}, which is a {known}. Leave --arch out.")
     if not given and not known:
