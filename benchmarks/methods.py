@@ -12,7 +12,6 @@ interrupted run can be resumed.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.trials import BATCH, IMAGENET, Trial
+from benchmarks.trials import IMAGENET, Trial, in_epochs, make_parser
 
 SMOOTHNESS = 4.0  # pixels; distance along a border over which its displacement stays similar
 # Pole, SignSymbol, Pedestrian, Bicyclist: not relaxed, as thin classes are not in the paper.
@@ -74,16 +73,11 @@ def make_data(root: Path, camvid: Path | None, pixels: float) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
-    parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use CamVid instead of streets")
+    parser = make_parser(__doc__)
     parser.add_argument("--pixels", type=float, default=0.0, help="standard deviation of the labels' displacement")
-    parser.add_argument("--seeds", type=int, default=3, help="training runs per way")
-    parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training")
     arguments = parser.parse_args()
     data = make_data(arguments.root, arguments.camvid, arguments.pixels)
-    epochs = str(arguments.updates // (len(list((data / "trainannot").iterdir())) // BATCH))
-    flags = (*IMAGENET, "--warmup_epochs", "1", "--max_epoch", epochs, "--val_interval", epochs)
+    flags = (*IMAGENET, "--warmup_epochs", "1", *in_epochs(arguments.updates, data))
     trial = Trial(arguments.root, "camvid" if arguments.camvid else "streets", data, flags)
     trial.compare(WAYS, arguments.seeds)
 

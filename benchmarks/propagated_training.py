@@ -12,13 +12,12 @@ true frames, for several seeds. Finished parts are kept, so an interrupted run c
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.trials import BATCH, IMAGENET, QUIET, SCRATCH, Trial
+from benchmarks.trials import IMAGENET, QUIET, SCRATCH, Trial, in_epochs, make_parser
 
 NUM_STREETS, FRAMES_PER_STREET = 24, 7  # 7: three frames on either side of the labelled one
 CAMVID_EVERY = 10
@@ -84,12 +83,8 @@ def propagate(dataset: str, data: Path, out: Path, steps: int, stride: int, mode
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
-    parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use CamVid instead of streets")
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=3, help="frames to propagate to on each side")
-    parser.add_argument("--seeds", type=int, default=3, help="training runs per variant")
-    parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training")
     parser.add_argument("--imagenet", action="store_true", help="from the ImageNet trunk instead of from scratch")
     arguments = parser.parse_args()
     root, steps = arguments.root, arguments.steps
@@ -100,11 +95,9 @@ def main() -> None:
     for mode in ("joint", "label"):
         pairs = propagate(dataset, data, root / mode, steps, stride, mode)
         ways[f"propagated, {mode}"] = ["--maxSkip", str(steps), "--propagated_dir", pairs]
-    steps_per_epoch = len(list((data / "trainannot").iterdir())) // BATCH
-    epochs = str(arguments.updates // steps_per_epoch)
     flags = (
-        *(IMAGENET if arguments.imagenet else SCRATCH), "--warmup_epochs", "3", "--max_epoch", epochs,
-        "--val_interval", epochs, "--class_uniform_pct", "0.75",
+        *(IMAGENET if arguments.imagenet else SCRATCH), "--warmup_epochs", "3", "--class_uniform_pct", "0.75",
+        *in_epochs(arguments.updates, data),
     )  # fmt: skip
     Trial(root, dataset, data, flags).compare(ways, arguments.seeds)
 

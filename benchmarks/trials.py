@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
 import subprocess
@@ -21,6 +22,22 @@ SCRATCH = (
     "--scale_min", "0.75", "--scale_max", "1.5", "--color_aug", "0.15",
 )  # fmt: skip
 QUIET = {"check": True, "stdout": subprocess.DEVNULL}
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The flags that all trials have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
+    parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use CamVid instead of streets")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs of each way")
+    parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training, in whole epochs")
+    return parser
+
+
+def in_epochs(updates: int, data: Path) -> tuple[str, ...]:
+    """Flags for as many epochs as `updates` fill, scored at the end."""
+    epochs = str(updates // (len(list((data / "trainannot").iterdir())) // BATCH))
+    return ("--max_epoch", epochs, "--val_interval", epochs)
 
 
 @dataclass(frozen=True)
