@@ -83,6 +83,7 @@ class DataConfig:
     cv: int | None = option(None, CV)
     class_uniform_pct: float = option(0.5, "share of crops centred on uniformly drawn classes", must_be=SHARE)
     class_uniform_tile: int = option(1024, "side of the tiles that each offer one centre per class", must_be=POSITIVE)
+    paste: float = option(0.0, "share of crops onto which rare classes of another image are pasted", must_be=SHARE)
     coarse_boost_classes: str | None = option(None, "train ids for whose crops coarse images are also used, as 3,5")
     max_cu_epoch: int = option(100000, "from this epoch on, each image once, no such crops", must_be=NOT_NEGATIVE)
     maxSkip: int = option(  # noqa: N815
@@ -144,6 +145,7 @@ class LossConfig:
     rlx_off_epoch: int = option(-1, "epoch at which the relaxation is switched off; -1: never")
     rlx_border: int = option(1, "reach of the relaxation around a border, in pixels", must_be=POSITIVE)
     class_balance: float = option(0.0, "power of the class weights median share / share; 0: off", must_be=SHARE)
+    jaccard: float = option(0.0, "add the soft Jaccard loss of a batch's classes, times this", must_be=NOT_NEGATIVE)
     published_loss: bool = option(False, "scale the losses of a batch as the published code, to use its learning rates")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -172,7 +173,7 @@ def train_data(
     boosted, coarse = _boosted_samples(data, spec, root)
     all_samples = [*samples, *propagated, *coarse]
     positions: ClassPositions | None = None
-    if count_pixels or (data.class_uniform_pct and data.max_cu_epoch):
+    if count_pixels or data.paste or (data.class_uniform_pct and data.max_cu_epoch):
         numbers = tuple(number for part in (samples, propagated, coarse) for number in range(len(part)))
         plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
         positions = _find_positions_once(plan, data, options).restrict(len(samples) + len(propagated), boosted)
@@ -187,10 +188,19 @@ def train_data(
     if len(sampler) == 0:
         raise ValueError(f"{len(samples)} training images for {processes.world_size} processes; start fewer.")
     load = _load(data, spec, all_samples, options)
-    crops = TrainingSet(all_samples, load, transform, seed, num_images=len(samples), skip_bad=data.skip_bad)
-    loader = DataLoader(crops, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
     class_pixels = tuple(positions.pixels[: len(samples)].sum(0).tolist()) if positions else None
+    crops = TrainingSet(
+        all_samples, load, transform, seed, num_images=len(samples), skip_bad=data.skip_bad,
+        paste_share=data.paste, paste_classes=rare_classes(class_pixels or ()),
+    )  # fmt: skip
+    loader = DataLoader(crops, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
     return TrainData(loader, sampler, BadFiles(data.skip_bad), class_pixels)
+
+
+def rare_classes(pixels: Sequence[int]) -> list[int]:
+    """The train ids that occur, but less often than the median of the classes that do. pixels: of each class."""
+    median = statistics.median([count for count in pixels if count] or [0])
+    return [train_id for train_id, count in enumerate(pixels) if 0 < count < median]
 
 
 def val_loader(

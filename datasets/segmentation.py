@@ -20,6 +20,8 @@ from transforms.augmentation import TrainTransform
 from utils.command import USER_ERRORS, one_line
 from utils.images import Uint8Array, read_image
 
+FEWEST_PASTED = 20  # pixels; of fewer, a class's crop would mostly show what is left of a label beside the image
+PASTED_SHARE = 0.7  # of the rare classes that an image shows
 MOST_NAMED = 8  # unknown values that one error lists
 
 # How a sample becomes image [H, W, 3] uint8 RGB and train ids [H, W] uint8.
@@ -92,12 +94,14 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
 
     Items are (image [3, H, W] uint8, labels [H, W] uint8, problems). In place of an image that cannot be read comes
     another of the first `num_images` samples, and `problems` says why, a line for each; at most `skip_bad` lines.
+    Onto a share of the crops, `paste_share`, classes of `paste_classes` are pasted as they are in another image.
     """
 
     def __init__(
         self, samples: Sequence[Sample], load: Load, transform: TrainTransform, seed: int, *, num_images: int,
-        skip_bad: int = 0,
+        skip_bad: int = 0, paste_share: float = 0.0, paste_classes: Sequence[int] = (),
     ) -> None:  # fmt: skip
+        self.paste_share, self.paste_classes = paste_share, np.array(paste_classes, dtype=int)
         self.samples, self.load, self.transform, self.seed = list(samples), load, transform, seed
         self.num_images, self.skip_bad = num_images, skip_bad
 
@@ -105,7 +109,30 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
         """(image [3, H, W] uint8, labels [H, W] uint8). Raises the errors of reading the files."""
         image, labels = self.load(self.samples[request.sample_index])
         generator = np.random.default_rng((self.seed, request.epoch, request.position))
-        return as_tensors(*self.transform(image, labels, request.center, generator))
+        image, labels = self.transform(image, labels, request.center, generator)
+        if self.paste_share and generator.random() < self.paste_share:
+            # Counted from the crop's own sample, so that one drawn in its place is not pasted the same bad file.
+            other = (request.sample_index + int(generator.integers(self.num_images))) % self.num_images
+            image, labels = self._paste(image, labels, self.samples[other], generator)
+        return as_tensors(image, labels)
+
+    def _paste(
+        self, image: Uint8Array, labels: Uint8Array, sample: Sample, generator: np.random.Generator
+    ) -> tuple[Uint8Array, Uint8Array]:
+        """Paste rare classes of `sample`, augmented and cropped around one of them, with their labels: like ClassMix
+        (arXiv:2007.07936), but of the classes that are scarce, most of those that are there, and labelled by people.
+        """
+        other_image, other_labels = self.load(sample)
+        pixels = np.bincount(other_labels.ravel(), minlength=256)[self.paste_classes]
+        present = self.paste_classes[pixels >= FEWEST_PASTED]
+        if not len(present):
+            return image, labels
+        rows, columns = np.nonzero(other_labels == generator.choice(present))
+        place = generator.integers(len(rows))
+        center = int(rows[place]), int(columns[place])
+        other_image, other_labels = self.transform(other_image, other_labels, center, generator)
+        pasted = np.isin(other_labels, present[generator.random(len(present)) < PASTED_SHARE])
+        return np.where(pasted[..., None], other_image, image), np.where(pasted, other_labels, labels)
 
     def __getitem__(self, request: CropRequest) -> tuple[Tensor, Tensor, str]:
         problems: dict[int, str] = {}  # of the samples tried

@@ -34,6 +34,16 @@ def build_loss(
     class_pixels: how often each class occurs in the training labels; needed for --class_balance. Raises ValueError for
     flags that exclude each other, change nothing without another one, or name unknown classes.
     """
+    losses = _build_pair(config, spec, device, class_pixels)
+    if not config.jaccard:
+        return losses
+    together = partial(plus_soft_jaccard, weight=config.jaccard, ignore_label=spec.ignore_label)
+    return partial(together, losses[0]), partial(together, losses[1])
+
+
+def _build_pair(
+    config: LossConfig, spec: DatasetSpec, device: torch.device, class_pixels: Sequence[int] | None
+) -> tuple[Loss, Loss]:
     _check_flags(config)
     strict_classes = parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls")
     if any(not 0 <= c < spec.num_classes for c in strict_classes):
@@ -75,6 +85,27 @@ def cross_entropy(
     total = F.nll_loss(log_p, classes, weights, ignore_index=num_classes, reduction="sum")
     used = F.pad(weights, (0, 1))[classes].sum()
     return total / torch.where(used > 0, used, 1.0)
+
+
+def soft_jaccard(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> Tensor:
+    """1 - IoU with probabilities as members (Rahman and Wang, ISVC 2016): the mean over the classes in the labels.
+
+    logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids. The IoU is that of the whole batch. A class
+    counts alike however few pixels it has: cross entropy gains little from a pole, this loss as much as from the road.
+    """
+    check_inputs(logits, labels)
+    num_classes = logits.shape[1]
+    classes = to_classes(labels, num_classes, ignore_label).unsqueeze(1)
+    p = logits.softmax(1, dtype=at_least_float32(logits.dtype)) * (classes < num_classes)
+    members = classes == torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
+    sizes, common = members.sum((0, 2, 3)), (p * members).sum((0, 2, 3))
+    iou = common / (p.sum((0, 2, 3)) + sizes - common).clamp(min=1)
+    return ((1 - iou) * (sizes > 0)).sum() / (sizes > 0).sum().clamp(min=1)
+
+
+def plus_soft_jaccard(loss: Loss, logits: Tensor, labels: Tensor, *, weight: float, ignore_label: int) -> Tensor:
+    """`loss`, and `weight` times `soft_jaccard`."""
+    return loss(logits, labels) + weight * soft_jaccard(logits, labels, ignore_label=ignore_label)
 
 
 def balanced_weights(pixels: Sequence[int], power: float) -> list[float]:

@@ -11,8 +11,8 @@ PYTHON="${PYTHON:-python}"
 "$PYTHON" train.py \
     --dataset camvid \
     --arch DeepEffLite2V3PlusD_m1 --refine --trunk_weights imagenet \
-    --adam --lr 0.002 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 1 --ema 0.998 \
+    --adam --lr 0.006 --trunk_lr 0.3 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 1 --ema 0.998 \
     --max_minutes "${MINUTES:-150}" --max_epoch 1000 --val_interval 5 --bs_mult_val 4 \
     --crop_size 320 --crop_width 416 --scale_min 0.9 --scale_max 2.2 --bs_mult 8 --color_aug 0.5 --no-gblur \
-    --class_uniform_pct 0.5 --class_balance 0.15 \
+    --class_uniform_pct 0.5 --paste 0.5 --class_balance 0.15 --jaccard 0.5 \
     --seed 0 --exp camvid_imagenet "$@"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from config import LossConfig, TrainConfig
 from datasets.specs.registry import dataset_spec
-from loss import balanced_weights, build_loss, cross_entropy
+from loss import balanced_weights, build_loss, cross_entropy, soft_jaccard
 from loss.relaxation import _twice_at_boundaries, image_weighted_cross_entropy, relaxed_cross_entropy, relaxed_sets
 from tests.golden import parity_fixtures as fixtures
 from tests.losses import loss_and_gradient, random_case
@@ -389,6 +389,19 @@ def test_balanced_weights_are_the_median_count_over_the_class_count_to_a_power()
     assert balanced_weights([100, 400, 0, 25], 0.0) == [1.0, 1.0, 1.0, 1.0]
 
 
+def test_the_soft_jaccard_loss_is_one_minus_the_iou_of_probabilities():
+    labels = torch.tensor([[[0, 0], [1, 1]]])
+    undecided = torch.zeros(1, 3, 2, 2)
+    # Each pixel is a third of each class: of 2 pixels, 2/3 in common; in either, 2 + 4/3 - 2/3.
+    assert soft_jaccard(undecided, labels).item() == pytest.approx(1 - (2 / 3) / (8 / 3))
+    right = 100 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
+    assert soft_jaccard(right, labels).item() == pytest.approx(0)
+    assert soft_jaccard(right.flip(2), labels).item() == pytest.approx(1)
+    labels[0, 0] = 255
+    assert soft_jaccard(right.flip(2), labels).item() == pytest.approx(1)  # of class 1 alone
+    assert soft_jaccard(right, torch.full_like(labels, 255)).item() == 0
+
+
 # Which loss the flags of train.py describe, and combinations in which a flag would change nothing.
 
 SPEC = dataset_spec("camvid")
@@ -396,6 +409,14 @@ SPEC = dataset_spec("camvid")
 
 def built(*words):
     return build_loss(parse_command_line(TrainConfig, words).loss, SPEC, torch.device("cpu"))
+
+
+def test_the_jaccard_flag_adds_its_loss_to_the_chosen_one():
+    logits, labels = torch.randn(1, 11, 4, 4), torch.randint(0, 11, (1, 4, 4))
+    for words in ((), ("--relax",)):
+        together = [loss(logits, labels) for loss in built(*words, "--jaccard", "0.5")]
+        added = [loss(logits, labels) + 0.5 * soft_jaccard(logits, labels, ignore_label=11) for loss in built(*words)]
+        torch.testing.assert_close(together, added)
 
 
 def same(first, second):

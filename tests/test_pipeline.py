@@ -87,6 +87,22 @@ def test_a_crop_centred_on_a_class_shows_it(root):
         assert (crop == 9).any()
 
 
+def test_pasted_pixels_are_a_rare_class_with_the_image_below_it(root):
+    for number in range(12):
+        labels = np.full((40, 60), number % 2, np.uint8)
+        labels[10:30, 20:40] = 9 if number == 11 else number % 2
+        write_image(root / "trainannot" / f"{number:02}.png", labels)
+    crops = training_data(root, augment=UNCHANGED, paste=1.0, class_uniform_pct=0.0).loader.dataset
+    assert crops.paste_classes.tolist() == [9]
+    pasted = 0
+    for position in range(60):
+        image, labels = crops.crop(CropRequest(0, position, 4))
+        assert ((image[0] == 11) == (labels == 9)).all()
+        assert ((image[0] == 4) == (labels == 0)).all()
+        pasted += bool((labels == 9).any())
+    assert 0 < pasted < 20  # one image in twelve shows the class
+
+
 # The same samples
 
 
