@@ -30,6 +30,7 @@ ARCHITECTURES: tuple[str, ...] = (
     "DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1",
     "DeepR18V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepR101V3PlusD_m1",
     "DeepMNV3V3PlusD_m1", "DeepEffLite0V3PlusD_m1", "DeepEffLite1V3PlusD_m1", "DeepEffLite2V3PlusD_m1",
+    "DinoV2SmallDPT", "DinoV2BaseDPT",
 )  # fmt: skip
 
 
@@ -160,6 +161,10 @@ class OptimConfig:
 
     lr: float = option(0.002, "initial learning rate", must_be=POSITIVE)
     trunk_lr: float = option(1.0, "learning rate of the trunk, as a factor of --lr", must_be=POSITIVE)
+    layer_decay: float = option(
+        1.0, "learning rate of each stage of the trunk (block of a transformer), as a factor of the next one's",
+        must_be=POSITIVE, at_most=1,
+    )  # fmt: skip
     lr_schedule: str = option("poly", "scl-poly restarts at --rlx_off_epoch", choices=("poly", "scl-poly"))
     poly_exp: float = option(1.0, "exponent of the poly schedule", must_be=POSITIVE)
     rescale: float = option(1.0, "scl-poly: learning rate of the restart, as a factor of --lr", must_be=POSITIVE)

@@ -168,7 +168,7 @@ def save(training: Training, name: str) -> None:
     checkpoint = Checkpoint(
         state_dict=training.scored_net.state_dict(),
         arch=training.config.model.arch.split(".")[-1],
-        head=training.net.head,
+        head=training.net.options,
         dataset=training.spec.name,
         classes=training.spec.classes,
         config=as_dict(training.config),

@@ -17,9 +17,10 @@ from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
 from inference.predictor import MIN_SIDE, Predictor
 from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
+from network.blocks import Network
 from network.checkpoint import Checkpoint, load_checkpoint, load_state
 from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
-from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in, suit_tensor_cores, use_kn2row
+from network.fuse import fuse_batch_norms, fuse_reductions, store_weights_in, suit_tensor_cores, use_kn2row
 from utils.device import compile_for, has_matrix_tiles, is_hopper, resolve_device
 from utils.files import writable_folder
 from utils.flags import parse_scales
@@ -33,7 +34,7 @@ DEFAULT_ARCH, DEFAULT_DATASET = "DeepWV3Plus", "cityscapes"  # what the publishe
 class Model:
     """A network with its weights, and what its outputs mean. checkpoint: its description, without the weights."""
 
-    net: DeepLabV3Plus
+    net: Network
     arch: str
     classes: tuple[SegClass, ...]
     checkpoint: Checkpoint
@@ -99,22 +100,23 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
 
 
 def fast_network(
-    net: DeepLabV3Plus, device: torch.device, *, amp: torch.dtype | None = None, compile: bool = False
+    net: Network, device: torch.device, *, amp: torch.dtype | None = None, compile: bool = False
 ) -> nn.Module:
     """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
 
-    amp: the type that it will be autocast to; its convolutions are stored in that type, so that it runs in no other.
+    amp: the type that it will be autocast to; its weights are stored in that type, so that it runs in no other.
     Its logits stay small: the predictor upsamples them.
     """
-    fuse_batch_norms(net.eval())
-    fuse_reductions(net)
-    if amp is torch.bfloat16 and has_matrix_tiles(device):
-        use_kn2row(net)
-    if amp is torch.bfloat16 and is_hopper(device):
-        suit_tensor_cores(net, compiled=compile)
+    net.eval().upsamples = False
+    if isinstance(net, DeepLabV3Plus):
+        fuse_batch_norms(net)
+        fuse_reductions(net)
+        if amp is torch.bfloat16 and has_matrix_tiles(device):
+            use_kn2row(net)
+        if amp is torch.bfloat16 and is_hopper(device):
+            suit_tensor_cores(net, compiled=compile)
     if amp is not None:
-        store_convolutions_in(net, amp)
-    net.upsamples = False
+        store_weights_in(net, amp)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return compile_for(net, device, frozen=True) if compile else net
 

@@ -1,11 +1,12 @@
-"""Blocks that the trunks and the DeepLabV3+ head share.
+"""What every network is, and the blocks that trunks and heads share.
 
 Shapes: B images, C channels, H x W pixels of the feature map at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Trunk(NamedTuple):
-    """A feature extractor for DeepLabV3+, whose modules become attributes of the network.
+    """A feature extractor, whose modules become attributes of the network.
 
     A published checkpoint names the trunk's stages at the top level, without a common prefix, hence the plain mapping.
     """
@@ -146,18 +147,71 @@ class Trunk(NamedTuple):
     modules: dict[str, nn.Module]
     """name in the checkpoint -> module"""
     stages: tuple[str, ...]
-    """dotted names of the modules to run, in order"""
-    fine_stage: str
-    """the stage whose output is the decoder's fine input"""
-    fine_channels: int
+    """dotted names of its parts from the image on; those of a DeepLabV3+ are run one after the other"""
     out_channels: int
+    fine_stage: str = ""
+    """the stage whose output is the fine input of a DeepLabV3+ decoder"""
+    fine_channels: int = 0
     finest_stage: str | None = None
     """the stage whose output, at stride 2, a refined decoder reads as well; None: it has none"""
     finest_channels: int = 0
     published_keys: dict[str, str] = {}  # noqa: RUF012 - never changed
-    """prefixes in other people's ImageNet files -> prefixes here, where they differ"""
+    """prefixes in other people's files -> prefixes here, where they differ"""
     published_norm: tuple[float, float] | None = None
     """mean and deviation, of values from 0 to 1, that such files were trained with, if not ImageNet's usual ones"""
+    unify_keys: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    """other people's tensors -> those that `published_keys` is about, where renaming is not enough"""
+
+
+class Network(nn.Module):
+    """A trunk and a head: `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W].
+
+    upsamples: whether logits are upsampled to the image size; if False, they may be coarser, for callers that upsample
+    them themselves (`utils.device.upsample`). options: in what the head differs from the architecture's usual one
+    (`network.deepv3.build_network`); part of a checkpoint. unused_keys: beginnings of the keys of published tensors
+    that take no part in segmentation.
+    """
+
+    upsamples = True
+    options: Mapping[str, Any] = MappingProxyType({})
+    unused_keys: tuple[str, ...] = ()
+
+    def __init__(self, trunk: Trunk, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        self.trunk_names = tuple(trunk.modules)
+        self.stages = trunk.stages
+        self.published_keys = dict(trunk.published_keys)
+        self.published_norm = trunk.published_norm
+        self.unify_keys = trunk.unify_keys or dict
+        # Attribute names, and their order, are keys of published checkpoints. Renaming breaks loading.
+        for name, module in trunk.modules.items():
+            self.add_module(name, module)
+
+    def trunk_modules(self) -> list[nn.Module]:
+        """The feature extractor's modules, which ImageNet weights initialise and `--freeze_trunk` freezes."""
+        return [self.get_submodule(name) for name in self.trunk_names]
+
+    def is_trunk_key(self, key: str) -> bool:
+        """Whether `key` of a state dict belongs to the trunk."""
+        return key.split(".", 1)[0] in self.trunk_names
+
+    def trunk_key(self, key: str) -> str:
+        """A key of a published ImageNet file -> the key here."""
+        for published, ours in self.published_keys.items():
+            if key.startswith(published):
+                return ours + key.removeprefix(published)
+        return key
+
+    def stages_after(self, key: str) -> int:
+        """How many stages with weights follow that of the trunk's parameter `key`; of what is in none, as of the first.
+
+        So the last stage has 0, and the embeddings of a transformer have the most.
+        """
+        weighty = [stage for stage in self.stages if next(self.get_submodule(stage).parameters(), None) is not None]
+        own = (number for number, stage in enumerate(weighty) if key.startswith(f"{stage}."))
+        return len(weighty) - 1 - next(own, 0)
 
 
 class DepthwiseConv2d(nn.Conv2d):

@@ -22,7 +22,7 @@ from utils.files import atomic_path, json_text
 
 FORMAT = 1
 _PLAIN_FIELDS = ("arch", "head", "dataset", "epoch", "scores", "config", "mean", "std")
-SAFETENSORS = ".safetensors"
+SAFETENSORS, ONNX = ".safetensors", ".onnx"
 SHARE_TO_FIT = 0.9  # of the tensors, where some may differ
 NOTE = "kerbline"  # what describes the network in such a file's metadata, as JSON
 _UNREADABLE = (
@@ -118,7 +118,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """What `torch.save` or safetensors wrote, on the CPU. From safetensors: what NOTE says, and `state_dict`."""
+    """What `torch.save` or safetensors wrote, on the CPU. From safetensors: what NOTE says, and `state_dict`.
+
+    From an ONNX file, which needs the package `onnx`: the tensors.
+    """
     if not path.exists():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     if path.is_dir():
@@ -126,6 +129,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         head = file.read(9)
     try:
+        if path.suffix == ONNX:
+            return {"state_dict": _read_onnx(path)}
         # The length of a JSON header, 8 bytes, and that header.
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:
             with safe_open(path, "pt") as tensors:
@@ -136,11 +141,31 @@ def _read_file(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (PermissionError, MemoryError):
         raise
+    except ImportError as error:
+        raise ValueError(f"{path}: reading an ONNX file needs a package: pip install onnx") from error
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise ValueError(f"{path}: {_why_unreadable(str(error))}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint: it holds a {type(content).__name__}.")
     return content
+
+
+def _read_onnx(path: Path) -> dict[str, Tensor]:
+    """The tensors of a network that was exported from PyTorch, under their names there.
+
+    The exporter transposes and renames the weight of a linear layer; the bias added to its product still tells it.
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    tensors = {one.name: torch.from_numpy(onnx.numpy_helper.to_array(one).copy()) for one in graph.initializer}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        weights = [products[name] for name in node.input if products.get(name) in tensors]
+        biases = [name for name in node.input if name.endswith(".bias")]
+        if node.op_type == "Add" and weights and biases:
+            tensors[f"{biases[0].removesuffix('bias')}weight"] = tensors.pop(weights[0]).T
+    return tensors
 
 
 def _numpy_numbers() -> list[Any]:
@@ -213,7 +238,9 @@ def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> L
 
 def _fit(net: nn.Module, checkpoint: Checkpoint) -> tuple[LoadReport, dict[str, Tensor]]:
     own = net.state_dict()
+    unused = getattr(net, "unused_keys", ())
     state_dict = unwrap(checkpoint.state_dict, own.__contains__)
+    state_dict = {key: value for key, value in state_dict.items() if not key.startswith(unused)}
     report = compare_state(own, state_dict)
     return report, {key: state_dict[key] for key in report.matched}
 

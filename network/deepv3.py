@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Trunk, conv_layers, init_weights
+from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Network, Trunk, conv_layers, init_weights
+from network.dpt import DPT
 from network.efficientnet_lite import efficientnet_lite
 from network.mobilenetv3 import mobilenetv3_large
 from network.resnet import BasicBlock, Bottleneck, resnet
 from network.seresnext import seresnext
+from network.vit import vision_transformer
 from network.wider_resnet import wider_resnet38
 from utils.device import upsample
 from utils.flags import parse_numbers
@@ -26,18 +27,12 @@ from utils.flags import parse_numbers
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Network):
     """A trunk, atrous spatial pyramid pooling, and a decoder with one fine input.
 
-    `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W], in both training and
-    evaluation. Any H and W work, as long as the deepest map has more than one pixel during training.
-    upsamples: whether logits are upsampled to the image size; if False, they keep the size of the decoder's fine
-    input, for callers that upsample them themselves (`utils.device.upsample`). head: in what the head differs from
-    the architecture's usual one (`build_network`); part of a checkpoint.
+    Any H and W work, as long as the deepest map has more than one pixel during training. Without `upsamples`, logits
+    keep the size of the decoder's fine input.
     """
-
-    upsamples = True
-    head: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -49,20 +44,11 @@ class DeepLabV3Plus(nn.Module):
         separable: bool = False,
         refine: bool = False,
     ) -> None:
-        super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        super().__init__(trunk, num_classes)
         if refine and trunk.finest_stage is None:
             raise ValueError("--refine needs a trunk with a stage at stride 2 that the decoder does not read yet.")
-        self.trunk_names = tuple(trunk.modules)
-        self.stages = trunk.stages
         self.fine_stage = trunk.fine_stage
         self.finest_stage = trunk.finest_stage if refine else None
-        self.published_keys = dict(trunk.published_keys)
-        self.published_norm = trunk.published_norm
-        # Attribute names, and their order, are keys of published checkpoints. Renaming breaks loading.
-        for name, module in trunk.modules.items():
-            self.add_module(name, module)
         self.aspp = ASPP(trunk.out_channels, width, rates, separable)
         self.bot_fine = nn.Conv2d(trunk.fine_channels, FINE_WIDTH, 1, bias=False)
         self.bot_aspp = nn.Conv2d(width * (2 + len(rates)), width, 1, bias=False)
@@ -78,21 +64,6 @@ class DeepLabV3Plus(nn.Module):
     def last_decoder(self) -> nn.Sequential:
         """The part of the decoder that ends with the classifier."""
         return self.final if self.finest_stage is None else self.refined
-
-    def trunk_modules(self) -> list[nn.Module]:
-        """The feature extractor's modules, which ImageNet weights initialise and `--freeze_trunk` freezes."""
-        return [self.get_submodule(name) for name in self.trunk_names]
-
-    def is_trunk_key(self, key: str) -> bool:
-        """Whether `key` of a state dict belongs to the trunk."""
-        return key.split(".", 1)[0] in self.trunk_names
-
-    def trunk_key(self, key: str) -> str:
-        """A key of a published ImageNet file -> the key here."""
-        for published, ours in self.published_keys.items():
-            if key.startswith(published):
-                return ours + key.removeprefix(published)
-        return key
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
@@ -130,10 +101,10 @@ LIGHT_HEAD = {"rates": (3, 6, 9), "width": 128, "separable": True}
 
 
 class NetworkSpec(NamedTuple):
-    """What a name stands for: the trunk, and the usual options of `DeepLabV3Plus`.
+    """What a name stands for: the trunk, the usual options of the head, and the class that joins both.
 
-    torchvision, timm, published: how ImageNet weights of the trunk are called there: model, model, pattern of file
-    names; "" if there are none.
+    torchvision, timm, published: how weights of the trunk are called there: model, model, pattern of file names; "" if
+    there are none. source: where the published file is.
     """
 
     trunk: Callable[[], Trunk]
@@ -141,6 +112,8 @@ class NetworkSpec(NamedTuple):
     torchvision: str = ""
     timm: str = ""
     published: str = ""
+    source: str = ""
+    network: Callable[..., Network] = DeepLabV3Plus
 
 
 # Recipes and checkpoints of the published code use these names; config.py lists them for --help.
@@ -171,21 +144,36 @@ NETWORKS = {
     "DeepEffLite2V3PlusD_m1": NetworkSpec(
         partial(efficientnet_lite, 2), LIGHT_HEAD, timm="tf_efficientnet_lite2", published="efficientnet-lite2*.pth"
     ),
-}
+    "DinoV2SmallDPT": NetworkSpec(
+        partial(vision_transformer, 384),
+        {"width": 64, "channels": (48, 96, 192, 384)},
+        timm="vit_small_patch14_dinov2", published="dinov2_vits14*",
+        source="https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth", network=DPT,
+    ),
+    "DinoV2BaseDPT": NetworkSpec(
+        partial(vision_transformer, 768),
+        {"width": 128, "channels": (96, 192, 384, 768)},
+        timm="vit_base_patch14_dinov2", published="dinov2_vitb14*",
+        source="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth", network=DPT,
+    ),
+}  # fmt: skip
 MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name
 
 
-def build_network(arch: str, num_classes: int, **head: Any) -> DeepLabV3Plus:
+def build_network(arch: str, num_classes: int, **head: Any) -> Network:
     """Build `arch`, given as `DeepWV3Plus` or as `network.deepv3.DeepWV3Plus`, with freshly initialised weights.
 
     head: `rates` and `refine` of `DeepLabV3Plus`, where they are not the network's usual ones (`head_options`).
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, or a head that the network does not have.
     """
     name = arch.removeprefix(MODULE_PREFIX)
     if name not in NETWORKS:
         raise ValueError(f"--arch {arch!r} is unknown. Choose one of: {', '.join(NETWORKS)}.")
-    net = DeepLabV3Plus(NETWORKS[name].trunk(), num_classes, **{**NETWORKS[name].head, **head})
-    net.head = head
+    spec = NETWORKS[name]
+    if head and spec.network is not DeepLabV3Plus:
+        raise ValueError(f"--aspp_rates and --refine change the head of a DeepLabV3+; {name} has another one.")
+    net = spec.network(spec.trunk(), num_classes, **{**spec.head, **head})
+    net.options = head
     return net
 
 

@@ -61,10 +61,10 @@ def fuse_reductions(net: DeepLabV3Plus) -> None:
     net.final[0], net.bot_fine, net.bot_aspp = fused, nn.Identity(), nn.Identity()  # type: ignore[assignment]
 
 
-def store_convolutions_in(net: nn.Module, dtype: torch.dtype) -> None:
-    """Store the weights of all convolutions in `dtype`, in place: autocast need not cast them per image."""
+def store_weights_in(net: nn.Module, dtype: torch.dtype) -> None:
+    """Store convolutions and linear layers in `dtype`, in place: autocast need not cast their weights per image."""
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.to(dtype)
 
 

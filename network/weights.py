@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from network.blocks import Network
 from network.checkpoint import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -17,7 +18,7 @@ from network.checkpoint import (
     load_checkpoint,
     unwrap,
 )
-from network.deepv3 import NETWORKS, DeepLabV3Plus
+from network.deepv3 import NETWORKS
 
 # Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
 # torchvision's, timm's and the published keys.
@@ -41,21 +42,24 @@ def find_imagenet_weights(arch: str) -> Path:
     raise FileNotFoundError(
         f"--trunk_weights {IMAGENET}: there are none for {arch} in {CARRIED}. Put timm's, torchvision's or the "
         f"published code's there, under a name like {' or '.join(patterns)}, or name the file itself."
+        + (f" The published one: {names.source}" if names.source else "")
     )
 
 
-def load_trunk_weights(net: DeepLabV3Plus, path: Path | str) -> LoadReport:
+def load_trunk_weights(net: Network, path: Path | str) -> LoadReport:
     """Copy ImageNet weights, or the trunk of another checkpoint, from a local file into the trunk of `net`.
 
     Accepts the keys of torchvision, timm and the published files for every trunk that has a counterpart there, and this
-    project's, bare or with any prefix, plain or under `state_dict`. The file's head is ignored.
+    project's, bare or with any prefix, plain or under `state_dict`; of DINOv2 also Hugging Face's. The file's head is
+    ignored.
     Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
     `SHARE_TO_FIT` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
     """
-    content = load_checkpoint(path).state_dict
+    content = net.unify_keys(load_checkpoint(path).state_dict)
     own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
     bare = unwrap(content, lambda key: net.trunk_key(key) in own)
     found = {net.trunk_key(key): value for key, value in bare.items() if not key.startswith(IMAGENET_HEADS)}
+    found = {key: value for key, value in found.items() if not key.startswith(net.unused_keys)}
     report = compare_state(own, found)
     foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
     num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)

@@ -16,7 +16,7 @@ from config import ARCHITECTURES
 from inference.load import fast_network
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import build_network
-from network.fuse import fuse_batch_norms, fuse_reductions, store_convolutions_in
+from network.fuse import fuse_batch_norms, fuse_reductions, store_weights_in
 from tests.conftest import as_if_trained
 from utils.device import compile_for, upsample
 from utils.images import read_label_ids, write_image
@@ -90,7 +90,7 @@ def test_weights_kept_in_bfloat16_change_nothing_beside_those_that_autocast_cast
     usual, kept = fast_network(copy.deepcopy(net), CPU), copy.deepcopy(net)
     fuse_batch_norms(kept)
     fuse_reductions(kept)
-    store_convolutions_in(kept, torch.bfloat16)
+    store_weights_in(kept, torch.bfloat16)
     kept.upsamples = False
     kept.to(memory_format=torch.channels_last)  # as the other: in another layout other kernels sum in another order
     assert {module.weight.dtype for module in kept.modules() if isinstance(module, nn.Conv2d)} == {torch.bfloat16}

@@ -142,7 +142,7 @@ def test_every_parameter_is_of_the_trunk_or_of_the_head_and_none_is_shared(fresh
     assert len(list(fresh.named_parameters())) == len(list(fresh.named_parameters(remove_duplicate=False)))
     of_trunk = {id(p) for p in trunk_parameters(fresh)}
     for key, parameter in fresh.named_parameters():
-        of_head = key.split(".")[0] in ("aspp", "bot_fine", "bot_aspp", "final")
+        of_head = key.split(".")[0] in ("aspp", "bot_fine", "bot_aspp", "final", "head")
         assert of_head == (id(parameter) not in of_trunk), key
         assert of_head != fresh.is_trunk_key(key), key
 

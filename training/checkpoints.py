@@ -108,7 +108,7 @@ def restore(
         average.num_updates = kept.get("num_updates", 0)
     flags = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     if len(kept["optimizer"]["param_groups"]) != len(flags):
-        raise ValueError(f"{path}: only one of its run and this one has a --trunk_lr; change it, or --exp.")
+        raise ValueError(f"{path}: only one of its run and this one has a --trunk_lr or --layer_decay; change that.")
     optimizer.load_state_dict(dict(kept["optimizer"]))
     for group, own in zip(optimizer.param_groups, flags, strict=True):
         group.update(own)

@@ -10,13 +10,14 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from config import OptimConfig
-from network.deepv3 import DeepLabV3Plus
+from network.blocks import Network
 
 
-def build_optimizer(config: OptimConfig, net: DeepLabV3Plus) -> Optimizer:
+def build_optimizer(config: OptimConfig, net: Network) -> Optimizer:
     """SGD, or AdamW with --adam. Biases and batch norm are not decayed under AdamW, as is usual there.
 
-    Each group has `lr_factor`, which `set_lr` applies: --trunk_lr for the trunk, 1 for the head. Raises ValueError if
+    Each group has `lr_factor`, which `set_lr` applies: 1 for the head, --trunk_lr for the trunk's last stage,
+    and for each stage before it --layer_decay times that of the next. Raises ValueError if
     SGD is switched off and no other optimizer is named.
     """
     if not config.sgd and not config.adam:
@@ -24,7 +25,9 @@ def build_optimizer(config: OptimConfig, net: DeepLabV3Plus) -> Optimizer:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            factor = config.trunk_lr if net.is_trunk_key(name) else 1.0
+            factor = 1.0
+            if net.is_trunk_key(name):
+                factor = config.trunk_lr * config.layer_decay ** net.stages_after(name)
             decay = 0.0 if config.adam and parameter.ndim <= 1 else config.weight_decay
             groups.setdefault((factor, decay), []).append(parameter)
     settings = [

@@ -15,8 +15,9 @@ from datasets.files import dataset_root, find_samples
 from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
 from loss import Loss, build_loss
+from network.blocks import Network
 from network.checkpoint import Checkpoint, load_checkpoint, load_matching
-from network.deepv3 import DeepLabV3Plus, build_network, head_options
+from network.deepv3 import build_network, head_options
 from network.weights import IMAGENET, find_imagenet_weights, load_trunk_weights
 from training.checkpoints import check_fits, find_start, open_run, restore
 from training.loop import TEST_STEPS, Progress
@@ -35,7 +36,7 @@ class Training:
     spec: DatasetSpec
     device: torch.device
     dtype: torch.dtype | None
-    net: DeepLabV3Plus
+    net: Network
     model: nn.Module  # `net`, or `net` wrapped for several processes or compiled
     losses: tuple[Loss, Loss]  # with relaxation, and from --rlx_off_epoch on without
     optimizer: torch.optim.Optimizer
@@ -127,7 +128,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     )  # fmt: skip
 
 
-def _load_start_weights(net: DeepLabV3Plus, flags: ModelConfig, snapshot: Checkpoint | None) -> list[str]:
+def _load_start_weights(net: Network, flags: ModelConfig, snapshot: Checkpoint | None) -> list[str]:
     """Load what --trunk_weights names, then `snapshot`. Returns what to print about it."""
     notices = []
     if flags.trunk_weights:
