@@ -52,8 +52,7 @@ def relaxed_cross_entropy(
     counts = sets.counts[:, : logits.shape[1]]
     dtype = at_least_float32(logits.dtype)
     if not published:
-        table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, dtype)
-        return _weighted_sum(logits, sets, table, divisor=sets.num_used.sum().clamp(min=1))
+        return _weighted_sum(logits, sets, _mean_weights(logits, sets, upper_bound, batch_weighting))
     table = class_weights(counts, sets.counts.sum(1), upper_bound, batch_weighting, dtype)
     # A pixel is divided by the number of its classes, or multiplied by its repeats: by the sum over all images of the
     # batch in the place of the image's own number.
@@ -208,23 +207,33 @@ def _find_sets(logits: Tensor, labels: Tensor, ignore_label: int, *options: Any)
     return relaxed_sets(to_classes(labels, num_classes, ignore_label), num_classes, *options)
 
 
-def _weighted_sum(
-    logits: Tensor, sets: Any, table: Tensor, scale: Tensor | None = None, divisor: Tensor | float = 1.0
-) -> Tensor:
-    """The sum over pixels of `w(p) * (lse_all - lse_S) / divisor`, a scalar.
+def _mean_weights(logits: Tensor, sets: Any, upper_bound: float, batch_weighting: bool) -> Tensor:
+    """`class_weights`, divided by the number of the batch's labelled pixels: [B, C]."""
+    num_classes = logits.shape[1]
+    if _has_kernels(logits):
+        from loss.relaxation_triton import mean_weights
+
+        return mean_weights(sets, num_classes, upper_bound, batch_weighting)
+    counts, dtype = sets.counts[:, :num_classes], at_least_float32(logits.dtype)
+    table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, dtype)
+    return table / sets.num_used.sum().clamp(min=1)
+
+
+def _weighted_sum(logits: Tensor, sets: Any, table: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The sum over pixels of `w(p) * (lse_all - lse_S)`, a scalar.
 
     w(p) is the sum over S(p) of the image's row of `table` [B, C], times `scale` [H, W]; the mean if there is no scale.
     """
     if _has_kernels(logits):
         from loss.relaxation_triton import fused_loss_sum
 
-        return fused_loss_sum(logits, sets, table, scale) / divisor
+        return fused_loss_sum(logits, sets, table, scale)
     own, pixels, members, _, _, sizes = sets
     table = F.pad(table, (0, 1))  # ignored pixels, and the empty places in `members`, weigh nothing
     weights = table.gather(1, own.flatten(1)).view_as(own)
     of_sets = table.flatten()[members + pixels // own[0].numel() * table.shape[1]].sum(0)
     weights.view(-1)[pixels] = of_sets / sizes.view(-1)[pixels] if scale is None else of_sets
-    weights = (weights if scale is None else weights * scale) / divisor
+    weights = weights if scale is None else weights * scale
     total: Tensor = _SetLoss.apply(logits, own.clamp(max=logits.shape[1] - 1), weights, pixels, members)
     return total
 

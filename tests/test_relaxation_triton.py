@@ -96,6 +96,25 @@ def test_kernels_stay_finite_at_large_logits(gap):
     assert_same(gap * logits.sign(), labels)
 
 
+@pytest.mark.parametrize("factor", [1.0, 3.0, 2.0**-9])
+def test_what_multiplies_the_loss_multiplies_its_gradient(factor):
+    logits, labels = case(6, 2, 5, (8, 20))
+    _, gradient = with_kernels(True, logits, labels)
+    with_factor = with_kernels(True, logits, labels, loss_of=lambda *case: factor * relaxed_cross_entropy(*case))[1]
+    assert torch.equal(with_factor, factor * gradient)
+
+
+def test_a_second_gradient_of_one_loss_is_refused_since_the_first_was_changed_in_place():
+    logits, labels = case(6, 2, 5, (8, 20))
+    logits.requires_grad_()
+    sets = relaxation_triton.class_sets(labels, 5, 255, border=1)
+    weights = relaxation_triton.mean_weights(sets, 5, 1.0, batch_weighting=False)
+    total = relaxation_triton.fused_loss_sum(logits, sets, weights, None)
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        total.backward()
+
+
 def test_kernels_give_zero_without_a_label():
     logits, labels = case(4, 2, 5, (8, 20))
     value, gradient = with_kernels(True, logits, torch.full_like(labels, 255))
