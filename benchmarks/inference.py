@@ -19,7 +19,6 @@ import copy
 import multiprocessing
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import describe_machine
+from common import describe_machine, matrix_peak, seconds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,16 +59,6 @@ class Instant(nn.Module):
         if shape not in self.kept:
             self.kept[shape] = torch.randn(shape, device=images.device)
         return self.kept[shape]
-
-
-def seconds(work: Callable[[], object], device: torch.device, in_a_row: int = 1) -> float:
-    """Wall time per call, over `in_a_row` calls followed by a wait for the device."""
-    start = time.perf_counter()
-    for _ in range(in_a_row):
-        work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / in_a_row
 
 
 def spread(values: list[float]) -> str:
@@ -253,16 +242,6 @@ def flops(arch: str, size: Size) -> float:
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
         build_network(arch, NUM_CLASSES).eval()(torch.empty(1, 3, *size))
     return counter.get_total_flops()
-
-
-def matrix_peak(device: torch.device) -> float | None:
-    """Additions and multiplications per second in a large bfloat16 matrix product; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    side = 8192
-    factors = torch.randn(2, side, side, device=device).bfloat16()
-    times = [seconds(lambda: factors[0] @ factors[1], device, in_a_row=8) for _ in range(20)]
-    return 2 * side**3 / statistics.median(times)
 
 
 def changed_labels(snapshot: Path, image: Uint8Array, device: torch.device) -> None:

@@ -6,6 +6,7 @@
 Forward and backward, median of alternating pairs, with the smallest and largest ratio. "multi-hot" is the published
 formulation: a target of C + 1 planes, the logarithm of probabilities, and border weights; "published" is the same as
 weights of class sets (`--published_loss`). Extra memory is the peak size of live tensors besides logits and labels.
+On a GPU, the kernels that each loss launches are counted, and `--json` keeps how long each takes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.common import Results
 from loss.relaxation import relaxed_cross_entropy
 
 IGNORE = 255
@@ -59,23 +62,32 @@ def multi_hot(logits: Tensor, labels: Tensor) -> Tensor:
     return images.sum()
 
 
-def real_labels(folder: Path, ignore_id: int, count: int) -> Tensor:
-    """`count` label maps [count, SIDE, SIDE] uint8 from PNG files, enlarged without blending."""
+def real_labels(folder: Path, ignore_id: int, count: int, side: int) -> Tensor:
+    """`count` label maps [count, side, side] uint8 from PNG files, enlarged without blending."""
     files = sorted(folder.glob("*.png"))
     maps = []
     for path in files[:: max(1, len(files) // count)][:count]:
         ids = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        factor = SIDE / min(ids.shape)
-        large = cv2.resize(ids, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)[:SIDE, :SIDE]
+        factor = side / min(ids.shape)
+        large = cv2.resize(ids, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)[:side, :side]
         maps.append(np.where(large == ignore_id, IGNORE, large))
     if len(maps) < count:
         raise SystemExit(f"error: --labels {folder}: {count} PNG files are needed, found {len(maps)}.")
     return torch.from_numpy(np.stack(maps).astype(np.uint8))
 
 
-def random_labels(num_classes: int, count: int) -> Tensor:
+def random_labels(num_classes: int, count: int, side: int) -> Tensor:
     """Noise: every pixel is on a boundary. The worst case; no real image comes close."""
-    return torch.randint(0, num_classes, (count, SIDE, SIDE), generator=torch.Generator().manual_seed(1)).byte()
+    return torch.randint(0, num_classes, (count, side, side), generator=torch.Generator().manual_seed(1)).byte()
+
+
+def block_labels(num_classes: int, count: int, side: int) -> Tensor:
+    """Squares of 56 pixels, some of them void: about one pixel in fourteen is at a boundary, as on a street."""
+    generator = torch.Generator().manual_seed(2)
+    squares = -(-side // 56)
+    grid = torch.randint(0, num_classes + 1, (count, squares, squares), generator=generator)
+    labels = grid.repeat_interleave(56, 1).repeat_interleave(56, 2)[:, :side, :side]
+    return labels.masked_fill(labels == num_classes, IGNORE).byte()
 
 
 def seconds(loss: Loss, logits: Tensor, labels: Tensor) -> float:
@@ -136,29 +148,45 @@ def copy_floor(logits: Tensor) -> float:
     return statistics.median(times) * 3 / 2  # a copy is one read and one write
 
 
-def table(device: torch.device, folder: Path | None, ignore_id: int, pairs: int) -> None:
+def kernels(loss: Loss, logits: Tensor, labels: Tensor) -> list[tuple[str, float]]:
+    """What one forward and backward pass runs on the GPU, with microseconds; nothing on a CPU."""
+    if logits.device.type != "cuda":
+        return []
+    logits.grad = None
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+        loss(logits, labels).backward()
+        wait(logits.device)
+    on_device = [event for event in recorded.events() if event.device_type == DeviceType.CUDA]
+    return [(event.name[:80], event.device_time) for event in on_device]
+
+
+def table(
+    device: torch.device, side: int, folder: Path | None, ignore_id: int, pairs: int, results: Results
+) -> None:
     """Measure and print a row per case and loss."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, PyTorch {torch.__version__}, float32, {SIDE}x{SIDE}, median of {pairs} pairs\n")
-    print("| logits | labels | loss | time / cross entropy (smallest-largest) | ms | memory / cross entropy |")
-    print("|---|---|---|---|---|---|")
+    print(f"{name}, PyTorch {torch.__version__}, float32, {side}x{side}, median of {pairs} pairs\n")
+    print("| logits | labels | loss | time / cross entropy (smallest-largest) | ms | of floor | memory | launches |")
+    print("|---|---|---|---|---|---|---|---|")
     for batch, num_classes in CASES[device.type]:
         generator = torch.Generator().manual_seed(0)
-        logits = torch.randn(batch, num_classes, SIDE, SIDE, generator=generator).mul_(3).to(device).requires_grad_()
-        kinds = {"random": random_labels(num_classes, batch)}
+        logits = torch.randn(batch, num_classes, side, side, generator=generator).mul_(3).to(device).requires_grad_()
+        kinds = {"random": random_labels(num_classes, batch, side)}
         if folder:
-            kinds = {"real": real_labels(folder, ignore_id, batch)} | kinds
+            kinds = {"real": real_labels(folder, ignore_id, batch, side)} | kinds
+        kinds["blocks"] = block_labels(num_classes, batch, side)
+        floor = copy_floor(logits)
+        results.add(shape=list(logits.shape), loss="two reads and one write", ms=1e3 * floor)
+        print(f"| {list(logits.shape[:2])} | - | two reads and one write | - | {1e3 * floor:.3f} | 1 | - | - |")
         for kind, labels in kinds.items():
-            measure_case(logits, labels.to(device), kind, pairs)
-        if device.type == "cuda":
-            floor = 1e3 * copy_floor(logits)
-            print(f"| {list(logits.shape[:2])} | - | two reads and one write | - | {floor:.2f} | - |")
+            measure_case(logits, labels.to(device), kind, pairs, floor, results)
 
 
-def measure_case(logits: Tensor, labels: Tensor, kind: str, pairs: int) -> None:
+def measure_case(logits: Tensor, labels: Tensor, kind: str, pairs: int, floor: float, results: Results) -> None:
     """The rows of one shape and kind of labels."""
     reference = extra_bytes(cross_entropy, logits, labels)
     losses: dict[str, Loss] = {
+        "cross entropy": cross_entropy,
         "relaxation": relaxed_cross_entropy,
         "published": partial(relaxed_cross_entropy, published=True),
         "multi-hot": multi_hot,
@@ -167,8 +195,16 @@ def measure_case(logits: Tensor, labels: Tensor, kind: str, pairs: int) -> None:
         found, own = ratios(loss, cross_entropy, logits, labels, pairs)
         memory = extra_bytes(loss, logits, labels) / reference
         spread = f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
-        shape = list(logits.shape[:2])
-        print(f"| {shape} | {kind} | {loss_name} | {spread} | {1e3 * own:.1f} | {memory:.2f} |", flush=True)
+        launched = kernels(loss, logits, labels)
+        results.add(
+            shape=list(logits.shape), labels=kind, loss=loss_name, ms=1e3 * own, ratios=found, of_floor=own / floor,
+            memory=memory, launches=len(launched), kernels=launched,
+        )  # fmt: skip
+        print(
+            f"| {list(logits.shape[:2])} | {kind} | {loss_name} | {spread} | {1e3 * own:.2f} | {own / floor:.2f} | "
+            f"{memory:.2f} | {len(launched) or '-'} |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -177,8 +213,12 @@ def main() -> None:
     parser.add_argument("--ignore_id", type=int, default=IGNORE, help="the value of void in them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--side", type=int, default=SIDE, help="of the square label maps")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     arguments = parser.parse_args()
-    table(torch.device(arguments.device), arguments.labels, arguments.ignore_id, arguments.pairs)
+    device = torch.device(arguments.device)
+    results = Results(arguments.json, device)
+    table(device, arguments.side, arguments.labels, arguments.ignore_id, arguments.pairs, results)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The benchmarks run. What they measure is nobody's test."""
 
+import json
+import os
+import re
 import subprocess
 import sys
 
@@ -51,3 +54,18 @@ def test_the_benchmark_of_inference_runs(flags):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "| and layers folded, bfloat16: labels |" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_gpu_session_is_rehearsed_in_miniature_on_a_cpu(tmp_path):
+    environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable, "KERBLINE_COMMIT": "rehearsed"}
+    command = ["bash", "benchmarks/gpu_session.sh", "--tiny"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    codes = dict(re.findall(r"== (\w+): \d+ s, exit code (\d+)", result.stdout))
+    parts = ("loss", "training", "inference", "loop", "compiled")
+    assert codes == dict.fromkeys(("tests", *parts), "0"), result.stdout
+    for name in parts:
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert found["commit"] == "rehearsed" and found["rows"]
+        assert not [row["error"] for row in found["rows"] if "error" in row]
+    assert len(list(tmp_path.iterdir())) <= 8

@@ -109,9 +109,8 @@ def restore(
     flags = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     if len(kept["optimizer"]["param_groups"]) != len(flags):
         raise ValueError(f"{path}: only one of its run and this one has a --trunk_lr or --layer_decay; change that.")
-    optimizer.load_state_dict(dict(kept["optimizer"]))
-    for group, own in zip(optimizer.param_groups, flags, strict=True):
-        group.update(own)
+    groups = [{**group, **own} for group, own in zip(kept["optimizer"]["param_groups"], flags, strict=True)]
+    optimizer.load_state_dict({**kept["optimizer"], "param_groups": groups})
     if scaler and kept.get("scaler"):  # empty where the run before did not scale
         scaler.load_state_dict(dict(kept["scaler"]))
 

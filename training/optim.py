@@ -34,9 +34,11 @@ def build_optimizer(config: OptimConfig, net: Network) -> Optimizer:
         {"params": parameters, "lr_factor": factor, "lr": config.lr * factor, "weight_decay": decay}
         for (factor, decay), parameters in groups.items()
     ]
+    # One pass over the weights, and with --fp16 no waiting for the GPU to say whether the gradient is finite.
+    fused = True if next(net.parameters()).is_cuda else None
     if config.adam:
-        return AdamW(settings, amsgrad=config.amsgrad)
-    return SGD(settings, momentum=config.momentum)
+        return AdamW(settings, amsgrad=config.amsgrad, fused=fused)
+    return SGD(settings, momentum=config.momentum, fused=fused)
 
 
 def build_schedule(config: OptimConfig, *, max_epoch: int, rlx_off_epoch: int) -> Callable[[float], float]:
@@ -86,11 +88,7 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         pairs = list(zip(self.net.state_dict().values(), net.state_dict().values(), strict=True))
-        torch._foreach_lerp_(
-            [mean for mean, _ in pairs if mean.is_floating_point()],
-            [now for mean, now in pairs if mean.is_floating_point()],
-            1 - decay,
-        )
-        for mean, now in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(now)
+        means = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in means], [now for _, now in means], 1 - decay)
+        if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:
+            torch._foreach_copy_([mean for mean, _ in counts], [now for _, now in counts])

@@ -106,7 +106,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     if balances:
         losses = build_loss(config.loss, spec, device, data.class_pixels)
     if processes.world_size > 1:
-        model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        ids = [device.index] if device.type == "cuda" else None
+        model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
     record = {}
     if processes.is_main:
         root, split = dataset_root(spec.name, config.data.dataset_dir), config.data.train_split

@@ -129,10 +129,15 @@ def is_hopper(device: torch.device) -> bool:
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [B, 3, H, W] in 0..255 -> float32, channels last, normalised by mean and std (both for values in 0..1)."""
-    scale = to_device(torch.tensor(std).mul_(255).reciprocal_().view(1, -1, 1, 1), images.device)
-    shift = to_device(torch.tensor(mean).mul_(255).view(1, -1, 1, 1), images.device)
+    shift, scale = _shift_and_scale(tuple(mean), tuple(std), images.device)
     pixels = images.contiguous(memory_format=torch.channels_last).float()
     return pixels.sub_(shift).mul_(scale)
+
+
+@cache
+def _shift_and_scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    scale = torch.tensor(std).mul_(255).reciprocal_().view(1, -1, 1, 1)
+    return to_device(torch.tensor(mean).mul_(255).view(1, -1, 1, 1), device), to_device(scale, device)
 
 
 def compile_for(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
