@@ -30,7 +30,7 @@ ARCHITECTURES: tuple[str, ...] = (
     "DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1",
     "DeepR18V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepR101V3PlusD_m1",
     "DeepMNV3V3PlusD_m1", "DeepEffLite0V3PlusD_m1", "DeepEffLite1V3PlusD_m1", "DeepEffLite2V3PlusD_m1",
-    "DinoV2SmallDPT", "DinoV2BaseDPT",
+    "DinoV2SmallDPT", "DinoV2BaseDPT", "DinoV2SmallLinear",
 )  # fmt: skip
 
 
@@ -71,6 +71,9 @@ class ModelConfig:
     freeze_trunk: bool = option(False, "train the head only")
     aspp_rates: str = option("", "dilations of the pyramid, as 3,6,9 for small images; default: the architecture's own")
     refine: bool = option(False, "add a decoder stage at stride 2, for thin objects; for the light networks")
+    checkpoint_activations: bool = option(
+        False, "save memory in training: compute each block of the trunk a second time instead of keeping its maps"
+    )
     trunk_freeze_bn: bool = option(False, "keep the statistics of the trunk's batch norms; for very small batches")
 
 

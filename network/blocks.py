@@ -5,7 +5,9 @@ Shapes: B images, C channels, H x W pixels of the feature map at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from utils.device import upsample
 
@@ -212,6 +215,36 @@ class Network(nn.Module):
         weighty = [stage for stage in self.stages if next(self.get_submodule(stage).parameters(), None) is not None]
         own = (number for number, stage in enumerate(weighty) if key.startswith(f"{stage}."))
         return len(weighty) - 1 - next(own, 0)
+
+    def checkpoint_activations(self) -> None:
+        """Have each block of the trunk keep only its input for the gradient, and compute the rest a second time."""
+        for stage in map(self.get_submodule, self.stages):
+            parts = list(stage) if isinstance(stage, nn.Sequential) else []
+            for block in parts if parts and all(next(part.children(), None) for part in parts) else [stage]:
+                block.forward = partial(
+                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False,
+                    context_fn=partial(_first_and_second_time, block),
+                )  # fmt: skip
+
+
+def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _keep_statistics(block)
+
+
+@contextmanager
+def _keep_statistics(block: nn.Module) -> Iterator[None]:
+    """Its batch norms do not update their running statistics meanwhile: they have seen this batch already."""
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [norm for norm in block.modules() if isinstance(norm, kind) and norm.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:  # the second time ends, by an exception, as soon as all is there that the gradient needs
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class DepthwiseConv2d(nn.Conv2d):

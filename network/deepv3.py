@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Network, Trunk, conv_layers, init_weights
-from network.dpt import DPT
+from network.dpt import DPTHead, LinearHead, Transformer
 from network.efficientnet_lite import efficientnet_lite
 from network.mobilenetv3 import mobilenetv3_large
 from network.resnet import BasicBlock, Bottleneck, resnet
@@ -116,6 +116,14 @@ class NetworkSpec(NamedTuple):
     network: Callable[..., Network] = DeepLabV3Plus
 
 
+DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
+SMALL_VIT: dict[str, Any] = {
+    "timm": "vit_small_patch14_dinov2",
+    "published": "dinov2_vits14_pretrain*",
+    "source": f"{DINOV2}/dinov2_vits14/dinov2_vits14_pretrain.pth",
+    "network": Transformer,
+}
+
 # Recipes and checkpoints of the published code use these names; config.py lists them for --help.
 NETWORKS = {
     "DeepWV3Plus": NetworkSpec(wider_resnet38, published="wider_resnet38*.pth*"),
@@ -145,17 +153,14 @@ NETWORKS = {
         partial(efficientnet_lite, 2), LIGHT_HEAD, timm="tf_efficientnet_lite2", published="efficientnet-lite2*.pth"
     ),
     "DinoV2SmallDPT": NetworkSpec(
-        partial(vision_transformer, 384),
-        {"width": 64, "channels": (48, 96, 192, 384)},
-        timm="vit_small_patch14_dinov2", published="dinov2_vits14*",
-        source="https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth", network=DPT,
+        partial(vision_transformer, 384), {"head": partial(DPTHead, width=64, channels=(48, 96, 192, 384))}, **SMALL_VIT
     ),
     "DinoV2BaseDPT": NetworkSpec(
-        partial(vision_transformer, 768),
-        {"width": 128, "channels": (96, 192, 384, 768)},
-        timm="vit_base_patch14_dinov2", published="dinov2_vitb14*",
-        source="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth", network=DPT,
+        partial(vision_transformer, 768), {"head": partial(DPTHead, width=128, channels=(96, 192, 384, 768))},
+        timm="vit_base_patch14_dinov2", published="dinov2_vitb14_pretrain*",
+        source=f"{DINOV2}/dinov2_vitb14/dinov2_vitb14_pretrain.pth", network=Transformer,
     ),
+    "DinoV2SmallLinear": NetworkSpec(partial(vision_transformer, 384), {"head": LinearHead}, **SMALL_VIT),
 }  # fmt: skip
 MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name
 

@@ -1,9 +1,11 @@
-"""The dense prediction transformer's head ("Vision Transformers for Dense Prediction", arXiv:2103.13413) on DINOv2.
+"""Heads for DINOv2: that of DPT ("Vision Transformers for Dense Prediction", arXiv:2103.13413), and a linear one.
 
-Widths, keys and alignment are those of UniMatch V2 (arXiv:2410.10777), whose checkpoints load.
+Widths, keys and alignment of the first are those of UniMatch V2 (arXiv:2410.10777), whose checkpoints load.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,6 +70,8 @@ class DPTHead(nn.Module):
         self.scratch["output_conv"] = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(width, num_classes, 1)
         )
+        # PyTorch's initialisation keeps the sums of the residual units small; so does this, as in DeepLabV3+.
+        nn.init.normal_(self.scratch["output_conv"][-1].weight, std=0.01)  # type: ignore[index]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """`maps`: [B, in_channels, h, w] four times -> logits [B, num_classes, 8 h, 8 w]."""
@@ -84,23 +88,37 @@ class DPTHead(nn.Module):
         return logits
 
 
-class DPT(Network):
-    """DINOv2 with the head of DPT. Images of any size: they are padded to multiples of 14, and the logits cut back."""
+class LinearHead(nn.Module):
+    """Batch norm and a linear layer on the last map, as DINOv2's authors evaluate frozen trunks (section 7.4)."""
 
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.linear = nn.Conv2d(in_channels, num_classes, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """`maps`: [B, in_channels, h, w] each -> logits [B, num_classes, h, w]."""
+        logits: Tensor = self.linear(self.norm(maps[-1]))
+        return logits
+
+
+class Transformer(Network):
+    """DINOv2 with a head. Images of any size: they are padded to multiples of 14, and the logits cut back."""
+
+    # Published parts that no prediction needs: what hid patches in training without labels, and a unit that is not run.
     unused_keys = ("backbone.mask_token", "head.scratch.refinenet4.resConfUnit1.")
 
-    def __init__(self, trunk: Trunk, num_classes: int, *, width: int, channels: tuple[int, int, int, int]) -> None:
+    def __init__(self, trunk: Trunk, num_classes: int, *, head: Callable[[int, int], nn.Module]) -> None:
+        """head: makes the head of the channels of its maps and the number of classes."""
         super().__init__(trunk, num_classes)
         (self.backbone,) = trunk.modules.values()
-        self.head = DPTHead(trunk.out_channels, num_classes, width, channels)
-        # PyTorch's initialisation keeps the sums of the residual units small; so does this, as in DeepLabV3+.
-        nn.init.normal_(self.head.scratch["output_conv"][-1].weight, std=0.01)  # type: ignore[index]
+        self.head = head(trunk.out_channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))  # with the mean colour
-        logits = self.head(self.backbone(padded))
+        logits: Tensor = self.head(self.backbone(padded))
         if self.training:
             logits = logits.float().contiguous()  # as the loss needs them, while they are small
         if self.upsamples or padded.shape != images.shape:  # others could not know what was padded

@@ -101,13 +101,18 @@ class VisionTransformer(nn.Module):
         return maps
 
     def position_table(self, rows: int, columns: int) -> Tensor:
-        """The positions of the patches, resized bicubically as in DINOv2: [1, rows * columns, width]."""
+        """The positions of the patches, resized bicubically: [1, rows * columns, width].
+
+        As Hugging Face does it; the published code's are shifted by up to a tenth of a patch.
+        """
         table = self.pos_embed[:, 1:]
         if (rows, columns) == (TABLE, TABLE):
             return table
+        # A compiler passes over the cache anyway, and warns of it.
+        matrix = bicubic_matrix.__wrapped__ if torch.compiler.is_compiling() else bicubic_matrix
         grid = table[0].double().unflatten(0, (TABLE, TABLE))  # autocast would round what is not float64
-        grid = torch.tensordot(bicubic_matrix(rows, table.device), grid, 1)
-        grid = torch.matmul(bicubic_matrix(columns, table.device), grid)
+        grid = torch.tensordot(matrix(rows, table.device), grid, 1)
+        grid = torch.matmul(matrix(columns, table.device), grid)
         return grid.to(table.dtype).flatten(0, 1)[None]
 
 

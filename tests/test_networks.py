@@ -3,6 +3,7 @@
 A network inherits its checks by being listed in `network/__init__.py`.
 """
 
+import copy
 import re
 import subprocess
 import sys
@@ -176,6 +177,27 @@ def test_a_training_step_on_one_image_reaches_every_parameter(fresh):
         assert gradient is not None, key
         assert torch.isfinite(gradient).all(), key
         assert gradient.any(), key
+
+
+@pytest.mark.parametrize("arch", ["DeepR18V3PlusD_m1", "DeepMNV3V3PlusD_m1", "DinoV2SmallDPT"])
+def test_blocks_computed_twice_give_the_same_gradients_and_statistics_from_fewer_kept_values(arch):
+    torch.manual_seed(0)
+    usual = build_network(arch, 3).train()
+    sparing = copy.deepcopy(usual)
+    sparing.checkpoint_activations()
+    images, kept = torch.randn(2, 3, 42, 56), []
+    for net in (usual, sparing):
+        values = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, v=values: v.append(x) or x, lambda x: x):
+            loss = net(images).square().mean()
+        apart = {x.data_ptr(): x.numel() for x in values if not isinstance(x, nn.Parameter)}
+        kept.append(sum(apart.values()))
+        loss.backward()
+    assert kept[1] < 0.7 * kept[0]
+    for (name, one), other in zip(usual.named_parameters(), sparing.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), name
+    for (name, one), other in zip(usual.state_dict().items(), sparing.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
 
 
 # --- heads that flags change ------------------------------------------------------------------------------------

@@ -172,6 +172,7 @@ def test_gradient_accumulation_takes_one_step_for_several_batches(tiny_set, tmp_
 
 @pytest.mark.parametrize("flags", [
     ("--bs_mult", "1"), ("--img_wt_loss",), ("--jointwtborder", "--strict_bdr_cls", "2,6"), ("--bf16",),
+    ("--checkpoint_activations", "--ema", "0.9", "--layer_decay", "0.9"),
     ("--freeze_trunk",), ("--bblur", "--pre_size", "48"), ("--relax", "--rlx_off_epoch", "1", "--max_epoch", "2"),
     ("--jointwtborder", "--lr_schedule", "scl-poly", "--rlx_off_epoch", "1", "--max_epoch", "2"),
 ], ids=" ".join)  # fmt: skip

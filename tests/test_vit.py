@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from safetensors.torch import save_file
 from config import OptimConfig
 from network.checkpoint import load_checkpoint, load_state
 from network.deepv3 import NETWORKS, build_network
-from network.dpt import DPTHead
-from network.vit import HEAD_WIDTH, VisionTransformer, bicubic_matrix, unify_keys
+from network.dpt import DPTHead, LinearHead
+from network.vit import HEAD_WIDTH, VisionTransformer, bicubic_matrix, unify_keys, vision_transformer
 from network.weights import find_imagenet_weights, load_trunk_weights
 from tests.golden import parity_fixtures as fixtures
 from tests.networks import GOLDEN, without_memory
+from tests.tiny import metrics, run
 from training.optim import build_optimizer
 
 
@@ -218,3 +220,33 @@ def test_reading_onnx_without_its_package_says_what_to_install(tmp_path, monkeyp
     (tmp_path / "net.onnx").write_bytes(b"0123456789")
     with pytest.raises(ValueError, match="pip install onnx"):
         load_checkpoint(tmp_path / "net.onnx")
+
+
+@torch.inference_mode()
+def test_the_linear_head_sees_the_last_map_alone():
+    head = LinearHead(4, 3).eval()
+    maps = [torch.randn(1, 4, 2, 5) for _ in range(4)]
+    assert head(maps).shape == (1, 3, 2, 5)
+    assert torch.equal(head(maps), head([*torch.zeros(3, 1, 4, 2, 5), maps[3]]))
+
+
+def test_a_small_transformer_trains_and_is_evaluated_in_tiles_at_several_scales(
+    tiny_set, tmp_path, monkeypatch, command
+):
+    monkeypatch.setattr("network.vit.VisionTransformer", partial(VisionTransformer, depth=4))
+    small = NETWORKS["DinoV2SmallDPT"]._replace(trunk=partial(vision_transformer, HEAD_WIDTH))
+    monkeypatch.setitem(NETWORKS, "DinoV2SmallDPT", small)
+    flags = ("--arch", "DinoV2SmallDPT", "--bf16", "--ema", "0.9", "--layer_decay", "0.8", "--checkpoint_activations")
+    run(tiny_set, tmp_path, "--max_epoch", "2", *flags)
+    run(tiny_set, tmp_path, "--max_epoch", "3", *flags, "--resume")
+    assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1, 2, 3]
+    best = tmp_path / "ckpt/default/best.pth"
+    out = ("--ckpt_path", tmp_path / "eval", "--exp_name", "tiles")
+    done = command(
+        "eval", "--snapshot", best, "--dataset_dir", tiny_set, "--crop_size", "40", "--scales", "0.8,1.3",
+        "--device", "cpu", "--bf16", *out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    command("network.convert", best, "--out", tmp_path / "small.safetensors")
+    net = build_network("DinoV2SmallDPT", 11)
+    assert load_trunk_weights(net, tmp_path / "small.safetensors").missing == ()

@@ -66,6 +66,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
     if run.max_minutes and processes.world_size > 1:
         raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
+    if config.precision.compile and model_flags.checkpoint_activations:
+        raise ValueError("--compile decides itself what to compute twice; leave out --checkpoint_activations.")
     if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
         raise ValueError(
             "--rlx_off_epoch changes nothing without --relax, --jointwtborder or --lr_schedule scl-poly; add one of "
@@ -91,6 +93,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     average = WeightAverage(net, config.optim.ema) if config.optim.ema else None
     if start:
         restore(start, net, optimizer, scaler=scaler, average=average)
+    if model_flags.checkpoint_activations:
+        net.checkpoint_activations()
     model: nn.Module = net
     if config.precision.syncbn and processes.world_size > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
