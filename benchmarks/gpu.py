@@ -16,9 +16,10 @@ import argparse
 import gc
 import statistics
 import tempfile
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,9 +47,9 @@ from network.deepv3 import DeepLabV3Plus, build_network
 from network.fuse import Kn2rowConv2d, use_space_to_batch
 from train import forward_backward, optimizer_step
 from training.loop import Meters, Progress
-from training.optim import build_optimizer
+from training.optim import WeightAverage, build_optimizer
 from training.run_log import RunLog
-from utils.device import autocast_dtype, compile_for, normalise
+from utils.device import autocast_dtype, compile_for, normalise, upsample
 from utils.flags import parse_command_line
 
 CITYSCAPES = dataset_spec("cityscapes")
@@ -104,6 +105,20 @@ def use_forms(net: DeepLabV3Plus) -> None:
             branch.set_submodule("0", TrainableKn2row(conv))
 
 
+def upsample_by_matrices(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """`utils.device.upsample` as two products with matrices of weights, so that its gradient is one as well."""
+    across = _weights(x.shape[3], size[1], x)
+    down = _weights(x.shape[2], size[0], x)
+    wide = torch.matmul(across, x.permute(0, 2, 3, 1))  # [B, h, W, C]
+    return torch.matmul(down, wide.flatten(2)).unflatten(2, wide.shape[2:]).permute(0, 3, 1, 2)
+
+
+def _weights(before: int, after: int, like: Tensor) -> Tensor:
+    identity = torch.eye(before, device=like.device).unsqueeze(0)
+    resized = F.interpolate(identity, size=after, mode="linear", align_corners=True)
+    return resized.squeeze(0).T.to(like.dtype)
+
+
 def plain_step(arch: str, images: Tensor, labels: Tensor, device: torch.device) -> Step:
     """The plain recipe."""
     net = new_network(arch, device)
@@ -126,7 +141,13 @@ def plain_step(arch: str, images: Tensor, labels: Tensor, device: torch.device) 
     return run
 
 
-def own_training(arch: str, device: torch.device, flags: list[str], change: Callable[[DeepLabV3Plus], None]) -> Any:
+def nothing(_: DeepLabV3Plus) -> None:
+    """No change of the network."""
+
+
+def own_training(
+    arch: str, device: torch.device, flags: Sequence[str] = (), change: Callable[[DeepLabV3Plus], None] = nothing
+) -> Any:
     """What train.py's step needs, without data."""
     config = parse_command_line(TrainConfig, ["--arch", arch, "--jointwtborder", "--lr", "0.001", *flags])
     net = new_network(arch, device)
@@ -134,7 +155,8 @@ def own_training(arch: str, device: torch.device, flags: list[str], change: Call
     net = net.to(device).to(memory_format=torch.channels_last)
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     return SimpleNamespace(
-        config=config, device=device, dtype=dtype, net=net, average=None, optimizer=build_optimizer(config.optim, net),
+        config=config, device=device, dtype=dtype, net=net, optimizer=build_optimizer(config.optim, net),
+        average=WeightAverage(net, config.optim.ema) if config.optim.ema else None,
         model=compile_for(net, device) if config.precision.compile else net,
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         losses=build_loss(config.loss, CITYSCAPES, device),
@@ -178,14 +200,14 @@ def graph_step(training: Any, images: Tensor, labels: Tensor) -> Step:
 
 
 @contextmanager
-def searching(search: bool) -> Iterator[None]:
-    """With cuDNN's search for the fastest convolutions, or without."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=search):
+def settings(search: bool, matrices: bool) -> Iterator[None]:
+    """With cuDNN's search for the fastest convolutions, or without; the decoder upsampling by matrices, or not."""
+    upsampling = upsample_by_matrices if matrices else upsample
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=search),
+        mock.patch("network.blocks.upsample", upsampling),
+    ):
         yield
-
-
-def nothing(_: DeepLabV3Plus) -> None:
-    """No change of the network."""
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -196,6 +218,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "train.py --fp16": {"flags": ["--fp16"]},
     "forms, cuDNN searches": {"change": use_forms, "search": True},
     "forms": {"change": use_forms},
+    "matrices upsample, cuDNN searches": {"search": True, "matrices": True},
     "graph, cuDNN searches": {"graph": True, "search": True},
     "--compile": {"flags": ["--compile"]},
     "--compile, cuDNN searches": {"flags": ["--compile"], "search": True},
@@ -210,7 +233,7 @@ def build_step(
 ) -> Step:  # fmt: skip
     if plain:
         return plain_step(arch, images, labels, device)
-    training = own_training(arch, device, flags or [], change)
+    training = own_training(arch, device, flags or (), change)
     return (graph_step if graph else own_step)(training, images, labels)
 
 
@@ -250,7 +273,7 @@ def training(arguments: argparse.Namespace, device: torch.device, results: Resul
             continue
         row: dict[str, Any] = {"arch": arguments.arch, "batch": batch, "crop": side, "way": name}
         try:
-            with searching(way.pop("search", False)):
+            with settings(way.pop("search", False), way.pop("matrices", False)):
                 step = build_step(arguments.arch, images, labels, device, **way)
                 first = [float(step()) for _ in range(arguments.warm_up)]
                 if device.type == "cuda":
@@ -258,7 +281,7 @@ def training(arguments: argparse.Namespace, device: torch.device, results: Resul
                 times = [seconds(step, device, arguments.in_a_row) for _ in range(arguments.windows)]
                 if device.type == "cuda":
                     row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                    if name in ("plain recipe", "train.py") or "search" in name:
+                    if name in ("plain recipe", "train.py", "train.py, cuDNN searches", "--compile"):
                         row["kernels"] = slowest_kernels(step)
             middle = statistics.median(times)
             reference = reference or middle
@@ -287,7 +310,7 @@ def waiting(arguments: argparse.Namespace, device: torch.device, results: Result
     """Where 41 steps of train.py's loop, with its meters, wait for the GPU; it means to do so at steps 1, 21 and 41."""
     images, labels = batch_of(arguments.batch, arguments.crop, device)
     for flags in ([], ["--fp16"] if device.type == "cuda" else ["--no-bf16"]):
-        own = own_training(arguments.arch, device, flags, nothing)
+        own = own_training(arguments.arch, device, flags)
         step = own_step(own, images, labels)
         step()
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
@@ -316,7 +339,7 @@ def memory(arguments: argparse.Namespace, device: torch.device, results: Results
             return  # this checkout has no such flag
         row: dict[str, Any] = {"arch": arguments.arch, "batch": 1, "crop": arguments.crop, "flags": flags}
         try:
-            own = own_training(arguments.arch, device, flags, nothing)
+            own = own_training(arguments.arch, device, flags)
             if flags:
                 apply_checkpointing(own)
             step = own_step(own, images, labels)
@@ -438,7 +461,11 @@ def main() -> None:
         for named in arguments.arch:
             arch, _, batch = named.partition(":")
             own = {**vars(arguments), "arch": arch, "batch": int(batch or 1)}
-            measures[what](argparse.Namespace(**own), device, results)
+            try:
+                measures[what](argparse.Namespace(**own), device, results)
+            except Exception as error:  # the others are still worth measuring
+                traceback.print_exc()
+                results.add(what=what, arch=arch, error=f"{type(error).__name__}: {error}"[:500])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call of at most five and a half minutes, what matters most first; each part has its
-# own limit and survives the others. Results go to the folder OUT (default: results); at most seven files.
+# own limit and survives the others. Results go to the folder OUT (default: results); at most eight files.
 #   benchmarks/gpu_session.sh          # on a machine with PyTorch, Triton and a GPU; wheels in .whl/ are installed first
 #   benchmarks/gpu_session.sh --tiny   # a rehearsal on any machine, in miniature, with more patience
 # PYTHON: the interpreter. KERBLINE_COMMIT: what the results call this checkout, if it has no .git.
@@ -31,10 +31,10 @@ gpu() { # name, seconds, arguments of benchmarks.gpu; results in name.json
     part "$1" "$2" "$PYTHON" -m benchmarks.gpu "${@:3}" "${TINY[@]}" --json "$OUT/$1.json"
 }
 
-big=(DeepWV3Plus:2 DeepSRNX50V3PlusD_m1:2) light=(DeepMNV3V3PlusD_m1:8 DeepEffLite2V3PlusD_m1:8)
+networks=(DeepWV3Plus:2 DeepSRNX50V3PlusD_m1:2 DeepMNV3V3PlusD_m1:8) more=(DeepEffLite2V3PlusD_m1:8 DinoV2SmallDPT:2)
 loss=() predicting=() compiling_ways=(--compile "plain recipe again")
 if [ ${#TINY[@]} -gt 0 ]; then # nothing is compiled: on a CPU that takes minutes
-    big=(DeepMNV3V3PlusD_m1:2) light=() loss=(--side 48 --pairs 2) predicting=(--ways plain eager "eager, forms")
+    networks=(DeepMNV3V3PlusD_m1:2) more=(DeepMNV3V3PlusD_m1:1) loss=(--side 48 --pairs 2) predicting=(--ways plain eager "eager, forms")
     compiling_ways=("plain recipe again")
 fi
 
@@ -57,10 +57,11 @@ else
 fi
 
 part loss 45 "$PYTHON" -m benchmarks.loss "${loss[@]}" --json "$OUT/loss.json"
-gpu training 90 training --arch "${big[@]}" "${light[@]}" --windows 4 --ways "plain recipe" "train.py" \
-    "train.py, cuDNN searches" "forms, cuDNN searches" "graph, cuDNN searches"
-gpu inference 60 inference --arch "${big[0]}" DeepMNV3V3PlusD_m1 DeepSRNX50V3PlusD_m1 "${predicting[@]}"
-gpu loop 35 waiting memory blocks --arch "${big[0]}"
-gpu compiled 60 training --arch "${big[0]}" DeepMNV3V3PlusD_m1:8 --windows 4 --warm_up 3 --ways "${compiling_ways[@]}"
+gpu training 100 training --arch "${networks[@]}" --windows 4 --ways "plain recipe" "train.py" \
+    "train.py, cuDNN searches" "forms, cuDNN searches" "matrices upsample, cuDNN searches" "graph, cuDNN searches"
+gpu inference 60 inference --arch "${networks[@]}" "${predicting[@]}"
+gpu loop 35 waiting memory blocks --arch "${networks[0]}"
+gpu compiled 60 training --arch "${networks[0]}" "${networks[-1]}" --windows 4 --warm_up 3 --ways "${compiling_ways[@]}"
+gpu more 40 training --arch "${more[@]}" --windows 3 --ways "plain recipe" "train.py" "train.py, cuDNN searches"
 [ ${#TINY[@]} = 0 ] && part stopwatch 25 "$PYTHON" -m pytest -p no:cacheprovider tests/test_gpu.py -k stopwatch
 echo "== all: $SECONDS s"

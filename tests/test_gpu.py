@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.gpu import batch_of, own_step, own_training
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from inference.load import fast_network
@@ -81,6 +82,18 @@ def test_normalising_waits_for_nothing(no_waiting):
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8, device=GPU)
     torch.cuda.set_sync_debug_mode("error")
     normalise(images, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize("flags", [[], ["--fp16"], ["--adam", "--ema", "0.99", "--clip_norm", "1"]])
+def test_no_training_step_waits_for_the_gpu(flags, no_waiting):
+    images, labels = batch_of(2, 64, GPU)
+    training = own_training("DeepMNV3V3PlusD_m1", GPU, flags)
+    step = own_step(training, images, labels)
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    for _ in range(3):
+        step()
 
 
 def test_pictures_that_go_up_while_the_gpu_works_arrive_whole():
