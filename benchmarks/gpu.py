@@ -153,6 +153,8 @@ def own_training(
     net = new_network(arch, device)
     change(net)
     net = net.to(device).to(memory_format=torch.channels_last)
+    if config.model.checkpoint_activations:
+        net.checkpoint_activations()
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     return SimpleNamespace(
         config=config, device=device, dtype=dtype, net=net, optimizer=build_optimizer(config.optim, net),
@@ -335,13 +337,9 @@ def memory(arguments: argparse.Namespace, device: torch.device, results: Results
     """Peak memory of train.py's step, one crop, with and without --checkpoint_activations."""
     images, labels = batch_of(1, arguments.crop, device)
     for flags in ([], ["--checkpoint_activations"]):
-        if flags and not hasattr(parse_command_line(TrainConfig, []).model, "checkpoint_activations"):
-            return  # this checkout has no such flag
         row: dict[str, Any] = {"arch": arguments.arch, "batch": 1, "crop": arguments.crop, "flags": flags}
         try:
             own = own_training(arguments.arch, device, flags)
-            if flags:
-                apply_checkpointing(own)
             step = own_step(own, images, labels)
             times = [seconds(step, device) for _ in range(6)]
             row["ms"] = 1e3 * statistics.median(times[2:])
@@ -357,11 +355,6 @@ def memory(arguments: argparse.Namespace, device: torch.device, results: Results
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-
-
-def apply_checkpointing(own: Any) -> None:
-    """As training/setup.py does."""
-    own.net.checkpoints = True
 
 
 def inference(arguments: argparse.Namespace, device: torch.device, results: Results) -> None:
