@@ -222,9 +222,8 @@ class Network(nn.Module):
             parts = list(stage) if isinstance(stage, nn.Sequential) else []
             for block in parts if parts and all(next(part.children(), None) for part in parts) else [stage]:
                 block.forward = partial(
-                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False,
-                    context_fn=partial(_first_and_second_time, block),
-                )  # fmt: skip
+                    checkpoint, block.forward, use_reentrant=False, context_fn=partial(_first_and_second_time, block)
+                )
 
 
 def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

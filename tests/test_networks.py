@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import ARCHITECTURES
-from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d
-from network.deepv3 import NETWORKS, build_network, head_options
+from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, Trunk
+from network.deepv3 import NETWORKS, DeepLabV3Plus, build_network, head_options
 from network.mobilenetv3 import nearest_multiple_of_8
 from tests.golden import parity_fixtures as fixtures
 from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
@@ -198,6 +198,21 @@ def test_blocks_computed_twice_give_the_same_gradients_and_statistics_from_fewer
         assert torch.equal(one.grad, other.grad), name
     for (name, one), other in zip(usual.state_dict().items(), sparing.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_a_block_computed_twice_drops_the_same_channels_both_times():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Dropout2d(0.5), nn.Conv2d(8, 3, 1))
+    modules = {"stem": nn.Sequential(block, copy.deepcopy(block))}
+    trunk = Trunk(modules, ("stem",), fine_stage="stem", fine_channels=3, out_channels=3)
+    net = DeepLabV3Plus(trunk, 3, rates=(1,), width=4).train()
+    sparing = copy.deepcopy(net)
+    sparing.checkpoint_activations()
+    for one in (net, sparing):
+        torch.manual_seed(1)
+        one(torch.ones(2, 3, 4, 4)).square().mean().backward()
+    gradients = [one.stem[0][0].weight.grad for one in (net, sparing)]
+    assert torch.equal(*gradients) and gradients[0].any()
 
 
 # --- heads that flags change ------------------------------------------------------------------------------------
