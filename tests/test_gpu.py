@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import gpu as measured
 from benchmarks.gpu import batch_of, own_step, own_training
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
@@ -94,6 +95,18 @@ def test_no_training_step_waits_for_the_gpu(flags, no_waiting):
     torch.cuda.set_sync_debug_mode("error")
     for _ in range(3):
         step()
+
+
+@pytest.mark.parametrize("way", ["train.py", "train.py --fp16", "forms", "graph, cuDNN searches"])
+def test_fifty_fast_steps_learn_what_the_plain_recipe_learns(way):
+    images, labels = batch_of(1, 64, GPU)  # of several, the published code mixes the weights
+    plain = measured.plain_step("DeepMNV3V3PlusD_m1", images, labels, GPU)
+    setting = {key: value for key, value in measured.WAYS[way].items() if key != "search"}
+    setting["flags"] = ["--published_loss", *setting.get("flags", [])]
+    fast = measured.build_step("DeepMNV3V3PlusD_m1", images, labels, GPU, **setting)
+    expected, got = (np.array([float(step()) for _ in range(50)]) for step in (plain, fast))
+    assert expected[-5:].mean() < 0.9 * expected[:5].mean()
+    assert np.abs(got - expected).mean() < 0.1 * expected.mean()  # float16 skips a step or two until its scale fits
 
 
 def test_pictures_that_go_up_while_the_gpu_works_arrive_whole():
