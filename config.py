@@ -48,6 +48,9 @@ class RunConfig:
         0.0, "fit the learning rate schedule to this many minutes, then stop, at the latest after --max_epoch; "
         "runs then differ in their steps, so compare runs of equal --max_epoch; 0: no limit", must_be=NOT_NEGATIVE,
     )  # fmt: skip
+    ckpt_minutes: float = option(
+        10.0, "write last.pth every N minutes, also in the middle of an epoch; 0: only at its end", must_be=NOT_NEGATIVE
+    )
     val_interval: int = option(1, "validate every N epochs, and after the last", must_be=POSITIVE)
     seed: int = option(0, "seed of everything random", must_be=NOT_NEGATIVE)
     resume: bool = option(False, "resume from the run folder's last.pth; starts a new run if there is none")
@@ -179,6 +182,14 @@ class OptimConfig:
     weight_decay: float = option(1e-4, "weight decay", must_be=NOT_NEGATIVE)
     momentum: float = option(0.9, "momentum of SGD", must_be=SHARE)
     accumulate: int = option(1, "accumulate gradients over this many batches", must_be=POSITIVE)
+    global_batch: int = option(
+        0, "crops a step of all processes, by as much --accumulate as that takes; the learning rate stays; 0: off",
+        must_be=NOT_NEGATIVE,
+    )  # fmt: skip
+    max_bad_steps: int = option(
+        0, "skip up to this many steps whose loss or gradient is NaN or infinite; waits for the GPU at each step",
+        must_be=NOT_NEGATIVE,
+    )  # fmt: skip
     clip_norm: float = option(0.0, "clip the gradient's norm to this; 0: off", must_be=NOT_NEGATIVE)
     ema: float = option(0.0, "score and save a moving average of the weights, of this decay per step", must_be=SHARE)
 
@@ -205,6 +216,8 @@ class PrecisionConfig:
     fp16: bool = option(False, "float16 autocast with loss scaling")
     syncbn: bool = option(False, "synchronise batch norm over all processes")
     compile: bool = option(False, "torch.compile the network")
+    deterministic: bool = option(False, "the same bits each time on the same machine, also on a GPU; slower there")
+    timeout: float = option(10.0, "minutes to wait for a process that hangs", must_be=POSITIVE)
 
     def __post_init__(self) -> None:
         if self.fp16 and self.bf16:

@@ -10,6 +10,9 @@ if __name__ == "__main__":
 
 import math
 import shlex
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,7 @@ from training.run_log import BEST, LAST, NUM_SAMPLES, beside_labels, draw_curves
 from training.setup import Training, set_up
 from utils.command import run_command
 from utils.device import give_back_freed_memory, normalise, resolve_device
-from utils.distributed import Processes, gradients_summed_later, process_group, share_buffers
+from utils.distributed import Processes, gradients_summed_later, process_group, share_buffers, sum_over_processes
 from utils.metrics import ConfusionMatrix, Scores, scores
 
 
@@ -37,7 +40,7 @@ def main(config: TrainConfig) -> int:
     """Train as `config` says. Returns the exit code."""
     spec = load_spec(config.data.dataset, config.data.dataset_dir)
     device = resolve_device(config.device.device)
-    with process_group(device) as processes:
+    with process_group(device, timedelta(minutes=config.precision.timeout)) as processes:
         train(processes, config, spec, device)
     return 0
 
@@ -82,49 +85,73 @@ def about_scores(training: Training, snapshot: Path) -> str:
     return f"scored on whole images, scale 1, no flip; the same (but for rounding): {command}"
 
 
-def train_one_epoch(training: Training) -> None:
-    """One pass over the epoch's crops, one optimizer step per `--accumulate` batches."""
+def train_one_epoch(training: Training) -> Iterator[None]:
+    """The rest of the epoch's crops, one optimizer step per `--accumulate` batches; yields after each step."""
     config, progress = training.config, training.progress
-    # From seed and epoch alone, so that a resumed run draws the same numbers.
-    seed = np.random.SeedSequence((config.run.seed, progress.epoch, training.processes.rank))
-    torch.manual_seed(int(seed.generate_state(1)[0]))
     training.model.train()
     if config.model.freeze_trunk or config.model.trunk_freeze_bn:
         for module in training.net.trunk_modules():
             module.eval()  # frozen batch norms keep their statistics
-    loader = training.data.epoch(progress.epoch)
-    accumulate = min(config.optim.accumulate, len(loader))
+    accumulate = training.accumulate
+    loader = training.data.epoch(progress.epoch, progress.step * accumulate)
     num_steps = len(loader) // accumulate
-    with Meters(progress, num_steps, training.log, training.device, training.dtype) as meters:
+    with Meters(progress, num_steps, training, config.optim.max_bad_steps) as meters:
         batches = meters.timed(loader)
-        for step in range(num_steps):
+        for step in range(progress.step, num_steps):
+            # Dropout draws from these alone, so that a resumed run draws the same numbers.
+            seed = np.random.SeedSequence((config.run.seed, progress.epoch, step, training.processes.rank))
+            torch.manual_seed(int(seed.generate_state(1)[0]))
             now = meters.schedule_at(step)
             lr = training.lr_at(now)
             set_lr(training.optimizer, lr)
             is_relaxed = config.loss.rlx_off_epoch < 0 or now < config.loss.rlx_off_epoch
             loss_of = training.losses[0 if is_relaxed else 1]
-            for part in range(accumulate):
-                images, labels = next(batches)
-                if config.augment.dump_augmentation_images and progress.epoch == step == part == 0:
-                    write_augmentation(training.log, training.spec, images, labels)
+            parts = [next(batches) for _ in range(accumulate)]
+            if config.augment.dump_augmentation_images and progress.epoch == step == 0:
+                write_augmentation(training.log, training.spec, *parts[0])
+            shares = share_of_mean(training, [labels for _, labels in parts])
+            for part, ((images, labels), share) in enumerate(zip(parts, shares, strict=True)):
                 with gradients_summed_later(training.model, part + 1 < accumulate):
-                    meters.add(forward_backward(training, images, labels, loss_of, accumulate), len(images))
-            optimizer_step(training)
+                    meters.add(forward_backward(training, images, labels, loss_of, share), len(images))
+            if not meters.is_bad(partial(training.data.names, step * accumulate, accumulate)):
+                optimizer_step(training)
             meters.end_step(lr)
+            yield
             if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
                 break
-    progress.epoch += 1
 
 
-def forward_backward(training: Training, images: Tensor, labels: Tensor, loss_of: Loss, accumulate: int) -> Tensor:
-    """Add the gradient of one batch. images [B, 3, H, W] uint8, labels [B, H, W] uint8. Returns the loss."""
+def share_of_mean(training: Training, labels: Sequence[Tensor]) -> Sequence[Tensor | float]:
+    """By what to multiply the loss of each batch of a step, so that their sum, in the mean over processes, is the mean
+    over all that is labelled, however the crops are distributed. With --published_loss: the mean over batches.
+
+    labels: [B, H, W] uint8 train ids of each batch.
+    """
+    config = training.config.loss
+    if config.published_loss or len(labels) * training.processes.world_size == 1:
+        return [1 / len(labels)] * len(labels)
+    labelled = [ids != training.spec.ignore_label for ids in labels]
+    if config.img_wt_loss:  # a mean over images
+        labelled = [pixels.flatten(1).any(1) for pixels in labelled]
+    counts = torch.stack([pixels.sum() for pixels in labelled]).to(training.device, non_blocking=True)
+    total = sum_over_processes(counts.sum()).clamp(min=1)
+    return list(counts * training.processes.world_size / total)
+
+
+def forward_backward(
+    training: Training, images: Tensor, labels: Tensor, loss_of: Loss, share: Tensor | float
+) -> Tensor:
+    """Add the gradient of one batch. images [B, 3, H, W] uint8, labels [B, H, W] uint8. Returns its part of the loss.
+
+    share: factor of the batch's loss.
+    """
     device = training.device
     images = normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
     labels = labels.to(device, non_blocking=True)
     with torch.autocast(device.type, training.dtype, enabled=training.dtype is not None):
         logits = training.model(images)
-    loss = loss_of(logits, labels)
-    training.scaler.scale(loss / accumulate).backward()
+    loss = loss_of(logits, labels) * share
+    training.scaler.scale(loss).backward()
     return loss.detach()
 
 

@@ -111,7 +111,11 @@ def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, pr
 def record_of(pair: Sample) -> Record | None:
     """The record of a propagated pair on disk; None if it is missing or incomplete."""
     note = read_note(pair.label_path, PAIR_NOTE) if pair.label_path and pair.label_path.is_file() else None
-    return json.loads(note) if note and pair.image_path.is_file() else None
+    try:
+        record = json.loads(note or "null") if pair.image_path.is_file() else None
+    except (ValueError, RecursionError):  # written by something else
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("stride", 1), int) else None
 
 
 def without_frames_of(propagated: Iterable[Sample], held_out: Iterable[str]) -> list[Sample]:

@@ -93,22 +93,26 @@ def _keep(cache: DecodedCache, samples: Sequence[Sample], index: int) -> str | N
 class EpochSampler(Sampler[CropRequest]):
     """This process's part of each epoch's crops. The processes partition the epoch, in whole rounds of `batch`.
 
-    draw: epoch -> all crops of that epoch, the same on every process. epoch: the one that the next iteration visits.
+    draw: epoch -> all crops of that epoch, the same on every process. epoch: the one that the next iteration visits;
+    num_done: how many of its crops it leaves out, because this process has used them before an interruption.
     """
 
     def __init__(self, draw: Callable[[int], list[CropRequest]], *, rank: int, world_size: int, batch: int) -> None:
         self.draw, self.rank, self.world_size, self.batch = draw, rank, world_size, batch
-        self.epoch = 0
+        self.epoch = self.num_done = 0
 
     def __iter__(self) -> Iterator[CropRequest]:
-        requests = self.draw(self.epoch)
+        return iter(self.of_process(self.draw(self.epoch))[self.num_done :])
+
+    def of_process(self, requests: list[CropRequest]) -> list[CropRequest]:
+        """This process's part of an epoch."""
         # Every process takes the same number of steps with full batches. A smaller set is used as far as it is equal
         # on every process.
         step = self.world_size * self.batch if len(requests) >= self.world_size * self.batch else self.world_size
-        return iter(requests[self.rank : len(requests) - len(requests) % step : self.world_size])
+        return requests[self.rank : len(requests) - len(requests) % step : self.world_size]
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self.of_process(self.draw(self.epoch)))
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,16 @@ class TrainData:
     bad_files: BadFiles
     class_pixels: tuple[int, ...] | None
 
-    def epoch(self, epoch: int) -> TrainData:
-        """Itself, set to visit `epoch`."""
-        self.sampler.epoch = epoch
+    def epoch(self, epoch: int, num_done: int) -> TrainData:
+        """Itself, set to visit `epoch` without its first `num_done` batches."""
+        self.sampler.epoch, self.sampler.num_done = epoch, num_done * (self.loader.batch_size or 1)
         return self
+
+    def names(self, first: int, count: int) -> list[str]:
+        """The images of `count` of this process's batches of the epoch, from number `first` on."""
+        batch, requests = self.loader.batch_size or 1, self.sampler.of_process(self.sampler.draw(self.sampler.epoch))
+        crops: Any = self.loader.dataset
+        return [crops.samples[one.sample_index].name for one in requests[first * batch : (first + count) * batch]]
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -82,7 +82,8 @@ def cross_entropy(
     classes = to_classes(labels, num_classes, ignore_label)
     log_p = F.log_softmax(logits, 1, dtype=at_least_float32(logits.dtype))
     weights = logits.new_ones(num_classes, dtype=log_p.dtype) if class_weights is None else class_weights
-    total = F.nll_loss(log_p, classes, weights, ignore_index=num_classes, reduction="sum")
+    # Not reduction="sum", which on a GPU gives other bits each time.
+    total = F.nll_loss(log_p, classes, weights, ignore_index=num_classes, reduction="none").sum()
     used = F.pad(weights, (0, 1))[classes].sum()
     return total / torch.where(used > 0, used, 1.0)
 

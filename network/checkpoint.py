@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +65,8 @@ class Checkpoint:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to a temporary file, sync it and rename it to `path`.
+def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> None:
+    """Write `checkpoint` to a temporary file, sync it and rename it to `path`; what was there is kept as `previous`.
 
     A name that ends in .safetensors gives a file of that format, which other programs read too: the tensors, and the
     description as JSON in its metadata; `training` is left out. Raises ValueError if a tensor is NaN or infinite.
@@ -82,9 +85,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
                 weights = {key: value.contiguous() for key, value in weights.items()}
                 save_file(weights, temporary, {"format": "pt", NOTE: json_text(description)})
             else:
-                torch.save({**description, "state_dict": weights, "training": plain(checkpoint.training)}, temporary)
+                torch.save({**description, "state_dict": weights, "training": checkpoint.training}, temporary)
         except (RuntimeError, SafetensorError) as error:  # raised on a full disk
             raise OSError(f"{path} could not be written completely. Is the disk full?") from error
+        if previous and path.exists():
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)  # so that at any moment one of the two is there and whole
+            except OSError:  # a file system without links
+                path.replace(previous)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make sure that the names in it outlive a power failure, as far as the file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def versions() -> dict[str, str]:
@@ -139,6 +157,10 @@ def _read_file(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
             warnings.simplefilter("ignore")  # torch warns about a file that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
+            if zipfile.is_zipfile(path) and "versions" in content:  # of this project
+                with zipfile.ZipFile(path) as file:
+                    if file.testzip():  # torch passes over the check sums
+                        raise zipfile.BadZipFile
     except (PermissionError, MemoryError):
         raise
     except ImportError as error:
@@ -301,11 +323,13 @@ def unwrap(tensors: Mapping[str, Tensor], is_own: Callable[[str], bool]) -> dict
 
 
 def plain(value: Any) -> Any:
-    """`value` with NumPy numbers and unusual containers made plain Python, so that a safe load accepts the file."""
+    """A copy of `value`, tensors on the CPU, in plain Python without NumPy numbers, which a safe load accepts."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
     return value

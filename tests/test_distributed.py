@@ -1,14 +1,21 @@
 """Several processes: they join, and part without leaving anything behind."""
 
+import copy
 import os
+import platform
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from utils.distributed import process_group
+from tests.tiny import arguments, metrics
+from utils.distributed import process_group, synchronise_batch_norm
+from utils.images import read_label_ids, write_image
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,7 +117,8 @@ def test_the_mistake_of_one_process_is_one_line_and_no_traceback_of_another(tmp_
 
 
 def test_a_connection_that_cannot_be_made_says_why(monkeypatch):
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    for name in ("init_process_group", "new_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda *args, **kwargs: None)
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(OSError, match="Duplicate GPU detected"), process_group(torch.device("cpu")):
@@ -121,7 +129,8 @@ def test_a_connection_that_cannot_be_made_says_why(monkeypatch):
 def test_a_process_that_fails_does_not_wait_for_the_others_to_end_their_group(device, is_ended, monkeypatch):
     """NCCL ends a group together, and the others are waiting for gradients that will not come."""
     ended = []
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *args, **kwargs: None)
+    for name in ("init_process_group", "new_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda *args, **kwargs: None)
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: ended.append(True))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="mistake"), process_group(torch.device(device)):
@@ -138,3 +147,102 @@ def test_gradients_of_several_batches_are_exchanged_once_and_the_loss_that_is_to
     assert result.returncode == 0, result.stderr[-2000:]
     told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert told == ["1 16.5 0.5", "2 16.5 0.5"]
+
+
+FORKING = """
+import os
+import socket
+import sys
+
+import training.loop
+import train
+from config import TrainConfig
+from utils.command import run_command
+from utils.flags import parse_command_line
+
+training.loop.LOG_STEPS = 1
+world_size, words = int(sys.argv[1]), sys.argv[2:]
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+processes = []
+for rank in range(world_size):
+    if not (process := os.fork()):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in {**place, **address}.items()})
+        run_command(train.main, parse_command_line(TrainConfig, words))
+    processes.append(process)
+    print(process, flush=True)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes))
+"""
+
+
+def train_together(world_size, *flags):
+    """Start a training of several processes, which share their imports."""
+    words = [sys.executable, "-c", FORKING, str(world_size), *map(str, flags)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_the_number_of_processes_changes_nothing(tiny_set, tmp_path):
+    """With one batch for all, and batch norm over all of it; 20 steps, each image's border not labelled."""
+    for path in (tiny_set / "trainannot").iterdir():
+        ids = read_label_ids(path)
+        ids[: 8 * int(path.stem)] = 11  # no class; in each image another share
+        write_image(path, ids)
+    losses, scores = {}, {}
+    for name, world_size, flags in (
+        ("one", 1, ("--bs_mult", 4)),
+        ("two", 2, ("--bs_mult", 2, "--syncbn")),
+        ("four", 4, ("--bs_mult", 1, "--syncbn")),
+    ):
+        words = [word for word in arguments(tiny_set, tmp_path, "--exp", name, *flags) if word != "--adam"]
+        sizes = ("--max_epoch", 1, "--repeat", 10, "--crop_size", 32, "--relax", "--global_batch", 4)
+        ended = train_together(world_size, *words, *sizes)
+        _, err = ended.communicate(timeout=600)
+        assert ended.returncode == 0, err[-3000:]
+        losses[name] = [row["loss"] for row in metrics(tmp_path, "train", name)]
+        scores[name] = metrics(tmp_path, "val", name)[0]["mean_iou"]
+    assert len(losses["one"]) == 20
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
+    assert losses["four"] == pytest.approx(losses["one"], abs=1e-5)
+    assert scores["one"] == scores["two"] == scores["four"]
+
+
+def test_a_process_that_hangs_is_named_with_its_machine(tiny_set, tmp_path):
+    words = arguments(tiny_set, tmp_path, "--repeat", "999", "--bs_mult", "1", "--crop_size", "32", "--timeout", "0.4")
+    together = train_together(2, *words)
+    processes = [int(together.stdout.readline()) for _ in range(2)]
+    log = tmp_path / "ckpt/default/metrics.jsonl"
+    while not (log.is_file() and log.stat().st_size):
+        assert together.poll() is None, together.stderr.read()
+        time.sleep(0.1)
+    os.kill(processes[1], signal.SIGSTOP)
+    told = together.stderr.readline()
+    os.kill(processes[1], signal.SIGKILL)
+    together.communicate(timeout=60)
+    assert re.match(f"error: process 1 on {re.escape(platform.node())} did not answer within --timeout 0:00:24", told)
+    assert together.returncode == 1
+
+
+def test_synchronised_batch_norm_of_one_process_is_batch_norm(monkeypatch):
+    monkeypatch.setattr("torch.distributed.nn.functional.all_reduce", lambda values: values)
+    torch.manual_seed(0)
+    plain = torch.nn.BatchNorm2d(3)
+    torch.nn.init.uniform_(plain.weight)
+    ours = synchronise_batch_norm(torch.nn.Sequential(copy.deepcopy(plain)), torch.device("cpu"))
+    for _ in range(2):
+        x = (5 + torch.randn(4, 3, 5, 6)).requires_grad_()
+        factors = torch.randn(4, 3, 5, 6)
+        results = []
+        for norm in (plain, ours):
+            y = norm(x)
+            results.append([y, *torch.autograd.grad((y * factors).sum(), [x, *norm.parameters()])])
+        for expected, found in zip(*results, strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+    for expected, found in zip(plain.buffers(), ours.buffers(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+    ours.eval()
+    assert torch.allclose(ours(x), plain.eval()(x), atol=1e-6)

@@ -293,13 +293,13 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, capsys):
     def train_then_stop(training):
         if training.progress.epoch == 1:
             raise KeyboardInterrupt
-        trained(training)
+        return trained(training)
 
     monkeypatch.setattr(video.train, "train_sdc_epoch", train_then_stop)
     with pytest.raises(KeyboardInterrupt):
         video.train.main(config)
     last = tmp_path / "ckpt/sdc/last.pth"
-    assert f"stopped. {last} holds the last finished epoch; continue with --resume." in capsys.readouterr().out
+    assert f"stopped. --resume continues from {last}." in capsys.readouterr().out
 
 
 def test_a_network_that_has_become_nan_is_told_and_not_kept(train, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from datasets.specs.spec import DatasetSpec, first_difference
 from network.checkpoint import Checkpoint, load_checkpoint, load_state, plain, save_checkpoint
 from training.loop import Progress
 from training.optim import WeightAverage
-from training.run_log import LAST, METRICS, RunLog, run_folder
-from utils.distributed import lists_of_all, wait_for_all
+from training.run_log import LAST, METRICS, PREVIOUS, RunLog, run_folder
+from utils.command import one_line
+from utils.distributed import find_processes, lists_of_all, mean_over_processes, wait_for_all
 from utils.files import first_free
+from utils.text import counted
 
 # Switches, with their group, that the optimizer's state depends on.
 SAME_AS_BEFORE = (("optim", "adam"), ("optim", "amsgrad"), ("model", "freeze_trunk"))
@@ -38,17 +41,19 @@ def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
 
     Raises ValueError if it cannot be continued from, or if the processes find different ones.
     """
-    path = run_folder(run) / LAST
-    own = load_checkpoint(path) if run.resume and path.is_file() else None
-    if len(set(lists_of_all([own.epoch if own else None]))) > 1:
-        raise ValueError(f"{path} differs between processes: --ckpt must be a folder that all machines share.")
+    own = _newest(run_folder(run)) if run.resume else None
+    found = (own.checkpoint.epoch, own.checkpoint.training.get("crops"), str(own.path)) if own else None
+    if len(set(lists_of_all([found]))) > 1:
+        raise ValueError(
+            f"{run_folder(run) / LAST} differs between processes: --ckpt must be a folder that all machines share."
+        )
     if own:
-        start, flag = Start(path, own), "--resume"
+        start, flag = own, "--resume"
     elif snapshot:
         other = load_checkpoint(snapshot)
         if other.epoch >= run.max_epoch:
             raise ValueError(f"{snapshot} was already trained to epoch {other.epoch}; raise --max_epoch.")
-        of_run = ("best", "minutes", "is_due", "steps")  # belong to the other run
+        of_run = ("best", "minutes", "is_due", "steps", "crops", "loss", "num_losses")  # belong to the other run
         kept = {name: value for name, value in other.training.items() if name not in of_run}
         start, flag = Start(Path(snapshot), replace(other, scores={}, training=kept)), "--restore_optimizer"
     else:
@@ -56,6 +61,25 @@ def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
     if "optimizer" not in start.checkpoint.training:
         raise ValueError(f"{start.path} contains no optimizer state; leave out {flag}.")
     return start
+
+
+def _newest(folder: Path) -> Start | None:
+    """The run's latest checkpoint that is whole; None if it has none. A damaged one is told."""
+    problem: ValueError | None = None
+    for path in (folder / LAST, folder / PREVIOUS):
+        try:
+            start = Start(path, load_checkpoint(path))
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            problem = problem or error
+            continue
+        if problem and find_processes().is_main:
+            print(f"warning: {one_line(problem)} Continuing from {path}, the checkpoint before.", file=sys.stderr)
+        return start
+    if problem:
+        raise problem
+    return None
 
 
 def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any], head: Mapping[str, Any]) -> None:
@@ -122,6 +146,7 @@ def open_run(
     record: Mapping[str, Any],
     about: Sequence[str],
     *,
+    crops_a_step: int,
     is_main: bool = True,
 ) -> tuple[RunLog, Progress]:
     """Create the run folder, and print how the run starts and what it is `about`. Whatever can fail comes before this.
@@ -129,7 +154,7 @@ def open_run(
     settings: all flags; record: what it starts with, see training/run_log.py. Returns the log and the first progress.
     """
     folder = run_folder(run)
-    progress = Progress(run.max_epoch, run.max_minutes, run.start_epoch)
+    progress = Progress(run.max_epoch, run.max_minutes, run.start_epoch, crops_a_step=crops_a_step)
     notices = []
     if start:
         path, checkpoint = start
@@ -137,7 +162,10 @@ def open_run(
         progress.epoch, progress.scores = checkpoint.epoch, dict(checkpoint.scores)
         progress.minutes_before = kept.get("minutes", 0.0)
         progress.best, progress.is_due = kept.get("best", progress.best), kept.get("is_due", False)
-        notices.append(f"continuing after epoch {checkpoint.epoch} of {path}")
+        progress.step = kept.get("crops", 0) // crops_a_step  # the batch may have changed
+        progress.loss, progress.num_losses = torch.tensor(kept.get("loss", 0.0)), kept.get("num_losses", 0)
+        steps = f" and {counted(progress.step, 'step')}" if progress.step else ""
+        notices.append(f"continuing after epoch {checkpoint.epoch}{steps} of {path}")
         if changed := changed_flags(checkpoint.config, settings):
             notices.append(f"settings changed since: {', '.join(changed)}")
     if not run.resume:
@@ -172,10 +200,13 @@ def save_run(
     scaler: torch.amp.GradScaler | None = None,
     average: WeightAverage | None = None,
 ) -> None:
-    """Write `checkpoint` to the run folder, in the main process only. `last.pth` can be resumed from.
+    """Write `checkpoint` to the run folder, in the main process only; all call it. `last.pth` can be resumed from.
+
+    It returns when everything is copied; the copy is written while the training goes on.
 
     net: the one that learns; the checkpoint's weights are those of the average, if there is one.
     """
+    loss = float(mean_over_processes(progress.loss))
     if not log.active:
         return
     kept = {
@@ -185,12 +216,20 @@ def save_run(
         "minutes": progress.minutes(),
         "is_due": progress.is_due,
         "steps": log.steps,
+        "crops": progress.step * progress.crops_a_step,
+        "loss": loss,
+        "num_losses": progress.num_losses,
     }
     if average:
         kept |= {"weights": net.state_dict(), "num_updates": average.num_updates}
-    kept = kept if name == LAST else {}
-    checkpoint = replace(checkpoint, epoch=progress.epoch, scores=progress.scores, training=kept)
-    save_checkpoint(log.folder / name, checkpoint)
+    checkpoint = replace(
+        checkpoint,
+        state_dict=plain(checkpoint.state_dict),
+        epoch=progress.epoch,
+        scores=progress.scores,
+        training=plain(kept) if name == LAST else {},
+    )
+    log.in_background(save_checkpoint, log.folder / name, checkpoint, log.folder / PREVIOUS if name == LAST else None)
 
 
 def _shown(value: Any) -> str:

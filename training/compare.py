@@ -59,7 +59,7 @@ CLASS_SCORES = ("iou", "boundary_iou", "boundary_f")
 FACTS = ("steps", "data", "commit", "processes", "numbers", "versions")
 # Flags that change no result: names, places, and how fast the machine works.
 NO_EFFECT = ("exp", "tb_tag", "ckpt", "tb_path", "seed", "resume", "index_dir", "cache_dir", "bs_mult_val",
-             "dump_augmentation_images", "device", "num_workers", "dataset_dir")  # fmt: skip
+             "dump_augmentation_images", "device", "num_workers", "dataset_dir", "ckpt_minutes", "timeout")  # fmt: skip
 CSV_HEADER = ("group", "flags", "source", "class", "score", "seeds", "mean", "std", "min", "max", "per_seed")
 
 

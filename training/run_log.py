@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from utils.images import Uint8Array, colorize, shrink, side_by_side, write_image
 from utils.plots import new_plot
 
 CONFIG_FILE, METRICS = "config.json", "metrics.jsonl"
-LAST, BEST = "last.pth", "best.pth"  # the checkpoint to resume from, and the one with the best score
+LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"  # to resume from, the one before, that of the best score
 LINK = "tensorboard"  # to the run's events
 
 
@@ -44,6 +45,8 @@ class RunLog:
         self.active = active
         self.steps = 0
         self._events: Any = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: list[Future[None]] = []
         if not active:
             return
         writable_folder(folder, "--ckpt")
@@ -62,12 +65,26 @@ class RunLog:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            last = self.folder / LAST
-            kept = f"{last} holds the last finished epoch; continue with --resume"
-            self.say(f"stopped. {kept if last.is_file() else 'No epoch was finished'}.")
         if self._events is not None:
             self._events.close()
+        try:
+            self.end_writing()
+        except (OSError, ValueError):
+            if error is None or isinstance(error, KeyboardInterrupt):  # else that comes first
+                raise
+        if isinstance(error, KeyboardInterrupt):
+            last = self.folder / LAST
+            self.say(f"stopped. {f'--resume continues from {last}' if last.is_file() else 'Nothing is saved'}.")
+
+    def in_background(self, job: Callable[..., None], *arguments: Any) -> None:
+        """Run `job` after those before; wait if two are not done. Raises what one of them raised."""
+        self.end_writing(most=1)
+        self._writing.append(self._writer.submit(job, *arguments))
+
+    def end_writing(self, most: int = 0) -> None:
+        """Wait until at most so many jobs are left. Raises what one of them raised."""
+        while len(self._writing) > most or (self._writing and self._writing[0].done()):
+            self._writing.pop(0).result()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -75,7 +92,7 @@ class RunLog:
             print(text, flush=True)
 
     def rewind(self, epoch: int, *, is_due: bool) -> None:
-        """Forget what was logged after `epoch` whole epochs, and if it `is_due` also their score.
+        """Forget what was logged after `epoch` whole epochs and `steps`, and if it `is_due` also their score.
 
         A run that continues from there logs it again. `steps` becomes at least the number of those that are left.
         """
@@ -83,7 +100,8 @@ class RunLog:
             return
         rows = read_metrics(self.folder)
         kept = [row for row in rows
-                if row["epoch"] < epoch or (row["kind"] == "val" and row["epoch"] == epoch and not is_due)]  # fmt: skip
+                if row["epoch"] < epoch or (row["kind"] == "train" and row.get("step", self.steps) < self.steps)
+                or (row["kind"] == "val" and row["epoch"] == epoch and not is_due)]  # fmt: skip
         with atomic_path(self.folder / METRICS) as path:
             path.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train" and "step" in row)])
@@ -127,10 +145,14 @@ def run_folder(run: RunConfig) -> Path:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """All rows of a run's metrics.jsonl, except a line that a crash or a full disk damaged."""
     rows = []
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and {"kind", "epoch"} <= row.keys()]
+    return [row for row in rows if isinstance(row, dict) and row.get("kind") and _are_numbers(row)]
+
+
+def _are_numbers(row: Mapping[str, Any]) -> bool:
+    return "epoch" in row and all(isinstance(row.get(key, 0), (int, float)) for key in ("epoch", "step"))
 
 
 def draw_curves(folder: Path) -> None:

@@ -23,8 +23,8 @@ from training.checkpoints import check_fits, find_start, open_run, restore
 from training.loop import TEST_STEPS, Progress
 from training.optim import WeightAverage, build_optimizer, build_schedule
 from training.run_log import RunLog, data_fingerprint, record_start
-from utils.device import autocast_dtype, compile_for
-from utils.distributed import Processes
+from utils.device import autocast_dtype, compile_for, make_deterministic
+from utils.distributed import Processes, synchronise_batch_norm
 from utils.text import counted
 
 
@@ -42,6 +42,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     lr_at: Callable[[float], float]
+    accumulate: int  # batches a step
     average: WeightAverage | None
     data: TrainData
     val: DataLoader[tuple[Tensor, Tensor]]
@@ -73,6 +74,9 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
             "--rlx_off_epoch changes nothing without --relax, --jointwtborder or --lr_schedule scl-poly; add one of "
             "them, or leave --rlx_off_epoch out."
         )
+    if config.precision.deterministic:
+        make_deterministic()
+    accumulate = batches_a_step(config, processes.world_size)
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
     lr_at = build_schedule(config.optim, max_epoch=run.max_epoch, rlx_off_epoch=config.loss.rlx_off_epoch)
     losses = build_loss(config.loss, spec, device)
@@ -96,10 +100,10 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     if model_flags.checkpoint_activations:
         net.checkpoint_activations()
     model: nn.Module = net
-    if config.precision.syncbn and processes.world_size > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.precision.syncbn and processes.world_size > 1:
+        model = synchronise_batch_norm(model, device)
     elif config.precision.syncbn:
-        about.append("--syncbn: using plain batch norm, because there is only one process or no GPU.")
+        about.append("--syncbn: using plain batch norm, because there is only one process.")
     if config.precision.compile:
         model = compile_for(model, device)
 
@@ -120,17 +124,37 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         if set(samples[0]) & set(samples[1]):
             about.append(f"--train_split {split} includes validation images, so the validation score is optimistic.")
         record = record_start(dtype, data_fingerprint(spec, *samples))
-    num_crops = config.data.bs_mult * processes.world_size * config.optim.accumulate
+    accumulate = min(accumulate, len(data))
+    num_crops = config.data.bs_mult * processes.world_size
+    if accumulate > 1:
+        normed = num_crops if config.precision.syncbn else config.data.bs_mult
+        num_crops *= accumulate
+        about.append(f"batch norm sees {counted(normed, 'crop')} at a time, not the {num_crops} of a step.")
     about.append(
         f"{model_flags.arch.split('.')[-1]} ({sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters) on "
         f"{spec.title}, {counted(processes.world_size, 'process', 'es')} on {device}, "
         f"{str(dtype or torch.float32).removeprefix('torch.')}, {counted(num_crops, 'crop')} a step"
     )
-    log, progress = open_run(run, start, settings, record, about, is_main=processes.is_main)
+    log, progress = open_run(run, start, settings, record, about, crops_a_step=num_crops, is_main=processes.is_main)
     return Training(
-        config, spec, device, dtype, net, model, losses, optimizer, scaler, lr_at, average,
+        config, spec, device, dtype, net, model, losses, optimizer, scaler, lr_at, accumulate, average,
         data, val, processes, log, progress,
     )  # fmt: skip
+
+
+def batches_a_step(config: TrainConfig, world_size: int) -> int:
+    """How many batches of a process a step takes. Raises ValueError if --global_batch is no multiple of a batch."""
+    wanted, at_once = config.optim.global_batch, config.data.bs_mult * world_size
+    if not wanted:
+        return config.optim.accumulate
+    if config.optim.accumulate > 1:
+        raise ValueError("--global_batch says how much to accumulate; leave --accumulate out.")
+    if wanted % at_once:
+        raise ValueError(
+            f"--global_batch {wanted} is no multiple of the {at_once} crops of --bs_mult {config.data.bs_mult} in "
+            f"{counted(world_size, 'process', 'es')}; change one of them."
+        )
+    return wanted // at_once
 
 
 def _load_start_weights(net: Network, flags: ModelConfig, snapshot: Checkpoint | None) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -21,6 +23,14 @@ from utils.text import escape
 USER_ERRORS = (ValueError, OSError)
 EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+# Ctrl-C, and what a scheduler sends before it takes the machine; Windows lacks SIGUSR1.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+PATIENCE = 5.0  # seconds
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1: a scheduler takes the machine away. Handled like Ctrl-C, with its own exit code."""
 
 
 def run_command(main: Callable[[Config], int | None], config: Config) -> None:
@@ -33,7 +43,7 @@ def run_command(main: Callable[[Config], int | None], config: Config) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be valid text
     groups: Any = config
-    with _interrupted_at_once():
+    with _handling_signals(interrupt):
         try:
             sys.exit(main(config))
         except BaseException as error:
@@ -47,7 +57,7 @@ def run_command(main: Callable[[Config], int | None], config: Config) -> None:
                 _fail("a worker process died, possibly out of memory or of space in /dev/shm; reduce --num_workers.")
             if isinstance(error, KeyboardInterrupt):
                 print("interrupted", file=sys.stderr)
-                os._exit(EXIT_INTERRUPTED)
+                os._exit(EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED)
             raise
 
 
@@ -57,27 +67,47 @@ def _fail(problem: str) -> NoReturn:
     sys.exit(EXIT_MISTAKE)
 
 
-@contextmanager
-def _interrupted_at_once() -> Iterator[None]:
-    """In the block, Ctrl-C first ends this process's helpers, which else finish, or wait for seconds, before they end.
+def interrupt(number: int, *_: object) -> NoReturn:
+    """Ctrl-C or its like ends this process's helpers, which else finish, or wait for seconds, before they end.
 
-    They ignore Ctrl-C themselves, and so print nothing. Everything worth keeping is written atomically.
+    They ignore these signals themselves, and so print nothing. Everything worth keeping is written atomically. A signal
+    may come several times: from the terminal or the scheduler, and passed on by torchrun.
     """
+    for again in STOP_SIGNALS:
+        signal.signal(again, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would report their ends as errors
+    for process in multiprocessing.active_children():
+        process.kill()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch would report their ends as errors
-        for process in multiprocessing.active_children():
-            process.kill()
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
+@contextmanager
+def interrupts_noted() -> Iterator[list[int]]:
+    """In the block, a signal to stop is only noted in the list; one that comes `PATIENCE` later is obeyed at once."""
+    noted: list[int] = []
+    first = math.inf
+
+    def note(number: int, *_: object) -> None:
+        nonlocal first
+        first = min(first, time.monotonic())
+        if time.monotonic() > first + PATIENCE:
+            interrupt(number)
+        noted.append(number)
+
+    with _handling_signals(note):
+        yield noted
+
+
+@contextmanager
+def _handling_signals(handle: Callable[..., None]) -> Iterator[None]:
+    is_main_thread = threading.current_thread() is threading.main_thread()  # only there Python allows it
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS if is_main_thread}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) != signal.SIG_IGN:  # unless the process ends
+                signal.signal(number, handler)
 
 
 def one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import os
 import re
 import warnings
 import zlib
@@ -24,7 +25,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 Uint8Array = NDArray[np.uint8]
 
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-MOST_PIXELS = 1 << 30  # OpenCV refuses more
+LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # the environment variable that OpenCV reads
+MOST_PIXELS = int(text) if (text := os.environ.get(LIMIT, "")).isdecimal() else 1 << 30
 
 DAMAGED = "the image is truncated or damaged ({}); copy or download it again"
 UNSUPPORTED = "this kind of {} cannot be read; save it as JPEG or PNG of 8 bits"
@@ -228,7 +230,8 @@ def _sound_png(encoded: bytes, name: Path | str, *, indices: bool) -> bytes:
 def _too_large(name: Path | str, size: tuple[int, int] | None) -> ValueError:
     has = f"has {size[0]}x{size[1]} pixels" if size else "is too large"
     return ValueError(
-        f"{name}: {has}; at most {MOST_PIXELS} in all and 1048576 on a side can be read. Cut it up, or make it smaller."
+        f"{name}: {has}; at most {MOST_PIXELS} in all and 1048576 on a side are read. Cut it up, make it smaller, or "
+        f"allow more with the environment variable {LIMIT}."
     )
 
 

@@ -36,6 +36,16 @@ def why_no_triton() -> str:
     return ""
 
 
+def make_deterministic() -> None:
+    """From now on this process computes the same bits each time, with the same number of threads, or says what cannot.
+
+    To be called before the first computation on a GPU.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def resolve_device(name: str) -> torch.device:
     """The device that `--device` names: `auto` is a GPU if there is one, else the CPU.
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+import platform
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,18 +42,32 @@ class Processes:
 
 
 def find_processes() -> Processes:
-    """This process as `torchrun` describes it in the environment. The global rank is RANK, never LOCAL_RANK."""
-    return Processes(
-        rank=int(os.environ.get("RANK", 0)),
-        world_size=int(os.environ.get("WORLD_SIZE", 1)),
-        local_rank=int(os.environ.get("LOCAL_RANK", 0)),
-        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-    )
+    """This process as `torchrun` describes it in the environment. The global rank is RANK, never LOCAL_RANK.
+
+    Raises ValueError if what it says cannot be.
+    """
+    words = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    words = {name: os.environ.get(name, word) for name, word in words.items()}
+    rank, world_size, *local = (int(word) if word.isdecimal() else -1 for word in words.values())
+    if not 0 <= rank < world_size or min(local) < 0:
+        told = ", ".join(f"{name}={word}" for name, word in words.items())
+        raise ValueError(f"the environment says {told}; start several processes with torchrun, or unset these.")
+    return Processes(rank, world_size, *local)
+
+
+# Between CPUs, while there is a process group: "step" for what all do within the same step, "wait" for what may take
+# hours. It is the process's connections to others, as PyTorch's own default group.
+_GROUPS: dict[str, dist.ProcessGroup] = {}
+LONGEST_WAIT = timedelta(hours=6)
+LATER = timedelta(minutes=2)  # after it NCCL gives up, whose message is long and names no machine
+TIME_TO_ANSWER = 3.0  # seconds
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Processes]:
+def process_group(device: torch.device, timeout: timedelta = LONGEST_WAIT) -> Iterator[Processes]:
     """Join the other processes for the block, if there are any; a GPU with a number becomes the current one.
+
+    timeout: how long to wait in the middle of a step for a process that hangs; then OSError names it and its machine.
 
     A `DistributedDataParallel` made in the block must be gone when it ends (make it in a function): it keeps the
     group, whose threads would live until the interpreter exits and then sometimes abort the process.
@@ -60,24 +78,50 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     if processes.world_size == 1:
         yield processes
         return
-    # Evaluation distributes whole images, so processes may wait for each other for a long time at the end.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout + LATER if on_gpu else timeout)
     has_failed = True
+    machines: list[str] = []
     try:
+        for name, patience in (("step", timeout), ("wait", LONGEST_WAIT)):
+            _GROUPS[name] = dist.new_group(backend="gloo", timeout=patience)
+        machines = lists_of_all([platform.node()])
         yield processes
         has_failed = False
     except RuntimeError as error:
         # As the connection does if one of the processes ends with an error.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             cause = " ".join(str(error).split())[:300]
+            if re.search("timed? ?out", cause, re.IGNORECASE):
+                raise OSError(f"{_silent(processes, machines)} within --timeout {timeout}: {cause}") from error
             raise OSError(f"another process failed (see its message), or the connection did: {cause}") from error
         raise
     finally:
+        _GROUPS.clear()
         gc.collect()  # the network is part of reference cycles
         # NCCL's group ends only when all processes end it. After an error in one, the others are still waiting for its
         # gradients; when the interpreter exits, the connection is cut without asking them.
         if device.type == "cpu" or not has_failed:
             dist.destroy_process_group()
+
+
+def _silent(processes: Processes, machines: Sequence[str]) -> str:
+    """Which processes do not answer the others, as the beginning of a sentence."""
+    found: list[list[int]] = []
+
+    def ask() -> None:
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"answer{processes.rank}", "")
+        time.sleep(TIME_TO_ANSWER)
+        found.append([rank for rank in range(processes.world_size) if not store.check([f"answer{rank}"])])
+
+    asking = threading.Thread(target=ask, daemon=True)  # it never returns if the machine of the store is cut off
+    asking.start()
+    asking.join(3 * TIME_TO_ANSWER)
+    if not found:
+        return f"the machine where the processes meet, {os.environ.get('MASTER_ADDR')}, did not answer"
+    silent = [f"process {rank} on {machines[rank]}" for rank in found[0] if rank < len(machines)]
+    return f"{' and '.join(silent) or 'a process'} did not answer"
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,8 +136,17 @@ def lists_of_all(items: list[Item]) -> list[Item]:
     if not dist.is_initialized():
         return items
     found: list[list[Item]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(found, items)
+    dist.all_gather_object(found, items, _GROUPS.get("wait"))
     return [item for part in found for item in part]
+
+
+def largest_of_all(number: int) -> int:
+    """The largest of the processes' numbers, in every process. It waits for no GPU."""
+    if not dist.is_initialized():
+        return number
+    tensor = torch.tensor(number)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX, _GROUPS.get("step"))
+    return int(tensor)
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
@@ -120,5 +173,39 @@ def share_buffers(net: nn.Module) -> None:
 def wait_for_all() -> None:
     """Return when every process has called this."""
     if dist.is_initialized():
-        on_gpu = dist.get_backend() == "nccl"
-        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
+        dist.barrier(_GROUPS["wait"])
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the crops of all processes; PyTorch's own is for GPUs only. Its gradient is exchanged too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [B, C, H, W] floating point; B, H and W may differ between processes."""
+        if not self.training:
+            return super().forward(x)
+        # Sums of squares in float32 would lose the digits that the mean takes away.
+        sums = [x.sum((0, 2, 3), dtype=torch.float64), x.double().square().sum((0, 2, 3))]
+        total = torch.cat([*sums, sums[0].new_tensor([x.numel() / x.shape[1]])])
+        mean, square, (count,) = dist.nn.functional.all_reduce(total).split([x.shape[1], x.shape[1], 1])
+        mean, square = mean / count, square / count
+        variance = (square - mean.square()).clamp(min=0)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        factor = self.weight * (variance + self.eps).rsqrt()
+        offset = self.bias - mean * factor
+        return torch.addcmul(offset[:, None, None].to(x), x, factor[:, None, None].to(x))
+
+
+def synchronise_batch_norm(net: nn.Module, device: torch.device) -> nn.Module:
+    """`net`, its batch norms in training over the crops of all processes."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SyncBatchNorm
+    return net

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -44,17 +45,21 @@ UMASK = _read_umask()  # read once, before there are threads: meanwhile it is 0,
 
 
 _TEMPORARY = f".new-{platform.node()}-"  # then the process that writes
+_OLD = 24 * 3600.0  # seconds after which another machine's temporary file is nobody's
 
 
 @cache
 def _remove_left_behind(folder: Path) -> None:
-    """Remove the temporary files of this machine's processes that were killed; once for each folder."""
-    for left in folder.glob(f"{_TEMPORARY}*-*") if os.name == "posix" else ():
-        with suppress(PermissionError):  # another user's
+    """Remove the temporary files of processes that were killed; once for each folder."""
+    for left in folder.glob(".new-*") if os.name == "posix" else ():
+        with suppress(PermissionError, FileNotFoundError, ValueError):  # another user's, removed by another process
             try:
-                os.kill(int(left.name.removeprefix(_TEMPORARY).partition("-")[0]), 0)  # only asks whether it lives
+                if left.name.startswith(_TEMPORARY):
+                    os.kill(int(left.name.removeprefix(_TEMPORARY).partition("-")[0]), 0)  # only asks whether it lives
+                elif time.time() > left.stat().st_mtime + _OLD:
+                    left.unlink()
             except ProcessLookupError:
-                left.unlink(missing_ok=True)
+                left.unlink()
 
 
 @contextmanager

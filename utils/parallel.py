@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from utils.command import STOP_SIGNALS
 from utils.device import keep_freed_memory
 from utils.distributed import Item, Processes
 
@@ -37,7 +38,8 @@ def default_num_workers(processes: Processes) -> int:
 
 def prepare_worker(worker: int) -> None:
     """Set up a loader process, number `worker`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
+    for number in STOP_SIGNALS:  # they may reach all processes; the main one ends the others
+        signal.signal(number, signal.SIG_IGN)
     # There is one process per core; threads on top of that would only compete.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,19 +101,21 @@ def set_up_sdc(config: VideoTrainConfig) -> SDCTraining:
         f"SDC-Net for {config.net.mode}, width {net.width} ({millions:.1f} M parameters) on {device}",
         f"{counted(len(sequences), 'sequence')}: {counted(len(clips), 'clip')} to train on, {len(val)} held out",
     )
-    log, progress = open_run(config.run, start, as_dict(config), record_start(dtype), about)
+    batch = min(config.frames.batch, len(clips) * config.frames.repeat)
+    log, progress = open_run(config.run, start, as_dict(config), record_start(dtype), about, crops_a_step=batch)
     progress.is_due = progress.is_due or (not start and progress.epoch == 0)  # the initial network is scored too
     scored = np.linspace(0, len(val) - 1, min(config.frames.num_val, len(val))).round().astype(int)  # evenly spaced
     return SDCTraining(config, device, dtype, net, optimizer, log, progress, clips, [val[i] for i in scored])
 
 
-def train_sdc_epoch(training: SDCTraining) -> None:
-    """One pass over the training clips, one optimizer step per batch."""
+def train_sdc_epoch(training: SDCTraining) -> Iterator[None]:
+    """The rest of the epoch's clips, one optimizer step per batch; yields after each."""
     config, progress = training.config, training.progress
     training.net.train()
+    num_steps = len(training.train) * config.frames.repeat // progress.crops_a_step
     loader = training_loader(training)
-    with Meters(progress, len(loader), training.log, training.device, training.dtype) as meters:
-        for step, (frames, flows) in enumerate(meters.timed(loader)):
+    with Meters(progress, num_steps, training) as meters:
+        for step, (frames, flows) in enumerate(meters.timed(loader), start=progress.step):
             lr = config.optim.lr * 0.1 ** (meters.schedule_at(step) / config.run.max_epoch)
             set_lr(training.optimizer, lr)
             frames, flows = (values.to(training.device, non_blocking=True) for values in (frames, flows))
@@ -121,17 +123,19 @@ def train_sdc_epoch(training: SDCTraining) -> None:
             loss, terms = sdc_loss(prediction, frames[:, -1].float(), motion)
             training.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            training.optimizer.step()
             meters.add(loss.detach(), len(frames))
+            if not meters.is_bad(lambda: []):
+                training.optimizer.step()
             meters.end_step(lr, **terms)
+            yield
             if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
                 break
-    progress.epoch += 1
 
 
 def training_loader(training: SDCTraining) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of crops of every clip, --repeat times, in the epoch's random order."""
+    """The epoch's batches that are left, of crops of every clip, --repeat times, in random order."""
     config, epoch, num_clips = training.config, training.progress.epoch, len(training.train)
+    batch = training.progress.crops_a_step
     order = np.random.default_rng((config.run.seed, epoch)).permutation(num_clips * config.frames.repeat)
     draws = list(enumerate(order % num_clips))  # place in the epoch, and clip
     on_gpu, num_workers = training.device.type == "cuda", config.device.num_workers
@@ -139,8 +143,8 @@ def training_loader(training: SDCTraining) -> DataLoader[tuple[Tensor, Tensor]]:
         num_workers = default_num_workers(find_processes()) if on_gpu else 0
     return DataLoader(
         TrainingClips(training.train, config.net.mode, config.frames.crop_size, (config.run.seed, epoch)),
-        batch_size=min(config.frames.batch, len(draws)),
-        sampler=draws,
+        batch_size=batch,
+        sampler=draws[training.progress.step * batch :],
         drop_last=True,
         collate_fn=collate_clips,
         num_workers=num_workers,

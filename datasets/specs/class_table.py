@@ -24,7 +24,7 @@ def read_table(path: Path, key: str) -> tuple[dict[str, Any], list[dict[str, Any
     """The whole table, and its list of classes, under `key`. Raises ValueError naming the file if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from error
     entries = content.get(key) if isinstance(content, dict) else None
     is_list = isinstance(entries, list) and bool(entries) and all(isinstance(entry, dict) for entry in entries)
