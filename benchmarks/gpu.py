@@ -320,9 +320,12 @@ def waiting(arguments: argparse.Namespace, device: torch.device, results: Result
             log = RunLog(Path(folder), Path(folder), active=False)
             if device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("warn")
-            with Meters(Progress(1), 41, log, device, own.dtype) as meters:
+            own.log = log
+            with Meters(Progress(1), 41, own) as meters:
                 for _ in range(41):
-                    meters.add(step(), arguments.batch)
+                    meters.add(forward_backward(own, images, labels, own.losses[0], 1), arguments.batch)
+                    if not meters.is_bad(list):
+                        optimizer_step(own)
                     meters.end_step(0.001)
             if device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")

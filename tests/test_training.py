@@ -278,7 +278,7 @@ def test_two_processes_train_and_score_every_validation_image_with_the_network_t
     result = subprocess.run(together, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "2 processes" in result.stdout
-    assert "plain batch norm" in result.stdout
+    assert "batch norm sees 4 crops at a time, not the 8 of a step" in result.stdout
     (told,) = metrics(tmp_path, "val")
     ended = command(
         "eval", "--snapshot", tmp_path / "ckpt/default/last.pth", "--dataset_dir", tiny_set,

@@ -278,6 +278,7 @@ def test_what_cannot_be_gone_on_with_is_refused_and_changes_nothing(train, tmp_p
     (folder / "last.pth").write_bytes(before["best.pth"])
     assert "last.pth contains no optimizer state; leave out --resume" in train(*flags, "--resume").err
     (folder / "last.pth").write_bytes(before["last.pth"][:1000])
+    (folder / "previous.pth").unlink()
     assert "last.pth: " in train(*flags, "--resume").err
     assert (folder / "config.json").read_bytes() == before["config.json"]
 
