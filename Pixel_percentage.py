@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 
 from datasets.files import files_below, load_spec
 from datasets.labels import UNKNOWN_ID, pack_colors, read_label_file, train_ids, unpack_color
-from datasets.legend import ClassShare, percentages, shares_table
+from datasets.legend import ClassShare, percentages, plot_shares, shares_table
 from datasets.specs.registry import DATASETS, dataset_spec
 from datasets.specs.spec import COLORS, EITHER, IDS, DatasetSpec
 from inference.results import KINDS, MASK_SIZE_NOTE, SHARES_PICTURE, SOURCE_NOTE
 from utils.command import run_command
 from utils.files import PLOT_SUFFIXES, natural_order, writable_file, write_csv, write_json
 from utils.images import IGNORE_COLOR, IMAGE_SUFFIXES, read_note, read_palette
-from utils.plots import drawable, new_plot
 from utils.text import counted, escape
 
 # What a pixel counts as: its train id, None for an unknown value; and for what has no class, its value in words.
@@ -68,7 +67,7 @@ def main(config: PixelPercentageConfig) -> int:
         whole = [asdict(row) for row in table]
         write_json(Path(options.json), {"dataset": spec.name, "classes": whole, "files": per_file})
     if options.plot:
-        write_plot(Path(options.plot), table, escape(path))
+        plot_shares(Path(options.plot), escape(path), {"": [row for row in table if row.pixels]})
     return 0
 
 
@@ -159,21 +158,6 @@ def tabulate(counts: Counts, spec: DatasetSpec) -> list[ClassShare]:
         ClassShare(train_id, name, color, pixels, percent)
         for (train_id, name, pixels), color, percent in zip(listed, colors, shares, strict=True)
     ]
-
-
-def write_plot(path: Path, table: Sequence[ClassShare], title: str) -> None:
-    """A bar chart in the class colours, the largest share at the top."""
-    bars = sorted((row for row in table if row.pixels), key=lambda row: row.pixels)
-    with new_plot(path, (8, 1.2 + 0.32 * len(bars)), dpi=150) as figure:
-        axes = figure.add_subplot()
-        colors = [tuple(channel / 255 for channel in row.color) for row in bars]
-        drawn = axes.barh(range(len(bars)), [row.percent for row in bars], color=colors, edgecolor="#bdc1c6")
-        axes.bar_label(drawn, [f"{row.percent:.2f} %" for row in bars], padding=4, color="#5f6368")
-        axes.set_xlabel("share of the pixels, in percent")
-        axes.set_yticks(range(len(bars)), [drawable(row.name, f"train id {row.train_id}") for row in bars])
-        axes.set_title(drawable(title, title.encode("ascii", "replace").decode()), loc="left")
-        axes.margins(x=0.12, y=0.02)
-        axes.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ CV = "cross-validation fold; default: the official split, or fold 0 if there is 
 AUTOCAST = "bfloat16 autocast; default: on if the device computes bfloat16 in hardware"
 NUM_WORKERS = "worker processes; default: one per core available to this process"
 
+AS_IN_TRAINING = "--inference_mode pooling --single_scale --no_flip"  # with these, eval.py scores as train.py does
+
 # Of a crop, in pixels. If an image is too large for memory, OpenCV fails with an error that names no flag.
 LARGEST_SIDE = 16384
 

@@ -15,23 +15,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.legend import counted_shares, percentages, pixels_per_class, shares_table
+from datasets.legend import counted_shares, percentages, pixels_per_class, plot_shares, shares_table
 from inference.load import prepare_demo
-from inference.predictor import describe_speed, errors_naming, predict_all
+from inference.pipeline import describe_speed, errors_naming, predict_all
 from inference.results import KINDS, SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
-from inference.visualize import draw_shares, frame_painter
+from inference.visualize import frame_painter
 from utils.command import run_command
 from utils.device import to_device
 from utils.files import first_free, write_csv
 from utils.images import Uint8Array, read_image
 from utils.text import counted, escape
 from utils.video_io import new_video, open_video
-from video.flow import FlowArray, dis_flow, inside, places, warp_image
+from video.flow import FlowArray, dis_flow, inside, warp_image
 from video.flow_chain import grey_difference
+from video.sdc import displace
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 KEPT = 0.7  # weight of the past where both frames look the same
@@ -71,7 +71,7 @@ def segment_image(config: DemoConfig) -> int:
 
 
 def segment_video(config: DemoConfig) -> int:
-    """Write the video with the classes overlaid, and the class shares of every frame as a table and as a picture.
+    """Write the video with the classes overlaid, and the class shares: of every frame as a table, of all as a plot.
 
     A camera runs until Ctrl-C or `--max_frames`.
     """
@@ -117,7 +117,7 @@ def segment_video(config: DemoConfig) -> int:
     shares = [percentages(line) for line in counts]
     header = ("frame", "seconds", *(c.name for c in model.classes))
     write_csv(table, header, [(i, f"{times[i]:.3f}", *line) for i, line in enumerate(shares)])
-    draw_shares(picture, shares, model.classes, wanted, [*times, times[-1] + 1 / video.rate])
+    plot_shares(picture, video.name, {"": counted_shares(np.sum(counts, axis=0).tolist(), model.classes)})
     print(f"wrote {escape(film)}: {counted(len(counts), 'frame')}\nwrote {escape(table)}\nwrote {escape(picture)}")
     return 0
 
@@ -137,8 +137,9 @@ class Smoother:
         if self._before is not None:
             image_before, smoothed_before = self._before
             flow = dis_flow(image, image_before)
+            motion = to_device(torch.from_numpy(flow.transpose(2, 0, 1)), probabilities.device)
             kept = to_device(torch.from_numpy(likeness(image, image_before, flow) * KEPT), probabilities.device)
-            probabilities = probabilities + kept * (fetch(smoothed_before, flow) - probabilities)
+            probabilities = probabilities + kept * (displace(smoothed_before[None], motion[None])[0] - probabilities)
         self._before = image, probabilities
         return probabilities
 
@@ -148,15 +149,6 @@ def likeness(image: Uint8Array, other: Uint8Array, flow: FlowArray) -> NDArray[n
     # Blurred slightly, so that noise does not count.
     difference = cv2.blur(grey_difference(image, warp_image(other, flow)), (5, 5))
     return np.where(inside(flow), np.exp(-((difference / ALIKE) ** 2)), 0).astype(np.float32)
-
-
-def fetch(values: Tensor, flow: FlowArray) -> Tensor:
-    """`values` [C, H, W] fetched from where the flow [H, W, 2] points; on their own device, as a GPU's are large."""
-    height, width = flow.shape[:2]
-    x, y = places(flow)
-    grid = np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], axis=2)
-    there = to_device(torch.from_numpy(grid), values.device)[None]
-    return F.grid_sample(values[None], there, padding_mode="border", align_corners=False)[0]
 
 
 if __name__ == "__main__":

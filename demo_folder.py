@@ -21,24 +21,23 @@ from tqdm import tqdm
 
 from config import as_dict
 from datasets.files import files_below
-from datasets.legend import counted_shares, percentages, shares_line
+from datasets.legend import counted_shares, percentages, plot_shares
 from inference.load import Model, prepare_demo
-from inference.predictor import Predictor, describe_speed, predict_all
+from inference.pipeline import describe_speed, predict_all
+from inference.predictor import Predictor
 from inference.results import (
     SHARES_PICTURE,
     SHARES_TABLE,
     ResultPaths,
     choose_kinds,
-    fingerprint,
     is_result,
     read_counts,
     result_paths,
     write_results,
 )
-from inference.visualize import draw_shares
 from utils.command import run_command
 from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
-from utils.files import natural_order, write_csv
+from utils.files import fingerprint, natural_order, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.text import counted, escape
 
@@ -69,7 +68,8 @@ def main(config: DemoFolderConfig) -> int:
         lines = [(image.relative_to(base).as_posix(), *line) for image, line in shares]
         write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes)), lines)
         if len(shares) > 1:
-            draw_shares(folder / SHARES_PICTURE, [line for _, line in shares], model.classes, wanted)
+            whole = counted_shares(counts.sum(0).tolist(), model.classes)
+            plot_shares(folder / SHARES_PICTURE, counted(len(shares), "image"), {"": whole})
         num_done = len(jobs) - len(unreadable)
         print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
         if others:
@@ -110,7 +110,8 @@ def segment(
         source, paths, settings = jobs[i]
         found = write_results(paths, image, prediction, model.classes, source, wanted=wanted, settings=settings)
         counts[i] = torch.tensor(found)
-        tqdm.write(f"{escape(next(iter(paths.values())))}: {shares_line(counted_shares(found, model.classes))}")
+        most = ", ".join(f"{c.name} {c.percent:.2f} %" for c in counted_shares(found, model.classes)[:5])
+        tqdm.write(f"{escape(next(iter(paths.values())))}: {most}")
 
     speed = predict_all(
         missing, read, predictor.predict, write, device=predictor.device, path_of=lambda i: jobs[i][0],

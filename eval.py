@@ -21,13 +21,14 @@ from config import as_dict
 from datasets.files import Sample, dataset_root, find_samples, load_spec
 from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec, first_difference
+from inference.evaluation import PICTURES, ImageResult, evaluate_image, picture_paths, write_pictures
 from inference.load import DEFAULT_DATASET, Model, load_model
-from inference.predictor import Predictor, describe_speed, predict_all
+from inference.pipeline import describe_speed, predict_all
+from inference.predictor import Predictor
 from inference.report import page_data, write_page, write_scores
-from inference.results import PICTURES, ImageResult, evaluate_image, fingerprint, picture_paths, write_pictures
 from utils.command import run_command
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
-from utils.files import writable_folder, write_json
+from utils.files import fingerprint, writable_folder, write_json
 from utils.images import Uint8Array, read_image
 from utils.metrics import NUM_COUNTS, Scores
 from utils.text import counted, escape
@@ -173,10 +174,8 @@ def find_spec(model: Model, config: EvalConfig) -> DatasetSpec:
     spec = load_spec(config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET, config.data.dataset_dir)
     trained = tuple(seg_class.name for seg_class in model.classes)
     if spec.class_names != trained:
-        raise ValueError(
-            f"{config.model.snapshot} was trained on other classes than {spec.title} has now: "
-            f"{first_difference(trained, spec.class_names)}. Evaluate it on data with the classes it was trained on."
-        )
+        difference = first_difference(trained, spec.class_names)
+        raise ValueError(f"{config.model.snapshot} was trained on other classes than {spec.title} has: {difference}.")
     return spec
 
 

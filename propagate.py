@@ -14,26 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from config import as_dict
 from datasets.files import dataset_root, find_samples, load_spec
 from datasets.frames import Record
+from datasets.legend import draw_sheet
+from datasets.segmentation import load_sample
 from datasets.specs.spec import PROPAGATED, DatasetSpec
 from utils.command import run_command
 from utils.device import resolve_device
 from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
 from utils.files import natural_order, writable_folder, write_json
 from utils.images import write_image
-from utils.parallel import as_finished, default_num_workers
+from utils.parallel import default_num_workers, in_parallel
 from utils.text import counted, escape
-from video.flow import build_flow, frames_beyond
+from video.flow import build_flow
 from video.flow_chain import StreetFlow
-from video.pairs import LabelledSequence, PairMaker, draw_sheet, find_sequences, write_manifest
+from video.pairs import LabelledSequence, PairMaker, find_sequences, write_manifest
 from video.propagation import VOID_TESTS
 from video.video_dataset import check_out, find_classes, make_dataset, match_labels
 
 SUMMARY, SHEET = "summary.json", "sheet.png"
+NUM_SHOWN = 12  # pairs on the sheet, evenly spread
 
 
 def main(config: PropagateConfig) -> int:
@@ -85,8 +87,7 @@ def open_dataset(config: PropagateConfig, processes: Processes) -> tuple[Dataset
     left_out: list[str] = []
     if data.video:
         if processes.is_main:
-            reach = chosen.propagate + frames_beyond(chosen.flow)
-            left_out = make_dataset(*check_video(config), reach=reach, stride=chosen.stride)
+            left_out = make_dataset(*check_video(config), reach=chosen.propagate, stride=chosen.stride)
         wait_for_all()
         return load_spec("folder", config.output.out), Path(config.output.out or ""), left_out
     if not data.dataset:
@@ -118,18 +119,11 @@ def make_pairs(
     maker: PairMaker, sequences: Sequence[LabelledSequence], processes: Processes, workers: int | None
 ) -> tuple[list[Record], list[str]]:
     """Do this process's share, on one core per worker. Returns the records of its pairs, and what failed."""
-    records: list[Record] = []
-    failed: list[str] = []
     mine = [sequence for sequence in sequences if sequence.to_make][processes.rank :: processes.world_size]
     if workers is None:  # one is enough to keep a GPU busy
         workers = 1 if maker.device.startswith("cuda") else default_num_workers(processes)
-    total = sum(len(sequence.to_make) for sequence in mine)
-    with tqdm(total=total, unit="pair", dynamic_ncols=True, disable=None if processes.is_main else True) as progress:
-        for made, problem in as_finished(maker, mine, min(workers, len(mine))):
-            records += made
-            failed += [problem] if problem else []
-            progress.update(len(made))
-    return records, failed
+    made = list(in_parallel(maker, mine, workers, title="propagate", unit="labelled frame"))
+    return [record for records, _ in made for record in records], [problem for _, problem in made if problem]
 
 
 def write_outcome(
@@ -144,7 +138,11 @@ def write_outcome(
     summary = {"parameters": as_dict(config), "pairs": len(records), "left_out": left_out}
     write_json(folder / SUMMARY, summary)
     if records:
-        write_image(folder / SHEET, draw_sheet(maker.spec, sequences, records))
+        written = {maker.out / record["image"] for record in records}
+        pairs = [pair for s in sequences for pair in s.to_make.values() if pair.image_path in written]
+        shown = [pairs[len(pairs) * i // NUM_SHOWN] for i in range(NUM_SHOWN)] if len(pairs) > NUM_SHOWN else pairs
+        pictures = [load_sample(pair, maker.spec) for pair in shown]
+        write_image(folder / SHEET, draw_sheet(pictures, maker.spec.classes, columns=2))
     frames = counted(len({record["from"] for record in records}), "labelled frame")
     print(f"{counted(len(records), 'pair')} of {frames}: {escape(folder)}")
     if records:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config import TrainConfig, as_dict
+from config import AS_IN_TRAINING, TrainConfig, as_dict
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from datasets.files import load_spec
 from datasets.specs.spec import DatasetSpec
-from inference.settings import AS_IN_TRAINING
 from loss import Loss
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
 from training.checkpoints import save_run

@@ -46,7 +46,7 @@ def main() -> None:
         print(f"\n## All class positions of {flags.maps} label maps, starting the processes included\n")
         for num_workers in (0, len(os.sched_getaffinity(0))):
             begun = time.perf_counter()
-            find_positions(plan, folder, num_workers=num_workers, write=False, show=False)
+            find_positions(plan, folder / str(num_workers), num_workers)
             per_map = 1000 * (time.perf_counter() - begun) / flags.maps
             print(f"- {num_workers or 'no'} loader processes: {per_map:.1f} ms per map")
     finally:

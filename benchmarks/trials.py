@@ -74,7 +74,7 @@ class Trial:
         return folder
 
     def compare(self, ways: Mapping[str, Sequence[str | Path]], num_seeds: int) -> None:
-        """Train each way with each seed, and compare the runs: comparison.csv and .png in `root`."""
+        """Train each way with each seed, and compare the runs: comparison.csv in `root`."""
         folders = []
         for seed in range(num_seeds):
             for name, flags in ways.items():

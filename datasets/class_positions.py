@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ from datasets.files import Sample
 from datasets.segmentation import BadFiles, CropRequest, load_labels
 from datasets.specs.spec import DatasetSpec
 from utils.command import USER_ERRORS, one_line
-from utils.files import atomic_path, writable_folder
+from utils.files import atomic_path, fingerprint, writable_folder
 from utils.images import Uint8Array
-from utils.parallel import in_parallel
+from utils.parallel import SMALL_FILES, in_parallel
 
 POSITIONS_VERSION = 2  # increase it when the same files would give other positions
 PIXELS_PER_LOOK = 256  # pixels of a tile per random look into it
@@ -89,9 +87,7 @@ def scan_labels(
     return np.concatenate(found), pixels
 
 
-def _one_pixel_each(
-    part: Uint8Array, present: NDArray[np.int64], generator: np.random.Generator
-) -> NDArray[np.int64]:
+def _one_pixel_each(part: Uint8Array, present: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
     """(train id, row, column) of one random pixel of each class in `present`."""
     # Random looks find the common classes without a pass over the tile per class; the remaining classes are searched.
     looked = generator.integers(part.size, size=1 + part.size // PIXELS_PER_LOOK)
@@ -120,13 +116,8 @@ class PositionsPlan:
 
     def key(self) -> str:
         """A hash of the label files, their sizes and times, the mapping of values, tile and seed."""
-        content = repr((POSITIONS_VERSION, self.spec, self.tile, self.seed, self.numbers))
-        digest = hashlib.blake2b(content.encode(), digest_size=12)
-        for path in (sample.label_path for sample in self.samples if sample.label_path):
-            found = path.stat()
-            # Relative, so that a set that was moved is the same; propagated frames may lie outside the root.
-            digest.update(repr((os.path.relpath(path, self.root), found.st_size, found.st_mtime_ns)).encode())
-        return digest.hexdigest()
+        settings = (POSITIONS_VERSION, self.spec, self.tile, self.seed, self.numbers)
+        return fingerprint(settings, [s.label_path for s in self.samples if s.label_path], self.root)
 
     def scan(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
         """`scan_labels` of one sample; the reason if its labels cannot be read."""
@@ -138,13 +129,11 @@ class PositionsPlan:
         return scan_labels(labels, self.spec.num_classes, self.tile, generator)
 
 
-def find_positions(
-    plan: PositionsPlan, folder: Path, *, num_workers: int, skip_bad: int = 0, write: bool = True, show: bool = True
-) -> ClassPositions:
-    """The class positions stored in `folder`, else new ones, which are stored if `write`.
+def find_positions(plan: PositionsPlan, folder: Path, num_workers: int, skip_bad: int = 0) -> ClassPositions:
+    """The class positions stored in `folder`, else new ones, which are stored there.
 
-    skip_bad: how many unreadable label files are skipped, each with a warning; then nothing is stored.
-    show: draw a progress bar and warn. Raises ValueError naming the file if there are more.
+    skip_bad: how many unreadable label files are skipped, each with a warning; then nothing is stored, so that the
+    next run tells of them too. Raises ValueError naming the file if there are more.
     """
     path = folder / f"{plan.spec.name}_{plan.key()}.npz"
     try:
@@ -152,20 +141,19 @@ def find_positions(
             return ClassPositions(file["table"], file["pixels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # missing or damaged: it is made again
-    if write:
-        writable_folder(folder, "--index_dir")
-    bad_files = BadFiles(skip_bad, "while finding class positions", show=show)
+    writable_folder(folder, "--index_dir")
+    bad_files = BadFiles(skip_bad, "while finding class positions")
     tables = [np.empty((0, 4), np.int64)]
     pixels = np.zeros((len(plan.samples), plan.spec.num_classes), np.int64)
-    scans = in_parallel(plan.scan, len(plan.samples), num_workers=num_workers, title="class positions", show=show)
-    for index, scan in enumerate(scans):
+    numbers = range(len(plan.samples))
+    for index, scan in enumerate(in_parallel(plan.scan, numbers, num_workers, title="positions", least=SMALL_FILES)):
         if isinstance(scan, str):
             bad_files.skip(scan)
         else:
             tables.append(np.insert(scan[0], 1, index, axis=1))
             pixels[index] = scan[1]
     positions = ClassPositions(np.concatenate(tables).astype(np.int32), pixels)
-    if write and not bad_files.problems:
+    if not bad_files.problems:
         with atomic_path(path) as temporary, temporary.open("wb") as stored:
             np.savez(stored, table=positions.table, pixels=positions.pixels)
     return positions

@@ -46,16 +46,13 @@ def load_spec(name: str, dataset_dir: str | None) -> DatasetSpec:
 def dataset_root(name: str, dataset_dir: str | None) -> Path:
     """The folder of data set `name`: `--dataset_dir`, else its environment variable, else the default in `config.py`.
 
-    Raises ValueError for an unknown name, FileNotFoundError naming all three.
+    Raises ValueError for an unknown name, FileNotFoundError for a missing folder.
     """
     check_name(name)
     variable, default = f"KERBLINE_{name.upper()}", DATASET_ROOTS[name]
     root = Path(dataset_dir or os.environ.get(variable) or default)
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"data set {name}: no folder {root}. Give it with --dataset_dir or the environment variable {variable}, "
-            f"or put it at {default} (the default, DATASET_ROOTS in config.py)."
-        )
+        raise FileNotFoundError(f"data set {name}: no folder {root}. Give it with --dataset_dir or as {variable}.")
     return root
 
 
@@ -89,10 +86,8 @@ def existing_layout(spec: DatasetSpec, root: Path, split: str) -> Layout:
         if not absent:
             return layout
         missing += absent
-    raise FileNotFoundError(
-        f"data set {spec.name}: no folder {' nor '.join(dict.fromkeys(map(str, missing)))}. "
-        "See PREPARE_DATASETS.md for the expected folders."
-    )
+    folders = " nor ".join(dict.fromkeys(map(str, missing)))
+    raise FileNotFoundError(f"data set {spec.name}: no folder {folders}. See PREPARE_DATASETS.md.")
 
 
 def samples_in(layout: Layout, root: Path, folder: str) -> list[Sample]:
@@ -187,10 +182,8 @@ def _fold(spec: DatasetSpec, root: Path, split: str, cv: int, need_labels: bool)
         is_val = [sample.name.split("/")[0] in chosen or position in chosen for position, sample in enumerate(pool)]
     samples = [sample for sample, val in zip(pool, is_val, strict=True) if val == (split == "val")]
     if not samples:
-        raise FileNotFoundError(
-            f"data set {spec.name}: fold {cv} has no {split} images below {root}. To train on all, give "
-            "--train_split trainval without --cv, or list the images if the set has lists."
-        )
+        way_out = "To train on all, give --train_split trainval without --cv, or list the images."
+        raise FileNotFoundError(f"data set {spec.name}: fold {cv} has no {split} images below {root}. {way_out}")
     return samples
 
 

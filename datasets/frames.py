@@ -14,6 +14,7 @@ from tqdm import tqdm
 from config import DataConfig
 from datasets.files import Sample, find_samples, normalize_unicode, samples_in
 from datasets.specs.spec import DatasetSpec, Frames, Layout
+from utils.distributed import find_processes
 from utils.images import read_note
 from utils.text import counted
 
@@ -23,10 +24,8 @@ PAIR_NOTE = "kerbline-pair"  # inside the label file, which is written last: the
 Record = dict[str, Any]  # plain values, one line of the manifest
 
 
-def samples_of_video(
-    data: DataConfig, spec: DatasetSpec, root: Path, samples: list[Sample], *, show: bool
-) -> list[Sample]:
-    """What `--maxSkip` and `--scf` add, without validation images. show: print how many frames that is."""
+def samples_of_video(data: DataConfig, spec: DatasetSpec, root: Path, samples: list[Sample]) -> list[Sample]:
+    """What `--maxSkip` and `--scf` add, without validation images; the main process prints how many frames that is."""
     if data.propagated_dir and not data.maxSkip:
         raise ValueError("--propagated_dir needs --maxSkip, the steps to use.")
     if (data.maxSkip or data.scf) and not (data.class_uniform_pct and data.max_cu_epoch):
@@ -43,7 +42,7 @@ def samples_of_video(
     except FileNotFoundError:  # reported by validation, if it is needed
         held_out = set()
     kept = without_frames_of(found, held_out - {sample.name for sample in samples})
-    if show:
+    if find_processes().is_main:
         skipped = f"; {len(found) - len(kept)} skipped: validation images show the same moments"
         told = f"{counted(len(kept), 'propagated frame')} for {counted(len(samples), 'training image')}"
         tqdm.write(told + skipped * (len(kept) < len(found)), file=sys.stderr)
@@ -70,22 +69,6 @@ def find_scene_flow_samples(spec: DatasetSpec, root: Path, samples: Sequence[Sam
         raise ValueError(f"--scf: {spec.name} has no scene-flow frames; only kitti has.")
     steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
     return sorted(_labelled_frames(spec, spec.scene_flow, root, samples, steps, "--scf"))
-
-
-def video_frames(spec: DatasetSpec, root: Path) -> dict[str, Sample]:
-    """All true frames of the videos of training and validation, by name. Raises ValueError if the set declares none."""
-    if spec.video is None:
-        raise ValueError(f"{spec.name} declares no video around its labelled frames.")
-    return _frames_by_name(spec, spec.video, root)
-
-
-def frames_around(
-    spec: DatasetSpec, frames: Mapping[str, Sample], labelled: str, steps: Iterable[int]
-) -> dict[int, Path]:
-    """The true frames around the one named `labelled`: step -> file, for the steps that `video_frames` has."""
-    assert spec.video is not None, f"{spec.name} declares a video"
-    found = {step: _frame(spec.video, frames, labelled, step) for step in steps}
-    return {step: frame.image_path for step, frame in found.items() if frame}
 
 
 def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, propagated_root: Path) -> Sample:
@@ -146,8 +129,8 @@ def _labelled_frames(
     spec: DatasetSpec, frames: Frames, root: Path, samples: Sequence[Sample], steps: Sequence[int], flag: str
 ) -> list[Sample]:
     """The frames around `samples` at `steps`, at least one."""
-    there = _frames_by_name(spec, frames, root)
-    found = [frame for s in samples for step in steps if (frame := _frame(frames, there, s.name, step))]
+    there = frames_by_name(spec, frames, root)
+    found = [frame for s in samples for step in steps if (frame := find_frame(frames, there, s.name, step))]
     if not found:
         names = " or ".join(frames.name_of(samples[0].name, step) for step in (steps[0], steps[-1]))
         folders = dict.fromkeys(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
@@ -164,14 +147,17 @@ def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:
     return [(layout, folder) for layout in frames.layouts for folder in dict.fromkeys(folders)]
 
 
-def _frames_by_name(spec: DatasetSpec, frames: Frames, root: Path) -> dict[str, Sample]:
+def frames_by_name(spec: DatasetSpec, frames: Frames, root: Path) -> dict[str, Sample]:
     """The frames in the folders of training and validation; of two with one name, that of the first layout."""
     found = [frame for layout, folder in _places(spec, frames) for frame in samples_in(layout, root, folder)]
     return {normalize_unicode(frame.name): frame for frame in reversed(found)}
 
 
-def _frame(frames: Frames, there: Mapping[str, Sample], labelled: str, step: int) -> Sample | None:
-    """The frame `step` after `labelled`: before 100 comes 099 or 99, but before 0100 only 0099."""
+def find_frame(frames: Frames, there: Mapping[str, Sample], labelled: str, step: int) -> Sample | None:
+    """The frame `step` after the one named `labelled`: before 100 comes 099 or 99, but before 0100 only 0099.
+
+    there: from `frames_by_name`.
+    """
     name = normalize_unicode(frames.name_of(labelled, step))
     if name in there or re.search(r"(?<!\d)0\d*$", labelled):
         return there.get(name)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.specs.spec import COLORS, EITHER, TRAIN_IDS, Color, DatasetSpec, written_ids
-from utils.images import Uint8Array, read_colors_or_ids, read_label_colors, read_label_ids
+from utils.images import Uint8Array, read_label_colors, read_label_ids
 
 UNKNOWN_ID = 254  # marks unknown values; every train id is below it
 
@@ -33,7 +33,7 @@ def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:
     Raises FileNotFoundError, or ValueError if the file is damaged, of a format that changes values, or holds something
     else.
     """
-    return {COLORS: read_label_colors, EITHER: read_colors_or_ids}.get(masks, read_label_ids)(path)
+    return read_label_colors(path) if masks == COLORS else read_label_ids(path, or_colors=masks == EITHER)
 
 
 def train_ids(pixels: NDArray[np.integer], masks: str, spec: DatasetSpec) -> Uint8Array:
@@ -68,9 +68,7 @@ def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[n
         values, known = list(written_ids(spec.classes)), spec.train_id_of_label_id()
         nothing = [i for i in (*spec.ignored_ids, spec.ignore_label) if known[i] == spec.ignore_label]
     if not nothing:
-        raise ValueError(
-            f'{spec.title}: no value in its label files means "no class"; add an ignored class to its table.'
-        )
+        raise ValueError(f'{spec.title}: no value in its label files means "no class"; declare an ignored one.')
     table = np.array([*values, *nothing[:1] * (256 - len(values))], np.uint16)
     return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
 

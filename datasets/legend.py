@@ -1,19 +1,24 @@
-"""The legend of a colour mask: the colour of each class, and its share of the image."""
+"""Colours and shares of classes: as a legend of a picture, as text, and as a plot; and pictures on one sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from datasets.specs.spec import Color, SegClass
-from utils.images import Uint8Array
-from utils.plots import drawable, text_font
+from datasets.specs.spec import Color, SegClass, class_colors
+from utils.images import Uint8Array, colorize, shrink, side_by_side, tint
+from utils.plots import new_plot
+from utils.text import format_table
 
 PAPER, INK, FAINT_INK, OUTLINE = (255, 255, 255), (32, 33, 36), (112, 117, 122), (189, 193, 198)
 SMALLEST_FONT, LARGEST_FONT = 12, 30  # pixels
+LARGEST_CELL, CELL_GAP = 360, 12  # longer side of a picture on a sheet, and the gap between two, in pixels
 
 
 @dataclass(frozen=True)
@@ -51,69 +56,115 @@ def counted_shares(counts: Sequence[int], classes: Sequence[SegClass]) -> list[C
     return sorted(shares, key=lambda share: -share.pixels)
 
 
-def class_list(classes: Sequence[SegClass], wanted: frozenset[int]) -> list[ClassShare]:
-    """The wanted classes in train id order, for a legend without shares."""
-    return [ClassShare(i, c.name, c.color, 0, 0.0) for i, c in enumerate(classes) if i in wanted]
-
-
 def shares_table(shares: Sequence[ClassShare]) -> str:
     """A text table: one line per class, pixels and percent."""
-    width = max(len("class"), *(len(share.name) for share in shares))
-    lines = [f"{'class':<{width}}  {'pixels':>12}  {'percent':>7}"]
-    lines += [f"{share.name.ljust(width)}  {share.pixels:>12}  {share.percent:>7.2f}" for share in shares]
-    return "\n".join(lines)
+    lines = [(share.name, str(share.pixels), f"{share.percent:.2f}") for share in shares]
+    return format_table([("class", "pixels", "percent"), *lines])
 
 
-def shares_line(shares: Sequence[ClassShare]) -> str:
-    """The five largest shares on one line."""
-    return ", ".join(f"{share.name} {share.percent:.2f} %" for share in shares[:5])
+def percent_text(percent: float) -> str:
+    """Of what occurs: as `12.34 %`, or `< 0.01 %`, so that only nothing is shown as 0."""
+    return f"{percent:.2f} %" if percent >= 0.01 else "< 0.01 %"
+
+
+def plot_shares(path: Path, title: str, shares: Mapping[str, Sequence[ClassShare]]) -> None:
+    """Plot the shares of the same classes in one or several splits: bars in the class colours, the largest at the top.
+
+    shares: of each split by its name, which is shown beside its bars.
+    """
+    splits = list(shares.values())
+    order = sorted(range(len(splits[0])), key=lambda i: max(of[i].percent for of in splits))
+    height = 0.8 / len(splits)
+    with new_plot(path, (8, 1.2 + (0.14 + 0.18 * len(splits)) * len(order)), dpi=150) as figure:
+        axes = figure.add_subplot()
+        for number, (name, of) in enumerate(shares.items()):
+            rows = np.arange(len(order)) + height * ((len(splits) - 1) / 2 - number)
+            colors = [tuple(channel / 255 for channel in of[i].color) for i in order]
+            drawn = axes.barh(rows, [of[i].percent for i in order], height, color=colors, edgecolor="#bdc1c6")
+            told = [f"{percent_text(of[i].percent) if of[i].pixels else '0 %'} {name}" for i in order]
+            axes.bar_label(drawn, told, padding=4, color="#5f6368", fontsize="small")
+        axes.set_xlabel("share of the pixels, in percent")
+        axes.set_yticks(
+            range(len(order)), [drawable(splits[0][i].name, f"train id {splits[0][i].train_id}") for i in order]
+        )
+        axes.set_title(drawable(title, title.encode("ascii", "replace").decode()), loc="left")
+        axes.margins(x=0.2, y=0.02)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_sheet(
+    pictures: Sequence[tuple[Uint8Array, Uint8Array]], classes: Sequence[SegClass], columns: int
+) -> Uint8Array:
+    """Images [H, W, 3] with train ids [H, W] on one sheet [h, w, 3], `columns` of them in a row, and a legend.
+
+    Of each the image, its labels, and both over each other; small enough for a sheet.
+    """
+    cells, palette = [], class_colors(classes)
+    counts = np.zeros(len(classes), int)
+    for image, labels in pictures:
+        counts += pixels_per_class(labels, len(classes))
+        image, labels = shrink(image, LARGEST_CELL), shrink(labels, LARGEST_CELL, cv2.INTER_NEAREST_EXACT)
+        cells.append(side_by_side([image, colorize(labels, palette), tint(image, labels, palette)], gap=2))
+    columns, (height, width) = min(columns, len(cells)), np.max([cell.shape[:2] for cell in cells], axis=0)
+    sheet = np.full((-(-len(cells) // columns), height + CELL_GAP, columns, width + CELL_GAP, 3), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        sheet[i // columns, : cell.shape[0], i % columns, : cell.shape[1]] = cell
+    sheet = sheet.reshape(sheet.shape[0] * sheet.shape[1], -1, 3)[:-CELL_GAP, :-CELL_GAP]
+    return with_legend(np.ascontiguousarray(sheet), counted_shares(counts.tolist(), classes))
+
+
+@cache
+def _font_file() -> Path:
+    """Matplotlib's own font, so that pictures look the same everywhere."""
+    import matplotlib  # takes a tenth of a second, as do the other parts of it
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@cache
+def _characters() -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(str(_font_file())).get_charmap())
+
+
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of pictures. size: in pixels."""
+    return ImageFont.truetype(str(_font_file()), size)
+
+
+def drawable(text: str, otherwise: str) -> str:
+    """`text`, or `otherwise` if the font lacks one of its characters, as it does those of East Asian scripts."""
+    return text if {ord(c) for c in text if not c.isspace()} <= _characters() else otherwise
 
 
 def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: bool = True) -> Uint8Array:
-    """`picture` [H, W, 3] uint8 RGB, unchanged in the upper left corner of a sheet, with a legend next to or below it.
+    """`picture` [H, W, 3] uint8 RGB, unchanged at the top left of a sheet, with a legend in columns below it.
 
-    Below a wide image, next to a tall one. The sheet grows if the legend needs it; the legend covers nothing.
+    The sheet is wider than the picture if a column needs it.
     """
     height, width = picture.shape[:2]
     names = [drawable(share.name, f"train id {share.train_id}") for share in shares]
-    largest = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))
-    for size in range(largest, SMALLEST_FONT - 1, -1):
-        layout = _Layout(size, names, width, height, percents)
-        if layout.beside or layout.height <= 0.6 * height:
-            break
-    corner = (width, 0) if layout.beside else (0, height)
-    sheet = Image.new("RGB", (max(width, corner[0] + layout.width), max(height, corner[1] + layout.height)), PAPER)
+    size = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))  # of the font; all follows it
+    font, margin, line, gutter, swatch = text_font(size), *(round(part * size) for part in (1.1, 1.75, 2.4, 1.7))
+    text_left = swatch + round(0.6 * size)
+    longest = max((font.getlength(name) for name in names), default=0)
+    entry = round(swatch + 0.6 * size + longest + (size + font.getlength("100.00 %") if percents else 0))
+    room = width - 2 * margin
+    num_rows = max(1, -(-len(names) // max(1, (room + gutter) // (entry + gutter))))
+    num_columns = max(1, -(-len(names) // num_rows))
+    # Columns share the width evenly, but are not so far apart that they no longer look like one legend.
+    step = min((room - entry) // max(1, num_columns - 1), round(1.5 * entry))
+    below = 2 * margin + (num_rows - 1) * line + size
+    sheet = Image.new("RGB", (max(width, 2 * margin + (num_columns - 1) * step + entry), height + below), PAPER)
     sheet.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(sheet)
-    swatch_width, swatch_height = layout.swatch
     for i, (name, share) in enumerate(zip(names, shares, strict=True)):
-        column, row = divmod(i, layout.num_rows)
-        left, top = corner[0] + layout.margin + column * layout.step, corner[1] + layout.margin + row * layout.line
-        middle = top + swatch_height // 2
-        swatch = (left, top, left + swatch_width - 1, top + swatch_height - 1)
-        draw.rectangle(swatch, fill=share.color, outline=OUTLINE)
-        text_left = left + swatch_width + round(0.6 * swatch_height)
-        draw.text((text_left, middle), name, INK, text_font(size), anchor="lm")
+        column, row = divmod(i, num_rows)
+        left, top = margin + column * step, height + margin + row * line
+        middle = top + size // 2
+        draw.rectangle((left, top, left + swatch - 1, top + size - 1), fill=share.color, outline=OUTLINE)
+        draw.text((left + text_left, middle), name, INK, font, anchor="lm")
         if percents:
-            text = f"{share.percent:.2f} %" if share.percent >= 0.01 else "< 0.01 %"
-            draw.text((left + layout.entry_width, middle), text, FAINT_INK, text_font(size), anchor="rm")
+            draw.text((left + entry, middle), percent_text(share.percent), FAINT_INK, font, anchor="rm")
     return np.asarray(sheet)
-
-
-class _Layout:
-    """Sizes of a legend in pixels; all depend on the font. Entries of a column are `line` apart, columns `step`."""
-
-    def __init__(self, size: int, names: Sequence[str], width: int, height: int, percents: bool) -> None:
-        self.margin, self.line, self.swatch = round(1.1 * size), round(1.75 * size), (round(1.7 * size), size)
-        longest = max((text_font(size).getlength(name) for name in names), default=0)
-        percent_width = size + text_font(size).getlength("100.00 %") if percents else 0
-        self.entry_width = round(self.swatch[0] + 0.6 * size + longest + percent_width)
-        self.beside = height >= width and 2 * self.margin + len(names) * self.line <= height
-        room, gutter = width - 2 * self.margin, round(2.4 * size)
-        fitting = 1 if self.beside else max(1, (room + gutter) // (self.entry_width + gutter))
-        self.num_rows = max(1, -(-len(names) // fitting))
-        num_columns = max(1, -(-len(names) // self.num_rows))
-        # Columns share the width evenly, but are not so far apart that they no longer look like one legend.
-        self.step = min((room - self.entry_width) // max(1, num_columns - 1), round(1.5 * self.entry_width))
-        self.width = 2 * self.margin + (num_columns - 1) * self.step + self.entry_width
-        self.height = 2 * self.margin + self.num_rows * self.line - (self.line - size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +23,10 @@ from datasets.specs.spec import DatasetSpec
 from transforms.augmentation import TrainTransform
 from utils.command import USER_ERRORS, one_line
 from utils.distributed import Processes, wait_for_all
-from utils.files import atomic_path, writable_folder
+from utils.files import atomic_path, fingerprint, writable_folder
 from utils.flags import parse_numbers
 from utils.images import Uint8Array
-from utils.parallel import default_num_workers, in_parallel, prepare_worker
+from utils.parallel import SMALL_FILES, default_num_workers, in_parallel, prepare_worker
 
 CACHE_VERSION = 4  # increase it when the same files would decode differently
 
@@ -45,8 +44,7 @@ class DecodedCache:
     def paths_of(self, sample: Sample) -> tuple[Path, Path]:
         """The files of image and labels, named by the classes and by paths, sizes and times of the sample's files."""
         files = [path for path in (sample.image_path, sample.label_path) if path is not None]
-        identity = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        name = hashlib.blake2b(repr((repr((CACHE_VERSION, self.spec)), identity)).encode(), digest_size=16).hexdigest()
+        name = fingerprint((CACHE_VERSION, self.spec), files)
         stem = self.folder / self.spec.name / name[:2] / name[2:]
         return stem.with_suffix(".image.npy"), stem.with_suffix(".labels.npy")
 
@@ -58,36 +56,34 @@ class DecodedCache:
         except (OSError, ValueError, EOFError):
             return load_sample(sample, self.spec)
 
-    def fill(self, samples: Sequence[Sample], *, num_workers: int, skip_bad: int = 0, show: bool = True) -> None:
+    def fill(self, samples: Sequence[Sample], *, num_workers: int, skip_bad: int = 0) -> None:
         """Decode the samples that are not cached, or whose files changed since. May be interrupted.
 
-        skip_bad: how many samples that cannot be decoded are skipped. show: draw a progress bar and warn.
+        skip_bad: how many samples that cannot be decoded are skipped, each with a warning.
         Raises ValueError naming the file if there are more, OSError if the folder cannot be written.
         """
         writable_folder(self.folder, "--cache_dir")
-        work = partial(_keep, self, list(samples))
-        bad_files = BadFiles(skip_bad, "while decoding images", show=show)
-        for problem in in_parallel(work, len(samples), num_workers=num_workers, title="decode images", show=show):
+        bad_files = BadFiles(skip_bad, "while decoding images")
+        for problem in in_parallel(self._keep, samples, num_workers, title="decode images", least=SMALL_FILES):
             if problem is not None:
                 bad_files.skip(problem)
 
-
-def _keep(cache: DecodedCache, samples: Sequence[Sample], index: int) -> str | None:
-    """Make sure that the cache holds what the files of a sample hold. Returns the reason if they cannot be decoded."""
-    try:
-        paths = cache.paths_of(samples[index])
-        if all(path.is_file() for path in paths):
-            return None
-        arrays = load_sample(samples[index], cache.spec)
-    except USER_ERRORS as error:
-        return one_line(error)
-    try:
-        for path, array in zip(paths, arrays, strict=True):
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, array)
-    except OSError as error:
-        raise OSError(f"--cache_dir {cache.folder}: {error.strerror}.") from error
-    return None
+    def _keep(self, sample: Sample) -> str | None:
+        """Make sure that the cache holds the sample. Returns the reason if its files cannot be decoded."""
+        try:
+            paths = self.paths_of(sample)
+            if all(path.is_file() for path in paths):
+                return None
+            arrays = load_sample(sample, self.spec)
+        except USER_ERRORS as error:
+            return one_line(error)
+        try:
+            for path, array in zip(paths, arrays, strict=True):
+                with atomic_path(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, array)
+        except OSError as error:
+            raise OSError(f"--cache_dir {self.folder}: {error.strerror}.") from error
+        return None
 
 
 class EpochSampler(Sampler[CropRequest]):
@@ -179,14 +175,17 @@ def train_data(
     samples = find_samples(spec, root, data.train_split if data.cv is None else "train", data.cv)
     if any(sample.label_path is None for sample in samples):
         raise ValueError(f"--train_split {data.train_split}: this split of {spec.name} has no labels to train on.")
-    propagated = samples_of_video(data, spec, root, samples, show=processes.is_main)
+    propagated = samples_of_video(data, spec, root, samples)
     boosted, coarse = _boosted_samples(data, spec, root)
     all_samples = [*samples, *propagated, *coarse]
     positions: ClassPositions | None = None
     if count_pixels or data.paste or (data.class_uniform_pct and data.max_cu_epoch):
         numbers = tuple(number for part in (samples, propagated, coarse) for number in range(len(part)))
         plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
-        positions = _find_positions_once(plan, data, options).restrict(len(samples) + len(propagated), boosted)
+        find = partial(find_positions, plan, Path(data.index_dir), options.count(), data.skip_bad)
+        found = find() if processes.local_rank == 0 else None  # one process of each machine writes what the others read
+        wait_for_all()
+        positions = (found or find()).restrict(len(samples) + len(propagated), boosted)
 
     def draw(epoch: int) -> list[CropRequest]:
         share, length = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0, len(samples) * data.repeat
@@ -243,18 +242,9 @@ def _load(data: DataConfig, spec: DatasetSpec, samples: list[Sample], options: L
         return partial(load_sample, spec=spec)
     cache, processes = DecodedCache(Path(data.cache_dir), spec), options.processes
     if processes.local_rank == 0:
-        cache.fill(samples, num_workers=options.count(), skip_bad=data.skip_bad, show=processes.is_main)
+        cache.fill(samples, num_workers=options.count(), skip_bad=data.skip_bad)
     wait_for_all()
     return cache.load
-
-
-def _find_positions_once(plan: PositionsPlan, data: DataConfig, options: LoaderOptions) -> ClassPositions:
-    """Found and written by one process of each machine and read by the others."""
-    find = partial(find_positions, plan, Path(data.index_dir), num_workers=options.count(), skip_bad=data.skip_bad)
-    show = options.processes.is_main
-    found = find(show=show) if options.processes.local_rank == 0 else None
-    wait_for_all()
-    return found or find(write=False, show=show)
 
 
 def _stack_whole_images(load: Load, samples: list[Sample]) -> tuple[Tensor, Tensor]:

@@ -71,11 +71,11 @@ def load_sample(sample: Sample, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Arr
 class BadFiles:
     """Counts the files that cannot be read and are skipped, and warns of each, once however often it is drawn.
 
-    skip_bad: how many there may be. when: when they were skipped, for the warning. show: warn.
+    skip_bad: how many there may be. when: when they were skipped, for the warning.
     """
 
-    def __init__(self, skip_bad: int, when: str = "in training", *, show: bool = True) -> None:
-        self.skip_bad, self.when, self.show = skip_bad, when, show
+    def __init__(self, skip_bad: int, when: str = "in training") -> None:
+        self.skip_bad, self.when = skip_bad, when
         self.problems: set[str] = set()
 
     def skip(self, problem: str) -> None:
@@ -85,8 +85,7 @@ class BadFiles:
         self.problems.add(problem)
         if (count := len(self.problems)) > self.skip_bad:
             raise ValueError(f"{problem} (--skip_bad {self.skip_bad} is exhausted)" if self.skip_bad else problem)
-        if self.show:
-            tqdm.write(f"warning: skipped {self.when}, {count} of at most {self.skip_bad}: {problem}", file=sys.stderr)
+        tqdm.write(f"warning: skipped {self.when}, {count} of at most {self.skip_bad}: {problem}", file=sys.stderr)
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):

@@ -40,21 +40,16 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from datasets.files import dataset_root, find_samples, load_spec
-from datasets.legend import counted_shares, pixels_per_class, with_legend
+from datasets.legend import draw_sheet
 from datasets.segmentation import load_sample
-from datasets.specs.spec import DatasetSpec
 from transforms.augmentation import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import Uint8Array, colorize, shrink, side_by_side, tint, write_image
+from utils.images import write_image
 from utils.text import counted, escape
-
-LARGEST_CROP = 360  # longer side of a crop on the sheet, in pixels
-CELL_GAP = 12  # between crops, in pixels
 
 
 def main(config: ShowConfig) -> int:
@@ -71,28 +66,9 @@ def main(config: ShowConfig) -> int:
         transform(*load_sample(chosen[i % len(chosen)], spec), None, np.random.default_rng((sheet.seed, i)))
         for i in range(sheet.num)
     ]
-    pixels = pixels_per_class(np.stack([labels for _, labels in crops]), spec.num_classes)
-    picture = arrange([draw_crop(image, labels, spec) for image, labels in crops], sheet.columns)
-    write_image(Path(sheet.out), with_legend(picture, counted_shares(pixels, spec.classes)))
+    write_image(Path(sheet.out), draw_sheet(crops, spec.classes, sheet.columns))
     print(f"wrote {escape(sheet.out)}: {counted(sheet.num, 'crop')} of {spec.title}, {split}")
     return 0
-
-
-def draw_crop(image: Uint8Array, labels: Uint8Array, spec: DatasetSpec) -> Uint8Array:
-    """The crop, its labels, and the overlay of both, side by side and small enough for a sheet."""
-    image = shrink(image, LARGEST_CROP)
-    labels = shrink(labels, LARGEST_CROP, cv2.INTER_NEAREST_EXACT)
-    return side_by_side([image, colorize(labels, spec.palette), tint(image, labels, spec.palette)], gap=2)
-
-
-def arrange(cells: list[Uint8Array], columns: int) -> Uint8Array:
-    """Images of one size in rows of `columns`, on white."""
-    columns, (height, width, _) = min(columns, len(cells)), cells[0].shape
-    sheet = np.full((-(-len(cells) // columns), height + CELL_GAP, columns, width + CELL_GAP, 3), 255, np.uint8)
-    for i, cell in enumerate(cells):
-        sheet[i // columns, :height, i % columns, :width] = cell
-    sheet = sheet.reshape(sheet.shape[0] * sheet.shape[1], -1, 3)
-    return np.ascontiguousarray(sheet[:-CELL_GAP, :-CELL_GAP])
 
 
 if __name__ == "__main__":

@@ -35,19 +35,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from datasets.files import Sample, dataset_root, existing_layout, find_samples, label_files, load_spec, samples_in
 from datasets.labels import UNKNOWN_ID, read_label_file, train_ids, unknown_values
+from datasets.legend import ClassShare, percent_text, plot_shares
 from datasets.specs.spec import DatasetSpec
 from utils.command import one_line, run_command
 from utils.files import PLOT_SUFFIXES, writable_file, write_json
 from utils.images import Uint8Array, read_image
-from utils.parallel import available_cores, in_parallel
-from utils.plots import drawable, new_plot
-from utils.text import counted, escape
+from utils.parallel import SMALL_FILES, available_cores, in_parallel
+from utils.text import counted, escape, format_table
 
 MOST_VALUES = 20  # unknown values reported per file
 MOST_LINES = 10  # findings per kind that are printed; --json has all
@@ -57,8 +57,7 @@ APART = ("train", "val", "test", "train_extra")  # no image may be in two of the
 Finding = tuple[str, str, str]  # kind, for counting; the file to fix; what is wrong, and where
 
 
-@dataclass(frozen=True)
-class FileReport:
+class FileReport(NamedTuple):
     """What the two files of a sample hold.
 
     size: WIDTHxHEIGHT of the image, digest: of its pixels, so equal for the same image in two files; both "" if it
@@ -85,8 +84,8 @@ def main(config: VerifyConfig) -> int:
         find_samples(spec, root, data.split)  # raises, with the known splits
     samples, findings, notes = list_samples(spec, root, data.split, data.cv)
     files = list(dict.fromkeys(sample for found in samples.values() for sample in found))
-    work, num_workers = partial(examine, files, spec), output.num_workers or available_cores()
-    results = in_parallel(work, len(files), num_workers=num_workers, title="verify", show=True)
+    examine_one, num_workers = partial(examine, spec=spec), output.num_workers or available_cores()
+    results = in_parallel(examine_one, files, num_workers, title="verify", least=SMALL_FILES)
     reports = dict(zip(files, results, strict=True))
     findings += [finding for report in reports.values() for finding in report.findings]
     findings = list(dict.fromkeys(findings + shared_images(samples, reports)))
@@ -95,11 +94,12 @@ def main(config: VerifyConfig) -> int:
     absent = {name: [c for c, n in split["class_pixels"].items() if not n] for name, split in labelled.items()}
     notes += [f"{name}: no pixel of {', '.join(classes)}" for name, classes in absent.items() if classes]
     print(f"{spec.title} in {escape(root)}")
-    print(f"{'split':<14} {'images':>7} {'labels':>7}  sizes (width x height)")
+    rows = [("split", "images", "labels", "sizes (width x height)")]
     for name, split in splits.items():
         sizes = list(split["sizes"])
         shown = ", ".join(sizes) if len(sizes) <= MOST_SIZES else f"{len(sizes)} sizes, {sizes[0]} to {sizes[-1]}"
-        print(f"{name:<14} {split['images']:>7} {split['labels']:>7}  {shown}")
+        rows.append((name, str(split["images"]), str(split["labels"]), shown))
+    print(format_table(rows))
     if labelled:
         print("\n" + classes_table(labelled))
     print("\n".join(["", *(f"note: {escape(note)}" for note in notes)]))
@@ -110,7 +110,10 @@ def main(config: VerifyConfig) -> int:
         found = {"clean": not findings, "splits": splits, "findings": listed, "notes": notes}
         write_json(Path(output.json), asked | found)
     if output.plot and labelled:
-        write_shares_plot(Path(output.plot), labelled, spec)
+        shares = {name: [*map(ClassShare, range(spec.num_classes), spec.class_names, spec.palette,
+                              split["class_pixels"].values(), class_percents(split))]
+                  for name, split in labelled.items()}  # fmt: skip
+        plot_shares(Path(output.plot), f"{spec.title}: share of each class", shares)
     elif output.plot:
         print(f"note: {output.plot} is not written: without labels there is nothing to plot")
     return 1 if findings else 0
@@ -156,9 +159,9 @@ def unmatched_files(spec: DatasetSpec, root: Path, split: str, samples: Iterable
     return found
 
 
-def examine(samples: Sequence[Sample], spec: DatasetSpec, index: int) -> FileReport:
+def examine(sample: Sample, spec: DatasetSpec) -> FileReport:
     """Read and check both files of a sample. Never raises for a problem with a file."""
-    sample, size, digest, class_pixels = samples[index], "", "", ()
+    size, digest, class_pixels = "", "", ()
     findings: list[Finding] = []
     file = str(sample.image_path)
     try:
@@ -218,17 +221,12 @@ def class_percents(split: Mapping[str, Any]) -> list[float]:
 def classes_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
     """The percents of each class, a column per split; then those of all pixels that have no class."""
     columns = []
-    for split in splits.values():
+    for name, split in splits.items():
         whole = sum(split["class_pixels"].values()) + split["no_class_pixels"]
-        columns.append([*class_percents(split), 100 * split["no_class_pixels"] / max(1, whole)])
-    names = [*next(iter(splits.values()))["class_pixels"], "no class, of all"]
-    width = max(map(len, names))
-    lines = [f"{'percent':<{width}}" + "".join(f" {name:>13}" for name in splits)]
-    for name, row in zip(names, zip(*columns, strict=True), strict=True):
-        # Only 0 is shown as 0.
-        shown = ["-" if percent == 0 else f"{percent:.2f}" if percent >= 0.01 else "< 0.01" for percent in row]
-        lines.append(name.ljust(width) + "".join(f" {text:>13}" for text in shown))
-    return "\n".join(lines)
+        percents = [*class_percents(split), 100 * split["no_class_pixels"] / max(1, whole)]
+        columns.append([name, *("-" if percent == 0 else percent_text(percent)[:-2] for percent in percents)])
+    names = ["percent", *next(iter(splits.values()))["class_pixels"], "no class, of all"]
+    return format_table([*zip(names, *columns, strict=True)])
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -242,25 +240,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
         print(f"error: {counted(len(findings), 'problem')} found", file=sys.stderr)
     else:
         print("no problems found")
-
-
-def write_shares_plot(path: Path, splits: Mapping[str, Mapping[str, Any]], spec: DatasetSpec) -> None:
-    """Each class's share of the pixels, on a logarithmic scale to show rare classes; one marker per split."""
-    percents = {name: class_percents(split) for name, split in splits.items()}
-    order = sorted(range(spec.num_classes), key=lambda train_id: -max(of[train_id] for of in percents.values()))
-    colors = [tuple(channel / 255 for channel in spec.palette[train_id]) for train_id in order]
-    with new_plot(path, (9, 1.4 + 0.3 * spec.num_classes), dpi=130) as figure:
-        axes = figure.add_subplot()
-        for marker, (name, of) in zip("osD^vP", percents.items(), strict=False):
-            shown = [of[train_id] or np.nan for train_id in order]  # 0 has no place on this scale
-            style: dict[str, Any] = {"s": 46, "marker": marker, "edgecolors": "#3c4043", "alpha": 0.8, "label": name}
-            axes.scatter(shown, range(len(order)), c=colors, **style)
-        axes.set_yticks(range(len(order)), [drawable(spec.class_names[i], f"train id {i}") for i in order])
-        axes.invert_yaxis()
-        axes.set(xscale="log", axisbelow=True, xlabel="share of the labelled pixels, in percent")
-        axes.grid(axis="x", color="#e8eaed")
-        axes.set_title(drawable(f"{spec.title}: share of each class", "share of each class"), loc="left")
-        axes.legend(loc="lower right", frameon=False)
 
 
 def _size(pixels: Uint8Array) -> str:

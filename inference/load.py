@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
@@ -20,12 +20,18 @@ from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
 from network.blocks import Network
 from network.checkpoint import Checkpoint, load_checkpoint, load_state
 from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
-from network.fuse import fuse_batch_norms, fuse_reductions, store_weights_in, suit_tensor_cores, use_kn2row
-from utils.device import compile_for, has_matrix_tiles, is_hopper, resolve_device
+from network.fuse import (
+    fuse_activations,
+    fuse_batch_norms,
+    fuse_reductions,
+    store_weights_in,
+    use_kn2row,
+    use_space_to_batch,
+)
+from utils.device import compile_for, resolve_device
 from utils.files import writable_folder
 from utils.flags import parse_scales
 from utils.images import Uint8Array, colorize
-from utils.text import counted
 
 DEFAULT_ARCH, DEFAULT_DATASET = "DeepWV3Plus", "cityscapes"  # what the published code assumes
 
@@ -114,11 +120,47 @@ def fast_network(
         if amp is torch.bfloat16 and has_matrix_tiles(device):
             use_kn2row(net)
         if amp is torch.bfloat16 and is_hopper(device):
-            suit_tensor_cores(net, compiled=compile)
+            use_kn2row(net)
+            if not compile:  # which fuses activations itself
+                fuse_activations(net)
+            use_space_to_batch(net)
     if amp is not None:
         store_weights_in(net, amp)
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return compile_for(net, device, frozen=True) if compile else net
+    if not compile:
+        return net
+    compiled = compile_for(net, device)
+    return Frozen(compiled) if device.type == "cpu" else compiled
+
+
+class Frozen(nn.Module):
+    """A network compiled, at its first image, with its weights as constants, in a layout that suits the machine."""
+
+    def __init__(self, compiled: nn.Module) -> None:
+        super().__init__()
+        self.net = compiled
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's output, without gradients."""
+        from torch._inductor import config  # takes half a second, so only with --compile
+
+        # As an option of torch.compile it would come too late: tracing happens first and makes the weights inputs.
+        with torch.no_grad(), config.patch(freezing=True):
+            logits: Tensor = self.net(images)
+        return logits
+
+
+def has_matrix_tiles(device: torch.device) -> bool:
+    """Whether the device is a CPU with AMX, which multiplies bfloat16 matrices many times as fast as float32 ones."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so it may go
+    return device.type == "cpu" and bool(supported and supported())
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether the device is a GPU of NVIDIA's Hopper generation (H100, H200)."""
+    if device.type != "cuda" or torch.version.cuda is None:  # PyTorch also calls AMD's GPUs "cuda"
+        return False
+    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
@@ -143,8 +185,5 @@ def _classes(
         return find_spec(dataset or DEFAULT_DATASET).classes
     # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
     if dataset is not None and find_spec(dataset).class_names != tuple(seg_class.name for seg_class in classes):
-        raise ValueError(
-            f"--dataset {dataset} contradicts {snapshot}, which was trained on the "
-            f"{counted(len(classes), 'class', 'es')} of {checkpoint.dataset}. Leave --dataset out."
-        )
+        raise ValueError(f"--dataset {dataset} contradicts {snapshot}, which has other classes. Leave --dataset out.")
     return classes

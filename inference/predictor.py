@@ -1,36 +1,18 @@
-"""Predict images with a network: averaged over scales, mirrored images and overlapping tiles; one or many in a row."""
+"""Predict an image with a network: averaged over scales, mirrored images and overlapping tiles."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from inference.settings import MAX_MEMORY, OVERLAP
 from inference.sliding_window import FLOAT, View, blend, check_memory, find_views, fit_chunk, resize
-from utils.command import one_line
-from utils.device import (
-    Stopwatch,
-    download,
-    give_back_freed_memory,
-    is_out_of_memory,
-    normalise,
-    resolve_device,
-    to_device,
-    upsample,
-)
-from utils.distributed import Item
+from utils.device import give_back_freed_memory, normalise, resolve_device, to_device, upsample
 from utils.images import Uint8Array
-from utils.parallel import read_ahead, write_behind
 
 # The trunks halve the image up to five times; below this, less than one pixel would be left.
 MIN_SIDE = 32
@@ -53,38 +35,18 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        net: nn.Module,
-        num_classes: int,
-        *,
-        device: str | torch.device = "auto",
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        tile: int | None = None,
-        overlap: float = OVERLAP,
-        batch_size: int = 1,
-        max_memory: float = MAX_MEMORY,
+        self, net: nn.Module, num_classes: int, *, mean: Sequence[float], std: Sequence[float],
+        device: str | torch.device = "auto", scales: Sequence[float] = (1.0,), flip: bool = False,
+        tile: int | None = None, overlap: float = OVERLAP, batch_size: int = 1, max_memory: float = MAX_MEMORY,
         amp: torch.dtype | None = None,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    ) -> None:  # fmt: skip
         if min(scales, default=0) <= 0 or batch_size < 1 or (tile is not None and tile < 1) or not 0 <= overlap < 1:
-            raise ValueError(
-                f"scales {tuple(scales)}, batch_size {batch_size} and tile {tile} must be positive; the "
-                f"overlap {overlap} (--sliding_overlap) must be at least 0 and below 1."
-            )
+            raise ValueError("scales, batch_size and tile must be positive, --sliding_overlap at least 0 and below 1.")
         self.device = resolve_device(device) if isinstance(device, str) else device
         self.net = net.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.num_classes = num_classes
-        self.scales = tuple(scales)
-        self.flip = flip
-        self.tile = tile
-        self.overlap = overlap
-        self.batch_size = batch_size
-        self.max_memory = max_memory
-        self.amp = amp
-        self.mean = tuple(map(float, mean))
-        self.std = tuple(map(float, std))
+        self.num_classes, self.mean, self.std = num_classes, tuple(map(float, mean)), tuple(map(float, std))
+        self.scales, self.flip, self.tile, self.overlap = tuple(scales), flip, tile, overlap
+        self.batch_size, self.max_memory, self.amp = batch_size, max_memory, amp
         self._shape_before: tuple[int, ...] | None = None
 
     @torch.inference_mode()
@@ -95,9 +57,9 @@ class Predictor:
         size = (height, width)
         num_tiles = sum(len(view.rows) * len(view.columns) for view in views)
         if num_tiles == 1 and views[0].size == size and not self.flip:  # nothing to average: the largest logit decides
-            check_memory(size, self.num_classes, 0, self.max_memory)
+            check_memory(size, 0, self.max_memory)
             logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
-            check_memory(size, self.num_classes, logits.nbytes, self.max_memory)
+            check_memory(size, logits.nbytes, self.max_memory)
             return most_probable(logits[0], _padded_size(height, width))[:height, :width]
         prediction = torch.empty(size, dtype=torch.uint8, device=self.device)
         num_rows = fit_chunk(views, size, self.num_classes, self.max_memory)
@@ -110,7 +72,7 @@ class Predictor:
         """Class probabilities [C, H, W] float32, on the device, of an RGB image [H, W, 3] uint8."""
         pixels, views = self._upload(image)
         height, width = image.shape[:2]
-        check_memory((height, width), self.num_classes, self.num_classes * FLOAT * height * width, self.max_memory)
+        check_memory((height, width), self.num_classes * FLOAT * height * width, self.max_memory)
         [(_, probabilities)] = self._chunks(pixels, views, height)
         return probabilities
 
@@ -240,81 +202,3 @@ def _bands(values: Tensor, width: int) -> list[slice]:
     num_rows = values.shape[1]
     step = max(1, (_BAND_GPU if values.is_cuda else _BAND) // (len(values) * width))
     return [slice(top, min(top + step, num_rows)) for top in range(0, num_rows, step)]
-
-
-def predict_all(
-    items: Iterable[Item], read: Callable[[Item], tuple[Any, ...] | None], predict: Callable[[Uint8Array], Tensor],
-    write: Callable[..., None], *, device: torch.device, path_of: Callable[[Item], Path], unit: str = "image",
-    total: int | None = None, num_writers: int = 1, show: bool = True, failed: list[str] | None = None,
-    interruptible: bool = False,
-) -> dict[str, Any]:
-    """Read, predict and write each item. Threads read ahead and write behind, so that the device always has work.
-
-    read: gives (image [H, W, 3] uint8, ...), or None after the last item; called in the order of the items.
-    predict: image -> prediction [H, W] uint8 on `device`. write: called with the item, the prediction on the host, and
-    what `read` gave. path_of: the file that an error names. num_writers: threads that write; with one, in order.
-    failed: gets a line for each item that cannot be read or predicted; None: that is an error. interruptible: Ctrl-C
-    ends the loop, unless nothing was predicted before.
-    Returns images_per_s, network_share (0..1) and s_per_image of each step; {} if there was nothing to do.
-    """  # fmt: skip
-    reading, network, writing = Stopwatch(), Stopwatch(device), Stopwatch()
-    start, num_done = time.perf_counter(), 0
-
-    def timed(watch: Stopwatch, work: Callable[..., Any], *arguments: Any) -> Any:
-        with watch.working():
-            return work(*arguments)
-
-    def finish(item: Item, prediction: Callable[[], Uint8Array], sample: tuple[Any, ...]) -> None:
-        timed(writing, write, item, prediction(), *sample)
-
-    with (
-        write_behind(num_writers) as write_later,
-        tqdm(total=total, unit=unit, disable=None if show else True) as progress,
-        closing(read_ahead(items, partial(timed, reading, read))) as pending,  # ends before its source
-    ):
-        try:
-            for item, future in pending:
-                try:
-                    sample = future.result()
-                    if sample is None:
-                        break
-                    with network.working(), errors_naming(path_of(item)):
-                        prediction = download(predict(sample[0]))
-                except (ValueError, OSError) as error:
-                    if failed is None:
-                        raise
-                    failed.append(one_line(error))
-                else:
-                    write_later(finish, item, prediction, sample)
-                    num_done += 1
-                progress.update()
-        except KeyboardInterrupt:
-            if not (interruptible and num_done):
-                raise
-    if not num_done:
-        return {}
-    steps = {"read": reading, "network": network, "score and write": writing}
-    seconds = max(time.perf_counter() - start, 1e-9)
-    return {
-        "images_per_s": num_done / seconds,
-        "network_share": network.seconds / seconds,
-        "s_per_image": {name: watch.seconds / num_done for name, watch in steps.items()},
-    }
-
-
-def describe_speed(speed: dict[str, Any], unit: str = "image") -> str:
-    """One line of what `predict_all` returned."""
-    return f"{speed['images_per_s']:.2f} {unit}s/s; network busy {100 * speed['network_share']:.0f} % of the time"
-
-
-@contextmanager
-def errors_naming(path: Path) -> Iterator[None]:
-    """Around the prediction of an image: turns ValueErrors and out-of-memory errors into ValueErrors naming `path`."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ValueError(f"{path}: too large for the device's memory; use smaller tiles.") from error

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from datasets.specs.spec import SegClass
-from inference.results import ImageResult
+from inference.evaluation import ImageResult
 from utils.files import atomic_path, write_csv, write_json
 from utils.metrics import PER_CLASS, TOTALS, Scores, scores
 from utils.text import counted, escape

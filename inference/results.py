@@ -1,35 +1,24 @@
-"""What is kept of each image: the demos' files with notes in them, and an evaluation's counts and pictures.
-
-With both, --resume finds what was made with the same settings by `fingerprint`.
-"""
+"""What the demos write of each image: files with notes in them, by which --resume finds what need not be made again."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
-from inference.visualize import draw_mistakes, highlight, overlay
-from utils.files import atomic_path, first_free
-from utils.images import Uint8Array, colorize, read_note, shrink, write_image, write_png
-from utils.metrics import NUM_COUNTS, ConfusionMatrix, boundary_counts
+from inference.visualize import highlight, overlay
+from utils.files import first_free
+from utils.images import Uint8Array, colorize, read_note, write_png
 
 KINDS = ("color", "overlay", "ids")  # what the demos write of an image
-SHARES_TABLE, SHARES_PICTURE = "class_shares.csv", "class_shares.png"  # over the frames of a folder or of a video
+SHARES_TABLE, SHARES_PICTURE = "class_shares.csv", "class_shares.png"  # of the images of a folder, or a video's frames
 
 # Text notes inside the demos' PNG files: the input of a result, the fingerprint of its settings, the pixels of each
 # class, and the size of the mask in it; the rest is legend.
@@ -41,21 +30,12 @@ MASK_SIZE_NOTE = "kerbline-mask-size"
 ResultPaths = Mapping[str, Path]  # kind -> file; only these are made
 
 
-def fingerprint(settings: Any, files: Sequence[Path]) -> str:
-    """A hash of plain values and of the identity of files: two results with the same one are the same."""
-    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps([settings, stamps], sort_keys=True).encode()).hexdigest()[:16]
-
-
 def label_id_map(prediction: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.integer]:
     """Train ids [H, W] as the values that the data set's label files hold: uint8, or uint16 if they need it."""
     ids = written_ids(classes)
     table: NDArray[np.integer] = np.full(256, IGNORE_LABEL, np.uint16 if max(ids) > IGNORE_LABEL else np.uint8)
     table[: len(classes)] = ids
     return table[prediction]
-
-
-# The demos' results
 
 
 def choose_kinds(outputs: str) -> list[str]:
@@ -136,91 +116,3 @@ def is_result(path: Path) -> bool:
 def _source_id(source: Path) -> str:
     # Distinguishes inputs without disclosing their paths.
     return hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-
-
-# An evaluation's results
-
-SMALL_SIDE = 320  # longer side of the small pictures, in pixels
-JPEG_QUALITY = 80
-PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files written for each image
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """Of one evaluated image.
-
-    counts: [C, C + 7] int64, its confusion matrix and the counts at borders; 0 without labels. size: (width, height).
-    photo: small JPEG. maps: small PNG, see `map_channels`.
-    """
-
-    counts: NDArray[np.int64]
-    size: tuple[int, int]
-    photo: bytes
-    maps: bytes
-
-    def save(self, folder: Path, name: str, settings: str) -> None:
-        """Write the result of the image `name`, with the fingerprint of its settings."""
-        photo, maps = (np.frombuffer(picture, np.uint8) for picture in (self.photo, self.maps))
-        with atomic_path(folder / "counts" / f"{name}.npz") as temporary:
-            np.savez(temporary, counts=self.counts, size=self.size, fingerprint=settings, photo=photo, maps=maps)
-
-    @classmethod
-    def load(cls, folder: Path, name: str, settings: str) -> ImageResult | None:
-        """What `save` wrote; None if the file is missing, damaged, or of other settings."""
-        try:
-            with np.load(folder / "counts" / f"{name}.npz") as file:
-                if str(file["fingerprint"]) != settings:
-                    return None
-                width, height = file["size"].tolist()
-                return cls(file["counts"], (width, height), file["photo"].tobytes(), file["maps"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-            return None
-
-
-def evaluate_image(
-    image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array, num_classes: int
-) -> ImageResult:
-    """The result of an image [H, W, 3] from train ids [H, W]; without counts if there are no labels."""
-    counts = np.zeros((num_classes, num_classes + NUM_COUNTS), np.int64)
-    if labels is not None:
-        confusion = ConfusionMatrix(num_classes, IGNORE_LABEL)
-        confusion.update(torch.from_numpy(labels), torch.from_numpy(prediction))
-        counts[:, :num_classes] = confusion.matrix.numpy()
-        counts[:, num_classes:] = boundary_counts(labels, prediction, num_classes, IGNORE_LABEL)
-    photo = cv2.cvtColor(shrink(image, SMALL_SIDE), cv2.COLOR_RGB2BGR)
-    maps = shrink(map_channels(labels, prediction), SMALL_SIDE, cv2.INTER_NEAREST)
-    jpeg = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    png = cv2.imencode(".png", cv2.cvtColor(maps, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
-    return ImageResult(counts, (image.shape[1], image.shape[0]), jpeg.tobytes(), png.tobytes())
-
-
-def map_channels(labels: Uint8Array | None, prediction: Uint8Array) -> Uint8Array:
-    """Three maps in one image [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
-    labels = np.full_like(prediction, IGNORE_LABEL) if labels is None else labels
-    wrong = np.where((labels != prediction) & (labels != IGNORE_LABEL), 255, 0).astype(np.uint8)
-    return np.stack([prediction, labels, wrong], axis=2)
-
-
-def picture_paths(folder: Path, name: str, kinds: Sequence[str] = PICTURES) -> dict[str, Path]:
-    """Where the pictures of an evaluated image go."""
-    return {kind: folder / kind / f"{name}.png" for kind in kinds}
-
-
-def write_pictures(
-    paths: Mapping[str, Path], image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array,
-    classes: Sequence[SegClass],
-) -> None:
-    """Write those pictures of an evaluated image that `paths` names.
-
-    pred: the label ids that benchmark servers expect; rgb: the photo [H, W, 3]; maps: train ids for the page, see
-    `map_channels`; compose: the overlay; diff: the mistakes.
-    """
-    draw: dict[str, Callable[[], NDArray[np.integer]]] = {
-        "pred": lambda: label_id_map(prediction, classes),
-        "rgb": lambda: image,
-        "maps": lambda: map_channels(labels, prediction),
-        "compose": lambda: overlay(image, prediction, classes),
-        "diff": lambda: draw_mistakes(image, map_channels(labels, prediction)[..., 1], prediction, classes),
-    }
-    for kind, path in paths.items():
-        write_image(path, draw[kind]())

@@ -110,19 +110,17 @@ def fit_chunk(views: Sequence[View], size: tuple[int, int], num_classes: int, ma
     tile_bytes = [(view.rows[0].stop - view.rows[0].start) * view.size[1] * 3 * FLOAT for view in views]
     resizing = max(0 if view.size == size else RESIZING * n for view, n in zip(views, tile_bytes, strict=True))
     per_row = width * (num_classes * FLOAT + LONG)
-    check_memory(size, num_classes, resizing + least * per_row, max_memory)
+    check_memory(size, resizing + least * per_row, max_memory)
     return int(min(height, (max_memory * GIB - PIXEL * height * width - resizing) / per_row))  # may be infinite
 
 
-def check_memory(size: tuple[int, int], num_classes: int, besides: int, max_memory: float) -> None:
+def check_memory(size: tuple[int, int], besides: int, max_memory: float) -> None:
     """Raises ValueError if an image's pixels, its classes and `besides` bytes do not fit into `max_memory` GiB."""
     height, width = size
     needed = (PIXEL * height * width + besides) / GIB
     if needed > max_memory:
-        raise ValueError(
-            f"--max_memory {max_memory:g}: an image of {width}x{height} pixels and {num_classes} classes needs "
-            f"{needed:.4g} GiB besides the network; allow more, or use smaller tiles."
-        )
+        told = f"an image of {width}x{height} pixels needs {needed:.4g} GiB besides the network"
+        raise ValueError(f"--max_memory {max_memory:g}: {told}; allow more, or use smaller tiles.")
 
 
 def linear_filter(centers: Tensor, length: int, reach: float) -> tuple[Tensor, Tensor]:

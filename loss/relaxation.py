@@ -108,10 +108,8 @@ def check_inputs(logits: Tensor, labels: Tensor) -> None:
     """Raise ValueError unless logits are [B, C, H, W] float and labels [B, H, W] integer."""
     fits = logits.dim() == 4 and labels.shape == logits.shape[:1] + logits.shape[2:]
     if not fits or not logits.is_floating_point() or labels.is_floating_point():
-        raise ValueError(
-            f"logits must be [B, C, H, W] floating point and labels [B, H, W] integer, got {list(logits.shape)} "
-            f"{logits.dtype} and {list(labels.shape)} {labels.dtype}."
-        )
+        got = f"{list(logits.shape)} {logits.dtype} and {list(labels.shape)} {labels.dtype}"
+        raise ValueError(f"logits must be [B, C, H, W] floating point and labels [B, H, W] integer, got {got}.")
 
 
 def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
@@ -125,11 +123,9 @@ def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
     if classes.device.type == "cpu":
         wrong = ((classes < 0) | (classes >= num_classes)) & ~ignored
         if wrong.any():
-            values = classes[wrong].unique().tolist()
-            raise ValueError(
-                f"labels contain {', '.join(map(str, values[:10]))}: neither a train id (0 to {num_classes - 1}) nor "
-                f"ignore_label {ignore_label}. Map the label ids to train ids first."
-            )
+            values = ", ".join(map(str, classes[wrong].unique().tolist()[:10]))
+            known = f"a train id (0 to {num_classes - 1}) nor ignore_label {ignore_label}"
+            raise ValueError(f"labels contain {values}: neither {known}. Map the label ids to train ids first.")
     return classes.masked_fill(ignored, num_classes)
 
 

@@ -68,17 +68,6 @@ def store_weights_in(net: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def suit_tensor_cores(net: DeepLabV3Plus, *, compiled: bool) -> None:
-    """Rewrite `net`, in place, into the forms that are fast in bfloat16 on a Hopper GPU.
-
-    compiled: the network will be compiled, which itself fuses activations into the layers before them.
-    """
-    use_kn2row(net)
-    if not compiled:
-        fuse_activations(net)
-    use_space_to_batch(net)
-
-
 def use_kn2row(net: DeepLabV3Plus) -> None:
     """Have the pyramid's atrous convolutions computed by `Kn2rowConv2d`, in place."""
     for branch in net.aspp.features:

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import metrics as boundary
-from utils.metrics import border_lines, boundary_counts, boundary_scores, close_pixels, near_border, scores
+from inference import evaluation as boundary
+from inference.evaluation import border_lines, boundary_counts, close_pixels, near_border
+from utils.metrics import boundary_scores, scores
 
 IGNORE = 255
 

@@ -48,7 +48,7 @@ def decoded(monkeypatch) -> list[str]:
 
 
 def fill(cache, samples, **options):
-    cache.fill(samples, num_workers=0, show=False, **options)
+    cache.fill(samples, num_workers=0, **options)
 
 
 def assert_equal(cache, samples):
@@ -71,7 +71,7 @@ def test_two_processes_fill_it_as_one_does(tmp_path, decoded):
         write_image(tmp_path / "set/trainannot" / f"{number}.png", np.full((4, 5), number % 11, np.uint8))
     samples = find_samples(SPEC, tmp_path / "set", "train")
     cache = DecodedCache(tmp_path / "cache", SPEC)
-    cache.fill(samples, num_workers=2, show=False)
+    cache.fill(samples, num_workers=2)
     assert decoded == []  # not in this process
     assert_equal(cache, samples)
     assert decoded == []

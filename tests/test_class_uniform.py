@@ -144,7 +144,7 @@ def same(one, other):
 
 
 def find(plan, folder, **options):
-    return find_positions(plan, folder, **({"num_workers": 0, "show": False} | options))
+    return find_positions(plan, folder, **({"num_workers": 0} | options))
 
 
 def test_real_pixels_of_all_files_are_found_whatever_the_number_of_processes(root, tmp_path):
@@ -208,12 +208,6 @@ def test_a_damaged_file_is_made_anew(root, tmp_path, damage):
     assert path.read_bytes() == content
 
 
-def test_a_process_that_must_not_write_does_not(root, tmp_path):
-    found = find(plan_of(root), tmp_path / "index", write=False)
-    assert not (tmp_path / "index").exists()
-    assert same(find(plan_of(root), tmp_path / "index"), found)
-
-
 def test_a_folder_that_cannot_be_written_is_named_with_its_flag(root, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="--index_dir"):
@@ -224,7 +218,7 @@ def test_a_bad_label_file_is_named_or_skipped_on_request_and_then_nothing_is_sto
     (root / "trainannot" / "07.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"07\.png"):
         find(plan_of(root), tmp_path / "index")
-    found = find(plan_of(root), tmp_path / "index", skip_bad=1, show=True)
+    found = find(plan_of(root), tmp_path / "index", skip_bad=1)
     assert set(found.table[:, 1].tolist()) == set(range(40)) - {7}
     assert "warning: skipped while finding class positions" in capsys.readouterr().err
     assert not list((tmp_path / "index").iterdir())

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from config import ErrorConfig
 from tests.conftest import ROOT
 from utils.command import run_command
-from utils.parallel import as_finished, in_parallel
+from utils.parallel import in_parallel
 
 
 def die(*_: object) -> None:
@@ -36,11 +36,7 @@ def training() -> None:
 
 
 def indexing() -> None:
-    list(in_parallel(die, 40, num_workers=2, title="index", show=False))
-
-
-def drawing() -> None:
-    list(as_finished(die, range(4), num_workers=2))
+    list(in_parallel(die, range(4), 2, title="index"))
 
 
 def handing_over() -> None:
@@ -55,7 +51,7 @@ class Settings:
 SETTINGS = Settings(ErrorConfig())
 
 
-@pytest.mark.parametrize("work", [training, indexing, drawing, handing_over])
+@pytest.mark.parametrize("work", [training, indexing, handing_over])
 def test_a_process_that_is_killed_ends_the_command_with_one_line(work, capsys):
     with pytest.raises(SystemExit) as ending:
         run_command(lambda _: work(), SETTINGS)
@@ -81,8 +77,7 @@ import time
 from torch.utils.data import DataLoader
 
 from config import TrainConfig
-from utils.parallel import as_finished
-from utils.parallel import prepare_worker
+from utils.parallel import in_parallel, prepare_worker
 from utils.command import run_command
 from utils.flags import parse_command_line
 
@@ -106,7 +101,7 @@ def load(config):
 
 
 def work(config):
-    for index in as_finished(slow, range(9), 2):
+    for index in in_parallel(slow, range(9), 2, title='slow'):
         print("working", index, flush=True)
 
 

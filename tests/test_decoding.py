@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from PIL import Image, PngImagePlugin
 from tests.trees import write_gray_png
 from utils.images import (
     image_size,
-    read_colors_or_ids,
     read_image,
     read_label_colors,
     read_label_ids,
     write_image,
 )
+
+read_colors_or_ids = partial(read_label_ids, or_colors=True)
 
 IDS = np.indices((40, 60)).sum(0).astype(np.uint8) // 9
 PHOTO = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8), (0, 0), 2)

@@ -13,7 +13,6 @@ import torch
 
 import demo_folder
 from datasets.specs.registry import dataset_spec
-from inference.visualize import draw_shares
 from Pixel_percentage import find_masks
 from tests.conftest import ROOT
 from utils.images import colorize, read_image, read_label_ids, write_image
@@ -281,20 +280,6 @@ def test_the_picture_of_the_shares_is_no_input(run_folder, photos, light_checkpo
         assert "5 of 5 images done" in ended.out and "skipped" not in ended.out
     assert (photos / "class_shares.png").is_file()
     assert photos / "class_shares.png" not in find_masks(photos)
-
-
-def test_shares_are_drawn_over_time_in_the_colours_of_the_classes(tmp_path):
-    shares = [[100.0, 0, 0]] * 1000 + [[0.0, 50, 50]] * 1000
-    classes, (first, second, third) = CAMVID.classes[1:4], CAMVID.palette[1:4]
-    draw_shares(tmp_path / "all.png", shares, classes, None, range(2001))
-    drawn = read_image(tmp_path / "all.png")
-    height, width = drawn.shape[:2]
-    color_at = lambda x, y: tuple(drawn[int(y * height), int(x * width)])  # noqa: E731
-    assert color_at(0.2, 0.2) == color_at(0.2, 0.7) == first
-    assert (color_at(0.7, 0.2), color_at(0.7, 0.7)) == (third, second)
-    draw_shares(tmp_path / "one.png", shares, classes, frozenset({2}))
-    present = {tuple(color) for color in read_image(tmp_path / "one.png").reshape(-1, 3)}
-    assert third in present and not {first, second} & present
 
 
 def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):

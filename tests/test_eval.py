@@ -16,7 +16,7 @@ import torch
 
 import eval as evaluation
 from datasets.specs.registry import DATASETS, dataset_spec
-from inference.results import ImageResult
+from inference.evaluation import ImageResult
 from network.checkpoint import Checkpoint, save_checkpoint
 from network.deepv3 import build_network
 from tests.conftest import ROOT

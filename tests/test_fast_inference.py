@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from config import ARCHITECTURES
-from inference.load import fast_network
+from inference.load import Frozen, fast_network
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import build_network
 from network.fuse import fuse_batch_norms, fuse_reductions, store_weights_in
@@ -109,7 +109,7 @@ def test_a_compiler_that_is_missing_is_reported_before_anything_is_compiled(monk
 
 def test_a_network_compiled_for_evaluation_has_its_weights_built_in():
     conv = torch.nn.Conv2d(3, 5, 1)
-    net, images = compile_for(conv, CPU, frozen=True), torch.randn(1, 3, 8, 8)
+    net, images = Frozen(compile_for(conv, CPU)), torch.randn(1, 3, 8, 8)
     before = net(images)
     torch.nn.init.zeros_(conv.weight)
     assert torch.equal(net(images), before)
@@ -201,5 +201,5 @@ def test_a_compiled_network_says_the_same():
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         before = copy.deepcopy(net)(images)
-        after = upsample(compile_for(fast_network(net, CPU), CPU, frozen=True)(images), (64, 96))
+        after = upsample(fast_network(net, CPU, compile=True)(images), (64, 96))
     assert (after - before).abs().max() <= 1e-4 * before.abs().max()

@@ -13,10 +13,10 @@ from config import AugmentConfig, DataConfig
 from datasets.files import Sample, find_samples
 from datasets.frames import (
     PAIR_NOTE,
+    find_frame,
     find_propagated_samples,
     find_scene_flow_samples,
-    frames_around,
-    video_frames,
+    frames_by_name,
     without_frames_of,
 )
 from datasets.loaders import LoaderOptions, train_data
@@ -54,6 +54,13 @@ def test_propagated_frames_of_a_folder_of_ones_own(tmp_path):
     assert (found.name, load_labels(found, spec).tolist()) == ("02_+1", [[0, 1]])
 
 
+def around(spec, root, name, steps):
+    """The files of the frames around the one of this name, but for the frame itself."""
+    there = frames_by_name(spec, spec.video, root)
+    found = {step: find_frame(spec.video, there, name, step) for step in steps if step}
+    return {step: frame.image_path.name for step, frame in found.items() if frame}
+
+
 def test_the_frames_of_a_sequence_are_found_around_its_labelled_frame_and_as_a_split(tmp_path):
     cityscapes_tree(tmp_path, cities=("aachen",))
     for frame in (0, 18, 20, 29):
@@ -61,8 +68,7 @@ def test_the_frames_of_a_sequence_are_found_around_its_labelled_frame_and_as_a_s
             tmp_path / f"leftImg8bit_sequence/train/aachen/aachen_000000_{frame:06d}_leftImg8bit.png", None
         )
     (sample,) = find_samples(CITYSCAPES, tmp_path, "train")
-    found = frames_around(CITYSCAPES, video_frames(CITYSCAPES, tmp_path), sample.name, range(-19, 11))
-    assert {step: path.name for step, path in found.items()} == {
+    assert around(CITYSCAPES, tmp_path, sample.name, range(-19, 11)) == {
         -19: "aachen_000000_000000_leftImg8bit.png",
         -1: "aachen_000000_000018_leftImg8bit.png",
         1: "aachen_000000_000020_leftImg8bit.png",
@@ -241,10 +247,7 @@ def test_frames_with_suffixes_in_capitals_and_numbers_without_zeros_are_found(tm
     write_pair(tmp_path / "images/night/a009.JPG", None)
     spec = dataset_spec("folder", tmp_path)
 
-    def around(name):
-        found = frames_around(spec, video_frames(spec, tmp_path), name, (-2, -1, 1, 2))
-        return {step: path.name for step, path in found.items()}
-
-    assert around("night/a10") == {-2: "a8.JPG", -1: "a9.JPG", 1: "a11.JPG"}
-    assert around("night/a9") == {-1: "a8.JPG", 1: "a10.JPG", 2: "a11.JPG"}
-    assert around("night/a010") == {-1: "a009.JPG"}
+    steps = (-2, -1, 1, 2)
+    assert around(spec, tmp_path, "night/a10", steps) == {-2: "a8.JPG", -1: "a9.JPG", 1: "a11.JPG"}
+    assert around(spec, tmp_path, "night/a9", steps) == {-1: "a8.JPG", 1: "a10.JPG", 2: "a11.JPG"}
+    assert around(spec, tmp_path, "night/a010", steps) == {-1: "a009.JPG"}

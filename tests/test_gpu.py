@@ -16,12 +16,13 @@ from benchmarks.gpu import batch_of, own_step, own_training
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from inference.load import fast_network
+from inference.pipeline import Stopwatch, download
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import DeepLabV3Plus, build_network
 from network.fuse import ConvReLU
 from tests.conftest import as_if_trained
 from tests.moving import frames_of
-from utils.device import Stopwatch, download, normalise, to_device, upsample
+from utils.device import normalise, to_device, upsample
 from utils.images import read_label_ids, write_image
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -183,7 +184,7 @@ def test_a_compiled_network_says_the_same():
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn streets."""
     root = tmp_path_factory.mktemp("streets") / "streets"
-    write_streets(root, num_train=6, num_val=4, num_test=0, height=96, width=128, num_workers=1, progress=False)
+    write_streets(root, num_train=6, num_val=4, num_test=0, height=96, width=128, num_workers=1)
     return root
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import legend as fonts
 from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.specs.spec import SegClass, first_difference
 from tests.conftest import Outcome
 from tests.trees import CAR, ROAD, folder_tree, write_classes, write_pair
-from utils import plots as fonts
 from utils.images import IMAGE_SUFFIXES, read_image
 
 ROAD_COLOR, CAR_COLOR = (64, 32, 32), (0, 255, 102)

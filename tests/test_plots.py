@@ -1,4 +1,4 @@
-"""Plots: text as it is written, plain numbers."""
+"""Plots: text as it is written, and all made in one way."""
 
 from __future__ import annotations
 
@@ -23,20 +23,6 @@ def test_text_is_shown_as_it_is_written_wherever_it_stands(tmp_path):
         axes.legend()
     shown = (tmp_path / "p.svg").read_text()
     assert [shown.count(f">{name}</text>") for name in NAMES] == [2, 2, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "some"), [(24, 28, "25"), (12, 85, "20"), (0.002, 90, "0.01"), (1e-5, 1, "0.0001")]
-)
-def test_a_logarithmic_axis_has_plain_numbers_however_little_it_spans(tmp_path, low, high, some):
-    with matplotlib.rc_context({"svg.fonttype": "none"}), new_plot(tmp_path / "p.svg", (5, 2), dpi=50) as figure:
-        axes = figure.add_subplot()
-        axes.plot([low, high], [0, 1])
-        axes.set_xscale("log")
-    shown = (tmp_path / "p.svg").read_text()
-    assert f">{some}</text>" in shown
-    assert "times10" not in shown
-    assert "e-0" not in shown
 
 
 def test_no_plot_is_left_by_an_error(tmp_path):

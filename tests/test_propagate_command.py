@@ -22,7 +22,6 @@ from tests.conftest import Outcome
 from tests.moving import frame, ids
 from tests.trees import files_of
 from utils.images import read_image, read_label_ids, write_image
-from video.pairs import VOID_COLOR, draw_cell
 from video.sdc import SDCNet
 
 CITYSCAPES = dataset_spec("cityscapes")
@@ -35,7 +34,7 @@ Command = Callable[..., Outcome]
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two drawn streets of three frames to train on, and one to validate on."""
     root = tmp_path_factory.mktemp("streets") / "streets"
-    write_streets(root, num_train=6, num_val=2, num_test=0, height=96, width=128, num_workers=1, progress=False)
+    write_streets(root, num_train=6, num_val=2, num_test=0, height=96, width=128, num_workers=1)
     return root
 
 
@@ -106,16 +105,6 @@ def test_flow_sdc_propagates_to_both_ends_of_a_video(propagate, cityscapes, new_
     assert len(by_sdc) == len(by_dis) == (4 if steps == 1 else 18)  # 5 before, 4 after
     for one, other in zip(by_dis, by_sdc, strict=True):
         assert (read_label_ids(one) == read_label_ids(other)).mean() > 0.99
-
-
-def test_resuming_with_sdc_makes_again_what_saw_a_frame_beyond_that_has_changed(propagate, cityscapes, new_sdc):
-    flags = ("--dataset", "cityscapes", "--dataset_dir", cityscapes, "--propagate", 1)
-    beyond = cityscapes / "leftImg8bit_sequence/train" / sequence_name("aachen", 7)
-    for flow, num_again in ((("--flow", "sdc", "--flow_weights", new_sdc), 1), ((), 0)):
-        propagate(*flags, *flow)
-        write_image(beyond, frame(6 + num_again))
-        told = propagate(*flags, *flow, "--resume", "--dry_run").out
-        assert f"would write {num_again} pair" in told
 
 
 @pytest.mark.parametrize("flow", ["dis", "exact"])
@@ -393,17 +382,3 @@ def test_a_set_without_any_of_its_video_says_where_it_should_lie(propagate, city
     assert ended.code == 1
     assert f"{cityscapes / 'leftImg8bit_sequence'}" in ended.err
     assert not (cityscapes / PROPAGATED).exists()
-
-
-# The sheet.
-
-
-def test_the_sheet_marks_what_has_no_class_and_colours_the_rest():
-    grey = np.full((32, 64, 3), 100, np.uint8)
-    labels = np.repeat([[0, 255]], 32, 0).repeat(32, 1).astype(np.uint8)
-    picture = draw_cell("a title", grey, labels, [(0, 200, 0)])
-    void = (picture == VOID_COLOR).all(2)
-    green = picture[..., 1] > picture[..., 0].astype(int) + 50
-    assert void.any(axis=0).sum() == green.any(axis=0).sum() == 160
-    assert void[:, 160:].any(axis=0).all()
-    assert not (void & green).any()

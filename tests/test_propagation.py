@@ -183,11 +183,8 @@ class Told:
     def __init__(self, pixels):
         self.pixels = pixels
         self.asked = []
-        self.beyond = {}
 
-    def __call__(self, image, other, beyond=None):
-        steps = tuple(None if frame is None else int(frame[0, 0, 0]) - 100 for frame in (image, other, beyond))
-        self.beyond[steps[:2]] = steps[2]
+    def __call__(self, image, other):
         apart = int(other[0, 0, 0]) - int(image[0, 0, 0])
         self.asked.append((int(image[0, 0, 0]), apart))
         return np.broadcast_to(np.float32([self.pixels * apart, 0]), (*image.shape[:2], 2)).copy()
@@ -206,17 +203,10 @@ def test_a_chain_asks_for_neighbours_only_once():
     assert len(told.asked) == len(set(told.asked)) == 12 and {apart for _, apart in told.asked} == {-1, 1}
 
 
-def test_an_estimator_is_shown_the_frame_beyond_where_the_video_has_it():
-    told = Told(0.5)
-    motion = FlowChain(numbered_frames(0, 1, 2, 3), told)  # the labelled frame is the first of its video
-    motion(1), motion(2)
-    assert told.beyond == {(1, 0): None, (0, 1): 2, (2, 1): 0, (1, 2): 3}
-
-
 def test_the_drift_of_a_long_chain_is_taken_back():
     wide = textured(96, 240, 30, 226)
     frames = {k: np.ascontiguousarray(wide[:, 40 + 3 * k : 168 + 3 * k]) for k in range(5)}
-    drifting = lambda image, other, beyond: dis_flow(image, other) + np.float32([0.4, 0])  # noqa: E731
+    drifting = lambda image, other: dis_flow(image, other) + np.float32([0.4, 0])  # noqa: E731
     flow = FlowChain(frames, drifting)(4).flow
     assert np.abs(np.median(flow, axis=(0, 1)) - (12, 0)).max() < 0.2  # the chain says 13.6
 
@@ -228,7 +218,7 @@ def test_the_drift_of_a_long_chain_is_taken_back():
 def streets(tmp_path_factory):
     root = tmp_path_factory.mktemp("streets")
     write_streets(root, num_train=10, num_val=0, num_test=0, frames_per_sequence=5, height=120, width=160, seed=1,
-                  num_workers=1, progress=False)  # fmt: skip
+                  num_workers=1)  # fmt: skip
     return root
 
 
@@ -253,7 +243,7 @@ def test_exact_motion_gives_the_true_labels_where_they_were_visible_and_void_els
 
 def test_exact_motion_of_the_frame_before_is_the_flow_that_was_drawn(tmp_path):
     write_streets(tmp_path / "s", num_train=2, num_val=0, num_test=0, frames_per_sequence=2, height=48, width=64,
-                  with_flow=True, num_workers=1, progress=False)  # fmt: skip
+                  with_flow=True, num_workers=1)  # fmt: skip
     stored = np.load(tmp_path / "s/trainflow/street0000_000000.npz")
     found = StreetFlow(tmp_path / "s", "street0000_000001")(-1)
     assert np.abs(found.flow - stored["flow"]).max() < 1e-3

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from datasets.specs.registry import dataset_spec
+from inference.evaluation import ImageResult, evaluate_image, picture_paths, write_pictures
 from inference.report import page_data, write_page
-from inference.results import ImageResult, evaluate_image, picture_paths, write_pictures
 from utils.metrics import scores
 
 CAMVID = dataset_spec("camvid")

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 SIZE = (96, 128)
 SMALL = {"num_train": 2, "num_val": 1, "num_test": 1, "frames_per_sequence": 2, "height": 48, "width": 64,
-         "seed": 3, "num_workers": 1, "progress": False}  # fmt: skip
+         "seed": 3, "num_workers": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

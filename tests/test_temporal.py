@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from demo import KEPT, Smoother, fetch, likeness
+from demo import KEPT, Smoother, likeness
 
 HEIGHT, WIDTH = 96, 128
 
@@ -20,13 +20,6 @@ def scene(shift: int) -> np.ndarray:
 
 def inner(values: np.ndarray) -> np.ndarray:
     return values[..., 12:-12, 12:-12]
-
-
-def test_values_are_fetched_from_where_the_flow_points():
-    values = torch.arange(12.0).view(1, 3, 4)
-    flow = np.zeros((3, 4, 2), np.float32)
-    flow[..., 0] = 1
-    torch.testing.assert_close(fetch(values, flow)[0, :, :3], values[0, :, 1:])
 
 
 def test_what_came_from_outside_or_looks_different_is_not_trusted():

@@ -119,9 +119,7 @@ def test_the_same_picture_in_two_splits_even_as_another_file(verify, root):
     ended, found = verify()
     assert ended.code == 1
     (message,) = messages(found, "duplicate")
-    assert message == (
-        f"the same image is in train ({root / 'images/07.png'}) and val ({root / 'images/00.jpg'})"
-    )
+    assert message == (f"the same image is in train ({root / 'images/07.png'}) and val ({root / 'images/00.jpg'})")
 
 
 def test_a_picture_in_two_lists(verify, root):
@@ -220,7 +218,7 @@ def test_a_split_without_labels_is_looked_at_all_the_same(tmp_path, command):
 
 def test_streets_drawn_without_test_images_are_well(tmp_path, command):
     write_streets(tmp_path / "set", num_train=2, num_val=1, num_test=0, height=48, width=64, num_workers=1,
-                  progress=False)  # fmt: skip
+                  )  # fmt: skip
     flags = ("--dataset", "streets", "--dataset_dir", tmp_path / "set", "--num_workers", 1)
     ended = command("datasets.verify", *flags)
     assert ended.code == 0, ended.out

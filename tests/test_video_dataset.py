@@ -15,7 +15,7 @@ from datasets.specs.registry import dataset_spec
 from network.checkpoint import Checkpoint, save_checkpoint
 from tests.moving import frame, ids
 from tests.trees import CAR, ROAD, files_of, write_classes
-from utils.images import read_colors_or_ids, write_image
+from utils.images import read_label_ids, write_image
 from utils.video_io import new_video
 from video.sdc import SDCNet
 
@@ -40,7 +40,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def labels_agree(out: Path, source: int, step: int) -> bool:
-    labels = read_colors_or_ids(out / f"propagated/labels/{source:06d}_{step:+d}.png")
+    labels = read_label_ids(out / f"propagated/labels/{source:06d}_{step:+d}.png")
     known = labels != 255
     return (labels == ids(source + step, 0, 1))[known].mean() > 0.97 and known.mean() > 0.8
 

@@ -70,10 +70,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     if config.precision.compile and model_flags.checkpoint_activations:
         raise ValueError("--compile decides itself what to compute twice; leave out --checkpoint_activations.")
     if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
-        raise ValueError(
-            "--rlx_off_epoch changes nothing without --relax, --jointwtborder or --lr_schedule scl-poly; add one of "
-            "them, or leave --rlx_off_epoch out."
-        )
+        raise ValueError("--rlx_off_epoch needs one of --relax, --jointwtborder and --lr_schedule scl-poly.")
     if config.precision.deterministic:
         make_deterministic()
     accumulate = batches_a_step(config, processes.world_size)

@@ -99,12 +99,6 @@ def gaussian_blur(image: Uint8Array, sigma: float) -> Uint8Array:
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
-def random_bilateral_blur(image: Uint8Array, generator: Generator) -> Uint8Array:
-    """Edge-preserving blur, with a colour sigma of 10 to 100 grey levels."""
-    sigma = float(generator.uniform(10, 100))
-    return cv2.bilateralFilter(image, 5, sigma, sigma)  # type: ignore[return-value]
-
-
 # ImageNet's mean colour, so that padding is zero after normalisation.
 MEAN_COLOR = (124, 116, 104)
 
@@ -196,7 +190,8 @@ class TrainTransform:
         if self.config.color_aug:
             image = color_jitter(image, self.config.color_aug, generator)
         if self.config.bblur:
-            image = random_bilateral_blur(image, generator)
+            sigma = float(generator.uniform(10, 100))  # grey levels: edges that differ more stay
+            image = cv2.bilateralFilter(image, 5, sigma, sigma)  # type: ignore[assignment]
         elif self.config.gblur:
             image = random_gaussian_blur(image, generator)
         return image, labels

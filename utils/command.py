@@ -127,6 +127,4 @@ def _is_dead_worker(error: BaseException) -> bool:
     only here can it be recognised.
     """
     known = r"DataLoader worker \(pid|unable to \w+ .*(</torch_|shared memory)"
-    return type(error).__name__ == "BrokenProcessPool" or (
-        isinstance(error, RuntimeError) and re.search(known, str(error)) is not None
-    )
+    return isinstance(error, RuntimeError) and re.search(known, str(error)) is not None

@@ -7,9 +7,6 @@ import importlib.util
 import mmap
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -76,25 +73,10 @@ def to_device(values: Tensor | NDArray[np.uint8], device: torch.device) -> Tenso
     On a CPU they may share their memory.
     """
     here = values.contiguous() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
-    return _pinned(here).to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
+    return pin(here).to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
-def download(prediction: Tensor) -> Callable[[], NDArray[np.uint8]]:
-    """Copy it, uint8, to the host while a GPU continues with the next image. Returns what waits for it and gives it."""
-    if not prediction.is_cuda:
-        return prediction.numpy
-    host = _pinned(torch.empty(prediction.shape, dtype=prediction.dtype)).copy_(prediction, non_blocking=True)
-    copied = torch.cuda.Event(blocking=True)  # waiting sleeps instead of spinning
-    copied.record(torch.cuda.current_stream(prediction.device))
-
-    def wait() -> NDArray[np.uint8]:
-        copied.synchronize()
-        return host.numpy()
-
-    return wait
-
-
-def _pinned(here: Tensor) -> Tensor:
+def pin(here: Tensor) -> Tensor:
     """`here` in pinned memory, from which a GPU copies asynchronously; unchanged if the system allows no more of it."""
     try:
         return here.pin_memory()
@@ -112,29 +94,11 @@ def autocast_dtype(device: torch.device, *, bf16: bool | None, fp16: bool) -> to
         if device.type == "cpu":
             raise ValueError("--fp16 needs a CUDA device; use --bf16 on a CPU.")
         return torch.float16
-    wanted = has_bf16(device) if bf16 is None else bf16
-    return torch.bfloat16 if wanted else None
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than emulating it, so that it is faster than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, so it may go
-    return bool(supported and supported())
-
-
-def has_matrix_tiles(device: torch.device) -> bool:
-    """Whether the device is a CPU with AMX, which multiplies bfloat16 matrices many times as fast as float32 ones."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so it may go
-    return device.type == "cpu" and bool(supported and supported())
-
-
-def is_hopper(device: torch.device) -> bool:
-    """Whether the device is a GPU of NVIDIA's Hopper generation (H100, H200)."""
-    if device.type != "cuda" or torch.version.cuda is None:  # PyTorch also calls AMD's GPUs "cuda"
-        return False
-    return torch.cuda.get_device_capability(device)[0] == 9
+    if bf16 is None and device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif bf16 is None:
+        bf16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())  # private, so it may go
+    return torch.bfloat16 if bf16 else None
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
@@ -150,67 +114,16 @@ def _shift_and_scale(mean: tuple[float, ...], std: tuple[float, ...], device: to
     return to_device(torch.tensor(mean).mul_(255).view(1, -1, 1, 1), device), to_device(scale, device)
 
 
-def compile_for(net: nn.Module, device: torch.device, *, frozen: bool = False) -> nn.Module:
+def compile_for(net: nn.Module, device: torch.device) -> nn.Module:
     """`net` compiled; this happens at the first image and takes up to a minute, and again for some new image sizes.
 
-    frozen: for evaluation; on a CPU, the weights at compile time become constants in a layout that suits the machine.
     Raises ValueError if the required compiler is missing.
     """
     if device.type == "cuda" and (problem := why_no_triton()):
         raise ValueError(f"--compile on a GPU needs Triton: {problem}.")
     if device.type == "cpu" and not any(map(shutil.which, [os.environ.get("CXX", "g++"), "clang++", "cl"])):
         raise ValueError("--compile on a CPU needs a C++ compiler (apt install g++); CXX may name one.")
-    return _Frozen(net) if frozen and device.type == "cpu" else torch.compile(net)  # type: ignore[return-value]
-
-
-class _Frozen(nn.Module):
-    """A network compiled with its weights as constants, so that activations fuse with the convolutions before them."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = torch.compile(net)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's output, without gradients."""
-        from torch._inductor import config  # takes half a second, so only with --compile
-
-        # As an option of torch.compile it would come too late: tracing happens first and makes the weights inputs.
-        with torch.no_grad(), config.patch(freezing=True):
-            logits: Tensor = self.net(images)
-        return logits
-
-
-class Stopwatch:
-    """Measures working time; several threads may work at once.
-
-    device: a GPU runs the work of a block later than the block, so its own clock is used.
-    """
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self._on_gpu = device is not None and device.type == "cuda"
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._spans: list[float] = []
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Count the block as work."""
-        if self._on_gpu:
-            begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begun.record()
-            yield
-            done.record()
-            self._events.append((begun, done))
-        else:
-            start = time.perf_counter()
-            yield
-            self._spans.append(time.perf_counter() - start)
-
-    @property
-    def seconds(self) -> float:
-        """Working time so far; waits for the work queued on a GPU."""
-        for _, done in self._events[-1:]:
-            done.synchronize()
-        return sum(self._spans) + sum(begun.elapsed_time(done) for begun, done in self._events) / 1000
+    return torch.compile(net)  # type: ignore[return-value]
 
 
 # Memory of the process. Keeping and returning it needs glibc 2.33; elsewhere it does nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -32,17 +33,21 @@ def natural_order(name: str) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(digits or -1)) for text, digits in parts], name
 
 
+def fingerprint(settings: Any, files: Sequence[Path], root: Path | None = None) -> str:
+    """A hash of plain values, and of names, sizes and times of files: what is made of the same is the same.
+
+    root: folder that the names are relative to, so that a set that was moved is still the same.
+    """
+    names = [os.path.relpath(path, root) if root else str(path.resolve()) for path in files]
+    stamps = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in zip(names, files, strict=True)]
+    return hashlib.blake2b(repr((settings, stamps)).encode(), digest_size=16).hexdigest()
+
+
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats of a plot
 
 
-def _read_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-UMASK = _read_umask()  # read once, before there are threads: meanwhile it is 0, and files written then are for everyone
-
+UMASK = os.umask(0)  # read once, before there are threads: meanwhile it is 0, and files written then are for everyone
+os.umask(UMASK)
 
 _TEMPORARY = f".new-{platform.node()}-"  # then the process that writes
 _OLD = 24 * 3600.0  # seconds after which another machine's temporary file is nobody's

@@ -51,29 +51,24 @@ def read_image(path: Path | str) -> Uint8Array:
     return decoding.decode_photo(_read_bytes(path), path)
 
 
-def read_label_ids(path: Path | str) -> NDArray[np.integer]:
-    """A one-channel label file as [H, W] integers (uint8 or uint16), values as stored.
+def read_label_ids(path: Path | str, *, or_colors: bool = False) -> NDArray[np.integer]:
+    """A label file of ids as [H, W] integers (uint8 or uint16), values as stored.
 
+    or_colors: one of several channels is read as well, as [H, W, 3] uint8 RGB.
     Raises FileNotFoundError, or ValueError if the file is damaged, has colours instead of ids, or is in a format that
-    changes values; so do the other readers of label files.
+    changes values; so does `read_label_colors`.
     """
-    ids = decoding.decode_values(_read_bytes(path), path)
-    if ids.ndim != 2:
-        raise ValueError(
-            f"{path}: a label file must have one channel of ids, not {ids.shape[2]} channels; save it as a grey PNG."
-        )
-    return ids
+    pixels = decoding.decode_values(_read_bytes(path), path)
+    if pixels.ndim == 2:
+        return pixels
+    if not or_colors:
+        raise ValueError(f"{path}: a label file must have one channel of ids, not {pixels.shape[2]} channels.")
+    return _as_rgb(pixels, path)
 
 
 def read_label_colors(path: Path | str) -> Uint8Array:
     """A label file of colours as [H, W, 3] uint8 RGB, not turned: also of a palette or of greys. Alpha is dropped."""
     return _as_rgb(decoding.decode_values(_read_bytes(path), path, colors=True), path)
-
-
-def read_colors_or_ids(path: Path | str) -> NDArray[np.integer]:
-    """A label file that may be either: [H, W] ids if it is grey or has a palette, else [H, W, 3] uint8 RGB."""
-    pixels = decoding.decode_values(_read_bytes(path), path)
-    return pixels if pixels.ndim == 2 else _as_rgb(pixels, path)
 
 
 def read_palette(path: Path | str) -> list[tuple[int, int, int]]:
@@ -146,11 +141,6 @@ def tint(
     # uint8 throughout: for a very large image, 8-byte numbers would take all memory.
     mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, palette), opacity, 0)
     return np.where((labels < len(palette))[..., None], mixed, image)
-
-
-def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
-    """`image` [H, W, 3] in grey, with its brightness multiplied by `light`: [H, W, 1] uint8."""
-    return cv2.convertScaleAbs(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha=light)[..., None]  # type: ignore[return-value]
 
 
 def shrink(picture: Uint8Array, largest_side: int, interpolation: int = cv2.INTER_AREA) -> Uint8Array:

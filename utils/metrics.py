@@ -7,73 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.distributed import sum_over_processes
-
-Labels = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-
-# The largest distance that is close, as a share of the image diagonal: the value that the authors of boundary IoU use
-# for Cityscapes, 11 pixels at 2048x1024. They use 0.02 for smaller images of larger objects.
-CLOSE = 0.005
+from utils.text import format_table
 
 # Columns of the counts: pixels near the border in both, in the truth, in the prediction; the prediction's border pixels
 # that are close to the truth's, and all; the truth's border pixels that are close to the prediction's, and all.
 NUM_COUNTS = 7
-
-
-def close_pixels(height: int, width: int) -> int:
-    """The largest distance that is close in an image of that size, in pixels; at least 1."""
-    return max(1, round(CLOSE * math.hypot(height, width)))
-
-
-def boundary_counts(truth: Labels, guess: Labels, num_classes: int, ignore_label: int) -> NDArray[np.int64]:
-    """The counts for the scores: [C, 7] for train ids [H, W]; counts of several images may be added.
-
-    Predictions at ignored pixels do not count: they are treated as ignored too.
-    """
-    guess = np.where(truth == ignore_label, truth, guess)
-    close = close_pixels(*truth.shape)
-    counts = np.zeros((num_classes, NUM_COUNTS), np.int64)
-    near_truth, near_guess = near_border(truth, close), near_border(guess, close)
-    for column, chosen, classes in (
-        (0, near_truth & near_guess & (truth == guess), truth), (1, near_truth, truth), (2, near_guess, guess)
-    ):  # fmt: skip
-        counts[:, column] = np.bincount(classes[chosen], minlength=ignore_label + 1)[:num_classes]
-    lines = [np.flatnonzero(border_lines(labels, ignore_label)) for labels in (truth, guess)]
-    of_class = [labels.ravel()[line] for labels, line in zip((truth, guess), lines, strict=True)]
-    for train_id in np.unique(np.concatenate(of_class)):
-        true, guessed = (line[classes == train_id] for line, classes in zip(lines, of_class, strict=True))
-        counts[train_id, 3:] = (
-            _num_close(guessed, true, truth.shape, close), len(guessed),
-            _num_close(true, guessed, truth.shape, close), len(true),
-        )  # fmt: skip
-    return counts
-
-
-def near_border(labels: Labels, close: int) -> Mask:
-    """[H, W]: within `close` pixels, diagonal steps included, of another label or of the image's edge."""
-    # The padding outside the image is a label of no class: the largest for one filter, the smallest for the other.
-    kernel = np.ones((3, 3), np.uint8)
-    highest = cv2.dilate(labels, kernel, iterations=close, borderType=cv2.BORDER_CONSTANT, borderValue=255)
-    lowest = cv2.erode(labels, kernel, iterations=close, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return highest != lowest
-
-
-def border_lines(labels: Labels, ignore_label: int) -> Mask:
-    """[H, W]: pixels with a neighbour of another class above, below, left or right."""
-    lines = np.zeros(labels.shape, bool)
-    for axis in (0, 1):
-        along, across = lines.swapaxes(0, axis), labels.swapaxes(0, axis)
-        differ = (across[1:] != across[:-1]) & (across[1:] != ignore_label) & (across[:-1] != ignore_label)
-        along[1:] |= differ
-        along[:-1] |= differ
-    return lines
 
 
 def boundary_scores(counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,14 +26,6 @@ def boundary_scores(counts: Tensor) -> tuple[Tensor, Tensor]:
     precision, recall = guessed_close / guessed_line.clamp(min=1), true_close / true_line.clamp(min=1)
     f = torch.where(true_line > 0, 2 * precision * recall / (precision + recall).clamp(min=1e-12), nan)
     return iou, f
-
-
-def _num_close(pixels: NDArray[np.int64], others: NDArray[np.int64], shape: tuple[int, int], close: int) -> int:
-    """How many of `pixels` lie within `close` of one of `others`; both are positions in a flat image of `shape`."""
-    mask = np.zeros(shape, np.uint8)
-    mask.ravel()[others] = 1
-    cv2.dilate(mask, np.ones((3, 3), np.uint8), mask, iterations=close)
-    return int(mask.ravel()[pixels].sum(dtype=np.int64))
 
 
 PER_CLASS = ("iou", "precision", "recall", "f1", "share", "boundary_iou", "boundary_f")
@@ -110,10 +44,7 @@ class ConfusionMatrix:
 
     def update(self, labels: Tensor, predictions: Tensor) -> None:
         """Count one batch. Both are train ids of the same shape; ignored pixels are left out."""
-        if labels.shape != predictions.shape:
-            raise ValueError(
-                f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape."
-            )
+        assert labels.shape == predictions.shape, f"{list(labels.shape)} labels, {list(predictions.shape)} predictions"
         truth, guess = labels.flatten().long(), predictions.flatten().long()
         # An extra bin instead of a mask avoids synchronising with the device.
         size = self.num_classes
@@ -149,14 +80,14 @@ class Scores:
 
     def table(self) -> str:
         """A text table: one line per class, in percent, then the means."""
-        width = max(len("class"), *(len(name) for name in self.class_names))
         keys = [key for key in PER_CLASS if not all(math.isnan(value) for value in self.per_class[key])]
-        lines = [f"{'class':<{width}}  " + " ".join(f"{TITLES[key]:>6}" for key in keys)]
+        means = [self.totals.get(f"mean_{key}") for key in keys]
+        rows = [["class", *(TITLES[key] for key in keys)]]
         for i, name in enumerate(self.class_names):
-            lines.append(f"{name:<{width}}  " + " ".join(_percent(self.per_class[key][i]) for key in keys))
-        shown = " ".join(_percent(self.totals[f"mean_{key}"]) if f"mean_{key}" in TOTALS else " " * 6 for key in keys)
-        lines.append(f"{'mean':<{width}}  {shown}")
-        lines.append(f"pixel accuracy {_percent(self.totals['pixel_accuracy']).strip()}")
+            rows.append([name, *(_percent(self.per_class[key][i]) for key in keys)])
+        rows.append(["mean", *("" if mean is None else _percent(mean) for mean in means)])
+        lines = [format_table(rows)]
+        lines.append(f"pixel accuracy {_percent(self.totals['pixel_accuracy'])}")
         if self.absent:
             lines.append(f"not in the truth, left out of the mean: {', '.join(self.absent)}")
         return "\n".join(lines)
@@ -195,4 +126,4 @@ def _number(value: float) -> float | None:
 
 
 def _percent(value: float) -> str:
-    return f"{'-':>6}" if math.isnan(value) else f"{100 * value:6.2f}"
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"

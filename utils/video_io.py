@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -50,19 +51,22 @@ def open_video(source: str, *, square_pixels: bool = True) -> Iterator[Video]:
     square_pixels: resize frames whose pixels are not square, as they are shown; else they stay as stored.
     Raises FileNotFoundError, or ValueError if there is no such camera or the file is not a video.
     """
-    if source.isdecimal():
-        with _open_camera(int(source)) as capture:
-            rate = _plausible(capture.get(cv2.CAP_PROP_FPS))
-            yield Video(f"camera{source}", is_camera=True, num_frames=0, rate=rate, frames=_frames_of_camera(capture))
+    if not source.isdecimal():
+        with _open_file(source) as (container, stream):
+            rate = _plausible(float(stream.average_rate or stream.guessed_rate or 0))
+            length = (container.duration or 0) / av.time_base
+            failures: list[av.FFmpegError] = []
+            frames = _frames_of_file(container, stream, rate, _pixel_aspect(stream) if square_pixels else 1.0, failures)
+            num_frames = stream.frames or round(length * rate)
+            yield Video(Path(source).stem, False, num_frames, rate, frames, is_damaged=lambda: bool(failures))
         return
-    with _open_file(source) as (container, stream):
-        rate = _plausible(float(stream.average_rate or stream.guessed_rate or 0))
-        length = (container.duration or 0) / av.time_base
-        reader = _Reader(container, stream, rate, _pixel_aspect(stream) if square_pixels else 1.0)
-        yield Video(
-            Path(source).stem, is_camera=False, num_frames=stream.frames or round(length * rate), rate=rate,
-            frames=reader.frames(), is_damaged=lambda: reader.has_failed,
-        )  # fmt: skip
+    camera = cv2.VideoCapture(int(source))
+    try:
+        if not camera.isOpened():
+            raise ValueError(f"there is no camera {int(source)}.")
+        yield Video(f"camera{source}", True, 0, _plausible(camera.get(cv2.CAP_PROP_FPS)), _frames_of_camera(camera))
+    finally:
+        camera.release()
 
 
 def count_frames(path: Path) -> int:
@@ -81,19 +85,9 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callab
     assert size[0] % 2 == size[1] % 2 == 0, "H.264 stores colours for blocks of 2x2 pixels"
     if "libx264" not in av.codecs_available:
         raise OSError("this PyAV cannot write H.264; install that of PyPI: pip install --force-reinstall av.")
-    with atomic_path(path) as temporary:
-        try:
-            with _writer(temporary, rate, size) as write:
-                yield write
-        except av.FFmpegError as error:  # an OSError of its own, to which no file name can be given
-            raise OSError(error.errno, error.strerror) from error
-
-
-@contextmanager
-def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[..., None]]:
-    # Without the tags players guess the colour matrix from the size of the image, and class colours change.
     # faststart: players can start before they have the whole file.
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    kind: Any = {"mode": "w", "format": "mp4", "options": {"movflags": "faststart"}}
+    with atomic_path(path) as temporary, _as_os_error(), av.open(str(temporary), **kind) as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -101,6 +95,7 @@ def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable
         # frames early, and players would stop there.
         stream.options = {"crf": QUALITY, "bf": "0"}
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
+        # Without the tags players guess the colour matrix from the size of the image, and class colours change.
         for tag in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, tag, BT709)
         stream.codec_context.color_range = ColorRange.MPEG
@@ -122,40 +117,50 @@ def _writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable
         container.mux(stream.encode(None))
 
 
-class _Reader:
-    """Reads the frames of a file, and notices if some cannot be decoded. aspect: width of a pixel, by its height."""
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """PyAV's errors are OSErrors to which no file name can be given; `atomic_path` gives it to plain ones."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
 
-    def __init__(self, container: InputContainer, stream: VideoStream, rate: float, aspect: float) -> None:
-        self._container, self._stream, self._rate, self._aspect = container, stream, rate, aspect
-        self.has_failed = False
 
-    def frames(self) -> Iterator[tuple[float, Uint8Array]]:
-        """(seconds since the first frame, frame); what cannot be decoded is left out."""
-        seconds, begin, size = 0.0, None, None
-        for frame in self._decode():
-            # All frames get the size of the first, also if the size changes on the way.
-            size = size or (round(frame.width * max(self._aspect, 1)), round(frame.height / min(self._aspect, 1)))
-            stated = frame.time or 0.0  # some formats have no times
-            if begin is None:
-                begin = stated
-            elif stated - begin <= seconds:
-                begin = stated - seconds - 1 / self._rate
-            seconds = stated - begin
-            picture = frame.to_ndarray(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC")
-            yield seconds, _turn_upright(picture, frame)  # type: ignore[arg-type]
+def _frames_of_file(
+    container: InputContainer, stream: VideoStream, rate: float, aspect: float, failures: list[av.FFmpegError]
+) -> Iterator[tuple[float, Uint8Array]]:
+    """(seconds since the first frame, frame); what cannot be decoded is left out, and its error added to `failures`.
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        has_begun = False
-        for packet in _packets(self._container):
-            if packet.stream is self._stream:
-                try:
-                    for frame in packet.decode():
-                        has_begun = True
-                        yield frame
-                except av.FFmpegError:
-                    self.has_failed |= has_begun  # what is recorded from anywhere begins with parts of a picture
-        with suppress(av.FFmpegError):
-            yield from self._stream.decode(None)
+    aspect: width of a pixel, by its height.
+    """
+    seconds, begin, size = 0.0, None, None
+    for frame in _decode(container, stream, failures):
+        # All frames get the size of the first, also if the size changes on the way.
+        size = size or (round(frame.width * max(aspect, 1)), round(frame.height / min(aspect, 1)))
+        stated = frame.time or 0.0  # some formats have no times
+        if begin is None:
+            begin = stated
+        elif stated - begin <= seconds:
+            begin = stated - seconds - 1 / rate
+        seconds = stated - begin
+        picture = frame.to_ndarray(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC")
+        yield seconds, _turn_upright(picture, frame)  # type: ignore[arg-type]
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, failures: list[av.FFmpegError]
+) -> Iterator[av.VideoFrame]:  # fmt: skip
+    has_begun = False
+    for packet in _packets(container):
+        if packet.stream is stream:
+            try:
+                for frame in packet.decode():
+                    has_begun = True
+                    yield frame
+            except av.FFmpegError as error:
+                failures += [error] if has_begun else []  # what is recorded from anywhere begins with half a picture
+    with suppress(av.FFmpegError):
+        yield from stream.decode(None)
 
 
 def _packets(container: InputContainer) -> Iterator[av.Packet]:
@@ -204,17 +209,6 @@ def _open_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise ValueError(f"{source}: contains no video that can be decoded.")
         stream.thread_type = "AUTO"
         yield container, stream
-
-
-@contextmanager
-def _open_camera(number: int) -> Iterator[cv2.VideoCapture]:
-    capture = cv2.VideoCapture(number)
-    try:
-        if not capture.isOpened():
-            raise ValueError(f"there is no camera {number}.")
-        yield capture
-    finally:
-        capture.release()
 
 
 def _frames_of_camera(capture: cv2.VideoCapture) -> Iterator[tuple[float, Uint8Array]]:

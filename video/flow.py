@@ -23,9 +23,7 @@ from video.sdc import NUM_FRAMES, RECONSTRUCTION, SDCNet, load_sdc
 
 FlowArray = NDArray[np.float32]
 
-# (image, other, beyond) -> the flow from `image` to `other`. beyond: the frame that is as far from `other` as `other`
-# is from `image`, if there is one; only `sdc` looks at it.
-EstimateFlow = Callable[[Uint8Array, Uint8Array, Uint8Array | None], FlowArray]
+EstimateFlow = Callable[[Uint8Array, Uint8Array], FlowArray]  # (image, other) -> the flow from `image` to `other`
 
 # Up to this many pixels, DIS searches at full size; above, at half: four times as fast, and details are large there.
 SMALL = 1 << 19
@@ -81,17 +79,12 @@ def build_flow(name: str, weights: str | None = None, device: str = "cpu") -> Es
     if name == "dis":
         if weights is not None:
             raise ValueError(f"--flow dis takes no weights, got {weights}. Choose raft or sdc, or omit the weights.")
-        return lambda image, other, _beyond: dis_flow(image, other)
+        return dis_flow
     if weights is None:
         raise ValueError(f"--flow {name} needs a checkpoint: give its file with --flow_weights.")
     if name == "raft":
         return partial(raft_flow, load_raft(weights).to(device))
     return partial(sdc_flow, load_sdc(weights).to(device))
-
-
-def frames_beyond(name: str) -> int:
-    """How many frames past the two that it is asked about the estimator of this name looks at, if there are any."""
-    return 1 if name == "sdc" else 0
 
 
 def dis_flow(image: Uint8Array, other: Uint8Array, start: FlowArray | None = None) -> FlowArray:
@@ -121,10 +114,8 @@ def load_raft(path: str) -> nn.Module:
     try:
         from torchvision.models.optical_flow import raft_large, raft_small
     except ImportError as error:
-        raise ValueError(
-            f"--flow raft needs torchvision, in the version built for torch {torch.__version__} ({error}). "
-            "Install it, or choose --flow dis."
-        ) from error
+        needed = f"torchvision, in the version built for torch {torch.__version__}"
+        raise ValueError(f"--flow raft needs {needed} ({error}). Install it, or choose --flow dis.") from error
     for make in (raft_large, raft_small):
         net: nn.Module = make(weights=None, progress=False)
         if net.state_dict().keys() == state.keys():
@@ -134,7 +125,7 @@ def load_raft(path: str) -> nn.Module:
 
 
 @torch.inference_mode()
-def raft_flow(net: nn.Module, image: Uint8Array, other: Uint8Array, _beyond: Uint8Array | None = None) -> FlowArray:
+def raft_flow(net: nn.Module, image: Uint8Array, other: Uint8Array) -> FlowArray:
     """The flow from a network that maps two images [1, 3, H, W] in -1 … 1 to a list of flows, the last one the best."""
     height, width = image.shape[:2]
     missing = [max(RAFT_SMALLEST, side + -side % RAFT_MULTIPLE) - side for side in (width, height)]
@@ -146,11 +137,10 @@ def raft_flow(net: nn.Module, image: Uint8Array, other: Uint8Array, _beyond: Uin
 
 
 @torch.inference_mode()
-def sdc_flow(net: SDCNet, image: Uint8Array, other: Uint8Array, beyond: Uint8Array | None) -> FlowArray:
+def sdc_flow(net: SDCNet, image: Uint8Array, other: Uint8Array) -> FlowArray:
     """The flow of `dis`, refined by a network for reconstruction."""
-    if beyond is None:  # a video that stands still before `other` costs 0.01 dB (docs/sdc.md)
-        beyond = other
-    frames, flows = sdc_inputs([beyond, other, image], RECONSTRUCTION)
+    # The network also sees the frame beyond `other`. A video that stands still there costs 0.01 dB (docs/sdc.md).
+    frames, flows = sdc_inputs([other, other, image], RECONSTRUCTION)
     device = net.flow_mean.device
     motion = net(frames[None].to(device), flows[None].to(device))
     return np.ascontiguousarray(motion[0].permute(1, 2, 0).cpu().numpy())

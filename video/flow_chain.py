@@ -66,9 +66,8 @@ class FlowChain:
         nothing = np.zeros((*self.frames[0].shape[:2], 2), np.float32)
         known, back, forth = self.last.get(side, (0, nothing, nothing))
         for near in range(known, step, side):
-            far, beyond = near + side, (self.frames.get(near - side), self.frames.get(near + 2 * side))
-            one_back = self.estimate(self.frames[far], self.frames[near], beyond[0])
-            one_forth = self.estimate(self.frames[near], self.frames[far], beyond[1])
+            here, there = self.frames[near], self.frames[near + side]
+            one_back, one_forth = self.estimate(there, here), self.estimate(here, there)
             back = compose(one_back, back) if near else one_back
             forth = compose(forth, one_forth) if near else one_forth
         self.last[side] = step, back, forth

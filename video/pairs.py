@@ -1,32 +1,25 @@
-"""The pairs around labelled frames: find the frames of the video, propagate, write and record; and draw a few."""
+"""The pairs around labelled frames: find the frames of the video, propagate, write and record."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from datasets.files import Sample, files_below
-from datasets.frames import PAIR_NOTE, Record, frames_around, pair_to_write, record_of, video_frames
+from datasets.frames import PAIR_NOTE, Record, find_frame, frames_by_name, pair_to_write, record_of
 from datasets.labels import label_pixels
-from datasets.legend import ClassShare, class_list, with_legend
 from datasets.segmentation import load_sample
-from datasets.specs.spec import BY_FRAME_NUMBER, Color, DatasetSpec
+from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec, Frames
 from utils.command import USER_ERRORS, one_line
-from utils.files import atomic_path, natural_order
-from utils.images import Uint8Array, read_image, read_note, side_by_side, tint, write_image, write_png
-from utils.plots import text_font
-from utils.text import counted, escape
-from video.flow import build_flow, frames_beyond
+from utils.files import atomic_path, fingerprint, natural_order
+from utils.images import read_image, read_note, write_image, write_png
+from utils.text import counted
+from video.flow import build_flow
 from video.flow_chain import FindDisplacement, FlowChain, StreetFlow
 from video.propagation import Propagated, propagate
 from video.settings import PropagationConfig
@@ -34,20 +27,13 @@ from video.settings import PropagationConfig
 MANIFEST = "manifest.jsonl"
 VERSION = 1  # increase it when the same files and settings would give other pairs
 
-SHEET_ROWS = 4  # labelled frames on the sheet
-CELL_WIDTH = 320  # of an image on the sheet, in pixels
-GAP = 8
-FONT_SIZE = 14
-VOID_COLOR = (255, 0, 220)  # of the stripes on unlabelled pixels; no data set has a class of this colour
-STRIPE = 8  # pixels from one stripe to the next
-
 
 @dataclass(frozen=True)
 class LabelledSequence:
     """A labelled frame and its video.
 
     frames: step -> file, including the labelled frame itself (step 0). to_make: step -> the pair that propagation
-    writes, nearest steps first; `frames` has every frame on the way to it, and may have more beyond.
+    writes, nearest steps first; `frames` has every frame on the way to it.
     """
 
     pair: Sample
@@ -66,12 +52,14 @@ def find_sequences(
     """
     if chosen.stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
         raise ValueError(f"{spec.name} names propagated frames by number; leave --stride out.")
-    video = video_frames(spec, root)
+    if spec.video is None:
+        raise ValueError(f"{spec.name} declares no video around its labelled frames.")
+    video = frames_by_name(spec, spec.video, root)
     found, missing = [], []
     for pair in pairs:
         try:
-            frames, gaps = _frames_without_gaps(spec, video, pair, chosen)
-            steps = sorted((step for step in frames if 0 < abs(step) <= chosen.propagate), key=lambda k: (abs(k), k))
+            frames, gaps = _frames_without_gaps(spec.video, video, pair, chosen)
+            steps = sorted((step for step in frames if step), key=lambda k: (abs(k), k))
             to_make = {step: pair_to_write(spec, root, pair, step, out) for step in steps}
         except ValueError as error:
             missing.append(f"{pair.name}: {one_line(error)}")
@@ -86,8 +74,7 @@ def find_sequences(
         masks = next(iter(found[0].to_make.values())).masks
         label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # fails now if no value means "no class"
     else:
-        layouts = spec.video.layouts if spec.video else ()
-        folders = ", ".join(str(root / layout.image_dir.format(folder="")) for layout in layouts)
+        folders = ", ".join(str(root / layout.image_dir.format(folder="")) for layout in spec.video.layouts)
         raise FileNotFoundError(
             f"{spec.name}: no video found around the labelled frames ({missing[0]}). Looked in {folders}. If its frame "
             "numbers are further apart, but the frames close enough in time, use --stride."
@@ -96,19 +83,17 @@ def find_sequences(
 
 
 def _frames_without_gaps(
-    spec: DatasetSpec, video: Mapping[str, Sample], pair: Sample, chosen: PropagationConfig
+    video: Frames, there: Mapping[str, Sample], pair: Sample, chosen: PropagationConfig
 ) -> tuple[dict[int, Path], list[str]]:
     """The frames by step, up to the first that is missing on either side; and the names of those, if others follow."""
-    most = chosen.propagate + frames_beyond(chosen.flow)
-    numbers = [step * chosen.stride for step in range(-most, most + 1) if step]
-    there = {number // chosen.stride: path for number, path in frames_around(spec, video, pair.name, numbers).items()}
     frames, gaps = {0: pair.image_path}, []
     for direction in (-1, 1):
-        ahead = [direction * step for step in range(1, most + 1)]
-        kept = list(takewhile(there.__contains__, ahead))
-        frames |= {step: there[step] for step in kept}
-        if spec.video and any(step in there for step in ahead[len(kept) : chosen.propagate]):
-            gaps.append(spec.video.name_of(pair.name, ahead[len(kept)] * chosen.stride))
+        steps = [direction * step for step in range(1, chosen.propagate + 1)]
+        found = [find_frame(video, there, pair.name, step * chosen.stride) for step in steps]
+        num_kept = found.index(None) if None in found else len(found)
+        frames |= {step: frame.image_path for step, frame in zip(steps[:num_kept], found, strict=False) if frame}
+        if any(found[num_kept:]):
+            gaps.append(video.name_of(pair.name, steps[num_kept] * chosen.stride))
     return frames, gaps
 
 
@@ -185,16 +170,13 @@ class PairMaker:
         return record
 
     def _fingerprint(self, sequence: LabelledSequence, step: int) -> str:
-        """A hash of all that the pair depends on; of files size and time, since reading them would take too long."""
-        chosen, way, beyond = self.chosen, 1 if step > 0 else -1, frames_beyond(self.chosen.flow)
-        seen = [sequence.frames.get(k) for k in range(-beyond * way, step + (beyond + 1) * way, way)]
+        """A hash of all that the pair depends on."""
+        chosen, way = self.chosen, 1 if step > 0 else -1
+        seen = [sequence.frames[k] for k in range(0, step + way, way)]
         weights = Path(chosen.flow_weights) if chosen.flow_weights else None
-        files = [path for path in (*seen, sequence.pair.label_path, weights) if path]
-        stamps = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        meaning = repr((self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors))
-        method: dict[str, object] = {"flow": chosen.flow, "weights": chosen.flow_weights, "mode": chosen.mode}
-        method |= {"keep": chosen.kept_tests, "stride": chosen.stride}
-        return hashlib.sha256(json.dumps([VERSION, method, meaning, step, stamps]).encode()).hexdigest()[:16]
+        meaning = (self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors)
+        method = (VERSION, chosen.flow, chosen.mode, chosen.kept_tests, chosen.stride, meaning, step)
+        return fingerprint(method, [p for p in (*seen, sequence.pair.label_path, weights) if p], self.root)
 
 
 def write_manifest(folder: Path, root: Path) -> None:
@@ -204,41 +186,3 @@ def write_manifest(folder: Path, root: Path) -> None:
     lines = {record["image"]: json.dumps(record) for record in records if (root / record["image"]).is_file()}
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_text("".join(f"{lines[image]}\n" for image in sorted(lines, key=natural_order)))
-
-
-def draw_sheet(spec: DatasetSpec, sequences: Sequence[LabelledSequence], records: Sequence[Record]) -> Uint8Array:
-    """A contact sheet [H, W, 3] uint8 RGB: some labelled frames, each between four of its pairs, and a legend."""
-    done = {(record["from"], record["step"]): record for record in records}
-    counts = Counter(name for name, _ in done)
-    most = max(counts.values())
-    complete = [s for s in sequences if counts[s.pair.name] == most]  # so that equal steps are aligned
-    num_rows = min(SHEET_ROWS, len(complete))
-    rows, occurring = [], set[int]()
-    for sequence in (complete[len(complete) * i // num_rows] for i in range(num_rows)):
-        name = sequence.pair.name
-        steps = sorted(step for step in sequence.to_make if (name, step) in done)
-        shown = {steps[round(i * (len(steps) - 1) / 3)] for i in range(4)}
-        cells = []
-        for step in sorted({0, *shown}):
-            image, labels = load_sample(sequence.to_make[step] if step else sequence.pair, spec)
-            void = f"{step:+d}, no class {100 * done[name, step]['no_class']:.0f} %" if step else ""
-            cells.append(draw_cell(void or escape(name.split("/")[-1]), image, labels, spec.palette))
-            occurring |= set(np.unique(labels).tolist())
-        rows.append(side_by_side(cells, GAP))
-    below = [np.pad(row, ((0, GAP), (GAP, GAP), (0, 0)), constant_values=255) for row in rows]
-    page = np.pad(np.concatenate(below), ((GAP, 0), (0, 0), (0, 0)), constant_values=255)
-    legend = class_list(spec.classes, frozenset(occurring))
-    return with_legend(page, [*legend, ClassShare(spec.ignore_label, "no class", VOID_COLOR, 0, 0.0)], percents=False)
-
-
-def draw_cell(title: str, image: Uint8Array, labels: Uint8Array, palette: Sequence[Color]) -> Uint8Array:
-    """`title` above `image` [H, W, 3], shrunk, with its train ids [H, W] overlaid, stripes where there is no class."""
-    size = (CELL_WIDTH, max(1, round(CELL_WIDTH * labels.shape[0] / labels.shape[1])))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-    picture = tint(image, labels, palette)
-    y, x = np.indices(labels.shape)
-    picture[(labels >= len(palette)) & ((x + y) % STRIPE < STRIPE // 2)] = VOID_COLOR
-    head = Image.new("RGB", (CELL_WIDTH, FONT_SIZE + 6), "white")
-    ImageDraw.Draw(head).text((0, 0), title, "black", text_font(FONT_SIZE))
-    return np.concatenate([np.asarray(head), picture])

@@ -197,11 +197,8 @@ def psnr(picture: Tensor, truth: Tensor) -> float:
 
 def save_sdc(training: SDCTraining, name: str) -> None:
     """Write a checkpoint into the run folder."""
-    checkpoint = Checkpoint(
-        state_dict=training.net.state_dict(),
-        arch=f"SDCNet_{training.config.net.mode}",
-        config=as_dict(training.config),
-    )
+    arch, config = f"SDCNet_{training.config.net.mode}", as_dict(training.config)
+    checkpoint = Checkpoint(state_dict=training.net.state_dict(), arch=arch, config=config)
     save_run(training.log, name, checkpoint, training.progress, training.net, training.optimizer)
 
 
@@ -213,7 +210,14 @@ def find_frame_sequences(source: Path) -> list[list[Frame]]:
     ValueError.
     """
     if source.is_file():
-        return [_frames_of_video(source)]
+        with open_video(str(source)) as video:
+            frames: list[Frame] = []
+            for _, frame in video.frames:
+                frames.append(frame)
+                if len(frames) * frame.nbytes > MOST_VIDEO:
+                    way_out = f"write them to a folder and pass that: ffmpeg -i {source.name} -q:v 2 frames/%06d.jpg"
+                    raise ValueError(f"{source}: more than {MOST_VIDEO >> 30} GiB of frames; {way_out}")
+        return [frames]
     folders: defaultdict[Path, list[str]] = defaultdict(list)
     for path in sorted(files_below(source), key=natural_order):
         if path.lower().endswith(IMAGE_SUFFIXES):
@@ -239,17 +243,6 @@ def in_sequences(names: Iterable[str], folder: Path = Path()) -> list[list[Frame
         gaps = [i + 1 for i, distance in enumerate(distances) if distance > FAR * median_low(distances)]
         sequences += [[path for _, path in frames[i:j]] for i, j in pairwise([0, *gaps, len(frames)])]
     return sequences
-
-
-def _frames_of_video(path: Path) -> list[Frame]:
-    frames: list[Uint8Array] = []
-    with open_video(str(path)) as video:
-        for _, frame in video.frames:
-            frames.append(frame)
-            if len(frames) * frame.nbytes > MOST_VIDEO:
-                way_out = f"Write them to a folder and pass that: ffmpeg -i {path.name} -q:v 2 frames/%06d.jpg"
-                raise ValueError(f"{path}: more than {MOST_VIDEO / 2**30:.0f} GiB of frames. {way_out}")
-    return [*frames]
 
 
 def split_sequences(sequences: Sequence[Sequence[Frame]], val_share: float) -> tuple[list[Clip], list[Clip]]:

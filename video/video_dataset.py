@@ -50,10 +50,8 @@ def find_classes(label_dir: Path, classes: str | None, dataset: str) -> dict[str
     places = [Path(classes)] if classes else [label_dir / CLASSES_FILE, label_dir.parent / CLASSES_FILE]
     table = next((path for path in places if path.is_file()), None)
     if table is None:
-        raise FileNotFoundError(
-            f"no {' nor '.join(map(str, places))}, which defines what the labels mean. "
-            "Give one with --classes, or with --dataset the data set whose values the labels use."
-        )
+        way_out = "Give one with --classes, or with --dataset the data set whose values the labels use."
+        raise FileNotFoundError(f"no {' nor '.join(map(str, places))}, which defines what the labels mean. {way_out}")
     read_spec(label_dir, table)  # fails now if it is wrong, not when all frames have been decoded
     return read_table(table, "classes")[0]
 

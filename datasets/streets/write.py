@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,11 +18,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from datasets.streets.render import draw, flow_and_visibility
 from datasets.streets.world import build_world
-from utils.parallel import as_finished, available_cores
+from utils.parallel import available_cores, in_parallel
 
 MARKER = "streets.json"
 DRAWING_VERSION = 3  # increase it when the same parameters give different files
@@ -57,7 +57,7 @@ class Street:
         return f"street{self.number:04d}_{frame:06d}"
 
 
-def write_streets(root: Path, *, num_workers: int | None = None, progress: bool = True, **values: Any) -> bool:
+def write_streets(root: Path, *, num_workers: int | None = None, **values: Any) -> bool:
     """Write a data set of drawn streets to `root`, a new or empty folder, unless the same one already exists there.
 
     num_workers: processes, None for one per core; the files do not depend on it. values: those of `StreetsPlan`.
@@ -77,7 +77,7 @@ def write_streets(root: Path, *, num_workers: int | None = None, progress: bool 
     place = root if root.exists() else root.parent  # on the same disk, so that a move is a rename
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=place, ignore_cleanup_errors=True) as temporary:
-        _write_all(Path(temporary), plan, num_workers or available_cores(), progress)
+        _write_all(Path(temporary), plan, num_workers or available_cores())
         root.mkdir(exist_ok=True)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == MARKER):  # the marker last
             path.rename(root / path.name)
@@ -98,7 +98,7 @@ def streets_of(plan: StreetsPlan) -> Iterator[Street]:
             number += 1
 
 
-def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool) -> None:
+def _write_all(folder: Path, plan: StreetsPlan, num_workers: int) -> None:
     streets = list(streets_of(plan))
     for split in dict.fromkeys(street.split for street in streets):  # a split without images has no folder
         for name in (split, f"{split}annot", *((f"{split}flow",) if plan.with_flow else ())):
@@ -106,15 +106,12 @@ def _write_all(folder: Path, plan: StreetsPlan, num_workers: int, progress: bool
         stems = [street.stem(k) for street in streets if street.split == split for k in range(street.num_frames)]
         lines = [f"{split}/{stem}.jpg {split}annot/{stem}.png\n" for stem in stems]
         (folder / f"{split}.txt").write_text("".join(lines))
-    total, work = sum(street.num_frames for street in streets), partial(_write_street, folder, plan)
-    with tqdm(total=total, desc="draw streets", unit="image", disable=not progress, dynamic_ncols=True) as bar:
-        for num_frames in as_finished(work, streets, min(num_workers, len(streets))):
-            bar.update(num_frames)
+    work = partial(_write_street, folder, plan)
+    deque(in_parallel(work, streets, num_workers, title="draw streets", unit="street"), maxlen=0)
     (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 
-def _write_street(folder: Path, plan: StreetsPlan, street: Street) -> int:
-    """Draw and write one street; returns the number of frames."""
+def _write_street(folder: Path, plan: StreetsPlan, street: Street) -> None:
     world, size = build_world((plan.seed, street.number), street.num_frames), (plan.height, plan.width)
     for t in range(street.num_frames):
         split, stem = street.split, street.stem(t)
@@ -124,4 +121,3 @@ def _write_street(folder: Path, plan: StreetsPlan, street: Street) -> int:
         if plan.with_flow:
             flow, visible = flow_and_visibility(world, t, 1, *size)
             np.savez_compressed(folder / f"{split}flow" / f"{stem}.npz", flow=flow, visible=visible)
-    return street.num_frames
