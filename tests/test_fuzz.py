@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.checkpoints import find_start
 from training.run_log import RunLog, draw_curves
 from utils.command import USER_ERRORS
-from utils.images import image_size, read_colors_or_ids, read_image, read_label_colors, read_label_ids, write_image
+from utils.images import image_size, read_image, read_label_colors, read_label_ids, write_image
 
 CLASSES = {"classes": [{"name": "road", "color": [1, 2, 3], "ids": [0]}, {"name": "car", "color": "#040506"}]}
 SECONDS = 3600  # of the long form, for all readers together
@@ -136,7 +137,7 @@ def camvid_sample(folder: Path) -> Sample:
 
 def cache(folder: Path) -> Reader:
     sample, kept = camvid_sample(folder), DecodedCache(folder / "cache", dataset_spec("camvid"))
-    kept.fill([sample], num_workers=0, show=False)
+    kept.fill([sample], num_workers=0)
     path, _ = kept.paths_of(sample)
 
     def read() -> None:
@@ -149,11 +150,11 @@ def cache(folder: Path) -> Reader:
 def positions(folder: Path) -> Reader:
     sample = camvid_sample(folder)
     plan = PositionsPlan([sample], dataset_spec("camvid"), folder, 8, 0)
-    find_positions(plan, folder / "index", num_workers=0, show=False)
+    find_positions(plan, folder / "index", num_workers=0)
     (path,) = (folder / "index").iterdir()
 
     def read() -> None:
-        found = find_positions(plan, folder / "index", num_workers=0, show=False)
+        found = find_positions(plan, folder / "index", num_workers=0)
         assert (found.table.shape[1], found.pixels.shape) == (4, (1, 11))
 
     return Reader(path, [path.read_bytes()], read)
@@ -164,7 +165,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "size": lambda folder: pictures(folder, image_size),
     "ids": lambda folder: pictures(folder, read_label_ids),
     "colors": lambda folder: pictures(folder, read_label_colors),
-    "colors or ids": lambda folder: pictures(folder, read_colors_or_ids),
+    "colors or ids": lambda folder: pictures(folder, partial(read_label_ids, or_colors=True)),
     "classes.json": classes,
     "list": lists,
     "checkpoint": lambda folder: checkpoint(folder, "a.pth"),

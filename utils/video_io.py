@@ -134,7 +134,7 @@ def _frames_of_file(
     aspect: width of a pixel, by its height.
     """
     seconds, begin, size = 0.0, None, None
-    for frame in _decode(container, stream, failures):
+    for frame in _decode_packets(container, stream, failures):
         # All frames get the size of the first, also if the size changes on the way.
         size = size or (round(frame.width * max(aspect, 1)), round(frame.height / min(aspect, 1)))
         stated = frame.time or 0.0  # some formats have no times
@@ -147,7 +147,7 @@ def _frames_of_file(
         yield seconds, _turn_upright(picture, frame)  # type: ignore[arg-type]
 
 
-def _decode(
+def _decode_packets(
     container: InputContainer, stream: VideoStream, failures: list[av.FFmpegError]
 ) -> Iterator[av.VideoFrame]:  # fmt: skip
     has_begun = False
