@@ -122,5 +122,5 @@ class Transformer(Network):
         if self.training:
             logits = logits.float().contiguous()  # as the loss needs them, while they are small
         if self.upsamples or padded.shape != images.shape:  # others could not know what was padded
-            logits = upsample(logits, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
+            logits = upsample(logits.float(), (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
         return logits

@@ -162,13 +162,14 @@ def unify_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             key = re.sub(theirs, ours, key)
         found[key] = value
     if any("register_tokens" in key for key in found):
-        raise ValueError('the trunk has register tokens ("reg4"); take the one without them.')
-    for key in [key for key in found if re.search(r"attn\.q\.", key)]:
-        parts = [found.pop(key.replace("attn.q.", f"attn.{part}.")) for part in "qkv"]
-        found[key.replace("attn.q.", "attn.qkv.")] = torch.cat(parts)
+        raise ValueError('the file\'s trunk has register tokens ("reg4"); take the one without them.')
+    for key in [key for key in found if "attn.q." in key]:
+        names = [key.replace("attn.q.", f"attn.{part}.") for part in "qkv"]
+        if found.keys() >= set(names):
+            found[key.replace("attn.q.", "attn.qkv.")] = torch.cat([found.pop(name) for name in names])
     # An exporter splits the position table, and gives its parts names of its own.
     parts = [found.pop(key) for key in list(found) if key.startswith("onnx::") and found[key].ndim == 3]
     if parts:
-        (prefix,) = (key.removesuffix("cls_token") for key in found if key.endswith("cls_token"))
+        prefix = next((key.removesuffix("cls_token") for key in found if key.endswith("cls_token")), "")
         found[f"{prefix}pos_embed"] = torch.cat(sorted(parts, key=lambda part: part.shape[1]), 1)
     return found

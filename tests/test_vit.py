@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from tests.tiny import metrics, run
 from training.optim import build_optimizer
 
 
+@cache
 def recorded_weights():
     """The weights that the records were made with, under the names that they have in Hugging Face's memory."""
     state = {}
@@ -167,9 +168,27 @@ def test_padding_to_whole_patches_is_cut_back():
     assert torch.allclose(net(images[:, :, :25, :31]), net(images)[:, :, :25, :31], atol=1e-6)
 
 
-def test_the_heads_logits_have_stride_1_75():
-    head = DPTHead(8, 3, 4, (2, 4, 6, 8))
-    assert head([torch.randn(1, 8, 3, 5)] * 4).shape == (1, 3, 24, 40)
+def test_the_head_is_the_published_one_written_out():
+    torch.manual_seed(0)
+    head, maps = DPTHead(8, 3, 4, (2, 4, 6, 8)), torch.randn(4, 1, 8, 3, 5)
+    scratch = head.scratch
+
+    def refine(unit, x):
+        return x + unit.conv2(F.relu(unit.conv1(F.relu(x))))
+
+    x = None
+    for number in (4, 3, 2, 1):
+        block = scratch[f"refinenet{number}"]
+        own = head.resize_layers[number - 1](head.projects[number - 1](maps[number - 1]))
+        level = scratch[f"layer{number}_rn"](own)
+        if x is not None:
+            coarser = F.interpolate(x, level.shape[2:], mode="bilinear", align_corners=True)
+            level = coarser + refine(block.resConfUnit1, level)
+        x = block.out_conv(refine(block.resConfUnit2, level))
+    expected = scratch["output_conv"](F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+    logits = head(list(maps))
+    assert logits.shape == (1, 3, 24, 40)  # stride 1.75
+    assert torch.allclose(logits, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("arch", "first", "last"), [
