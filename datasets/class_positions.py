@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,9 +137,11 @@ def find_positions(plan: PositionsPlan, folder: Path, num_workers: int, skip_bad
     path = folder / f"{plan.spec.name}_{plan.key()}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return ClassPositions(file["table"], file["pixels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # missing or damaged: it is made again
+            found = ClassPositions(file["table"].reshape(-1, 4), file["pixels"])
+        if found.pixels.shape == (len(plan.samples), plan.spec.num_classes):
+            return found
+    except Exception:  # missing, or so damaged that NumPy may raise anything: it is made again
+        pass
     writable_folder(folder, "--index_dir")
     bad_files = BadFiles(skip_bad, "while finding class positions")
     tables = [np.empty((0, 4), np.int64)]

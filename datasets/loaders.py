@@ -52,9 +52,11 @@ class DecodedCache:
         """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from its own files if it is not cached."""
         try:
             image, labels = (np.load(path, mmap_mode="r") for path in self.paths_of(sample))
-            return image, labels
-        except (OSError, ValueError, EOFError):
-            return load_sample(sample, self.spec)
+            if image.shape == (*labels.shape, 3) and image.dtype == labels.dtype == np.uint8:
+                return image, labels
+        except Exception:  # missing, or so damaged that NumPy may raise anything
+            pass
+        return load_sample(sample, self.spec)
 
     def fill(self, samples: Sequence[Sample], *, num_workers: int, skip_bad: int = 0) -> None:
         """Decode the samples that are not cached, or whose files changed since. May be interrupted.

@@ -26,7 +26,7 @@ from datasets.specs.class_table import read_spec
 from datasets.specs.registry import dataset_spec
 from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.checkpoints import find_start
-from training.run_log import RunLog, draw_curves
+from training.run_log import RunLog, read_metrics
 from utils.command import USER_ERRORS
 from utils.images import image_size, read_image, read_label_colors, read_label_ids, write_image
 
@@ -107,7 +107,9 @@ def metrics(folder: Path) -> Reader:
 
     def read() -> None:
         log.rewind(1, is_due=True)
-        draw_curves(folder)
+        for row in read_metrics(folder):
+            assert row["epoch"] < 1 or row["kind"] == "train"
+            assert all(isinstance(value, (int, float, type(None))) for key, value in row.items() if key != "kind")
 
     return Reader(folder / "metrics.jsonl", [seed, b'{"kind": 1, "epoch": "x"}\n' + seed], read)
 
@@ -142,7 +144,7 @@ def cache(folder: Path) -> Reader:
 
     def read() -> None:
         image, labels = kept.load(sample)
-        assert (image.shape, image.dtype, labels.shape) == ((4, 6, 3), np.uint8, (4, 6))
+        assert (image.shape, labels.shape, image.dtype) == ((4, 6, 3), (4, 6), np.uint8)
 
     return Reader(path, [path.read_bytes()], read)
 

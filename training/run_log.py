@@ -148,11 +148,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for line in (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and row.get("kind") and _are_numbers(row)]
+    return [row for row in rows if isinstance(row, dict) and row.get("kind") and _is_number(row.get("epoch"))
+            and all(value is None or _is_number(value) for name, value in row.items() if name != "kind")]  # fmt: skip
 
 
-def _are_numbers(row: Mapping[str, Any]) -> bool:
-    return "epoch" in row and all(isinstance(row.get(key, 0), (int, float)) for key in ("epoch", "step"))
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)
 
 
 def draw_curves(folder: Path) -> None:
