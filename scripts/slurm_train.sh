@@ -13,6 +13,8 @@ set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 PYTHON="${PYTHON:-python}"
 
+training=""
+trap '[ -z "$training" ] || kill -TERM "$training"' USR1 TERM # srun passes it on to all machines
 first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 # One agent on each machine; they meet at the first one. An agent that loses another starts its processes again.
 srun --kill-on-bad-exit=0 "$PYTHON" scripts/launch.py "${SLURM_GPUS_ON_NODE:-1}" \
@@ -20,7 +22,6 @@ srun --kill-on-bad-exit=0 "$PYTHON" scripts/launch.py "${SLURM_GPUS_ON_NODE:-1}"
     --rdzv_endpoint="$first:${MASTER_PORT:-29500}" --max_restarts="${MAX_RESTARTS:-3}" \
     train.py --resume "$@" &
 training=$!
-trap 'kill -TERM "$training"' USR1 TERM # srun passes it on to all machines
 code=0
 wait "$training" || code=$?
 while kill -0 "$training" 2>/dev/null; do # a trap ends `wait` before the training has ended

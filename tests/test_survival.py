@@ -227,6 +227,36 @@ def test_a_signal_ends_the_process_with_its_code_after_saving(tiny_set, tmp_path
     assert not list((tmp_path / "ckpt/default").glob(".new-*"))
 
 
+STAND_INS = {
+    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "scontrol": 'if [ "$1" = show ]; then echo host-a; echo host-b; else echo "$@" >>scontrol.txt; fi',
+    "python": 'trap "exit 143" TERM; echo "$@" >words.txt; [ -e ends ] && exit 3; while :; do sleep 0.05; done',
+}
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["its time is up", "a mistake"])
+def test_on_slurm_a_job_whose_time_is_up_goes_back_into_the_queue(tmp_path, ends):
+    """With stand-ins for Slurm's commands and for Python."""
+    for name, script in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    if ends:
+        (tmp_path / "ends").touch()
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "host-[a-b]", "SLURM_JOB_NUM_NODES": "2"}
+    environment = {**os.environ, **slurm, "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job = subprocess.Popen([ROOT / "scripts/slurm_train.sh", "--exp", "mine"], env=environment)
+    while not (tmp_path / "words.txt").exists():
+        time.sleep(0.02)
+    while not ends and job.poll() is None:
+        job.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+    assert job.wait(timeout=60) == (3 if ends else 143)
+    assert "--rdzv_endpoint=host-a:29500" in (tmp_path / "words.txt").read_text()
+    assert (tmp_path / "words.txt").read_text().endswith("train.py --resume --exp mine\n")
+    assert (tmp_path / "scontrol.txt").exists() == (not ends)
+    assert ends or (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+
+
 KILLING = """
 import os, random, signal, sys, time
 from pathlib import Path

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -112,7 +113,11 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         losses = build_loss(config.loss, spec, device, data.class_pixels)
     if processes.world_size > 1:
         ids = [device.index] if device.type == "cuda" else None
-        model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        model = DistributedDataParallel(
+            model, device_ids=ids, gradient_as_bucket_view=True, bucket_cap_mb=config.precision.bucket_mb
+        )
+        if config.precision.bf16_gradients:
+            model.register_comm_hook(None, bf16_compress_hook)
     record = {}
     if processes.is_main:
         root, split = dataset_root(spec.name, config.data.dataset_dir), config.data.train_split
