@@ -218,7 +218,7 @@ class PrecisionConfig:
     fp16: bool = option(False, "float16 autocast with loss scaling")
     syncbn: bool = option(False, "synchronise batch norm over all processes")
     compile: bool = option(False, "torch.compile the network")
-    bf16_gradients: bool = option(False, "exchange gradients in bfloat16: half the bytes, for slow networks")
+    bf16_gradients: bool = option(False, "GPUs exchange gradients in bfloat16: half the bytes, for slow networks")
     bucket_mb: int = option(25, "MB of gradients that processes exchange at a time", must_be=POSITIVE)
     deterministic: bool = option(False, "the same bits each time on the same machine, also on a GPU; slower there")
     timeout: float = option(10.0, "minutes to wait for a process that hangs", must_be=POSITIVE)

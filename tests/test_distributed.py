@@ -189,7 +189,7 @@ def train_together(world_size, *flags):
 def test_the_number_of_processes_changes_nothing(tiny_set, tmp_path):
     """With one batch for all, and batch norm over all of it; 20 steps, another share of each image not labelled.
 
-    Small steps: with --lr 0.003, noise of 1e-7 in the pixels already changes the losses by 1e-4.
+    The steps are small: with --lr 0.003, noise of 1e-7 in the pixels already changes the losses by 1e-4.
     """
     for path in (tiny_set / "trainannot").iterdir():
         ids = read_label_ids(path)
@@ -202,15 +202,15 @@ def test_the_number_of_processes_changes_nothing(tiny_set, tmp_path):
         ("four", 4, ("--bs_mult", 1, "--syncbn")),
     ):
         words = [word for word in arguments(tiny_set, tmp_path, "--exp", name, *flags) if word != "--adam"]
-        sizes = ("--max_epoch", 1, "--repeat", 10, "--lr", 0.0003, "--relax", "--global_batch", 4)
+        sizes = ("--max_epoch", 1, "--repeat", 10, "--lr", 0.0001, "--relax", "--global_batch", 4)
         ended = train_together(world_size, *words, *sizes)
         _, err = ended.communicate(timeout=600)
         assert ended.returncode == 0, err[-3000:]
         losses[name] = [row["loss"] for row in metrics(tmp_path, "train", name)]
         scores[name] = metrics(tmp_path, "val", name)[0]["mean_iou"]
     assert len(losses["one"]) == 20
-    assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
-    assert losses["four"] == pytest.approx(losses["one"], abs=1e-5)
+    for name in ("two", "four"):
+        assert losses[name] == pytest.approx(losses["one"], rel=1e-5)
     assert scores["one"] == scores["two"] == scores["four"]
 
 

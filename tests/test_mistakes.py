@@ -239,6 +239,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train --dataset camvid --dataset_dir {data} --cv 7 {train}", "--cv 7"),
     ("train --dataset camvid --dataset_dir {data} --global_batch 3 {train}", "--global_batch 3"),
     ("train --dataset camvid --dataset_dir {data} --global_batch 4 --accumulate 2 {train}", "--accumulate"),
+    ("train --dataset camvid --dataset_dir {data} --device cpu --bf16_gradients {train}", "--bf16_gradients"),
     ("train --dataset camvid --dataset_dir {data} --no-sgd {train}", "--no-sgd"),
     ("train --dataset camvid --dataset_dir {data} --restore_optimizer {train}", "--snapshot"),
     ("train --dataset camvid --dataset_dir {data} --lr_schedule scl-poly {train}", "--rlx_off_epoch"),

@@ -273,7 +273,7 @@ def test_two_processes_train_and_score_every_validation_image_with_the_network_t
     together = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py",
         *arguments(tiny_set, tmp_path, "--max_epoch", "1", "--bs_mult", "2", "--accumulate", "2", "--syncbn",
-                   "--bf16_gradients", "--bucket_mb", "5"),
+                   "--bucket_mb", "5"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(together, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

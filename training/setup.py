@@ -72,6 +72,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         raise ValueError("--compile decides itself what to compute twice; leave out --checkpoint_activations.")
     if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
         raise ValueError("--rlx_off_epoch needs one of --relax, --jointwtborder and --lr_schedule scl-poly.")
+    if config.precision.bf16_gradients and device.type != "cuda":
+        raise ValueError("--bf16_gradients is for GPUs; leave it out.")
     if config.precision.deterministic:
         make_deterministic()
     accumulate = batches_a_step(config, processes.world_size)
