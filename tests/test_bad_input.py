@@ -296,7 +296,7 @@ def test_no_such_data_set_folder_split_or_part(refused_eval, tmp_path):
     assert "error: split 'vall' is unknown" in refused_eval("--split", "vall")
     assert "--split_index 2 must be below --split_count 2" in refused_eval("--split_index", 2, "--split_count", 2)
     assert "--split_count 9" in refused_eval("--split_count", 9)
-    assert "(--sliding_overlap) must be" in refused_eval("--sliding_overlap", "1")
+    assert "--sliding_overlap at least 0 and below 1" in refused_eval("--sliding_overlap", "1")
     assert "--cv" in refused_eval("--cv", 5)
 
 
