@@ -29,8 +29,7 @@ from utils.files import first_free, write_csv
 from utils.images import Uint8Array, read_image
 from utils.text import counted, escape
 from utils.video_io import new_video, open_video
-from video.flow import FlowArray, dis_flow, inside, warp_image
-from video.flow_chain import grey_difference
+from video.flow import FlowArray, dis_flow, grey_difference, inside, warp_image
 from video.sdc import displace
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")

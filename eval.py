@@ -132,7 +132,7 @@ def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, dict[str, A
 
     speed = predict_all(
         missing, read, run.predictor.predict, write, device=run.predictor.device,
-        path_of=lambda i: run.samples[i].image_path, total=len(missing), show=processes.is_main,
+        path_of=lambda i: run.samples[i].image_path, total=len(missing),
         num_writers=max(1, run.config.output.num_workers or 1),
     )  # fmt: skip
     return counts, speed

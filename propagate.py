@@ -28,8 +28,7 @@ from utils.files import natural_order, writable_folder, write_json
 from utils.images import write_image
 from utils.parallel import default_num_workers, in_parallel
 from utils.text import counted, escape
-from video.flow import build_flow
-from video.flow_chain import StreetFlow
+from video.flow import StreetFlow, build_flow
 from video.pairs import LabelledSequence, PairMaker, find_sequences, write_manifest
 from video.propagation import VOID_TESTS
 from video.video_dataset import check_out, find_classes, make_dataset, match_labels

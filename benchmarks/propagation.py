@@ -35,8 +35,7 @@ from utils.images import Uint8Array, read_image, read_label_ids, write_image
 from utils.parallel import prepare_worker
 from utils.plots import new_plot
 from utils.video_io import open_video
-from video.flow import build_flow, compose, inside, warp_image, warp_labels
-from video.flow_chain import Displacement, FlowChain, StreetFlow
+from video.flow import Displacement, FlowChain, StreetFlow, build_flow, compose, inside, warp_image, warp_labels
 from video.propagation import VOID_TESTS, compare, occlusion, propagate
 
 SPEC = dataset_spec("camvid")

@@ -19,17 +19,14 @@ from tqdm import tqdm
 
 from utils.command import USER_ERRORS, one_line
 from utils.device import is_out_of_memory, pin
-from utils.distributed import Item
+from utils.distributed import Item, find_processes
 from utils.images import Uint8Array
 
 AHEAD = 2  # images read ahead, and results waiting for each writer, besides the current ones; limited by their memory
 
 
 class Stopwatch:
-    """Measures working time; several threads may work at once.
-
-    device: a GPU runs the work of a block later than the block, so its own clock is used.
-    """
+    """Measures working time, also of several threads at once; on a GPU, which works after the block, by its clock."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._on_gpu = device is not None and device.type == "cuda"
@@ -61,7 +58,7 @@ class Stopwatch:
 def predict_all(
     items: Iterable[Item], read: Callable[[Item], tuple[Any, ...] | None], predict: Callable[[Uint8Array], Tensor],
     write: Callable[..., None], *, device: torch.device, path_of: Callable[[Item], Path], unit: str = "image",
-    total: int | None = None, num_writers: int = 1, show: bool = True, failed: list[str] | None = None,
+    total: int | None = None, num_writers: int = 1, failed: list[str] | None = None,
     interruptible: bool = False,
 ) -> dict[str, Any]:
     """Read, predict and write each item. The first error ends the loop, and drops what is not written yet.
@@ -88,7 +85,7 @@ def predict_all(
         timed(writing, write, item, prediction(), *sample)
 
     try:
-        with tqdm(total=total, unit=unit, disable=None if show else True) as progress:
+        with tqdm(total=total, unit=unit, disable=None if find_processes().is_main else True) as progress:
             try:
                 while True:
                     for item in islice(source, AHEAD + 1 - len(samples)):

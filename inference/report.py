@@ -1,8 +1,4 @@
-"""An evaluation's tables, and report.html: one file with scores and small images, for any browser, without network.
-
-Layout and style are in `page.html`, behaviour in `page.js`; here they get their data. Full images are in the folders
-next to the page and are loaded on demand.
-"""
+"""An evaluation's tables, and the data of report.html, whose layout is `page.html` and whose behaviour `page.js`."""
 
 from __future__ import annotations
 

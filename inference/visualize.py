@@ -12,7 +12,6 @@ from datasets.legend import PAPER, ClassShare, with_legend
 from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors
 from utils.images import Uint8Array, colorize, tint
 
-OVERLAY_STRENGTH = 0.5
 LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detailed photo, as they surround every speck
 UNWANTED_LIGHT = 0.6  # brightness of the photo outside the wanted classes
 RIGHT_LIGHT = 0.45  # brightness of the photo where a prediction is right or unknown
@@ -36,7 +35,7 @@ def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
 
 def overlay(image: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The photo [H, W, 3] tinted by the class colours, with light lines where train ids [H, W] meet."""
-    tinted = tint(image, prediction, class_colors(classes), OVERLAY_STRENGTH)
+    tinted = tint(image, prediction, class_colors(classes))
     lines = class_borders(prediction)
     tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
     return tinted

@@ -26,7 +26,7 @@ def run(items: Iterable[int], *, read: Any = lambda _: (IMAGE,), write: Any = ig
     """Predict each item, an image whose name is its number."""
     predict = options.pop("predict", lambda image: torch.from_numpy(image[..., 0]))
     path_of = lambda i: Path(str(i))  # noqa: E731
-    return predict_all(items, read, predict, write, device=torch.device("cpu"), path_of=path_of, show=False, **options)
+    return predict_all(items, read, predict, write, device=torch.device("cpu"), path_of=path_of, **options)
 
 
 def test_items_are_written_in_order_with_what_was_read():

@@ -9,8 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from network.checkpoint import Checkpoint, save_checkpoint
-from video.flow import SMALL, build_flow, compose, dis_flow, inside, places, raft_flow, warp_image, warp_labels
-from video.flow_chain import grey_difference
+from video.flow import (
+    SMALL,
+    build_flow,
+    compose,
+    dis_flow,
+    grey_difference,
+    inside,
+    places,
+    raft_flow,
+    warp_image,
+    warp_labels,
+)
 
 SHIFTS = st.integers(-4, 4)
 LABELS = arrays(np.uint8, (7, 9))

@@ -11,8 +11,7 @@ from datasets.segmentation import load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
 from utils.images import read_image, read_label_ids
-from video.flow import build_flow, dis_flow
-from video.flow_chain import Displacement, FlowChain, StreetFlow
+from video.flow import Displacement, FlowChain, StreetFlow, build_flow, dis_flow
 from video.propagation import VOID_TESTS, occlusion, propagate, refine_labels
 
 VOID = 255

@@ -134,12 +134,10 @@ def colorize(labels: Uint8Array, palette: Sequence[tuple[int, int, int]]) -> Uin
     return table[labels]
 
 
-def tint(
-    image: Uint8Array, labels: Uint8Array, palette: Sequence[tuple[int, int, int]], opacity: float = 0.55
-) -> Uint8Array:
-    """`image` overlaid with the colours of `labels`; it is unchanged where there is no class."""
+def tint(image: Uint8Array, labels: Uint8Array, palette: Sequence[tuple[int, int, int]]) -> Uint8Array:
+    """`image` mixed with the colours of `labels`; it is unchanged where there is no class."""
     # uint8 throughout: for a very large image, 8-byte numbers would take all memory.
-    mixed = cv2.addWeighted(image, 1 - opacity, colorize(labels, palette), opacity, 0)
+    mixed = cv2.addWeighted(image, 0.5, colorize(labels, palette), 0.5, 0)
     return np.where((labels < len(palette))[..., None], mixed, image)
 
 

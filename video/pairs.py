@@ -19,8 +19,7 @@ from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, fingerprint, natural_order
 from utils.images import read_image, read_note, write_image, write_png
 from utils.text import counted
-from video.flow import build_flow
-from video.flow_chain import FindDisplacement, FlowChain, StreetFlow
+from video.flow import FindDisplacement, FlowChain, StreetFlow, build_flow
 from video.propagation import Propagated, propagate
 from video.settings import PropagationConfig
 

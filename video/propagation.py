@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.images import Uint8Array
-from video.flow import inside, warp_image, warp_labels
-from video.flow_chain import FindDisplacement, grey_difference
+from video.flow import FindDisplacement, grey_difference, inside, warp_image, warp_labels
 
 VOID_TESTS = ("outside", "hidden", "residual")  # a pixel counts under the first that it fails
 
