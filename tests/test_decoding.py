@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from tests.trees import write_gray_png
+from utils import decoding
 from utils.images import (
     image_size,
     read_image,
@@ -102,6 +103,44 @@ def test_a_tiff_whose_data_do_not_add_up_is_damaged(compression, problem):
     zeroed = content[:60] + bytes(len(content) // 2) + content[60 + len(content) // 2 :]
     if "tiff" in str(compression):  # the others take any data for pixels
         assert "truncated or damaged" in problem(zeroed)
+
+
+def png(pixels: np.ndarray, data: bytes | None = None) -> bytes:
+    """An RGB PNG of 8 bits without filters; data: in the place of the compressed rows."""
+    height, width, _ = pixels.shape
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    chunks = ((b"IHDR", header), (b"IDAT", data or zlib.compress(rows_of(pixels))), (b"IEND", b""))
+    parts = [len(c).to_bytes(4, "big") + kind + c + zlib.crc32(kind + c).to_bytes(4, "big") for kind, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def rows_of(pixels: np.ndarray) -> bytes:
+    return b"".join(b"\0" + row.tobytes() for row in pixels)
+
+
+@pytest.mark.parametrize("kind", ["a wrong sum", "no sum", "a row too few", "a filter that does not exist"])
+def test_damage_that_the_check_sums_of_a_pngs_chunks_do_not_tell_is_found(kind, problem, capfd):
+    compressed = zlib.compress(rows_of(PHOTO))
+    data = {
+        "a wrong sum": compressed[:-4] + bytes(4), "no sum": compressed[:-4],
+        "a row too few": zlib.compress(rows_of(PHOTO[1:])),
+        "a filter that does not exist": zlib.compress(b"\x09" + rows_of(PHOTO)[1:]),
+    }  # fmt: skip
+    assert "truncated or damaged" in problem(png(PHOTO, data[kind]))
+    capfd.readouterr()  # libpng prints a line of its own
+
+
+@pytest.mark.skipif(decoding.isal_zlib is None, reason="needs the optional kornia-rs and isal")
+@pytest.mark.parametrize("size", [(60, 80), (1, 1), (7, 33)])
+def test_plain_png_files_have_opencvs_values_without_opencv(size, tmp_path, monkeypatch):
+    path, rows, columns = tmp_path / "a.png", *size
+    for pixels, read in ((PHOTO[:rows, :columns], read_image), (PHOTO[:rows, :columns, 0], read_label_ids)):
+        path.write_bytes(encoded(pixels, "PNG"))
+        expected = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB if pixels.ndim == 3 else cv2.IMREAD_UNCHANGED)
+        with monkeypatch.context() as without:
+            without.setattr("cv2.imdecode", None)
+            assert np.array_equal(read(path), expected)
+        assert read(path).flags.writeable
 
 
 def test_zeros_before_a_jpegs_end_and_notes_behind_it_are_no_damage(tmp_path):

@@ -22,6 +22,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
+try:  # half of OpenCV's time for a PNG; everything works without
+    from isal import isal_zlib
+    from kornia_rs.io import decode_image_png_u8
+except ImportError:
+    isal_zlib = None
+
 Uint8Array = NDArray[np.uint8]
 
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -49,7 +55,7 @@ _LOSSY = (
 )
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _COLOR_TYPE = 17  # its place in the chunk IHDR; it is one of:
-_GREY, _PALETTE = 0, 3
+_GREY, _RGB, _PALETTE = 0, 2, 3
 # What OpenCV can decode of TIFF; where it cannot, it leaves black. As Pillow calls them; None: it tells nothing.
 _EXACT_TIFF = {None, "raw", "tiff_ccitt", "group3", "group4", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate",
                "packbits", "tiff_raw_16", "tiff_thunderscan"}  # fmt: skip
@@ -145,6 +151,8 @@ def _decode(
 ) -> NDArray[Any]:
     """What OpenCV makes of it. indices: those of a PNG with a palette, not its colours. exact: refuse lossy TIFF."""
     source = _sound_png(encoded, name, indices=indices) if encoded.startswith(PNG) else encoded
+    if source.startswith(PNG) and (plain := _decode_plain_png(source, flags)) is not None:
+        return plain
     try:
         pixels = cv2.imdecode(np.frombuffer(source, np.uint8), flags)
     except cv2.error as error:
@@ -225,6 +233,29 @@ def _sound_png(encoded: bytes, name: Path | str, *, indices: bool) -> bytes:
     if first[_COLOR_TYPE] != _PALETTE:
         kept = [chunk for chunk in kept if chunk[4:8] != b"PLTE"]  # only a suggestion
     return b"".join([PNG, *kept]) if len(kept) < len(chunks) else encoded
+
+
+def _decode_plain_png(source: bytes, flags: int) -> Uint8Array | None:
+    """OpenCV's values, of RGB for a photo or grey for labels, 8 bits each; None for other kinds, and if it is damaged.
+
+    source: as `_sound_png` gives it. The decoder compares no check sum of the compressed data, so isal does.
+    """
+    is_photo = flags != cv2.IMREAD_UNCHANGED
+    if isal_zlib is None or source[24:29] != bytes([8, _RGB if is_photo else _GREY, 0, 0, 0]):
+        return None
+    width, height = (int.from_bytes(source[place : place + 4], "big") for place in (16, 20))
+    size = height * (1 + width * (3 if is_photo else 1))  # each row begins with the number of its filter
+    if width * height > MOST_PIXELS:
+        return None
+    try:
+        inflater = isal_zlib.decompressobj()
+        data = b"".join(chunk[8:-4] for kind, chunk in _png_chunks(source) if kind == b"IDAT")
+        if len(inflater.decompress(data, size + 1)) != size or not inflater.eof:
+            return None
+        pixels = decode_image_png_u8(source, (height, width), "rgb" if is_photo else "mono")
+    except Exception:  # OpenCV says what it is
+        return None
+    return pixels if is_photo else pixels[:, :, 0]
 
 
 def _too_large(name: Path | str, size: tuple[int, int] | None) -> ValueError:
