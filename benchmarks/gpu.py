@@ -222,9 +222,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "forms": {"change": use_forms},
     "matrices upsample, cuDNN searches": {"search": True, "matrices": True},
     "graph, cuDNN searches": {"graph": True, "search": True},
-    "--compile": {"flags": ["--compile"]},
-    "--compile, cuDNN searches": {"flags": ["--compile"], "search": True},
-    "--compile, forms, cuDNN searches": {"flags": ["--compile"], "change": use_forms, "search": True},
+    "compiled": {"flags": ["--compile"]},
+    "compiled, cuDNN searches": {"flags": ["--compile"], "search": True},
+    "compiled, forms": {"flags": ["--compile"], "change": use_forms, "search": True},
     "plain recipe again": {"plain": True},
 }
 
@@ -283,7 +283,7 @@ def training(arguments: argparse.Namespace, device: torch.device, results: Resul
                 times = [seconds(step, device, arguments.in_a_row) for _ in range(arguments.windows)]
                 if device.type == "cuda":
                     row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                    if name in ("plain recipe", "train.py", "train.py, cuDNN searches", "--compile"):
+                    if name in ("plain recipe", "train.py", "train.py, cuDNN searches", "compiled"):
                         row["kernels"] = slowest_kernels(step)
             middle = statistics.median(times)
             reference = reference or middle
@@ -371,7 +371,7 @@ def inference(arguments: argparse.Namespace, device: torch.device, results: Resu
     pixels = normalise(torch.from_numpy(picture).permute(2, 0, 1)[None].to(device), IMAGENET_MEAN, IMAGENET_STD)
     reference = None
     usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "device": device}
-    for name in arguments.ways or ("plain", "eager", "eager, forms", "--compile", "--compile, forms", "plain again"):
+    for name in arguments.ways or ("plain", "eager", "compiled", "compiled, forms", "eager, forms"):
         row: dict[str, Any] = {"arch": arguments.arch, "size": [height, width], "way": name}
         try:
             net: nn.Module = new_network(arguments.arch, device).eval()
@@ -380,7 +380,7 @@ def inference(arguments: argparse.Namespace, device: torch.device, results: Resu
                 own_amp = None  # float32 with TF32, PyTorch's default
             else:
                 with mock.patch("inference.load.is_hopper", lambda _, forms="forms" in name: forms):
-                    net = fast_network(net, device, amp=amp, compile="compile" in name)  # type: ignore[arg-type]
+                    net = fast_network(net, device, amp=amp, compile="compiled" in name)  # type: ignore[arg-type]
             predictor = Predictor(net, NUM_CLASSES, amp=own_amp, **usual)
 
             def logits(net: nn.Module = net, own_amp: torch.dtype | None = own_amp) -> Tensor:
@@ -423,7 +423,7 @@ def blocks(arguments: argparse.Namespace, device: torch.device, results: Results
         logits.grad = None
         relaxed_cross_entropy(logits, labels).backward()
 
-    pixels: list[dict[str, int]] = [{"_BLOCK": count} for count in (32, 64, 128, 256)]
+    pixels: list[dict[str, int]] = [{"_TILE": count} for count in (1024, 2048, 4096, 8192)]
     pixels += [{"_SETS_BLOCK": count} for count in (128, 256, 512, 1024)]
     for setting in pixels:
         with mock.patch.multiple("loss.relaxation_triton", **setting):

@@ -32,7 +32,7 @@ gpu() { # name, seconds, arguments of benchmarks.gpu; results in name.json
 }
 
 networks=(DeepWV3Plus:2 DeepSRNX50V3PlusD_m1:2 DeepMNV3V3PlusD_m1:8) more=(DeepEffLite2V3PlusD_m1:8 DinoV2SmallDPT:2)
-loss=() predicting=() compiling_ways=(--compile "plain recipe again")
+loss=() predicting=() compiling_ways=(compiled "plain recipe again")
 if [ ${#TINY[@]} -gt 0 ]; then # nothing is compiled: on a CPU that takes minutes
     networks=(DeepMNV3V3PlusD_m1:2) more=(DeepMNV3V3PlusD_m1:1) loss=(--side 48 --pairs 2) predicting=(--ways plain eager "eager, forms")
     compiling_ways=("plain recipe again")
@@ -42,11 +42,11 @@ fi
 compiling=()
 if [ ${#TINY[@]} = 0 ]; then
     for arch in DeepWV3Plus:2 DeepMNV3V3PlusD_m1:8; do
-        timeout 100 "$PYTHON" -m benchmarks.gpu training --arch $arch --ways --compile \
+        timeout 100 "$PYTHON" -m benchmarks.gpu training --arch $arch --ways compiled \
             --warm_up 1 --windows 1 --in_a_row 1 >/dev/null 2>&1 & compiling+=($!)
     done
     timeout 100 "$PYTHON" -m benchmarks.gpu inference --arch DeepWV3Plus DeepSRNX50V3PlusD_m1 DeepMNV3V3PlusD_m1 \
-        --ways "--compile, forms" --compile --warm_up 1 --windows 1 --in_a_row 1 >/dev/null 2>&1 & compiling+=($!)
+        --ways "compiled, forms" compiled --warm_up 1 --windows 1 --in_a_row 1 >/dev/null 2>&1 & compiling+=($!)
     part tests 95 env OMP_NUM_THREADS=2 "$PYTHON" -m pytest -n 6 -p no:cacheprovider -m "not slow" tests/test_gpu.py \
         tests/test_relaxation_triton.py tests/test_taps.py --deselect \
         tests/test_gpu.py::test_a_stopwatch_counts_what_the_gpu_does_after_the_block | tee "$OUT/tests.txt"

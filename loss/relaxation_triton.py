@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _BITS = 32
-_SETS_BLOCK = 512  # pixels per program that reads only labels
-# Pixels per program that reads logits of up to _THREAD_CLASSES classes. It is one warp, so that a thread holds all
-# classes of four pixels: sums over classes wait for no other thread, and 255 registers hold what they need.
-_BLOCK, _THREAD_CLASSES = 128, 32
+_SETS_BLOCK = 256  # pixels per program that reads only labels
+# Logits per program that reads logits: classes, rounded up to a power of 2, times pixels. It is one warp, so that sums
+# over classes wait for no other, and its registers hold all of them.
+_TILE = 2048
 _SCALE_BLOCK, _SCALE_PROGRAMS = 4096, 1024
 
 
@@ -111,7 +111,7 @@ class _FusedSetLoss(torch.autograd.Function):
         logits = logits.contiguous(memory_format=_layout(logits))
         batch, num_classes, height, width = logits.shape
         classes, plane = triton.next_power_of_2(num_classes), height * width
-        block = _BLOCK if classes <= _THREAD_CLASSES else max(16, 16 * _BLOCK // classes)
+        block = max(16, _TILE // classes)
         grid = (triton.cdiv(plane, block), batch)
         # One sum per program, added up by PyTorch: bitwise reproducible, unlike atomics.
         partial = logits.new_empty(grid)

@@ -102,6 +102,27 @@ class JoiningConv2d(nn.Conv2d):
         return F.conv2d(fine, of_fine, self.bias) + upsample(F.conv2d(context, of_context), size)
 
 
+def mean_of_map(x: Tensor, training: bool) -> Tensor:
+    """The mean over H and W of `x` [B, C, H, W]: [B, C, 1, 1]. training: with a gradient that keeps the layout."""
+    out: Tensor = _MeanOfMap.apply(x) if training else x.mean((2, 3), keepdim=True)
+    return out
+
+
+class _MeanOfMap(torch.autograd.Function):
+    """Its gradient is a view of [B, C, 1, 1]. PyTorch writes it out as NCHW, so that all later sums mix layouts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        _, _, height, width = ctx.shape
+        return (gradient / (height * width)).expand(ctx.shape)
+
+
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (DeepLabV3, arXiv:1706.05587, section 3.3).
 
@@ -123,7 +144,7 @@ class ASPP(nn.Module):
         """`x`: [B, in_channels, H, W]."""
         branches = [branch(x) for branch in self.features]
         # Written out in the layout of the others: an expanded view has none, and the concatenation would lose theirs.
-        pooled = torch.empty_like(branches[0]).copy_(self.img_conv(x.mean((2, 3), keepdim=True)))
+        pooled = torch.empty_like(branches[0]).copy_(self.img_conv(mean_of_map(x, self.training)))
         return torch.cat([pooled, *branches], dim=1)
 
 
@@ -138,7 +159,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, channels, H, W]."""
-        return x * self.gate(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * self.gate(self.fc2(F.relu(self.fc1(mean_of_map(x, self.training)))))
 
 
 class Trunk(NamedTuple):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import ARCHITECTURES
-from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, Trunk
+from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, SqueezeExcitation, Trunk, mean_of_map
 from network.deepv3 import NETWORKS, DeepLabV3Plus, build_network, head_options
 from network.mobilenetv3 import nearest_multiple_of_8
 from tests.golden import parity_fixtures as fixtures
@@ -198,6 +198,26 @@ def test_blocks_computed_twice_give_the_same_gradients_and_statistics_from_fewer
         assert torch.equal(one.grad, other.grad), name
     for (name, one), other in zip(usual.state_dict().items(), sparing.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mean_of_a_map_has_pytorchs_values_and_gradient_and_keeps_the_layout_of_what_joins_it(training):
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = mean_of_map(x, training)
+    (x * out).square().sum().backward()
+    other = x.detach().clone().requires_grad_()
+    (other * other.mean((2, 3), keepdim=True)).square().sum().backward()
+    assert torch.equal(out, x.mean((2, 3), keepdim=True))
+    torch.testing.assert_close(x.grad, other.grad)
+
+
+def test_gradients_of_a_gated_map_are_channels_last():
+    found = []
+    x = torch.randn(2, 8, 4, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    kept = x * 1
+    kept.register_hook(found.append)
+    SqueezeExcitation(8, 4)(kept).square().sum().backward()
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_block_computed_twice_drops_the_same_channels_both_times():
