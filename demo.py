@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.legend import counted_shares, percentages, pixels_per_class, plot_shares, shares_table
+from datasets.legend import counted_shares, percentages, pixels_per_class, plot_shares_over_time, shares_table
 from inference.load import prepare_demo
 from inference.pipeline import describe_speed, errors_naming, predict_all
 from inference.results import KINDS, SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
@@ -70,7 +70,7 @@ def segment_image(config: DemoConfig) -> int:
 
 
 def segment_video(config: DemoConfig) -> int:
-    """Write the video with the classes overlaid, and the class shares: of every frame as a table, of all as a plot.
+    """Write the video with the classes overlaid, and the class shares: of every frame, as a table and as a plot.
 
     A camera runs until Ctrl-C or `--max_frames`.
     """
@@ -116,7 +116,7 @@ def segment_video(config: DemoConfig) -> int:
     shares = [percentages(line) for line in counts]
     header = ("frame", "seconds", *(c.name for c in model.classes))
     write_csv(table, header, [(i, f"{times[i]:.3f}", *line) for i, line in enumerate(shares)])
-    plot_shares(picture, video.name, {"": counted_shares(np.sum(counts, axis=0).tolist(), model.classes)})
+    plot_shares_over_time(picture, shares, model.classes, [*times, times[-1] + 1 / video.rate])
     print(f"wrote {escape(film)}: {counted(len(counts), 'frame')}\nwrote {escape(table)}\nwrote {escape(picture)}")
     return 0
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from config import as_dict
 from datasets.files import files_below
-from datasets.legend import counted_shares, percentages, plot_shares
+from datasets.legend import counted_shares, percentages, plot_shares_over_time
 from inference.load import Model, prepare_demo
 from inference.pipeline import describe_speed, predict_all
 from inference.predictor import Predictor
@@ -67,8 +67,7 @@ def main(config: DemoFolderConfig) -> int:
         lines = [(image.relative_to(base).as_posix(), *line) for image, line in shares]
         write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes)), lines)
         if len(shares) > 1:
-            whole = counted_shares(counts.sum(0).tolist(), model.classes)
-            plot_shares(folder / SHARES_PICTURE, counted(len(shares), "image"), {"": whole})
+            plot_shares_over_time(folder / SHARES_PICTURE, [line for _, line in shares], model.classes)
         num_done = len(jobs) - len(unreadable)
         print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
         if others:

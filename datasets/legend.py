@@ -92,6 +92,29 @@ def plot_shares(path: Path, title: str, shares: Mapping[str, Sequence[ClassShare
         axes.spines[["top", "right"]].set_visible(False)
 
 
+def plot_shares_over_time(
+    path: Path, shares: Sequence[Sequence[float]], classes: Sequence[SegClass], seconds: Sequence[float] | None = None
+) -> None:
+    """Plot the shares, in percent, of N frames [N, C] as areas on top of each other, in the class colours.
+
+    seconds: when each frame begins, and when the last one ends, N + 1 values; None: they are images, numbered from 1.
+    """
+    edges = np.arange(len(shares) + 1) + 0.5 if seconds is None else np.asarray(seconds)
+    values = np.array([*shares, shares[-1]])  # the last one lasts until the last edge
+    present = np.flatnonzero(values.any(0)).tolist()
+    with new_plot(path, (10, 4.5), dpi=150) as figure:
+        axes = figure.add_subplot()
+        colors = [tuple(channel / 255 for channel in classes[i].color) for i in present]
+        areas = axes.stackplot(edges, values[:, present].T, step="post", linewidth=0, colors=colors)
+        names = [drawable(classes[i].name, f"train id {i}") for i in present]
+        figure.legend(areas[::-1], names[::-1], loc="outside right upper", frameon=False, ncols=1 + len(names) // 20)
+        axes.set_xlabel("image, in order of the names" if seconds is None else "seconds")
+        axes.set_ylabel("share of the pixels, in percent")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(0, 100)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
 def draw_sheet(
     pictures: Sequence[tuple[Uint8Array, Uint8Array]], classes: Sequence[SegClass], columns: int
 ) -> Uint8Array:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import demo_folder
+from datasets.legend import plot_shares_over_time
 from datasets.specs.registry import dataset_spec
 from Pixel_percentage import find_masks
 from tests.conftest import ROOT
@@ -280,6 +281,17 @@ def test_the_picture_of_the_shares_is_no_input(run_folder, photos, light_checkpo
         assert "5 of 5 images done" in ended.out and "skipped" not in ended.out
     assert (photos / "class_shares.png").is_file()
     assert photos / "class_shares.png" not in find_masks(photos)
+
+
+def test_shares_are_drawn_over_time_in_the_colours_of_the_classes(tmp_path):
+    shares = [[100.0, 0, 0]] * 1000 + [[0.0, 50, 50]] * 1000
+    classes, (first, second, third) = CAMVID.classes[1:4], CAMVID.palette[1:4]
+    plot_shares_over_time(tmp_path / "all.png", shares, classes, range(2001))
+    drawn = read_image(tmp_path / "all.png")
+    height, width = drawn.shape[:2]
+    color_at = lambda x, y: tuple(drawn[int(y * height), int(x * width)])  # noqa: E731
+    assert color_at(0.2, 0.2) == color_at(0.2, 0.7) == first
+    assert (color_at(0.7, 0.2), color_at(0.7, 0.7)) == (third, second)
 
 
 def test_pictures_with_awkward_names_do_not_end_the_run(run_folder, photos, tmp_path):
