@@ -104,7 +104,7 @@ def plot_shares_over_time(
     present = np.flatnonzero(values.any(0)).tolist()
     with new_plot(path, (10, 4.5), dpi=150) as figure:
         axes = figure.add_subplot()
-        colors = [tuple(channel / 255 for channel in classes[i].color) for i in present]
+        colors = ["#{:02x}{:02x}{:02x}".format(*classes[i].color) for i in present]
         areas = axes.stackplot(edges, values[:, present].T, step="post", linewidth=0, colors=colors)
         names = [drawable(classes[i].name, f"train id {i}") for i in present]
         figure.legend(areas[::-1], names[::-1], loc="outside right upper", frameon=False, ncols=1 + len(names) // 20)
