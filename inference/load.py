@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
+from inference.exported import PT2, ExportedNetwork, open_exported
 from inference.predictor import MIN_SIDE, Predictor
 from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
 from network.blocks import Network
-from network.checkpoint import Checkpoint, load_checkpoint, load_state
+from network.checkpoint import ONNX, Checkpoint, load_checkpoint, load_state
 from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
 from network.fuse import (
     fuse_activations,
@@ -40,7 +41,7 @@ DEFAULT_ARCH, DEFAULT_DATASET = "DeepWV3Plus", "cityscapes"  # what the publishe
 class Model:
     """A network with its weights, and what its outputs mean. checkpoint: its description, without the weights."""
 
-    net: Network
+    net: Network | ExportedNetwork
     arch: str
     classes: tuple[SegClass, ...]
     checkpoint: Checkpoint
@@ -53,7 +54,11 @@ class Model:
             raise ValueError(f"--tile, --crop_size {how['tile']}: in fewer than {MIN_SIDE} pixels nothing is seen.")
         device = resolve_device(device) if isinstance(device, str) else device
         amp = torch.bfloat16 if bf16 else None
-        net = fast_network(copy.deepcopy(self.net), device, amp=amp, compile=compile)
+        if isinstance(self.net, ExportedNetwork) and (bf16 or compile):
+            raise ValueError(f"--bf16 and --compile do not change an exported file: {self.net.path} runs as it is.")
+        net: nn.Module = self.net
+        if isinstance(net, Network):
+            net = fast_network(copy.deepcopy(net), device, amp=amp, compile=compile)
         mean, std = self.checkpoint.mean, self.checkpoint.std
         return Predictor(net, len(self.classes), device=device, amp=amp, mean=mean, std=std, **how)
 
@@ -68,14 +73,18 @@ def load_model(
 ) -> Model:
     """Build the network that a checkpoint holds, by default the one that this project carries, and load its weights.
 
+    snapshot: a checkpoint, or a file of `export.py`, which runs as it is.
     arch, dataset: of a checkpoint that does not say so itself; ValueError if they contradict it. find_spec: name ->
     declaration; if the data's folder is known, a function that also reads it.
     """  # fmt: skip
     if dataset is not None:
         find_spec(dataset)  # a misspelt name fails before a large file is read
-    checkpoint = load_checkpoint(snapshot)
+    exported = open_exported(snapshot) if Path(snapshot).suffix in (ONNX, PT2) else None
+    checkpoint = exported.checkpoint if exported else load_checkpoint(snapshot)
     arch = _arch(arch, checkpoint, snapshot)
     classes = _classes(dataset, checkpoint, snapshot, find_spec)
+    if exported:
+        return Model(exported, arch, classes, checkpoint)
     net = build_network(arch, len(classes), **checkpoint.head)
     load_state(net, checkpoint, snapshot)
     return Model(net, arch, classes, replace(checkpoint, state_dict={}, training={}))

@@ -1,4 +1,4 @@
-"""The settings of eval.py, demo.py, demo_folder.py, Pixel_percentage.py and `inference.submission`; see config.py."""
+"""The settings of the commands that predict, count, submit and export; see config.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from config import ARCHITECTURES, DATASET_CHOICES, DATASET_DIR, DeviceConfig, ErrorConfig, IgnoredConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
 
+PHOTO = str(Path(__file__).parent.parent / "docs" / "photos" / "highway.jpg")
 SNAPSHOT = str(Path(__file__).parent.parent / "pretrained_models" / "camvid_light.safetensors")
 
 MAX_MEMORY = 4.0  # GiB for an image's pixels and probabilities
 OVERLAP = 1 / 3  # share of a tile that its neighbour also covers
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # optional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,4 +212,37 @@ class SubmissionConfig:
     """Check predictions before submitting them to a benchmark server, and zip them."""
 
     input: SubmissionInputConfig
+    errors: ErrorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFileConfig:
+    """the file"""
+
+    out: str = option(
+        "", "file to write: .onnx, .pt2 (torch.export), or .safetensors (weights with their description)", required=True
+    )
+    size: tuple[int, int] | None = option(None, "rows and columns of the images; default: any")
+    input: str = option(
+        "uint8", "uint8: RGB [B, H, W, 3] as decoded; float: normalised, [B, 3, H, W]", choices=("uint8", "float")
+    )
+    output: str = option(
+        "labels", "labels: train ids [B, H, W]; else [B, C, H, W]", choices=("labels", "logits", "probabilities")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCheckConfig:
+    """checking it"""
+
+    images: str = option(PHOTO, "image, or folder of images, on which the file must agree with PyTorch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a network for programs without this project, and check the file against PyTorch."""
+
+    file: ExportFileConfig
+    model: DemoSnapshotConfig
+    check: ExportCheckConfig
     errors: ErrorConfig

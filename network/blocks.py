@@ -143,8 +143,10 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x`: [B, in_channels, H, W]."""
         branches = [branch(x) for branch in self.features]
-        # Written out in the layout of the others: an expanded view has none, and the concatenation would lose theirs.
-        pooled = torch.empty_like(branches[0]).copy_(self.img_conv(mean_of_map(x, self.training)))
+        pooled = self.img_conv(mean_of_map(x, self.training)).expand_as(branches[0])
+        if not torch.compiler.is_compiling():  # exported files would lose the copy
+            # Written out in the layout of the others: a view has none, and the concatenation would lose theirs.
+            pooled = torch.empty_like(branches[0]).copy_(pooled)
         return torch.cat([pooled, *branches], dim=1)
 
 

@@ -73,12 +73,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = 
     """
     weights = {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()}
     _check_finite(weights, path)
-    description = {
-        "format": FORMAT,
-        "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
-        "versions": versions(),
-        **{name: plain(getattr(checkpoint, name)) for name in _PLAIN_FIELDS},
-    }
+    description = describe(checkpoint)
     with atomic_path(path) as temporary:
         try:
             if path.suffix == SAFETENSORS:
@@ -105,6 +100,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything but the tensors, as plain values: what each file of this project holds beside them."""
+    return {
+        "format": FORMAT,
+        "classes": [[c.name, list(c.color), list(c.label_ids)] for c in checkpoint.classes or ()],
+        "versions": versions(),
+        **{name: plain(getattr(checkpoint, name)) for name in _PLAIN_FIELDS},
+    }
+
+
 def versions() -> dict[str, str]:
     """The versions of what computes."""
     return {"torch": str(torch.__version__), "python": platform.python_version(), "numpy": np.__version__}
@@ -121,6 +126,14 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     network = _network_in(content, path)
     state_dict = {bare_key(key): value for key, value in network.items() if key.split(".")[-1] != _COUNT}
     _check_finite(state_dict, path)
+    return as_described(content, state_dict, path)
+
+
+def as_described(content: Mapping[str, Any], state_dict: Mapping[str, Tensor], path: Path) -> Checkpoint:
+    """The checkpoint with this `state_dict` that `describe` describes; without a description, the tensors alone.
+
+    Raises ValueError, naming `path`, if the description is damaged or of a later version.
+    """
     if not isinstance(content.get("format"), int):  # other programs mean something else by it
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:

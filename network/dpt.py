@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,6 +122,7 @@ class Transformer(Network):
         logits: Tensor = self.head(self.backbone(padded))
         if self.training:
             logits = logits.float().contiguous()  # as the loss needs them, while they are small
-        if self.upsamples or padded.shape != images.shape:  # others could not know what was padded
+        # Others could not know what was padded, and an exported network is for images of any size.
+        if self.upsamples or torch.compiler.is_exporting() or padded.shape != images.shape:
             logits = upsample(logits.float(), (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
         return logits

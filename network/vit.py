@@ -92,7 +92,7 @@ class VisionTransformer(nn.Module):
         # In float32 under autocast too: sums over many blocks lose too much in 8 bits.
         x = patches.flatten(2).transpose(1, 2) + self.position_table(rows, columns)
         first = self.cls_token + self.pos_embed[:, :1]
-        x = torch.cat([first.expand(len(x), -1, -1), x], 1)
+        x = torch.cat([first.expand(x.shape[0], -1, -1), x], 1)  # an exported file's batch has any length
         maps = []
         for number, block in enumerate(self.blocks, 1):
             x = block(x)
@@ -108,6 +108,9 @@ class VisionTransformer(nn.Module):
         table = self.pos_embed[:, 1:]
         if (rows, columns) == (TABLE, TABLE):
             return table
+        if torch.compiler.is_exporting():  # ONNX Runtime resizes no float64
+            grid = F.interpolate(table.mT.unflatten(2, (TABLE, TABLE)), (rows, columns), mode="bicubic")
+            return grid.flatten(2).mT
         # A compiler passes over the cache anyway, and warns of it.
         matrix = bicubic_matrix.__wrapped__ if torch.compiler.is_compiling() else bicubic_matrix
         grid = table[0].double().unflatten(0, (TABLE, TABLE))  # autocast would round what is not float64

@@ -97,6 +97,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         "datasets.verify": VerifyConfig,
         "demo": settings.DemoConfig,
         "demo_folder": settings.DemoFolderConfig,
+        "export": settings.ExportConfig,
         "eval": settings.EvalConfig,
         "network.convert": ConvertConfig,
         "inference.submission": settings.SubmissionConfig,

@@ -16,6 +16,7 @@ from inference.settings import (
     DemoConfig,
     DemoFolderConfig,
     EvalConfig,
+    ExportConfig,
     PixelPercentageConfig,
     SubmissionConfig,
 )
@@ -29,6 +30,7 @@ REFERENCE = json.loads((ROOT / "tests/golden/reference_flags.json").read_text())
 CONFIGS = {"train.py": TrainConfig, "eval.py": EvalConfig, "demo.py": DemoConfig, "demo_folder.py": DemoFolderConfig}
 OTHERS = {
     "Pixel_percentage.py": PixelPercentageConfig,
+    "export.py": ExportConfig,
     "propagate.py": PropagateConfig,
     "video/train.py": VideoTrainConfig,
     "inference/submission.py": SubmissionConfig,

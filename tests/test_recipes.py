@@ -13,7 +13,14 @@ from config import ARCHITECTURES, TrainConfig
 from datasets.show import ShowConfig
 from datasets.streets.__main__ import StreetsConfig
 from datasets.verify import VerifyConfig
-from inference.settings import DemoConfig, DemoFolderConfig, EvalConfig, PixelPercentageConfig, SubmissionConfig
+from inference.settings import (
+    DemoConfig,
+    DemoFolderConfig,
+    EvalConfig,
+    ExportConfig,
+    PixelPercentageConfig,
+    SubmissionConfig,
+)
 from network.convert import ConvertConfig
 from training.compare import CompareConfig
 from utils.flags import parse_command_line
@@ -26,6 +33,7 @@ CONFIGS = {
     "demo.py": DemoConfig,
     "demo_folder.py": DemoFolderConfig,
     "Pixel_percentage.py": PixelPercentageConfig,
+    "export.py": ExportConfig,
     "propagate.py": PropagateConfig,
 }
 MODULES = {

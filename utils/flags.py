@@ -148,6 +148,8 @@ def _add_flag(section: Any, setting: dataclasses.Field, kind: Any) -> None:
         details["action"] = "store_true" if default is False else argparse.BooleanOptionalAction
     else:
         choices = setting.metadata["choices"]
+        if typing.get_origin(kind) is tuple:  # of integers
+            kind, details["nargs"] = int, len(typing.get_args(kind))
         details |= {"type": kind, "choices": choices, "metavar": None if choices else kind.__name__.upper()}
     if not ("default:" in text or required or default in (None, "") or default is False):
         shown = "on" if default is True else f"{default:.4g}" if isinstance(default, float) else default

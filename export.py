@@ -1,0 +1,115 @@
+"""Write a network for programs without this project, and check the file: python export.py --out net.onnx."""
+
+from __future__ import annotations
+
+from inference.settings import ExportConfig
+from utils.flags import parse_command_line
+
+if __name__ == "__main__":
+    CONFIG = parse_command_line(ExportConfig)  # before heavy imports, so that --help answers at once
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from config import as_dict
+from inference.exported import PT2, Deployed, ExportedNetwork, write_exported
+from inference.load import Model, fast_network, load_model
+from inference.predictor import MIN_SIDE
+from network.blocks import Network
+from network.checkpoint import ONNX, SAFETENSORS, describe, save_checkpoint
+from utils.command import run_command
+from utils.files import atomic_path, writable_file, write_json
+from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
+from utils.text import escape
+
+SIZES = ((192, 256), (181, 255), (97, 131))  # rows and columns of the checked images, without --size
+MOST_IMAGES = 4  # that are checked
+LEAST_EQUAL = 0.9999  # share of equal labels
+
+
+def main(config: ExportConfig) -> int:
+    """Write the file to a temporary one, check that, and rename it; write beside it what the check found."""
+    out, size = Path(config.file.out), config.file.size
+    writable_file(out, "--out", (ONNX, PT2, SAFETENSORS))
+    if size and min(size) < MIN_SIDE:
+        raise ValueError(f"--size {size[0]} {size[1]}: the networks need at least {MIN_SIDE} rows and columns.")
+    model = load_model(**vars(config.model))
+    if not isinstance(model.net, Network):
+        raise ValueError(f"{config.model.snapshot} is an exported file; name the checkpoint that it was made from.")
+    pictures = read_pictures(Path(config.check.images))
+
+    with atomic_path(out) as file:
+        write_file(file, model, config)
+        found = compare(load_model(file), model, pictures, [(size[0], size[1])] if size else SIZES)
+        write_json(out.with_suffix(".json"), {"settings": as_dict(config), "bytes": file.stat().st_size, **found})
+        for line in found["checks"]:
+            print("{picture}, {width}x{height}: {equal:.3%} of the labels are PyTorch's; ".format(**line)
+                  + "largest difference of a probability: {largest_difference:.1e}".format(**line))  # fmt: skip
+        worst = min(found["checks"], key=lambda line: line["equal"])
+        if worst["equal"] < LEAST_EQUAL:
+            raise ValueError(
+                f"the file gives other labels than PyTorch: only {worst['equal']:.3%} are equal ({LEAST_EQUAL:.2%} are "
+                f"asked for) in {worst['picture']} at {worst['width']}x{worst['height']}; the largest difference is in "
+                f"row {worst['row']}, column {worst['column']}. {out} was not written."
+            )
+    print(f"wrote {escape(out)} ({out.stat().st_size / 1e6:.1f} MB); report: {escape(out.with_suffix('.json'))}")
+    return 0
+
+
+def write_file(path: Path, model: Model, config: ExportConfig) -> None:
+    """Write the network with everything that is needed to use it, in the format of the suffix."""
+    assert isinstance(model.net, Network)
+    checkpoint = replace(model.checkpoint, arch=model.arch, classes=model.classes)
+    if path.suffix == SAFETENSORS:
+        save_checkpoint(path, replace(checkpoint, state_dict=model.net.state_dict()))
+        return
+    net = fast_network(copy.deepcopy(model.net), torch.device("cpu"))
+    deployed = Deployed(
+        net, images=config.file.input, output=config.file.output, mean=checkpoint.mean, std=checkpoint.std
+    )
+    source = {"sha256": hashlib.sha256(Path(config.model.snapshot).read_bytes()).hexdigest()}
+    write_exported(path, deployed, {**describe(checkpoint), **source}, config.file.size)
+
+
+def compare(
+    exported: Model, model: Model, pictures: Sequence[tuple[str, Uint8Array]], sizes: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """Run both on each picture, resized to each size; what an exported file gives by itself, in batches of two.
+
+    Returns, as `checks`, the share of equal labels and where the probabilities differ most.
+    """
+    reference, other = (one.predictor("cpu") for one in (model, exported))
+    checks = []
+    for (name, picture), (height, width) in ((picture, size) for picture in pictures for size in sizes):
+        image: Uint8Array = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        probabilities, own = (one.probabilities(image).numpy() for one in (reference, other))
+        labels, own_labels = reference.predict(image).numpy(), other.predict(image).numpy()
+        if isinstance(exported.net, ExportedNetwork):
+            own_labels = exported.net.label(np.stack([image, image[:, ::-1]]))[0]
+        difference = np.abs(probabilities - own).max(0)
+        row, column = np.unravel_index(difference.argmax(), difference.shape)
+        checks.append({
+            "picture": name, "height": height, "width": width, "equal": float((labels == own_labels).mean()),
+            "largest_difference": float(difference.max()), "row": int(row), "column": int(column),
+        })  # fmt: skip
+    return {"checks": checks}
+
+
+def read_pictures(path: Path) -> list[tuple[str, Uint8Array]]:
+    """The image, or the first ones of a folder, with their names. Raises ValueError if there is none."""
+    paths = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+    if not paths:
+        raise ValueError(f"--images {path} contains no images.")
+    return [(one.name, read_image(one)) for one in paths[:MOST_IMAGES]]
+
+
+if __name__ == "__main__":
+    run_command(main, CONFIG)
