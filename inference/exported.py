@@ -180,7 +180,10 @@ def _open_onnx(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], list[Tens
         return [torch.from_numpy(np.asarray(output)) for output in outputs]
 
     notes = session.get_modelmeta().custom_metadata_map
-    return ({key: json.loads(value) for key, value in notes.items()} if "format" in notes else {}), run
+    if "format" not in notes:
+        return {}, run
+    # ONNX Runtime's quantisation adds notes of its own, which are no JSON.
+    return {key: json.loads(value) for key, value in notes.items() if not key.startswith("onnx.")}, run
 
 
 def _open_pt2(path: Path) -> tuple[dict[str, Any], Callable[[Tensor], list[Tensor]]]:

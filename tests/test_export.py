@@ -1,11 +1,16 @@
 """Exported files: they give what PyTorch gives, for any image, and a file that does not is refused."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from config import ARCHITECTURES
 from datasets.specs.registry import dataset_spec
@@ -14,9 +19,10 @@ from inference.exported import Deployed, open_exported, write_exported
 from inference.load import fast_network
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, describe, load_checkpoint
 from network.deepv3 import build_network
+from tests.conftest import ROOT
 from tests.networks import tiny_network
 from utils.device import normalise
-from utils.images import read_image, write_image
+from utils.images import read_image, read_label_ids, write_image
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -199,3 +205,33 @@ def test_a_damaged_file_is_named(command, light_file, tmp_path):
     assert "error:" in ended.err
     with pytest.raises(ValueError, match=r"bad\.onnx: damaged"):
         load_model(bad)
+
+
+# What docs/python.md shows
+
+
+def snippets():
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documented_lines_run(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(snippets()[0], names)
+    assert names["probabilities"].sum(0).allclose(torch.ones(1), atol=1e-4)
+    assert names["picture"].shape == names["image"].shape
+    exec(snippets()[1], names)
+    assert names["prediction"].shape == (48, 64)
+
+
+def test_a_program_without_this_project_finds_the_labels_of_the_demo(command, light_file, light_checkpoint, tmp_path):
+    photo = tmp_path / "photo.png"
+    write_image(photo, cv2.resize(noise(4, 6, 3).numpy(), (96, 64)))
+    shutil.copy(light_file, tmp_path / "net.onnx")
+    subprocess.run([sys.executable, "-c", snippets()[2], photo], check=True, cwd=tmp_path)
+    flags = ("--demo-image", photo, "--snapshot", light_checkpoint, "--save-dir", tmp_path, "--outputs", "ids")
+    command("demo", *flags)
+    expected = read_label_ids(tmp_path / "photo_ids.png")  # CamVid's label ids are its train ids
+    with Image.open(tmp_path / "labels.png") as labels:
+        assert (np.asarray(labels) == expected).all()
