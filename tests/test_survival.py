@@ -145,6 +145,19 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before_whole(tiny_set, tm
     run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("loss", [(), ("--relax",), ("--img_wt_loss",)], ids=str)
+def test_with_deterministic_two_runs_have_the_same_bits(tiny_set, tmp_path, device, loss):
+    try:
+        for name in ("one", "two"):
+            flags = ("--max_epoch", "1", "--val_interval", "9", "--device", device, "--deterministic", *loss)
+            run(tiny_set, tmp_path / name, *flags)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
 # Losses and gradients that are no numbers
 
 
@@ -269,6 +282,7 @@ from utils.flags import parse_command_line
 words, folder, num_kills = sys.argv[3:], Path(sys.argv[1]), int(sys.argv[2])
 draw = random.Random(0)
 kills = rounds = while_writing = 0
+longest = None  # how long to let it live, in seconds: three times what it takes to the first checkpoint
 
 
 def start(round):
@@ -286,7 +300,11 @@ while kills < num_kills:
     run, ended = folder / "ckpt" / f"round{rounds}", False
     while not ended:
         pid, begun = start(rounds), time.monotonic()
-        wait, for_file = draw.uniform(0, 2.5), draw.random() < 0.2
+        while longest is None and not ended and not (run / "last.pth").exists():
+            time.sleep(0.01)
+            ended = not is_alive(pid)
+        longest = longest or 3 * (time.monotonic() - begun)
+        wait, for_file = draw.uniform(0, longest), draw.random() < 0.2
         while not ended and time.monotonic() < begun + wait:
             time.sleep(0.002)
             ended = not is_alive(pid)
