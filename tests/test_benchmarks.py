@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.__main__ import slower
 from tests.conftest import ROOT
 from utils.images import write_image
 from utils.video_io import new_video
@@ -54,6 +55,30 @@ def test_the_benchmark_of_inference_runs(flags):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "| and layers folded, bfloat16: labels |" in result.stdout
+
+
+def write_results(folder, ratio):
+    folder.mkdir()
+    rows = [{"contender": "Kerbline", "ratio": [1, 1, 1]}, {"contender": "a peer", "ratio": ratio}]
+    (folder / "step.json").write_text(json.dumps({"rows": rows}))
+
+
+@pytest.mark.parametrize(("now", "told"), [([1.2, 1.3, 1.4], 1), ([1.2, 1.5, 1.9], 0), ([2.2, 2.3, 2.4], 0)])
+def test_what_got_slower_beside_a_peer_is_told_unless_the_spreads_overlap(now, told, tmp_path):
+    write_results(tmp_path / "old", [1.8, 2.0, 2.1])
+    write_results(tmp_path / "new", now)
+    lines = slower(tmp_path / "new", tmp_path / "old")
+    assert len(lines) == told
+    assert not told or lines == ["step: 1.30 times as fast as a peer, 2.00 before"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["decode", "sample", "step", "evaluation"])
+def test_work_is_measured_beside_a_plain_baseline(work, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", work, "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads((tmp_path / f"{work}.json").read_text())["rows"]) >= 2
 
 
 @pytest.mark.slow
