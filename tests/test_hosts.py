@@ -5,6 +5,7 @@ One agent of torchrun runs in each. Skipped where namespaces are not allowed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -62,11 +63,13 @@ def hosts() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, 9)
-        process.communicate()
     for space in spaces:
         for process_id in subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True).stdout.split():
-            os.kill(int(process_id), 9)  # workers, which torchrun starts in sessions of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process_id), 9)  # workers, which torchrun starts in sessions of their own
         ip("netns", "del", space)
+    for process in started:
+        process.communicate()  # only now has nobody its output open
 
 
 def test_two_hosts_train_one_network(tiny_set, tmp_path, hosts):
