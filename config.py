@@ -200,7 +200,7 @@ class OptimConfig:
 class DeviceConfig:
     """the machine"""
 
-    device: str = option("auto", "auto, cpu, cuda or cuda:<index>")
+    device: str = option("auto", "auto, cpu, cuda, cuda:<index> or mps (Apple; untested)")
 
 
 @dataclass(frozen=True, kw_only=True)

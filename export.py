@@ -20,19 +20,20 @@ import numpy as np
 import torch
 
 from config import as_dict
-from inference.exported import PT2, Deployed, ExportedNetwork, write_exported
+from inference.exported import PT2, Deployed, ExportedNetwork, quantise, write_exported
 from inference.load import Model, fast_network, load_model
 from inference.predictor import MIN_SIDE
 from network.blocks import Network
 from network.checkpoint import ONNX, SAFETENSORS, describe, save_checkpoint
+from network.convert import halve
 from utils.command import run_command
 from utils.files import atomic_path, writable_file, write_json
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.text import escape
 
 SIZES = ((192, 256), (181, 255), (97, 131))  # rows and columns of the checked images, without --size
-MOST_IMAGES = 4  # that are checked
-LEAST_EQUAL = 0.9999  # share of equal labels
+MOST_IMAGES = 16  # that are checked, or calibrated on
+LEAST_EQUAL, LEAST_HALF, LEAST_INT8 = 0.9999, 0.99, 0.9  # share of equal labels, by the type that computes
 
 
 def main(config: ExportConfig) -> int:
@@ -44,7 +45,7 @@ def main(config: ExportConfig) -> int:
     model = load_model(**vars(config.model))
     if not isinstance(model.net, Network):
         raise ValueError(f"{config.model.snapshot} is an exported file; name the checkpoint that it was made from.")
-    pictures = read_pictures(Path(config.check.images))
+    pictures = read_pictures(Path(config.check.images), "--images")
 
     with atomic_path(out) as file:
         write_file(file, model, config)
@@ -53,10 +54,11 @@ def main(config: ExportConfig) -> int:
         for line in found["checks"]:
             print("{picture}, {width}x{height}: {equal:.3%} of the labels are PyTorch's; ".format(**line)
                   + "largest difference of a probability: {largest_difference:.1e}".format(**line))  # fmt: skip
+        least = LEAST_INT8 if config.file.int8 else LEAST_HALF if config.file.half else LEAST_EQUAL
         worst = min(found["checks"], key=lambda line: line["equal"])
-        if worst["equal"] < LEAST_EQUAL:
+        if worst["equal"] < least:
             raise ValueError(
-                f"the file gives other labels than PyTorch: only {worst['equal']:.3%} are equal ({LEAST_EQUAL:.2%} are "
+                f"the file gives other labels than PyTorch: only {worst['equal']:.3%} are equal ({least:.2%} are "
                 f"asked for) in {worst['picture']} at {worst['width']}x{worst['height']}; the largest difference is in "
                 f"row {worst['row']}, column {worst['column']}. {out} was not written."
             )
@@ -69,14 +71,21 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
     assert isinstance(model.net, Network)
     checkpoint = replace(model.checkpoint, arch=model.arch, classes=model.classes)
     if path.suffix == SAFETENSORS:
-        save_checkpoint(path, replace(checkpoint, state_dict=model.net.state_dict()))
+        weights = model.net.state_dict()
+        save_checkpoint(path, replace(checkpoint, state_dict=halve(weights) if config.file.half else weights))
         return
     net = fast_network(copy.deepcopy(model.net), torch.device("cpu"))
+    net = net.half() if config.file.half else net
     deployed = Deployed(
         net, images=config.file.input, output=config.file.output, mean=checkpoint.mean, std=checkpoint.std
     )
     source = {"sha256": hashlib.sha256(Path(config.model.snapshot).read_bytes()).hexdigest()}
     write_exported(path, deployed, {**describe(checkpoint), **source}, config.file.size)
+    if config.file.int8:
+        pictures = [picture for _, picture in read_pictures(Path(config.file.calibration), "--calibration")]
+        size = config.file.size
+        sized = [cv2.resize(one, (size[1], size[0])) for one in pictures] if size else pictures
+        quantise(path, sized)  # type: ignore[arg-type]
 
 
 def compare(
@@ -103,11 +112,11 @@ def compare(
     return {"checks": checks}
 
 
-def read_pictures(path: Path) -> list[tuple[str, Uint8Array]]:
+def read_pictures(path: Path, flag: str) -> list[tuple[str, Uint8Array]]:
     """The image, or the first ones of a folder, with their names. Raises ValueError if there is none."""
     paths = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
     if not paths:
-        raise ValueError(f"--images {path} contains no images.")
+        raise ValueError(f"{flag} {path} contains no images.")
     return [(one.name, read_image(one)) for one in paths[:MOST_IMAGES]]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,24 @@ def write_exported(
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         wayout = "" if size else " Give a fixed --size."
         raise ValueError(f"the network cannot be exported: {one_line(error)[:200]}.{wayout}") from error
+
+
+def quantise(path: Path, images: Sequence[NDArray[np.uint8]]) -> None:
+    """Have the convolutions of an ONNX file compute in 8 bits, each output channel with a scale of its own.
+
+    images: RGB [H, W, 3], which the range of each map is measured on.
+    """
+    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    feeds = iter([{IMAGES: image[None]} for image in images])
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared, path, SimpleNamespace(get_next=lambda: next(feeds, None)), per_channel=True,
+            op_types_to_quantize=["Conv"], weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+        )  # fmt: skip
 
 
 def check_packages(path: Path) -> None:

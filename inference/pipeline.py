@@ -136,7 +136,7 @@ def describe_speed(speed: dict[str, Any], unit: str = "image") -> str:
 def download(prediction: Tensor) -> Callable[[], NDArray[np.uint8]]:
     """Copy it, uint8, to the host while a GPU continues with the next image. Returns what waits for it and gives it."""
     if not prediction.is_cuda:
-        return prediction.numpy
+        return prediction.cpu().numpy
     host = pin(torch.empty(prediction.shape, dtype=prediction.dtype)).copy_(prediction, non_blocking=True)
     copied = torch.cuda.Event(blocking=True)  # waiting sleeps instead of spinning
     copied.record(torch.cuda.current_stream(prediction.device))

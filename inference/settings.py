@@ -229,6 +229,13 @@ class ExportFileConfig:
     output: str = option(
         "labels", "labels: train ids [B, H, W]; else [B, C, H, W]", choices=("labels", "logits", "probabilities")
     )
+    half: bool = option(False, "compute in float16, or store the weights of .safetensors in it")
+    int8: bool = option(False, "convolutions in 8 bits, scaled for --calibration's images (.onnx, --input uint8)")
+    calibration: str = option(PHOTO, "image, or folder of images as the network will see, which --int8 measures")
+
+    def __post_init__(self) -> None:
+        if self.int8 and (self.half or self.input != "uint8" or not self.out.endswith(".onnx")):
+            raise ValueError("--int8 needs an .onnx file and --input uint8, and excludes --half.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,14 @@ def test_a_file_is_checked_and_the_check_recorded(export, name, tmp_path):
     assert load_model(tmp_path / name).classes == CLASSES
 
 
+@pytest.mark.parametrize(("name", "flag"), [("net.onnx", "--int8"), ("net.safetensors", "--half")])
+def test_a_smaller_file_is_checked_too(export, name, flag, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.LEAST_INT8", 0.0)  # an untrained network finds all classes nearly alike
+    assert export(name, flag, "--calibration", tmp_path / "picture.png").code == 0
+    report = json.loads((tmp_path / "net.json").read_text())
+    assert report["bytes"] < 9e6  # in float32: 15 MB
+
+
 def test_a_file_that_gives_other_labels_is_not_kept(export, tmp_path, monkeypatch):
     monkeypatch.setattr("inference.exported.ExportedNetwork.label", lambda self, images: 0 * images[..., 0])
     ended = export("net.pt2")

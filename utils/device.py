@@ -55,8 +55,12 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device("meta")  # refused like all others
     if device.type == "cpu":
         return torch.device("cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name}: PyTorch sees no Apple GPU here; --device cpu always works.")
+    if device.type == "mps":
+        return device
     if device.type != "cuda":
-        raise ValueError(f"--device {name!r} is unknown. Choose one of: auto, cpu, cuda, cuda:<index>.")
+        raise ValueError(f"--device {name!r} is unknown. Choose one of: auto, cpu, mps, cuda, cuda:<index>.")
     if device.index is not None and find_processes().local_world_size > 1:
         raise ValueError(f"--device {name}: under torchrun each process needs a GPU of its own. Use --device cuda.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
