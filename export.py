@@ -49,7 +49,7 @@ def main(config: ExportConfig) -> int:
 
     with atomic_path(out) as file:
         write_file(file, model, config)
-        found = compare(load_model(file), model, pictures, [(size[0], size[1])] if size else SIZES)
+        found = compare_labels(load_model(file), model, pictures, [(size[0], size[1])] if size else SIZES)
         write_json(out.with_suffix(".json"), {"settings": as_dict(config), "bytes": file.stat().st_size, **found})
         for line in found["checks"]:
             print("{picture}, {width}x{height}: {equal:.3%} of the labels are PyTorch's; ".format(**line)
@@ -88,7 +88,7 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
         quantise(path, sized)  # type: ignore[arg-type]
 
 
-def compare(
+def compare_labels(
     exported: Model, model: Model, pictures: Sequence[tuple[str, Uint8Array]], sizes: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """Run both on each picture, resized to each size; what an exported file gives by itself, in batches of two.
