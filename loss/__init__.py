@@ -34,28 +34,12 @@ def build_loss(
     class_pixels: how often each class occurs in the training labels; needed for --class_balance. Raises ValueError for
     flags that exclude each other, change nothing without another one, or name unknown classes.
     """
-    losses = _build_pair(config, spec, device, class_pixels)
-    if not config.jaccard:
-        return losses
-    together = partial(plus_soft_jaccard, weight=config.jaccard, ignore_label=spec.ignore_label)
-    return partial(together, losses[0]), partial(together, losses[1])
-
-
-def _build_pair(
-    config: LossConfig, spec: DatasetSpec, device: torch.device, class_pixels: Sequence[int] | None
-) -> tuple[Loss, Loss]:
     _check_flags(config)
     strict_classes = parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls")
     if any(not 0 <= c < spec.num_classes for c in strict_classes):
         raise ValueError(
             f"--strict_bdr_cls {config.strict_bdr_cls}: {spec.name} has train ids 0 to {spec.num_classes - 1}."
         )
-    if not config.relaxes and not config.img_wt_loss:
-        weights = None
-        if class_pixels and config.class_balance:
-            weights = torch.tensor(balanced_weights(class_pixels, config.class_balance), device=device)
-        loss = partial(cross_entropy, ignore_label=spec.ignore_label, class_weights=weights)
-        return loss, loss
     weighs = config.jointwtborder or config.img_wt_loss
     options: dict[str, Any] = {
         "ignore_label": spec.ignore_label,
@@ -63,11 +47,21 @@ def _build_pair(
         "batch_weighting": config.batch_weighting,
         "published": config.published_loss,
     }
-    if config.img_wt_loss:
-        weighted = partial(image_weighted_cross_entropy, **options)
-        return weighted, weighted
-    relaxed = partial(relaxed_cross_entropy, strict_classes=strict_classes, **options)
-    return partial(relaxed, border=config.rlx_border), partial(relaxed, border=0)
+    losses: tuple[Loss, Loss]
+    if config.relaxes:
+        relaxed = partial(relaxed_cross_entropy, strict_classes=strict_classes, **options)
+        losses = partial(relaxed, border=config.rlx_border), partial(relaxed, border=0)
+    elif config.img_wt_loss:
+        losses = (partial(image_weighted_cross_entropy, **options),) * 2
+    else:
+        weights = None
+        if class_pixels and config.class_balance:
+            weights = torch.tensor(balanced_weights(class_pixels, config.class_balance), device=device)
+        losses = (partial(cross_entropy, ignore_label=spec.ignore_label, class_weights=weights),) * 2
+    if not config.jaccard:
+        return losses
+    together = partial(plus_soft_jaccard, weight=config.jaccard, ignore_label=spec.ignore_label)
+    return partial(together, losses[0]), partial(together, losses[1])
 
 
 def cross_entropy(

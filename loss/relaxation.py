@@ -9,6 +9,7 @@ and compute the sum, elsewhere the functions here do.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -130,18 +131,18 @@ def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
 
 
 class LabelSets(NamedTuple):
-    """The sets S(p) of a batch, in the form that suits `_SetLoss`: few pixels are near a boundary.
+    """The sets S(p) of a batch: few pixels are near a boundary, and only for these they are written out.
 
     own: [B, H, W] int64, the pixel's class, C where ignored.
-    pixels: [N] int64, ascending, indices into the flattened [B, H, W] of those whose set is not their own class alone.
-    members: [K, N] int64, K the size of the largest set: each member once, then C if a set is smaller.
+    places: image, row and column, [N] each, of the pixels whose set may be another one than their own class alone.
+    allowed: [N, C] bool, which classes are in the sets there.
     counts: [B, C + 1] how often a class is in an image's sets; last, if published, ignored or outside.
-    num_used: [B] pixels whose set is not empty; sizes: [B, H, W] int32, the number of classes in it.
+    num_used: [B] pixels whose set is not empty; sizes: [B, H, W] int64, the number of classes in it.
     """
 
     own: Tensor
-    pixels: Tensor
-    members: Tensor
+    places: tuple[Tensor, ...]
+    allowed: Tensor
     counts: Tensor
     num_used: Tensor
     sizes: Tensor
@@ -161,35 +162,29 @@ def relaxed_sets(
     the sets of others; ignored pixels have a set only if `published`. Pixels of `strict_classes` keep their own class.
     repeats: [B, H, W] how often a pixel is counted; default: once.
     """
-    batch, height, width = classes.shape
-    columns = num_classes + 1
+    batch, columns = len(classes), num_classes + 1
     ignored = classes == num_classes
-    counts = _count(classes, columns, repeats)
-    pixels, members = classes.new_zeros(0), classes.new_zeros(1, 0)
-    if border:
-        is_strict = torch.zeros_like(ignored)
-        for strict in strict_classes:
-            is_strict |= classes == strict
-        near_several, near_any = _window_has_several(classes, num_classes, border)
-        relaxed = torch.where(ignored, near_any & published, near_several) & ~is_strict
-        image, row, column = relaxed.nonzero(as_tuple=True)
-        pixels = (image * height + row) * width + column
-        padded_width = width + 2 * border
-        padded = F.pad(classes, (border,) * 4, value=num_classes)
-        centre = (image * (height + 2 * border) + row + border) * padded_width + column + border
-        reach = torch.arange(-border, border + 1, device=classes.device)
-        window = padded.flatten()[centre + (reach.unsqueeze(1) * padded_width + reach).view(-1, 1)]
-        members = _distinct(window, num_classes)
-        others = members != classes.flatten()[pixels]  # own classes have been counted
-        found = (members + image * columns)[others]
-        counts += torch.bincount(found, minlength=batch * columns).view_as(counts)
-        if published:
-            # Outside the image all is ignored: a frame of one pixel stands for it.
-            near_ignored = _window_max(F.pad(ignored.int(), (1,) * 4, value=1), border)[:, 1:-1, 1:-1] > 0
-            counts[:, -1] = (near_ignored & ~is_strict).sum((1, 2))
-    sizes = (~ignored).int()
-    sizes.view(-1)[pixels] = (members != num_classes).sum(0, dtype=torch.int32)
-    return LabelSets(classes, pixels, members, counts, sizes.count_nonzero((1, 2)), sizes)
+    cells = classes + torch.arange(batch, device=classes.device).view(-1, 1, 1) * columns
+    weights = None if repeats is None else repeats.flatten()
+    counts = torch.bincount(cells.flatten(), weights, minlength=batch * columns).view(batch, columns)
+    is_strict = torch.isin(classes, classes.new_tensor(list(strict_classes)))
+    highest = _window_max(classes.masked_fill(ignored, -1).int(), border)
+    lowest = -_window_max(-classes.int(), border)
+    places = (torch.where(ignored, (highest >= 0) & published, lowest < highest) & ~is_strict).nonzero(as_tuple=True)
+    image, row, column = places
+    padded = F.pad(classes, (border,) * 4, value=num_classes)
+    allowed = torch.zeros(len(image), columns, dtype=torch.bool, device=classes.device)
+    for down, right in itertools.product(range(2 * border + 1), repeat=2):
+        allowed.scatter_(1, padded[image, row + down, column + right].unsqueeze(1), True)
+    others = allowed.scatter(1, classes[places].unsqueeze(1), False)  # own classes have been counted
+    counts.index_add_(0, image, others.to(counts.dtype))
+    allowed = allowed[:, :-1]
+    if published and border:
+        # Outside the image all is ignored: a frame of one pixel stands for it.
+        near_ignored = _window_max(F.pad(ignored.int(), (1,) * 4, value=1), border)[:, 1:-1, 1:-1] > 0
+        counts[:, -1] = (near_ignored & ~is_strict).sum((1, 2))
+    sizes = (~ignored).long().index_put(places, allowed.sum(1))
+    return LabelSets(classes, places, allowed, counts, sizes.count_nonzero((1, 2)), sizes)
 
 
 def _find_sets(logits: Tensor, labels: Tensor, ignore_label: int, *options: Any) -> Any:
@@ -224,13 +219,13 @@ def _weighted_sum(logits: Tensor, sets: Any, table: Tensor, scale: Tensor | None
         from loss.relaxation_triton import fused_loss_sum
 
         return fused_loss_sum(logits, sets, table, scale)
-    own, pixels, members, _, _, sizes = sets
-    table = F.pad(table, (0, 1))  # ignored pixels, and the empty places in `members`, weigh nothing
-    weights = table.gather(1, own.flatten(1)).view_as(own)
-    of_sets = table.flatten()[members + pixels // own[0].numel() * table.shape[1]].sum(0)
-    weights.view(-1)[pixels] = of_sets / sizes.view(-1)[pixels] if scale is None else of_sets
+    own, places, allowed, _, _, sizes = sets
+    of_sets = table[places[0]].where(allowed, 0).sum(1)
+    of_sets = of_sets / sizes[places] if scale is None else of_sets
+    # Ignored pixels weigh nothing.
+    weights = F.pad(table, (0, 1)).gather(1, own.flatten(1)).view_as(own).index_put(places, of_sets)
     weights = weights if scale is None else weights * scale
-    total: Tensor = _SetLoss.apply(logits, own.clamp(max=logits.shape[1] - 1), weights, pixels, members)
+    total: Tensor = _SetLoss.apply(logits, own.clamp(max=logits.shape[1] - 1), weights, allowed, *places)
     return total
 
 
@@ -238,66 +233,35 @@ class _SetLoss(torch.autograd.Function):
     """The sum of the pixels' losses, with its gradient `weight * (softmax_all - softmax_S)`."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, own: Tensor, weights: Tensor, pixels: Tensor, members: Tensor) -> Tensor:
-        log_p = F.log_softmax(logits, 1, dtype=weights.dtype).contiguous()
-        loss = -log_p.gather(1, own.unsqueeze(1)).squeeze(1)
-        chosen = log_p.view(-1)[_member_positions(pixels, members, log_p.shape)]
-        chosen.masked_fill_(members == log_p.shape[1], -torch.inf)
-        log_p_set = chosen.logsumexp(0)
-        loss.view(-1)[pixels] = -log_p_set
-        softmax_set = (chosen - log_p_set).exp() * weights.reshape(-1)[pixels]
-        ctx.save_for_backward(log_p, own, weights, pixels, members, softmax_set)
+    def forward(ctx: Any, logits: Tensor, own: Tensor, weights: Tensor, allowed: Tensor, *places: Tensor) -> Tensor:
+        image, row, column = places
+        log_p = F.log_softmax(logits, 1, dtype=weights.dtype)
+        loss = F.nll_loss(log_p, own, reduction="none")
+        chosen = log_p[image, :, row, column].masked_fill(~allowed, -torch.inf)
+        loss[places] = -chosen.logsumexp(1)
+        ctx.save_for_backward(log_p, own, weights, chosen.softmax(1), *places)
         ctx.dtype = logits.dtype
         return (loss * weights).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        log_p, own, weights, pixels, members, softmax_set = ctx.saved_tensors
-        own, weights = own.unsqueeze(1), (weights * grad).unsqueeze(1)
-        result = log_p.exp().mul_(weights)
-        alone = weights.clone(memory_format=torch.contiguous_format)  # pixels with their own class only
-        alone.view(-1)[pixels] = 0
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        log_p, own, weights, softmax_set, image, row, column = ctx.saved_tensors
+        places = image, row, column
+        weights = weights * grad
+        result = log_p.exp().mul_(weights.unsqueeze(1))
+        alone = weights.index_put(places, weights.new_zeros(()))  # pixels with their own class only
         # Neither line writes a position twice, so both are deterministic without accumulation.
-        result.scatter_(1, own, result.gather(1, own) - alone)
-        used = (members != result.shape[1]).nonzero(as_tuple=True)
-        result.view(-1)[_member_positions(pixels, members, result.shape)[used]] -= (softmax_set * grad)[used]
-        return result.to(ctx.dtype), None, None, None, None
-
-
-def _member_positions(pixels: Tensor, members: Tensor, shape: torch.Size) -> Tensor:
-    """Positions of the sets' members in the flattened logits [B, C, H, W]: [K, N]; arbitrary for empty places."""
-    num_classes, plane = shape[1], shape[2] * shape[3]
-    first = pixels // plane * (num_classes * plane) + pixels % plane
-    return first + members.clamp(max=num_classes - 1) * plane
-
-
-def _count(classes: Tensor, columns: int, repeats: Tensor | None) -> Tensor:
-    """How often each of `columns` values occurs in each image of classes [B, H, W]: [B, columns]."""
-    batch = classes.shape[0]
-    cells = classes + torch.arange(batch, device=classes.device).view(-1, 1, 1) * columns
-    weights = None if repeats is None else repeats.flatten()
-    return torch.bincount(cells.flatten(), weights, minlength=batch * columns).view(batch, columns)
+        result.scatter_add_(1, own.unsqueeze(1), -alone.unsqueeze(1))
+        result[image, :, row, column] -= softmax_set * weights[places].unsqueeze(1)
+        return result.to(ctx.dtype), *[None] * 6
 
 
 def _twice_at_boundaries(labels: Tensor) -> Tensor:
     """[B, H, W] int32: 2 where a pixel's label differs from that of one of its four neighbours, else 1."""
-    result = labels.new_ones(labels.shape, dtype=torch.int32)
-    for axis in (1, 2):
-        size = labels.shape[axis] - 1
-        differs = labels.narrow(axis, 0, size) != labels.narrow(axis, 1, size)
-        result.narrow(axis, 0, size).masked_fill_(differs, 2)
-        result.narrow(axis, 1, size).masked_fill_(differs, 2)
-    return result
-
-
-def _window_has_several(classes: Tensor, num_classes: int, border: int) -> tuple[Tensor, Tensor]:
-    """Twice [B, H, W] bool: does the window around the pixel hold two different classes, or at least one?"""
-    ignored = classes == num_classes
-    highest = classes.masked_fill(ignored, -1)
-    lowest = (num_classes - 1 - classes).masked_fill(ignored, -1)  # mirrored, so that one maximum finds both
-    both = _window_max(torch.stack((highest, lowest)).int(), border)
-    return both.sum(0) > num_classes - 1, both[0] >= 0
+    down, right = labels[:, 1:] != labels[:, :-1], labels[:, :, 1:] != labels[:, :, :-1]
+    differs = F.pad(down, (0, 0, 0, 1)) | F.pad(down, (0, 0, 1, 0)) | F.pad(right, (0, 1)) | F.pad(right, (1, 0))
+    return 1 + differs.int()
 
 
 def _window_max(values: Tensor, border: int) -> Tensor:
@@ -311,19 +275,6 @@ def _window_max(values: Tensor, border: int) -> Tensor:
             torch.maximum(after, values.narrow(axis, 0, overlap), out=after)
         values = result
     return values
-
-
-def _distinct(window: Tensor, num_classes: int) -> Tensor:
-    """Move the first occurrence of each class in each column to the top and drop repeated and ignored ones.
-
-    window: [positions, N] int64, `num_classes` where ignored. Returns [K, N], padded with `num_classes`.
-    """
-    is_new = window != num_classes
-    for position in range(1, len(window)):
-        is_new[position] &= (window[:position] != window[position]).all(0)
-    size = int(is_new.sum(0).max()) if is_new.numel() else 1
-    row = torch.where(is_new, is_new.cumsum(0) - 1, size)  # what is dropped goes to a row too many
-    return window.new_full((size + 1, window.shape[1]), num_classes).scatter_(0, row, window)[:size]
 
 
 def _has_kernels(logits: Tensor) -> bool:

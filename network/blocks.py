@@ -21,7 +21,7 @@ from utils.device import upsample
 
 
 def init_weights(net: nn.Module) -> None:
-    """He initialisation (arXiv:1502.01852) for every convolution; batch norms start as the identity, biases at 0.
+    """He initialisation (arXiv:1502.01852) for every convolution, and biases of 0.
 
     Fan-in, not fan-out: it counts the connections of grouped and depthwise convolutions correctly.
     """
@@ -30,9 +30,6 @@ def init_weights(net: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
@@ -49,31 +46,22 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
-def conv_layers(
+def conv_bn_relu(
     in_channels: int, out_channels: int, kernel: int, dilation: int = 1, separable: bool = False
-) -> list[nn.Module]:
-    """A bias-free convolution that keeps H and W, as a list of one layer, or of two if separable.
+) -> nn.Sequential:
+    """A bias-free convolution that keeps H and W, two if separable; batch norm, ReLU.
 
     Separable: across channels first, then within each (blueprint separable, CVPR 2020, arXiv:2003.13549). A head
     reduces the channels, so this order filters fewer of them: a training step takes 8 % less CPU time in float32
     and 16 % less in bfloat16 than with the usual order.
     """
-    padding = dilation * (kernel // 2)
     if separable and kernel > 1:
         across = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        return [across, DepthwiseConv2d(out_channels, kernel, dilation=dilation)]
-    return [nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)]
-
-
-def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel: int, dilation: int = 1, separable: bool = False
-) -> nn.Sequential:
-    """Convolution that keeps H and W, batch norm, ReLU."""
-    return nn.Sequential(
-        *conv_layers(in_channels, out_channels, kernel, dilation, separable),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+        layers = [across, DepthwiseConv2d(out_channels, kernel, dilation=dilation)]
+    else:
+        padding = dilation * (kernel // 2)
+        layers = [nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 def concatenate(inputs: tuple[Tensor, Tensor]) -> Tensor:
@@ -259,7 +247,7 @@ def _keep_statistics(block: nn.Module) -> Iterator[None]:
     kind = nn.modules.batchnorm._BatchNorm
     norms = [norm for norm in block.modules() if isinstance(norm, kind) and norm.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm in norms:  # not track_running_stats = False: the gradient keeps them, and both times must keep as much
         norm.momentum = 0.0
         norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
     try:

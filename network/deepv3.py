@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Network, Trunk, conv_layers, init_weights
+from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Network, Trunk, conv_bn_relu, init_weights
 from network.dpt import DPTHead, LinearHead, Transformer
-from network.efficientnet_lite import efficientnet_lite
-from network.mobilenetv3 import mobilenetv3_large
-from network.resnet import BasicBlock, Bottleneck, resnet
-from network.seresnext import seresnext
+from network.mobile import efficientnet_lite, mobilenetv3_large
+from network.resnet import BasicBlock, Bottleneck, resnet, seresnext
 from network.vit import vision_transformer
 from network.wider_resnet import wider_resnet38
 from utils.device import upsample
@@ -89,9 +87,7 @@ def _decoder_layers(fine_channels: int, context_channels: int, width: int, separ
         *([joining, DepthwiseConv2d(width, 3)] if separable else [joining]),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
-        *conv_layers(width, width, 3, separable=separable),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
+        *conv_bn_relu(width, width, 3, separable=separable),
     )
 
 

@@ -1,12 +1,15 @@
-"""ResNet trunks (arXiv:1512.03385) at output stride 8.
+"""ResNet trunks (arXiv:1512.03385), and SE-ResNeXt, 32 groups of 4 channels (arXiv:1611.05431, 1709.01507); stride 8.
 
 Stages 3 and 4 keep stride 8 and dilate by 2 and 4 instead (DeepLabV3, arXiv:1706.05587, section 3.1). Keys below
-`layer1` ... `layer4` are torchvision's; its `conv1` and `bn1` are `layer0.0` and `layer0.1` here.
+`layer1` ... `layer4` are torchvision's; its `conv1` and `bn1` are `layer0.0` and `layer0.1` here. SE-ResNeXt's keys are
+those of the published ImageNet weights.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -117,3 +120,20 @@ def resnet(block: type[BasicBlock] | type[Bottleneck], *depths: int) -> Trunk:
         nn.MaxPool2d(3, stride=2, padding=1),
     )
     return residual_trunk(stem, block, block.expansion, depths, {"conv1.": "layer0.0.", "bn1.": "layer0.1."})
+
+
+def seresnext(*depths: int) -> Trunk:
+    """SE-ResNeXt with `depths` blocks in its four stages: 2048 channels at stride 8."""
+    stem = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            bn1=nn.BatchNorm2d(64),
+            relu1=nn.ReLU(inplace=True),
+            # Unlike ResNet's pooling, it rounds up and pads only right and below: the published weights expect it.
+            pool=nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        )
+    )
+    timm_keys = {"conv1.": "layer0.conv1.", "bn1.": "layer0.bn1."}  # the published keys are ours
+    for stage, depth in enumerate(depths, start=1):
+        timm_keys |= {f"layer{stage}.{i}.se.": f"layer{stage}.{i}.se_module." for i in range(depth)}
+    return residual_trunk(stem, partial(Bottleneck, groups=32), Bottleneck.expansion, depths, timm_keys)

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, load_checkpoint, save_checkpoint
 from network.deepv3 import build_network
-from network.efficientnet_lite import efficientnet_lite
-from network.mobilenetv3 import LatePad
+from network.mobile import LatePad, efficientnet_lite
 from network.weights import load_trunk_weights
 from tests.golden import parity_fixtures
 from tests.networks import GOLDEN

@@ -40,8 +40,8 @@ def sets_of(labels, num_classes=3, border=1, **options):
     classes = labels.where(labels != 255, num_classes)
     text = ["-" if c == num_classes else str(c) for c in classes.flatten().tolist()]
     sets = relaxed_sets(classes, num_classes, border, **options)
-    for pixel, members in zip(sets.pixels.tolist(), sets.members.T.tolist(), strict=True):
-        text[pixel] = "".join(str(c) for c in sorted(members) if c != num_classes)
+    for (_, row, column), allowed in zip(torch.stack(sets.places, 1).tolist(), sets.allowed.tolist(), strict=True):
+        text[row * labels.shape[2] + column] = "".join(str(c) for c, is_in in enumerate(allowed) if is_in)
     assert sets.sizes.flatten().tolist() == [len(members.strip("-")) for members in text]
     width = labels.shape[2]
     return [" ".join(text[i : i + width]) for i in range(0, len(text), width)]
@@ -75,7 +75,8 @@ def test_a_pixel_may_be_any_class_near_it(labels, options, sets):
 def test_sets_are_right_up_to_the_last_class_whatever_their_number(num_classes):
     last = num_classes - 1
     sets = relaxed_sets(torch.tensor([[[0, 0, last, last]]]), num_classes, 1)
-    assert (sets.pixels.tolist(), sets.members.T.tolist()) == ([1, 2], [[0, last]] * 2)
+    assert [place.tolist() for place in sets.places] == [[0, 0], [0, 0], [1, 2]]
+    assert sets.allowed.nonzero().tolist() == [[0, 0], [0, last], [1, 0], [1, last]]
 
 
 # What a pixel is worth.

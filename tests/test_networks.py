@@ -18,7 +18,7 @@ from torch import nn
 from config import ARCHITECTURES
 from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, SqueezeExcitation, Trunk, mean_of_map
 from network.deepv3 import NETWORKS, DeepLabV3Plus, build_network, head_options
-from network.mobilenetv3 import nearest_multiple_of_8
+from network.mobile import nearest_multiple_of_8
 from tests.golden import parity_fixtures as fixtures
 from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
 from utils.device import upsample
