@@ -8,11 +8,11 @@ from utils.flags import parse_command_line, parse_scales
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before heavy imports, so that --help answers at once
 
+import fnmatch
 import glob
 import os
 import sys
 from contextlib import suppress
-from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ from utils.files import fingerprint, natural_order, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.text import counted, escape
 
+ANY_FOLDERS = "**"  # in a pattern
 NOT_IN_RESULTS = ("save_dir", "outputs", "max_memory")  # settings that change no result
 
 
@@ -128,24 +129,34 @@ def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:
     Raises FileNotFoundError or ValueError if there are no images.
     """
     wanted = os.path.expanduser(wanted)  # noqa: PTH111 - a quoted ~ is not expanded by the shell, an unknown one stays
-    folder, found = Path(wanted), []
+    folder = Path(wanted)
+    pattern: tuple[str, ...] = (ANY_FOLDERS,)
     if folder.is_file():
         raise ValueError(f"--demo-folder {folder} is a file; segment one image with demo.py --demo-image.")
-    if folder.is_dir():
-        found = [folder / name for name in files_below(folder)]
-    elif not glob.has_magic(wanted):
-        raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
+    if not folder.is_dir():
+        if not glob.has_magic(wanted):
+            raise FileNotFoundError(f"--demo-folder: no such folder: {folder}")
+        first_wildcard = next(i for i, part in enumerate(folder.parts) if glob.has_magic(part))
+        folder, pattern = Path(*folder.parts[:first_wildcard]), folder.parts[first_wildcard:]
+    if ANY_FOLDERS in pattern:  # glob also follows linked folders that lead back, for hours where there are several
+        found = [folder / name for name in files_below(folder) if matches(Path(name).parts, pattern)]
     else:
-        # glob also follows links that lead back: of the ways to a file, the first, which is the shortest, is taken.
-        ways = [Path(path) for path in reversed(glob.glob(wanted, recursive=True))]  # noqa: PTH207
-        found = list({(path.parent.resolve(), path.name): path for path in ways}.values())
-        folder = Path(*takewhile(lambda part: not glob.has_magic(part), folder.parts))
+        found = list(folder.glob("/".join(pattern)))
     found.sort(key=lambda path: natural_order(path.as_posix()))
     files = [path for path in found if path.is_file() and not path.name.startswith(".") and not is_result(path)]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise ValueError(f"--demo-folder {wanted} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     return folder, images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+
+
+def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path match those of a pattern, where ** stands for any number of them."""
+    if not pattern or not parts:
+        return not parts and all(part == ANY_FOLDERS for part in pattern)
+    if pattern[0] == ANY_FOLDERS:
+        return matches(parts, pattern[1:]) or matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ try:  # half of OpenCV's time for a PNG; everything works without
     from isal import isal_zlib
     from kornia_rs.io import decode_image_png_u8
 except ImportError:
-    isal_zlib = None
+    isal_zlib = None  # type: ignore[assignment]
 
 Uint8Array = NDArray[np.uint8]
 
