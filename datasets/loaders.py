@@ -146,7 +146,7 @@ class TrainData:
     bad_files: BadFiles
     class_pixels: tuple[int, ...] | None
 
-    def epoch(self, epoch: int, num_done: int) -> TrainData:
+    def epoch(self, epoch: int, num_done: int = 0) -> TrainData:
         """Itself, set to visit `epoch` without its first `num_done` batches."""
         self.sampler.epoch, self.sampler.num_done = epoch, num_done * (self.loader.batch_size or 1)
         return self
