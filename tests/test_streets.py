@@ -1,10 +1,10 @@
 """The embedded streets: what is drawn, how it moves, and how it lies on disk."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -307,9 +307,9 @@ def test_the_command_writes_and_then_finds_the_set(tmp_path, command):
 def test_ctrl_c_ends_the_drawing_with_one_word_and_nothing_half_written(tmp_path):
     words = [sys.executable, "-m", "datasets.streets", "--root", tmp_path / "set", "--num_workers", "2"]
     drawing = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, bufsize=0, start_new_session=True)
-    seen = ""
-    while not re.search(r"\| [1-9]\d*/", seen):  # all processes are at work
-        seen += drawing.stderr.read(20)
+    while not list(tmp_path.rglob("*.png")):  # until the processes are at work
+        assert drawing.poll() is None
+        time.sleep(0.05)
     os.killpg(drawing.pid, signal.SIGINT)  # as a terminal does, to all processes
     rest = drawing.communicate()[1]
     assert drawing.returncode == 130
