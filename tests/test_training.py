@@ -79,7 +79,7 @@ def test_wrong_flags_are_told_before_anything_is_prepared(tiny_set, tmp_path, mo
         (("--scale_min", "3"), "--scale_min"),
         (("--jointwtborder", "--img_wt_loss"), "exclude each other"),
         (("--class_balance", "1", "--img_wt_loss"), "--img_wt_loss and --class_balance exclude each other"),
-        (("--rlx_off_epoch", "5"), "--rlx_off_epoch changes nothing without --relax"),
+        (("--rlx_off_epoch", "5"), "--rlx_off_epoch needs one of --relax"),
         (("--fp16",), "--fp16 needs a CUDA device"),
         (("--no-sgd",), "--no-sgd leaves no optimizer"),
         (("--trunk_weights", str(damaged)), "damaged.pth: "),

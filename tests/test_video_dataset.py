@@ -12,12 +12,10 @@ import pytest
 from datasets.files import find_samples
 from datasets.frames import find_propagated_samples
 from datasets.specs.registry import dataset_spec
-from network.checkpoint import Checkpoint, save_checkpoint
 from tests.moving import frame, ids
 from tests.trees import CAR, ROAD, files_of, write_classes
 from utils.images import read_label_ids, write_image
 from utils.video_io import new_video
-from video.sdc import SDCNet
 
 
 @pytest.fixture
@@ -77,16 +75,6 @@ def test_of_a_damaged_video_it_is_told_that_frame_numbers_may_be_wrong(propagate
     film.write_bytes(content)
     ended = propagate("--video", film, "--labels", few_labels, "--propagate", 1, "--out", tmp_path / "own")
     assert f"warning: {film} is damaged" in ended.err
-
-
-def test_for_flow_sdc_a_frame_more_is_taken_from_the_video_at_each_end(propagate, video, few_labels, tmp_path):
-    save_checkpoint(tmp_path / "sdc.pth", Checkpoint(state_dict=SDCNet(width=4).state_dict()))
-    flags = ("--video", video, "--labels", few_labels, "--propagate", 1)
-    for num_frames, *flow in ((6, "--flow", "dis"), (10, "--flow", "sdc", "--flow_weights", tmp_path / "sdc.pth")):
-        ended = propagate(*flags, "--out", tmp_path / flow[1], *flow)
-        assert ended.code == 0, ended.err
-        assert "4 pairs of 2 labelled frames" in ended.out
-        assert len(list((tmp_path / flow[1] / "video").rglob("*.png"))) == num_frames
 
 
 def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_path):
