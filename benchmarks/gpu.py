@@ -19,8 +19,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +27,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -44,12 +42,11 @@ from loss import build_loss
 from loss.relaxation import relaxed_cross_entropy
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import DeepLabV3Plus, build_network
-from network.fuse import Kn2rowConv2d, use_space_to_batch
 from train import forward_backward, optimizer_step
 from training.loop import Meters, Progress
 from training.optim import WeightAverage, build_optimizer
 from training.run_log import RunLog
-from utils.device import autocast_dtype, compile_for, normalise, upsample
+from utils.device import autocast_dtype, compile_for, normalise
 from utils.flags import parse_command_line
 
 CITYSCAPES = dataset_spec("cityscapes")
@@ -69,54 +66,6 @@ def new_network(arch: str, device: torch.device) -> DeepLabV3Plus:
     torch.manual_seed(0)
     with device:
         return build_network(arch, NUM_CLASSES).train()
-
-
-class TrainableKn2row(Kn2rowConv2d):
-    """`Kn2rowConv2d` with gradients."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(conv)
-        self.weight = nn.Parameter(self.weight.detach().float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: [B, in_channels, H, W]."""
-        reach = [d * (k // 2) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        taps = F.conv2d(x, self.weight)
-        width, (height, columns) = taps.shape[1] // 9, taps.shape[2:]
-        total = None
-        for number in range(9):
-            down, right = (d * (o - 1) for d, o in zip(self.dilation, divmod(number, 3), strict=True))
-            part = taps[:, number * width : (number + 1) * width].float()
-            rows = (max(0, down), max(0, -down))  # what the shift pushes out, and what it leaves empty
-            cols = (max(0, right), max(0, -right))
-            part = part[:, :, rows[0] : height - rows[1], cols[0] : columns - cols[1]]
-            part = F.pad(part, (cols[1], cols[0], rows[1], rows[0]))
-            total = part if total is None else total + part
-        assert total is not None and reach
-        return total.to(taps.dtype)
-
-
-def use_forms(net: DeepLabV3Plus) -> None:
-    """The forms for tensor cores that can be trained: dilated convolutions on grids, the pyramid by taps."""
-    use_space_to_batch(net)
-    for branch in net.aspp.features:
-        conv = branch.get_submodule("0")
-        if isinstance(conv, nn.Conv2d) and conv.groups == 1 and max(conv.dilation) > 1:
-            branch.set_submodule("0", TrainableKn2row(conv))
-
-
-def upsample_by_matrices(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`utils.device.upsample` as two products with matrices of weights, so that its gradient is one as well."""
-    across = _weights(x.shape[3], size[1], x)
-    down = _weights(x.shape[2], size[0], x)
-    wide = torch.matmul(across, x.permute(0, 2, 3, 1))  # [B, h, W, C]
-    return torch.matmul(down, wide.flatten(2)).unflatten(2, wide.shape[2:]).permute(0, 3, 1, 2)
-
-
-def _weights(before: int, after: int, like: Tensor) -> Tensor:
-    identity = torch.eye(before, device=like.device).unsqueeze(0)
-    resized = F.interpolate(identity, size=after, mode="linear", align_corners=True)
-    return resized.squeeze(0).T.to(like.dtype)
 
 
 def plain_step(arch: str, images: Tensor, labels: Tensor, device: torch.device) -> Step:
@@ -141,18 +90,10 @@ def plain_step(arch: str, images: Tensor, labels: Tensor, device: torch.device) 
     return run
 
 
-def nothing(_: DeepLabV3Plus) -> None:
-    """No change of the network."""
-
-
-def own_training(
-    arch: str, device: torch.device, flags: Sequence[str] = (), change: Callable[[DeepLabV3Plus], None] = nothing
-) -> Any:
+def own_training(arch: str, device: torch.device, flags: Sequence[str] = ()) -> Any:
     """What train.py's step needs, without data."""
     config = parse_command_line(TrainConfig, ["--arch", arch, "--jointwtborder", "--lr", "0.001", *flags])
-    net = new_network(arch, device)
-    change(net)
-    net = net.to(device).to(memory_format=torch.channels_last)
+    net = new_network(arch, device).to(memory_format=torch.channels_last)
     if config.model.checkpoint_activations:
         net.checkpoint_activations()
     dtype = autocast_dtype(device, bf16=config.precision.bf16, fp16=config.precision.fp16)
@@ -176,67 +117,18 @@ def own_step(training: Any, images: Tensor, labels: Tensor) -> Step:
     return run
 
 
-def graph_step(training: Any, images: Tensor, labels: Tensor) -> Step:
-    """The same with forward and backward replayed as a CUDA graph."""
-    device = training.device
-    on_device = images.to(device), labels.to(device)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            forward_backward(training, *on_device, training.losses[0], 1)
-            training.optimizer.zero_grad(set_to_none=True)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = forward_backward(training, *on_device, training.losses[0], 1)
-
-    def run() -> Tensor:
-        for static, new in zip(on_device, (images, labels), strict=True):
-            static.copy_(new, non_blocking=True)
-        graph.replay()
-        training.optimizer.step()  # the graph writes the gradients anew, so they are not cleared
-        return loss
-
-    return run
+# The flags of train.py, or None for the plain recipe.
+WAYS: dict[str, list[str] | None] = {
+    "plain recipe": None, "train.py": [], "train.py --fp16": ["--fp16"], "compiled": ["--compile"],
+    "plain recipe again": None,
+}  # fmt: skip
 
 
-@contextmanager
-def settings(search: bool, matrices: bool) -> Iterator[None]:
-    """With cuDNN's search for the fastest convolutions, or without; the decoder upsampling by matrices, or not."""
-    upsampling = upsample_by_matrices if matrices else upsample
-    with (
-        torch.backends.cudnn.flags(enabled=True, benchmark=search),
-        mock.patch("network.blocks.upsample", upsampling),
-    ):
-        yield
-
-
-WAYS: dict[str, dict[str, Any]] = {
-    "plain recipe": {"plain": True},
-    "plain recipe, cuDNN searches": {"plain": True, "search": True},
-    "train.py": {},
-    "train.py, cuDNN searches": {"search": True},
-    "train.py --fp16": {"flags": ["--fp16"]},
-    "forms, cuDNN searches": {"change": use_forms, "search": True},
-    "forms": {"change": use_forms},
-    "matrices upsample, cuDNN searches": {"search": True, "matrices": True},
-    "graph, cuDNN searches": {"graph": True, "search": True},
-    "compiled": {"flags": ["--compile"]},
-    "compiled, cuDNN searches": {"flags": ["--compile"], "search": True},
-    "compiled, forms": {"flags": ["--compile"], "change": use_forms, "search": True},
-    "plain recipe again": {"plain": True},
-}
-
-
-def build_step(
-    arch: str, images: Tensor, labels: Tensor, device: torch.device, *, plain: bool = False, graph: bool = False,
-    flags: list[str] | None = None, change: Callable[[DeepLabV3Plus], None] = nothing,
-) -> Step:  # fmt: skip
-    if plain:
+def build_step(arch: str, images: Tensor, labels: Tensor, device: torch.device, flags: Sequence[str] | None) -> Step:
+    """The step of one of the `WAYS`."""
+    if flags is None:
         return plain_step(arch, images, labels, device)
-    training = own_training(arch, device, flags or (), change)
-    return (graph_step if graph else own_step)(training, images, labels)
+    return own_step(own_training(arch, device, flags), images, labels)
 
 
 def step_flops(arch: str, batch: int, side: int) -> float:
@@ -270,21 +162,16 @@ def training(arguments: argparse.Namespace, device: torch.device, results: Resul
     print(f"\n{arguments.arch}, {batch} crops of {side}, {rate}", flush=True)
     reference = None
     for name in arguments.ways or WAYS:
-        way = dict(WAYS[name])
-        if device.type != "cuda" and way.get("graph"):
-            continue
         row: dict[str, Any] = {"arch": arguments.arch, "batch": batch, "crop": side, "way": name}
         try:
-            with settings(way.pop("search", False), way.pop("matrices", False)):
-                step = build_step(arguments.arch, images, labels, device, **way)
-                first = [float(step()) for _ in range(arguments.warm_up)]
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                times = [seconds(step, device, arguments.in_a_row) for _ in range(arguments.windows)]
-                if device.type == "cuda":
-                    row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                    if name in ("plain recipe", "train.py", "train.py, cuDNN searches", "compiled"):
-                        row["kernels"] = slowest_kernels(step)
+            step = build_step(arguments.arch, images, labels, device, WAYS[name])
+            first = [float(step()) for _ in range(arguments.warm_up)]
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            times = [seconds(step, device, arguments.in_a_row) for _ in range(arguments.windows)]
+            if device.type == "cuda":
+                row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+                row["kernels"] = slowest_kernels(step)
             middle = statistics.median(times)
             reference = reference or middle
             row |= {

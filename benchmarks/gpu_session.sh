@@ -57,11 +57,10 @@ else
 fi
 
 part loss 45 "$PYTHON" -m benchmarks.loss "${loss[@]}" --json "$OUT/loss.json"
-gpu training 100 training --arch "${networks[@]}" --windows 4 --ways "plain recipe" "train.py" \
-    "train.py, cuDNN searches" "forms, cuDNN searches" "matrices upsample, cuDNN searches" "graph, cuDNN searches"
+gpu training 60 training --arch "${networks[@]}" --windows 4 --ways "plain recipe" "train.py"
 gpu inference 60 inference --arch "${networks[@]}" "${predicting[@]}"
 gpu loop 35 waiting memory blocks --arch "${networks[0]}"
 gpu compiled 60 training --arch "${networks[0]}" "${networks[-1]}" --windows 4 --warm_up 3 --ways "${compiling_ways[@]}"
-gpu more 40 training --arch "${more[@]}" --windows 3 --ways "plain recipe" "train.py" "train.py, cuDNN searches"
+gpu more 40 training --arch "${more[@]}" --windows 3 --ways "plain recipe" "train.py"
 [ ${#TINY[@]} = 0 ] && part stopwatch 25 "$PYTHON" -m pytest -p no:cacheprovider tests/test_gpu.py -k stopwatch
 echo "== all: $SECONDS s"
