@@ -122,7 +122,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, str]]):
         (arXiv:2007.07936), but of the classes that are scarce, most of those that are there, and labelled by people.
         """
         other_image, other_labels = self.load(sample)
-        pixels = np.bincount(other_labels.ravel(), minlength=256)[self.paste_classes]
+        pixels = cv2.calcHist([other_labels], [0], None, [256], [0, 256]).ravel()[self.paste_classes]
         present = self.paste_classes[pixels >= FEWEST_PASTED]
         if not len(present):
             return image, labels

@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from config import ModelConfig, TrainConfig, as_dict
+from config import ModelConfig, PrecisionConfig, TrainConfig, as_dict
 from datasets.files import dataset_root, find_samples
 from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
@@ -63,17 +63,8 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     Wrong flags are reported before the data are prepared, which may take an hour; the run folder is not touched before
     all of it has succeeded.
     """
+    _check_flags(config, device, processes)
     model_flags, run, settings = config.model, config.run, as_dict(config)
-    if model_flags.restore_optimizer and not model_flags.snapshot:
-        raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
-    if run.max_minutes and processes.world_size > 1:
-        raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
-    if config.precision.compile and model_flags.checkpoint_activations:
-        raise ValueError("--compile decides itself what to compute twice; leave out --checkpoint_activations.")
-    if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
-        raise ValueError("--rlx_off_epoch needs one of --relax, --jointwtborder and --lr_schedule scl-poly.")
-    if config.precision.bf16_gradients and device.type != "cuda":
-        raise ValueError("--bf16_gradients is for GPUs; leave it out.")
     if config.precision.deterministic:
         make_deterministic()
     accumulate = batches_a_step(config, processes.world_size)
@@ -114,12 +105,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     if balances:
         losses = build_loss(config.loss, spec, device, data.class_pixels)
     if processes.world_size > 1:
-        ids = [device.index] if device.type == "cuda" else None
-        model = DistributedDataParallel(
-            model, device_ids=ids, gradient_as_bucket_view=True, bucket_cap_mb=config.precision.bucket_mb
-        )
-        if config.precision.bf16_gradients:
-            model.register_comm_hook(None, bf16_compress_hook)
+        model = _exchange_gradients(model, config.precision, device)
     record = {}
     if processes.is_main:
         root, split = dataset_root(spec.name, config.data.dataset_dir), config.data.train_split
@@ -144,6 +130,30 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         config, spec, device, dtype, net, model, losses, optimizer, scaler, lr_at, accumulate, average,
         data, val, processes, log, progress,
     )  # fmt: skip
+
+
+def _check_flags(config: TrainConfig, device: torch.device, processes: Processes) -> None:
+    """Raises ValueError for flags of several groups that exclude or need each other, this device, or one process."""
+    if config.model.restore_optimizer and not config.model.snapshot:
+        raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
+    if config.run.max_minutes and processes.world_size > 1:
+        raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
+    if config.precision.compile and config.model.checkpoint_activations:
+        raise ValueError("--compile decides itself what to compute twice; leave out --checkpoint_activations.")
+    if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":
+        raise ValueError("--rlx_off_epoch needs one of --relax, --jointwtborder and --lr_schedule scl-poly.")
+    if config.precision.bf16_gradients and device.type != "cuda":
+        raise ValueError("--bf16_gradients is for GPUs; leave it out.")
+
+
+def _exchange_gradients(model: nn.Module, flags: PrecisionConfig, device: torch.device) -> DistributedDataParallel:
+    ids = [device.index] if device.type == "cuda" else None
+    parallel = DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, bucket_cap_mb=flags.bucket_mb
+    )
+    if flags.bf16_gradients:
+        parallel.register_comm_hook(None, bf16_compress_hook)
+    return parallel
 
 
 def batches_a_step(config: TrainConfig, world_size: int) -> int:
