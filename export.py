@@ -62,6 +62,8 @@ def main(config: ExportConfig) -> int:
                 f"asked for) in {worst['picture']} at {worst['width']}x{worst['height']}; the largest difference is in "
                 f"row {worst['row']}, column {worst['column']}. {out} was not written."
             )
+    if config.file.int8:
+        print("notice: 8 bits may cost more than a point of mIoU: score the file with eval.py before you use it.")
     print(f"wrote {escape(out)} ({out.stat().st_size / 1e6:.1f} MB); report: {escape(out.with_suffix('.json'))}")
     return 0
 

@@ -52,7 +52,10 @@ def dataset_root(name: str, dataset_dir: str | None) -> Path:
     variable, default = f"KERBLINE_{name.upper()}", DATASET_ROOTS[name]
     root = Path(dataset_dir or os.environ.get(variable) or default)
     if not root.is_dir():
-        raise FileNotFoundError(f"data set {name}: no folder {root}. Give it with --dataset_dir or as {variable}.")
+        raise FileNotFoundError(
+            f"data set {name}: no folder {root}. Give it with --dataset_dir or the environment variable {variable}, "
+            f"or put it at {default} (the default, DATASET_ROOTS in config.py)."
+        )
     return root
 
 
