@@ -80,39 +80,15 @@ needs_kept_memory = pytest.mark.skipif(find_glibc() is None, reason="memory is k
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run an entry point in this process: `command("demo", "--demo-image", path, ...)`."""
-    import inference.settings as settings
-    from config import TrainConfig
-    from datasets.show import ShowConfig
-    from datasets.streets.__main__ import StreetsConfig
-    from datasets.verify import VerifyConfig
-    from network.convert import ConvertConfig
-    from training.compare import CompareConfig
+    from tests.commands import CONFIGS
     from utils.command import run_command
     from utils.flags import parse_command_line
-    from video.settings import PropagateConfig, VideoTrainConfig
-
-    classes: dict[str, Any] = {
-        "datasets.show": ShowConfig,
-        "datasets.streets.__main__": StreetsConfig,
-        "datasets.verify": VerifyConfig,
-        "demo": settings.DemoConfig,
-        "demo_folder": settings.DemoFolderConfig,
-        "export": settings.ExportConfig,
-        "eval": settings.EvalConfig,
-        "network.convert": ConvertConfig,
-        "inference.submission": settings.SubmissionConfig,
-        "Pixel_percentage": settings.PixelPercentageConfig,
-        "propagate": PropagateConfig,
-        "train": TrainConfig,
-        "training.compare": CompareConfig,
-        "video.train": VideoTrainConfig,
-    }
 
     def run(module: str, *arguments: object) -> Outcome:
         capsys.readouterr()
         main = importlib.import_module(module).main
         with pytest.raises(SystemExit) as ending:
-            parsed = parse_command_line(classes[module], [str(argument) for argument in arguments])
+            parsed = parse_command_line(CONFIGS[module], [str(argument) for argument in arguments])
             run_command(main, parsed)
         captured = capsys.readouterr()
         return Outcome(int(ending.value.code or 0), captured.out, captured.err)

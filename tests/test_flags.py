@@ -9,37 +9,16 @@ import pytest
 
 from config import TrainConfig, as_dict
 from datasets.show import ShowConfig
-from datasets.streets.__main__ import StreetsConfig
-from datasets.verify import VerifyConfig
 from inference.settings import (
     SNAPSHOT,
-    DemoConfig,
-    DemoFolderConfig,
-    EvalConfig,
-    ExportConfig,
-    PixelPercentageConfig,
     SubmissionConfig,
 )
-from network.convert import ConvertConfig
-from training.compare import CompareConfig
+from tests.commands import CONFIGS
 from utils.flags import make_parser, parse_command_line, parse_scales
-from video.settings import PropagateConfig, VideoTrainConfig
+from video.settings import VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = json.loads((ROOT / "tests/golden/reference_flags.json").read_text())
-CONFIGS = {"train.py": TrainConfig, "eval.py": EvalConfig, "demo.py": DemoConfig, "demo_folder.py": DemoFolderConfig}
-OTHERS = {
-    "Pixel_percentage.py": PixelPercentageConfig,
-    "export.py": ExportConfig,
-    "propagate.py": PropagateConfig,
-    "video/train.py": VideoTrainConfig,
-    "inference/submission.py": SubmissionConfig,
-    "datasets/verify.py": VerifyConfig,
-    "datasets/show.py": ShowConfig,
-    "datasets/streets/__main__.py": StreetsConfig,
-    "training/compare.py": CompareConfig,
-    "network/convert.py": ConvertConfig,
-}
 IGNORED = {
     "train.py": {"trunk", "hardnm", "apex", "local_rank"},
     "eval.py": {"trunk", "mode", "dataset_cls", "fixed_aspp_pool", "dist_bn"},
@@ -60,13 +39,17 @@ DIFFERENT_ON_PURPOSE = {
 }
 
 
+def parser_of(script):
+    return make_parser(CONFIGS[script.removesuffix(".py")])
+
+
 def _cases():
     return [(command, entry) for command, entries in REFERENCE.items() for entry in entries]
 
 
 @pytest.mark.parametrize(("command", "entry"), _cases(), ids=lambda v: v if isinstance(v, str) else v["flags"][-1])
 def test_every_published_flag_is_accepted_with_its_default(command, entry):
-    actions = {flag: action for action in make_parser(CONFIGS[command])._actions for flag in action.option_strings}
+    actions = {flag: action for action in parser_of(command)._actions for flag in action.option_strings}
     for flag in entry["flags"]:
         assert flag in actions
     action = actions[entry["flags"][-1]]
@@ -80,7 +63,7 @@ def test_every_published_flag_is_accepted_with_its_default(command, entry):
         assert action.type.__name__ == entry["type"]
 
 
-@pytest.mark.parametrize("command", [*CONFIGS, *OTHERS])
+@pytest.mark.parametrize("command", [f"{module.replace('.', '/')}.py" for module in CONFIGS])
 def test_help_is_answered_without_loading_torch(command):
     script = (
         "import runpy, sys\n"
@@ -101,7 +84,7 @@ def test_a_module_is_called_as_it_was_started():
     assert "(python -m video.train --help explains the flags)" in told.stderr
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS.values()])
+@pytest.mark.parametrize("config", CONFIGS.values())
 def test_every_flag_has_a_help_text_in_a_named_group(config):
     parser = make_parser(config)
     for action in parser._actions:
@@ -171,7 +154,7 @@ def test_a_training_that_would_end_before_it_begins_is_told(config, capsys):
 
 @pytest.mark.parametrize("command", IGNORED)
 def test_flags_without_effect_have_a_help_section_of_their_own(command):
-    groups = {group.title: group._group_actions for group in make_parser(CONFIGS[command])._action_groups}
+    groups = {group.title: group._group_actions for group in parser_of(command)._action_groups}
     ignored = groups["accepted for old command lines, without effect"]
     assert {action.dest for action in ignored} == IGNORED[command]
 
@@ -184,7 +167,7 @@ def test_flags_that_change_no_result_are_not_among_the_settings_that_are_kept():
     assert {"run", "device"} <= set(as_dict(plain))
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS.values()])
+@pytest.mark.parametrize("config", CONFIGS.values())
 def test_every_command_can_show_the_traceback_of_an_error(config):
     sections = {group.title: group._group_actions for group in make_parser(config)._action_groups}
     assert [action.dest for action in sections["errors"]] == ["debug"]

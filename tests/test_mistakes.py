@@ -16,45 +16,35 @@ import numpy as np
 import pytest
 import torch
 
-from config import TrainConfig
-from datasets.show import ShowConfig
-from datasets.streets.__main__ import StreetsConfig
-from datasets.verify import VerifyConfig
-from inference import settings
 from network.checkpoint import load_checkpoint
-from network.convert import ConvertConfig
-from training.compare import CompareConfig
+from tests.commands import CONFIGS
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE
 from utils.images import write_image
-from video.settings import PropagateConfig, VideoTrainConfig
 
-# Each command with what it cannot do without.
-COMMANDS: dict[str, tuple[type, str]] = {
-    "train": (TrainConfig, ""),
-    "eval": (settings.EvalConfig, "--snapshot x"),
-    "demo": (settings.DemoConfig, ""),
-    "demo_folder": (settings.DemoFolderConfig, "--demo-folder x"),
-    "export": (settings.ExportConfig, "--snapshot x --out y"),
-    "Pixel_percentage": (settings.PixelPercentageConfig, ""),
-    "propagate": (PropagateConfig, "--dataset camvid"),
-    "datasets.verify": (VerifyConfig, "--dataset camvid"),
-    "datasets.show": (ShowConfig, "--dataset camvid"),
-    "datasets.streets.__main__": (StreetsConfig, "--root x"),
-    "inference.submission": (settings.SubmissionConfig, "x"),
-    "network.convert": (ConvertConfig, "x --out y"),
-    "training.compare": (CompareConfig, "x"),
-    "video.train": (VideoTrainConfig, "--frames x"),
+# What a command cannot do without.
+NEEDED = {
+    "eval": "--snapshot x",
+    "demo_folder": "--demo-folder x",
+    "export": "--snapshot x --out y",
+    "propagate": "--dataset camvid",
+    "datasets.verify": "--dataset camvid",
+    "datasets.show": "--dataset camvid",
+    "datasets.streets.__main__": "--root x",
+    "inference.submission": "x",
+    "network.convert": "x --out y",
+    "training.compare": "x",
+    "video.train": "--frames x",
 }
 
 
 def wrong_values() -> Iterator[tuple[str, str]]:
     """Every flag that has a rule, with a value that breaks it: the command line, and the flag that must be named."""
-    for command, (config, needed) in COMMANDS.items():
+    for command, config in CONFIGS.items():
         for group in typing.get_type_hints(config).values():
             kinds = typing.get_type_hints(group)
             for setting in dataclasses.fields(group):
                 kind, rule = str(kinds[setting.name]), setting.metadata["must_be"]
-                flags = [f"--{setting.name}", *setting.metadata["flags"]]
+                named = max((f"--{setting.name}", *setting.metadata["flags"]), key=len).lstrip("-")
                 values = {POSITIVE: "0", NOT_NEGATIVE: "-1", SHARE: "1.5"}.get(rule, "")
                 if setting.metadata["choices"] or "int" in kind or "float" in kind:
                     values += " many"
@@ -63,14 +53,13 @@ def wrong_values() -> Iterator[tuple[str, str]]:
                 if setting.metadata["at_most"]:
                     values += " 99999999"
                 for value in values.split():
-                    yield f"{command} {needed} --{setting.name}={value}", max(flags, key=len).lstrip("-")
+                    yield f"{command} {NEEDED.get(command, '')} --{setting.name}={value}", named
 
 
 WRONG_VALUES = list(wrong_values())
-UNKNOWN = [(f"{command} {needed} --no_such_flag 1", "unrecognized arguments: --no_such_flag")
-           for command, (_, needed) in COMMANDS.items()]  # fmt: skip
-MISSING = [(command, "the following arguments are required") for command, (_, needed) in COMMANDS.items()
-           if needed and command != "propagate"]  # fmt: skip
+UNKNOWN = [(f"{command} {NEEDED.get(command, '')} --no_such_flag 1", "unrecognized arguments: --no_such_flag")
+           for command in CONFIGS]  # fmt: skip
+MISSING = [(command, "the following arguments are required") for command in NEEDED if command != "propagate"]
 
 
 @pytest.mark.parametrize(("line", "told"), [*WRONG_VALUES, *UNKNOWN, *MISSING], ids=lambda text: text)

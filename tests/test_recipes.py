@@ -9,45 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from config import ARCHITECTURES, TrainConfig
-from datasets.show import ShowConfig
-from datasets.streets.__main__ import StreetsConfig
-from datasets.verify import VerifyConfig
+from config import ARCHITECTURES
 from inference.settings import (
-    DemoConfig,
-    DemoFolderConfig,
-    EvalConfig,
-    ExportConfig,
-    PixelPercentageConfig,
     SubmissionConfig,
 )
-from network.convert import ConvertConfig
-from training.compare import CompareConfig
+from tests.commands import CONFIGS
 from utils.flags import parse_command_line
-from video.settings import PropagateConfig, VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = {
-    "train.py": TrainConfig,
-    "eval.py": EvalConfig,
-    "demo.py": DemoConfig,
-    "demo_folder.py": DemoFolderConfig,
-    "Pixel_percentage.py": PixelPercentageConfig,
-    "export.py": ExportConfig,
-    "propagate.py": PropagateConfig,
-}
-MODULES = {
-    "datasets.verify": VerifyConfig,
-    "datasets.show": ShowConfig,
-    "datasets.streets": StreetsConfig,
-    "inference.submission": SubmissionConfig,
-    "network.convert": ConvertConfig,
-    "training.compare": CompareConfig,
-    "video.train": VideoTrainConfig,
-}
+# As a command line names them: train.py, or after -m datasets.verify.
+SCRIPTS = {f"{module}.py": config for module, config in CONFIGS.items() if "." not in module}
+MODULES = {module.removesuffix(".__main__"): config for module, config in CONFIGS.items() if "." in module}
 RECIPES = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if re.match("train|eval|submit", path.name))
 DOCUMENTS = ("README.md", "PREPARE_DATASETS.md", "docs", "pretrained_models/README.md")
-COMMAND = rf"^(?:\S+=\S+ )*(?:python|torchrun) (?:.*\b(?:{'|'.join(CONFIGS)})|-m (?:{'|'.join(MODULES)})) .*$"
+COMMAND = rf"^(?:\S+=\S+ )*(?:python|torchrun) (?:.*\b(?:{'|'.join(SCRIPTS)})|-m (?:{'|'.join(MODULES)})) .*$"
 
 
 def commands_in(document: str) -> list[str]:
@@ -59,7 +34,7 @@ def commands_in(document: str) -> list[str]:
 
 def parsed(words: list[str]):
     """The config of a command line that runs one of the entry points somewhere in it."""
-    entries = CONFIGS | MODULES
+    entries = SCRIPTS | MODULES
     names = [word if word in MODULES else Path(word).name for word in words]
     where = next(i for i, name in enumerate(names) if name in entries)
     return parse_command_line(entries[names[where]], words[where + 1 :])
@@ -188,5 +163,5 @@ def test_a_command_of_the_documents_parses(command):
 
 
 def test_the_readme_has_a_command_for_every_entry_point():
-    entries = {*CONFIGS, *MODULES}
+    entries = {*SCRIPTS, *MODULES}
     assert {name for name in entries if any(f"{name} " in command for command in commands_in("README.md"))} == entries
