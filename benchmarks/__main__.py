@@ -36,7 +36,7 @@ from datasets.files import find_samples
 from datasets.segmentation import load_sample
 from datasets.specs.registry import dataset_spec
 from inference.load import load_model
-from inference.settings import EvalConfig
+from inference.settings import SNAPSHOT, EvalConfig
 from loss.relaxation import relaxed_cross_entropy
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import build_network
@@ -185,7 +185,7 @@ def evaluation(device: torch.device, folder: Path) -> Iterator[Contenders]:
             path.parent.mkdir(parents=True, exist_ok=True)
             ids = np.kron(generator.integers(0, NUM_CLASSES, (16, 32)), np.ones((64, 64))).astype(np.uint8)
             Image.fromarray(ids if pixels is None else pixels).save(path)
-    flags = ["--dataset", "camvid", "--dataset_dir", str(root), "--mode", "test", "--device", str(device)]
+    flags = ["--snapshot", SNAPSHOT, "--dataset_dir", str(root), "--split", "test", "--device", str(device)]
     config = parse_command_line(EvalConfig, [*flags, *AS_IN_TRAINING.split(), "--ckpt_path", str(folder / "eval")])
 
     def ours() -> None:

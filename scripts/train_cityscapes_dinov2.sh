@@ -9,7 +9,7 @@
 # Differences: plain cross entropy, where the log has the hardest pixels (threshold 0.7, at least 200000 of them); biases and
 # norms are not decayed here.
 # On one GPU, as many crops a step: NGPU=1 scripts/train_cityscapes_dinov2.sh --bs_mult 16, or --bs_mult 4 --accumulate 4;
-# --checkpoint_activations saves memory. This project's methods: add --relax --class_uniform_pct 0.5, or --maxSkip 3.
+# --checkpoint_activations saves memory. This project's methods: add --relax --class_uniform_pct 0.5, and with that --maxSkip 3.
 # Evaluate as the log does: eval.py --inference_mode sliding --crop_size 798 --single_scale --no_flip
 # TRUNK: dinov2_vits14_pretrain.pth; by default in pretrained_models/ (where to get it: pretrained_models/README.md).
 set -euo pipefail

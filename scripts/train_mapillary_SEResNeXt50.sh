@@ -13,7 +13,7 @@ PYTHON="${PYTHON:-python}"
 "$PYTHON" scripts/launch.py "${NGPU:-8}" train.py \
     --dataset mapillary \
     --arch network.deepv3.DeepSRNX50V3PlusD_m1 \
-    --trunk_weights "${TRUNK_WEIGHTS:-pretrained_models/seresnext50_imagenet.pth}" \
+    --trunk_weights "${TRUNK_WEIGHTS:-imagenet}" \
     --lr 0.02 --lr_schedule poly --poly_exp 1.0 --max_epoch 175 \
     --crop_size 896 --scale_min 0.5 --scale_max 2.0 --color_aug 0.25 --gblur \
     --class_uniform_pct 0.5 --class_uniform_tile 1024 \

@@ -6,7 +6,10 @@ import dataclasses
 import importlib
 import json
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,24 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(int(ending.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def popen() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`subprocess.Popen` in the project's folder; at the end of the test what still runs is killed, with its children."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(words: Sequence[object], **how: Any) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **how.pop("env", {})}
+        words = [str(word) for word in words]
+        started.append(subprocess.Popen(words, cwd=ROOT, env=environment, text=True, start_new_session=True, **how))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture

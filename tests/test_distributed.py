@@ -178,15 +178,18 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in
 """
 
 
-def train_together(world_size, *flags):
+@pytest.fixture
+def train_together(popen):
     """Start a training of several processes, which share their imports."""
-    words = [sys.executable, "-c", FORKING, str(world_size), *map(str, flags)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def start(world_size, *flags):
+        words = [sys.executable, "-c", FORKING, world_size, *flags]
+        return popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
 
 
-def test_the_number_of_processes_changes_nothing(tiny_set, tmp_path):
+def test_the_number_of_processes_changes_nothing(train_together, tiny_set, tmp_path):
     """With one batch for all, and batch norm over all of it; 20 steps, another share of each image not labelled.
 
     The steps are small: with --lr 0.003, noise of 1e-7 in the pixels already changes the losses by 1e-4.
@@ -214,7 +217,7 @@ def test_the_number_of_processes_changes_nothing(tiny_set, tmp_path):
     assert scores["one"] == scores["two"] == scores["four"]
 
 
-def test_a_process_that_hangs_is_named_with_its_machine(tiny_set, tmp_path):
+def test_a_process_that_hangs_is_named_with_its_machine(train_together, tiny_set, tmp_path):
     words = arguments(tiny_set, tmp_path, "--repeat", "999", "--bs_mult", "1", "--crop_size", "32", "--timeout", "0.4")
     together = train_together(2, *words)
     processes = [int(together.stdout.readline()) for _ in range(2)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from config import ARCHITECTURES
+from config import ARCHITECTURES, AS_IN_TRAINING
 from datasets.specs.registry import dataset_spec
 from inference import load_model
 from inference.exported import Deployed, open_exported, write_exported
@@ -157,6 +157,12 @@ def test_a_smaller_file_is_checked_too(export, name, flag, tmp_path, monkeypatch
     assert export(name, flag, "--calibration", tmp_path / "picture.png").code == 0
     report = json.loads((tmp_path / "net.json").read_text())
     assert report["bytes"] < 9e6  # in float32: 15 MB
+    (line,) = report["checks"]
+    assert line["equal"] > (0 if flag == "--int8" else 0.99)
+    monkeypatch.setattr(f"export.LEAST_{flag.removeprefix('--').upper()}", 1.1)
+    (tmp_path / name).unlink()
+    assert "asked for" in export(name, flag, "--calibration", tmp_path / "picture.png").err
+    assert not (tmp_path / name).exists()
 
 
 def test_a_file_that_gives_other_labels_is_not_kept(export, tmp_path, monkeypatch):
@@ -167,7 +173,7 @@ def test_a_file_that_gives_other_labels_is_not_kept(export, tmp_path, monkeypatc
     assert not (tmp_path / "net.pt2").exists()
 
 
-def test_the_demos_and_the_evaluation_take_exported_files(command, light_file, light_checkpoint, tmp_path):
+def test_a_demo_takes_exported_files(command, light_file, light_checkpoint, tmp_path):
     photo = tmp_path / "photo.png"
     write_image(photo, cv2.resize(noise(4, 6, 3).numpy(), (96, 64)))
     ids = {}
@@ -177,6 +183,18 @@ def test_the_demos_and_the_evaluation_take_exported_files(command, light_file, l
         assert ended.code == 0, ended.err
         ids[snapshot] = read_image(out / "photo_ids.png")
     assert (ids[light_file] == ids[light_checkpoint]).all()
+
+
+def test_an_exported_file_is_scored_like_its_checkpoint(command, light_file, light_checkpoint, tmp_path):
+    write_image(tmp_path / "set/val/a.png", cv2.resize(noise(4, 6, 3).numpy(), (96, 64)))
+    write_image(tmp_path / "set/valannot/a.png", (noise(64, 96).numpy() % 11).astype(np.uint8))
+    scores = []
+    for snapshot in (light_file, light_checkpoint):
+        flags = ("--dataset", "camvid", "--dataset_dir", tmp_path / "set", "--ckpt_path", tmp_path / snapshot.stem)
+        ended = command("eval", "--snapshot", snapshot, *flags, *AS_IN_TRAINING.split(), "--device", "cpu")
+        assert ended.code == 0, ended.err
+        scores.append(json.loads(next((tmp_path / snapshot.stem).rglob("metrics.json")).read_text())["confusion"])
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(("name", "flags", "problem"), [

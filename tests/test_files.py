@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
 from utils.files import atomic_path, json_text, write_json
 
 
@@ -21,19 +20,17 @@ def test_a_file_appears_when_it_is_whole_and_an_error_leaves_none(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_what_a_killed_process_left_is_removed_and_a_living_writers_file_stays(tmp_path):
+def test_what_a_killed_process_left_is_removed_and_a_living_writers_file_stays(popen, tmp_path):
     write = "import os, sys, time; from pathlib import Path; from utils.files import atomic_path\n"
     write += "with atomic_path(Path(sys.argv[1])): print('writing', flush=True); time.sleep(60)"
     writers = [
-        subprocess.Popen([sys.executable, "-c", write, tmp_path / "a.txt"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        popen([sys.executable, "-c", write, tmp_path / "a.txt"], stdout=subprocess.PIPE) for _ in range(2)
     ]
     assert [writer.stdout.readline() for writer in writers if writer.stdout] == ["writing\n"] * 2
     writers[0].kill()
     writers[0].wait()
     write_json(tmp_path / "b.json", {})
     assert [f"-{writers[1].pid}-" in path.name for path in tmp_path.glob(".new-*")] == [True]
-    writers[1].kill()
 
 
 def test_json_has_null_for_what_is_not_a_number(tmp_path):

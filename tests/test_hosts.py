@@ -116,6 +116,7 @@ def test_a_host_that_is_cut_off_is_named_and_the_others_go_on_from_the_last_chec
 
 
 OFFLINE = """
+import os
 import sys
 
 from config import TrainConfig
@@ -124,8 +125,9 @@ from utils.flags import parse_command_line
 
 
 def refuse(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo") and not isinstance(arguments[1], (str, bytes)):
-        raise AssertionError(f"{event} {arguments}")
+    if event == "socket.getaddrinfo" or (event == "socket.connect" and not isinstance(arguments[1], (str, bytes))):
+        print(event, arguments, file=sys.stderr, flush=True)
+        os._exit(99)  # an exception might be handled
 
 
 sys.addaudithook(refuse)

@@ -1,6 +1,6 @@
 """The networks: the published function, and what every network must be able to do.
 
-A network inherits its checks by being listed in `network/__init__.py`.
+A network inherits its checks by being listed in `NETWORKS`, `network/deepv3.py`.
 """
 
 import copy

@@ -145,13 +145,17 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before_whole(tiny_set, tm
     run(tiny_set, tmp_path, "--max_epoch", "2", "--resume")
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("loss", [(), ("--relax",), ("--img_wt_loss",)], ids=str)
 def test_with_deterministic_two_runs_have_the_same_bits(tiny_set, tmp_path, device, loss):
     try:
         for name in ("one", "two"):
             flags = ("--max_epoch", "1", "--val_interval", "9", "--device", device, "--deterministic", *loss)
             run(tiny_set, tmp_path / name, *flags)
+        assert torch.are_deterministic_algorithms_enabled()  # a CPU computes the same bits anyway
     finally:
         torch.use_deterministic_algorithms(False)
     one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -203,12 +207,13 @@ def test_as_many_bad_steps_as_allowed_are_skipped_without_a_trace(tiny_set, tmp_
 # Whole processes
 
 
-def start(root, folder, *flags, launch=()):
-    words = [sys.executable, *launch, "train.py", *arguments(root, folder, *flags)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@pytest.fixture
+def start(popen):
+    def training(root, folder, *flags, launch=()):
+        words = [sys.executable, *launch, "train.py", *arguments(root, folder, *flags)]
+        return popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    return training
 
 
 def wait_for_steps(process, folder):
@@ -228,7 +233,7 @@ def wait_for_steps(process, folder):
         (signal.SIGUSR1, 143, ("scripts/launch.py", "2")),
     ],
 )
-def test_a_signal_ends_the_process_with_its_code_after_saving(tiny_set, tmp_path, number, code, launch):
+def test_a_signal_ends_the_process_with_its_code_after_saving(start, tiny_set, tmp_path, number, code, launch):
     process = start(tiny_set, tmp_path, "--repeat", "999", "--num_workers", "1", launch=launch)
     wait_for_steps(process, tmp_path)
     process.send_signal(number)
@@ -248,7 +253,7 @@ STAND_INS = {
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["its time is up", "a mistake"])
-def test_on_slurm_a_job_whose_time_is_up_goes_back_into_the_queue(tmp_path, ends):
+def test_on_slurm_a_job_whose_time_is_up_goes_back_into_the_queue(popen, tmp_path, ends):
     """With stand-ins for Slurm's commands and for Python."""
     for name, script in STAND_INS.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -256,9 +261,9 @@ def test_on_slurm_a_job_whose_time_is_up_goes_back_into_the_queue(tmp_path, ends
     if ends:
         (tmp_path / "ends").touch()
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "host-[a-b]", "SLURM_JOB_NUM_NODES": "2"}
-    environment = {**os.environ, **slurm, "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    job = subprocess.Popen([ROOT / "scripts/slurm_train.sh", "--exp", "mine"], env=environment)
-    while not (tmp_path / "words.txt").exists():
+    environment = {**slurm, "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job = popen([ROOT / "scripts/slurm_train.sh", "--exp", "mine"], env=environment)
+    while job.poll() is None and not (tmp_path / "words.txt").exists():
         time.sleep(0.02)
     while not ends and job.poll() is None:
         job.send_signal(signal.SIGUSR1)
