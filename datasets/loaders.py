@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,7 @@ def train_data(
         wait_for_all()
         positions = (found or find()).restrict(len(samples) + len(propagated), boosted)
 
+    @lru_cache(maxsize=1)  # the sampler asks for an epoch's length and for its crops
     def draw(epoch: int) -> list[CropRequest]:
         share, length = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0, len(samples) * data.repeat
         return draw_epoch(

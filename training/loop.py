@@ -176,9 +176,10 @@ class Meters:
         Without --max_bad_steps it looks every LOG_STEPS steps only.
         """
         step, net = self._progress.step, self._training.net
-        norm = torch.nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
         if self._training.dtype == torch.float16:
-            norm = norm.zero_()  # the scaler skips steps whose gradients are too large
+            norm = torch.zeros_like(self._step_loss)  # the scaler skips steps whose gradients are too large
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
         is_finite = torch.stack([self._step_loss, norm]).isfinite()
         self._bad = torch.where(is_finite, self._bad, self._bad.clamp(max=step))
         self._names[step] = names

@@ -109,8 +109,13 @@ def palette(encoded: bytes) -> list[tuple[int, int, int]]:
 
 def orientation(encoded: bytes) -> int:
     """How an image is stored, as EXIF numbers it, 1 to 8: by its EXIF data or AVIF's own `irot` and `imir`; else 1."""
-    # Most files have none, and for a PNG Pillow would then decode the pixels to look behind them.
-    if not (re.search(rb"Exif\0|eXIf|EXIF", encoded) or encoded[4:8] == b"ftyp" or encoded.startswith(TIFF)):
+    # Most files have none, and for a PNG Pillow would then decode the pixels to look behind them. A search for several
+    # words takes a quarter of the time of decoding; for one, hardly any.
+    if encoded.startswith(PNG):
+        has_tags = any(kind == b"eXIf" for kind, _ in _png_chunks(encoded))
+    else:
+        has_tags = (b"Exif\0" if encoded.startswith(JPEG) else b"EXIF") in encoded
+    if not (has_tags or encoded[4:8] == b"ftyp" or encoded.startswith(TIFF)):
         return 1
     try:
         with _opened(encoded) as picture:
