@@ -25,6 +25,7 @@ from inference.results import KINDS, SHARES_PICTURE, SHARES_TABLE, choose_kinds,
 from inference.visualize import frame_painter
 from utils.command import run_command
 from utils.device import to_device
+from utils.distributed import find_processes
 from utils.files import first_free, write_csv
 from utils.images import Uint8Array, read_image
 from utils.text import counted, escape
@@ -42,6 +43,8 @@ def main(config: DemoConfig) -> int:
     """Segment the image or the video that the flags name."""
     if bool(config.input.demo_image) == bool(config.input.demo_video):
         raise ValueError("give --demo-image or --demo-video, and not both.")
+    if find_processes().world_size > 1:
+        raise ValueError("demo.py runs in one process; use torchrun with demo_folder.py, which distributes its images.")
     if config.input.demo_video:
         return segment_video(config)
     if config.input.temporal:
@@ -53,6 +56,8 @@ def segment_image(config: DemoConfig) -> int:
     """Write the image's colour mask, overlay and label ids, and print the class shares."""
     kinds = choose_kinds(config.output.outputs)
     source = Path(config.input.demo_image)
+    if source.is_dir():
+        raise ValueError(f"{source} is a folder; segment all its images with demo_folder.py --demo-folder.")
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         raise ValueError(f"{source} is a video; use --demo-video.")
     image = read_image(source)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from config import AugmentConfig, ErrorConfig, SetConfig
+from config import LARGEST_SIDE, AugmentConfig, ErrorConfig, SetConfig
 from utils.flags import NOT_NEGATIVE, POSITIVE, option, parse_command_line
 
 
@@ -13,6 +13,16 @@ class ShowDataConfig(SetConfig):
     """the data"""
 
     split: str | None = option("train", "split to take the crops from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowAugmentConfig(AugmentConfig):
+    """augmentation"""
+
+    crop_size: int = option(
+        0, "side of the square crop; default: as in training, or the shorter side of smaller images",
+        must_be=NOT_NEGATIVE, at_most=LARGEST_SIDE,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +40,7 @@ class ShowConfig:
     """Write a sheet of augmented crops with their labels: python -m datasets.show --dataset NAME."""
 
     data: ShowDataConfig
-    augment: AugmentConfig
+    augment: ShowAugmentConfig
     sheet: SheetConfig
     errors: ErrorConfig
 
@@ -48,7 +58,7 @@ from datasets.segmentation import load_sample
 from transforms.augmentation import TrainTransform
 from utils.command import run_command
 from utils.files import writable_file
-from utils.images import write_image
+from utils.images import read_image, write_image
 from utils.text import counted, escape
 
 
@@ -61,7 +71,11 @@ def main(config: ShowConfig) -> int:
     if any(sample.label_path is None for sample in samples):
         raise ValueError(f"--split {split}: this split of {spec.name} has no labels to show.")
     chosen = [samples[i] for i in np.random.default_rng(sheet.seed).permutation(len(samples))[: sheet.num]]
-    transform = TrainTransform(config.augment, spec.ignore_label)
+    augment = config.augment
+    if not augment.crop_size:
+        shorter = augment.pre_size or max(min(read_image(sample.image_path).shape[:2]) for sample in chosen)
+        augment = replace(augment, crop_size=min(shorter, AugmentConfig.crop_size))
+    transform = TrainTransform(augment, spec.ignore_label)
     crops = [
         transform(*load_sample(chosen[i % len(chosen)], spec), None, np.random.default_rng((sheet.seed, i)))
         for i in range(sheet.num)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config import short_name
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
 from inference.exported import PT2, ExportedNetwork, open_exported
@@ -20,7 +21,7 @@ from inference.predictor import MIN_SIDE, Predictor
 from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
 from network.blocks import Network
 from network.checkpoint import ONNX, Checkpoint, load_checkpoint, load_state
-from network.deepv3 import MODULE_PREFIX, DeepLabV3Plus, build_network
+from network.deepv3 import DeepLabV3Plus, build_network
 from network.fuse import (
     fuse_activations,
     fuse_batch_norms,
@@ -77,12 +78,11 @@ def load_model(
     arch, dataset: of a checkpoint that does not say so itself; ValueError if they contradict it. find_spec: name ->
     declaration; if the data's folder is known, a function that also reads it.
     """  # fmt: skip
-    if dataset is not None:
-        find_spec(dataset)  # a misspelt name fails before a large file is read
+    spec = None if dataset is None else find_spec(dataset)  # a misspelt name fails before a large file is read
     exported = open_exported(snapshot) if Path(snapshot).suffix in (ONNX, PT2) else None
     checkpoint = exported.checkpoint if exported else load_checkpoint(snapshot)
     arch = _arch(arch, checkpoint, snapshot)
-    classes = _classes(dataset, checkpoint, snapshot, find_spec)
+    classes = _classes(spec, checkpoint, snapshot, find_spec)
     if exported:
         return Model(exported, arch, classes, checkpoint)
     net = build_network(arch, len(classes), **checkpoint.head)
@@ -173,26 +173,28 @@ def is_hopper(device: torch.device) -> bool:
 
 
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:
-    given, known = ((name or "").removeprefix(MODULE_PREFIX) for name in (wanted, checkpoint.arch))
+    given, known = (short_name(name or "") for name in (wanted, checkpoint.arch))
     if known.startswith("SDCNet_"):
         use = "it works with propagate.py --flow sdc" if known == "SDCNet_reconstruction" else "it segments nothing"
         raise ValueError(f"{snapshot} holds {known}, a motion network of video.train; {use}.")
     if given and known and given != known:
         raise ValueError(f"--arch {wanted} contradicts {snapshot}, which is a {known}. Leave --arch out.")
     if not given and not known:
-        print(f"notice: {snapshot} does not name its architecture; assuming {DEFAULT_ARCH}.", file=sys.stderr)
+        notice = f"notice: {snapshot} does not name its architecture; assuming {DEFAULT_ARCH} (see --arch)."
+        print(notice, file=sys.stderr)
     return given or known or DEFAULT_ARCH
 
 
 def _classes(
-    dataset: str | None, checkpoint: Checkpoint, snapshot: Path | str, find_spec: Callable[[str], DatasetSpec]
+    spec: DatasetSpec | None, checkpoint: Checkpoint, snapshot: Path | str, find_spec: Callable[[str], DatasetSpec]
 ) -> tuple[SegClass, ...]:
     classes = checkpoint.classes
     if classes is None:
-        if dataset is None:
-            print(f"notice: {snapshot} does not store its classes; assuming {DEFAULT_DATASET}.", file=sys.stderr)
-        return find_spec(dataset or DEFAULT_DATASET).classes
+        if spec is None:
+            notice = f"notice: {snapshot} does not store its classes; assuming {DEFAULT_DATASET} (see --dataset)."
+            print(notice, file=sys.stderr)
+        return (spec or find_spec(DEFAULT_DATASET)).classes
     # Data sets with the same classes (cityscapes, kitti) are interchangeable here.
-    if dataset is not None and find_spec(dataset).class_names != tuple(seg_class.name for seg_class in classes):
-        raise ValueError(f"--dataset {dataset} contradicts {snapshot}, which has other classes. Leave --dataset out.")
+    if spec is not None and spec.class_names != tuple(seg_class.name for seg_class in classes):
+        raise ValueError(f"--dataset {spec.name} contradicts {snapshot}, which has other classes. Leave --dataset out.")
     return classes

@@ -236,6 +236,8 @@ def _network_in(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The first of the weights and batch norm statistics that has NaN or infinite values, and how many; or None."""
     for key, value in tensors.items():
+        if value.layout != torch.strided or value.is_quantized:
+            return f"{key} (it is sparse or quantised, which no network here is)"
         if value.is_floating_point() and not (finite := torch.isfinite(value.float())).all():
             return f"{key} ({finite.numel() - int(finite.sum())} of {finite.numel()} values)"
     return None

@@ -98,7 +98,6 @@ def test_frames_that_are_not_equally_far_apart_keep_their_times(light_checkpoint
     film, out = write_film(tmp_path / "phone.mp4", UNEVEN), tmp_path / "out"
     ended = command("demo", "--demo-video", film, "--snapshot", light_checkpoint, "--save-dir", out)
     assert ended.code == 0, ended.err
-    assert "truncated" not in ended.err
     lines = list(csv.DictReader((out / "phone_class_shares.csv").open()))
     assert [float(line["seconds"]) for line in lines] == UNEVEN
     assert read_film(out / "phone_overlay.mp4")[0] == pytest.approx(UNEVEN, abs=0.0005)

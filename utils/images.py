@@ -62,7 +62,9 @@ def read_label_ids(path: Path | str, *, or_colors: bool = False) -> NDArray[np.i
     if pixels.ndim == 2:
         return pixels
     if not or_colors:
-        raise ValueError(f"{path}: a label file must have one channel of ids, not {pixels.shape[2]} channels.")
+        raise ValueError(
+            f"{path}: a label file must have one channel of ids, not {pixels.shape[2]} channels; save it as a grey PNG."
+        )
     return _as_rgb(pixels, path)
 
 

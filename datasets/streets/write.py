@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,13 @@ def write_streets(root: Path, *, num_workers: int | None = None, **values: Any) 
 
 
 def read_plan(root: Path) -> dict[str, object] | None:
-    """The parameters of the streets in `root`, a `StreetsPlan` as a dictionary; None if there are none."""
-    return json.loads((root / MARKER).read_text()) if (root / MARKER).is_file() else None
+    """The parameters of the streets in `root`, a `StreetsPlan` as a dictionary; None if there are none, or damaged."""
+    try:
+        found = json.loads((root / MARKER).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    names = {field.name for field in fields(StreetsPlan)}
+    return found if isinstance(found, dict) and set(found) == names else None
 
 
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
