@@ -1,7 +1,7 @@
 """The settings of train.py, and those that several commands share: one field = one flag = one default = one help text.
 
 Read-only after parsing. The other commands' settings are in inference/settings.py (evaluation, demos, percentages,
-submission), training/compare.py and video/settings.py, or in the command itself.
+submission, export), training/compare.py and video/settings.py, or in the command itself.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ ARCHITECTURES: tuple[str, ...] = (
     "DeepMNV3V3PlusD_m1", "DeepEffLite0V3PlusD_m1", "DeepEffLite1V3PlusD_m1", "DeepEffLite2V3PlusD_m1",
     "DinoV2SmallDPT", "DinoV2BaseDPT", "DinoV2SmallLinear",
 )  # fmt: skip
+
+
+def short_name(arch: str) -> str:
+    """The name of an architecture without its module: recipes of the published code use the full name."""
+    return arch.removeprefix("network.deepv3.")
 
 
 @dataclass(frozen=True, kw_only=True)

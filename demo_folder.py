@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inference.settings import DemoFolderConfig
-from utils.flags import parse_command_line, parse_scales
+from utils.flags import parse_command_line
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(DemoFolderConfig)  # before heavy imports, so that --help answers at once
@@ -51,7 +51,7 @@ def main(config: DemoFolderConfig) -> int:
     base, images, others = find_images(config.input.demo_folder)
     model, wanted, predictor, folder = prepare_demo(config)
     output = {key: value for key, value in as_dict(config.output).items() if key not in NOT_IN_RESULTS}
-    output |= {"scales": parse_scales(config.output.scales), "classes": wanted and sorted(wanted)}
+    output |= {"scales": predictor.scales, "classes": wanted and sorted(wanted)}
     settings = [model.arch, repr(model.classes), output]
     jobs = [
         (image, paths, fingerprint(settings, [Path(config.model.snapshot), image]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config import AS_IN_TRAINING, TrainConfig, as_dict
+from config import AS_IN_TRAINING, TrainConfig, as_dict, short_name
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
@@ -193,7 +193,7 @@ def save(training: Training, name: str) -> None:
     """Write a checkpoint into the run folder."""
     checkpoint = Checkpoint(
         state_dict=training.scored_net.state_dict(),
-        arch=training.config.model.arch.split(".")[-1],
+        arch=short_name(training.config.model.arch),
         head=training.net.options,
         dataset=training.spec.name,
         classes=training.spec.classes,

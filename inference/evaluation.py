@@ -30,7 +30,6 @@ PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files wr
 CLOSE = 0.005
 
 
-
 @dataclass(frozen=True)
 class ImageResult:
     """Of one evaluated image.

@@ -80,8 +80,8 @@ class EvalOutputConfig:
 
     ckpt_path: str | None = option(None, "folder of the results; default: eval, next to the checkpoint")
     exp_name: str | None = option(None, "name of the results' subfolder; default: <data set>_<split>, and the fold")
-    num_workers: int | None = option(4, "threads that score and write while the network runs", must_be=NOT_NEGATIVE)
-    dump_images: bool = option(False, "write images to rgb/, pred/ (label ids), compose/ and diff/")
+    num_workers: int = option(4, "threads that score and write while the network runs", must_be=NOT_NEGATIVE)
+    dump_images: bool = option(False, "write images to rgb/, pred/ (label ids), compose/, diff/ and maps/")
     resume: bool = option(False, "continue an interrupted run: keep results made with the same settings")
 
 

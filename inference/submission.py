@@ -38,7 +38,8 @@ def main(config: SubmissionConfig) -> int:
     path, options = Path(config.input.path or ""), config.input
     if not options.path or not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}. Give a result folder of eval.py, or a zip.")
-    if (path / "settings.json").is_file():
+    is_of_eval = (path / "settings.json").is_file()
+    if is_of_eval:
         options = complete_options(options, path / "settings.json")
     if not options.dataset:
         raise ValueError(f"{path} contains no settings.json of eval.py: name the data set with --dataset.")
@@ -47,7 +48,7 @@ def main(config: SubmissionConfig) -> int:
     samples = find_samples(spec, dataset_root(spec.name, options.dataset_dir), split, options.cv_split)
     if (path / "pred").is_dir():
         path = path / "pred"
-    elif options != config.input:  # completed by what eval.py recorded there
+    elif is_of_eval:
         raise FileNotFoundError(f"{path} has no folder pred; run eval.py again with --dump_images.")
     problems = find_problems(path, samples, written_ids(spec.classes))
     for problem in problems[:MOST_LISTED_PROBLEMS]:

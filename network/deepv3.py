@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from config import short_name
 from network.blocks import ASPP, DepthwiseConv2d, JoiningConv2d, Network, Trunk, conv_bn_relu, init_weights
 from network.dpt import DPTHead, LinearHead, Transformer
 from network.mobile import efficientnet_lite, mobilenetv3_large
@@ -158,7 +159,6 @@ NETWORKS = {
     ),
     "DinoV2SmallLinear": NetworkSpec(partial(vision_transformer, 384), {"head": LinearHead}, **SMALL_VIT),
 }  # fmt: skip
-MODULE_PREFIX = "network.deepv3."  # recipes of the published code use the full name
 
 
 def build_network(arch: str, num_classes: int, **head: Any) -> Network:
@@ -167,7 +167,7 @@ def build_network(arch: str, num_classes: int, **head: Any) -> Network:
     head: `rates` and `refine` of `DeepLabV3Plus`, where they are not the network's usual ones (`head_options`).
     Raises ValueError for an unknown name, or a head that the network does not have.
     """
-    name = arch.removeprefix(MODULE_PREFIX)
+    name = short_name(arch)
     if name not in NETWORKS:
         raise ValueError(f"--arch {arch!r} is unknown. Choose one of: {', '.join(NETWORKS)}.")
     spec = NETWORKS[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from config import short_name
 from network.blocks import Network
 from network.checkpoint import (
     IMAGENET_MEAN,
@@ -33,7 +34,7 @@ def find_imagenet_weights(arch: str) -> Path:
 
     Raises FileNotFoundError saying what to get, and how the file has to be called.
     """
-    names = NETWORKS[arch.split(".")[-1]]
+    names = NETWORKS[short_name(arch)]
     patterns = [f"{model}[-_.]*" for model in (names.timm, names.torchvision) if model]
     patterns += [names.published] if names.published else []
     for pattern in patterns:

@@ -101,7 +101,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def popen() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`subprocess.Popen` in the project's folder; at the end of the test what still runs is killed, with its children."""
+    """`subprocess.Popen` in the project's folder; what a test leaves running is killed, with its children."""
     started: list[subprocess.Popen[str]] = []
 
     def start(words: Sequence[object], **how: Any) -> subprocess.Popen[str]:

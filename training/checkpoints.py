@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from config import RunConfig
+from config import RunConfig, short_name
 from datasets.specs.spec import DatasetSpec, first_difference
 from network.checkpoint import Checkpoint, load_checkpoint, load_state, plain, save_checkpoint
 from training.loop import Progress
@@ -53,8 +53,8 @@ def find_start(run: RunConfig, snapshot: str | None = None) -> Start | None:
         other = load_checkpoint(snapshot)
         if other.epoch >= run.max_epoch:
             raise ValueError(f"{snapshot} was already trained to epoch {other.epoch}; raise --max_epoch.")
-        of_run = ("best", "minutes", "is_due", "steps", "crops", "loss", "num_losses")  # belong to the other run
-        kept = {name: value for name, value in other.training.items() if name not in of_run}
+        of_network = ("optimizer", "scaler", "weights", "num_updates")  # the rest belongs to the other run
+        kept = {name: other.training[name] for name in of_network if name in other.training}
         start, flag = Start(Path(snapshot), replace(other, scores={}, training=kept)), "--restore_optimizer"
     else:
         return None
@@ -88,7 +88,7 @@ def check_fits(start: Start, spec: DatasetSpec, settings: Mapping[str, Any], hea
     settings: all flags. head: of the network to be trained.
     """
     path, checkpoint = start
-    arch = settings["model"]["arch"].split(".")[-1]
+    arch = short_name(settings["model"]["arch"])
     for what, before, now in (
         ("--dataset", checkpoint.dataset, spec.name),
         ("--arch", checkpoint.arch or arch, arch),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from config import ErrorConfig, TrainConfig, as_dict
+from config import ErrorConfig, TrainConfig, as_dict, short_name
 from utils.flags import option, parse_command_line
 
 
@@ -116,7 +116,7 @@ def read_run(folder: Path) -> Run:
         # A run made before a flag existed did what the flag's default does.
         groups = [*as_dict(parse_command_line(TrainConfig, [])).values(), *config.values()]
         flags = {name: value for group in groups for name, value in group.items()}
-        flags["arch"] = flags["arch"].split(".")[-1]
+        flags["arch"] = short_name(flags["arch"])
         rows = read_metrics(folder)
         last = next((row for row in reversed(rows) if row["kind"] == "val"), {"epoch": 0})
         over = flags["max_minutes"] and last.get("minutes", 0) >= flags["max_minutes"]

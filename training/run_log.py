@@ -107,7 +107,7 @@ class RunLog:
         self.steps = max([self.steps, *(row["step"] + 1 for row in kept if row["kind"] == "train" and "step" in row)])
 
     def config(self, settings: Mapping[str, Any], start: Mapping[str, Any]) -> None:
-        """Keep the run's settings, and what it starts with (training/run_log.py); a resumed run has started before."""
+        """Keep the run's settings, and what it starts with (`record_start`); a resumed run has started before."""
         if not self.active:
             return
         before: list[Mapping[str, Any]] = []

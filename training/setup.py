@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from config import ModelConfig, PrecisionConfig, TrainConfig, as_dict
+from config import ModelConfig, PrecisionConfig, TrainConfig, as_dict, short_name
 from datasets.files import dataset_root, find_samples
 from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
@@ -121,7 +121,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         num_crops *= accumulate
         about.append(f"batch norm sees {counted(normed, 'crop')} at a time, not the {num_crops} of a step.")
     about.append(
-        f"{model_flags.arch.split('.')[-1]} ({sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters) on "
+        f"{short_name(model_flags.arch)} ({sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters) on "
         f"{spec.title}, {counted(processes.world_size, 'process', 'es')} on {device}, "
         f"{str(dtype or torch.float32).removeprefix('torch.')}, {counted(num_crops, 'crop')} a step"
     )
@@ -179,7 +179,7 @@ def _load_start_weights(net: Network, flags: ModelConfig, snapshot: Checkpoint |
         path = find_imagenet_weights(flags.arch) if wanted == IMAGENET else wanted
         notices.append(f"trunk weights {path}: {load_trunk_weights(net, path).summary()}")
     if snapshot and flags.snapshot:
-        arch = flags.arch.split(".")[-1]
+        arch = short_name(flags.arch)
         if snapshot.arch not in (None, arch):
             raise ValueError(f"--snapshot {flags.snapshot} is a {snapshot.arch}, not a {arch}; give it as --arch.")
         report = load_matching(net, snapshot, flags.snapshot)

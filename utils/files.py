@@ -1,4 +1,4 @@
-"""Write files so that no half-written one is ever visible."""
+"""Files: written so that no half-written one is ever visible, their names in order, and fingerprints of settings."""
 
 from __future__ import annotations
 

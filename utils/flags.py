@@ -96,11 +96,11 @@ def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, .
         raise ValueError(f"{flag} expects comma-separated numbers, got {text!r}.") from None
 
 
-def parse_scales(text: str, flag: str = "--scales") -> tuple[float, ...]:
-    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming `flag` unless all are positive and finite."""
-    scales = parse_numbers(text, flag, float)
+def parse_scales(text: str) -> tuple[float, ...]:
+    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming --scales unless all are positive and finite."""
+    scales = parse_numbers(text, "--scales", float)
     if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"{flag} expects comma-separated positive numbers, got {text!r}.")
+        raise ValueError(f"--scales expects comma-separated positive numbers, got {text!r}.")
     return scales
 
 

@@ -96,7 +96,7 @@ class Scores:
 def scores(matrix: Tensor, class_names: Sequence[str], boundary: Tensor | None = None) -> Scores:
     """All scores of a confusion matrix [C, C], rows truth, columns prediction.
 
-    boundary: [C, 7], the counts of `utils/metrics.py`, for the scores at borders.
+    boundary: [C, 7], the counts of `inference.evaluation.boundary_counts`, for the scores at borders.
     """
     counts = matrix.to(torch.float64)
     hits, truth, guess = counts.diagonal(), counts.sum(1), counts.sum(0)
