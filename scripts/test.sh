@@ -7,4 +7,5 @@ install requirements.txt requirements-dev.txt
 
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m mypy .
-"$VENV/bin/python" -m pytest -m "not slow and not gpu" "$@"
+# Two at a time with one thread each; a file's tests stay together, since they share what is slow to make.
+OMP_NUM_THREADS=1 "$VENV/bin/python" -m pytest -n 2 --dist loadfile -m "not slow and not gpu" "$@"
