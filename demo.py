@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inference.settings import DemoConfig
+from inference.settings import DemoConfig, DemoOutputConfig
 from utils.flags import parse_command_line
 
 if __name__ == "__main__":
@@ -21,7 +21,7 @@ from torch import Tensor
 from datasets.legend import counted_shares, percentages, pixels_per_class, plot_shares_over_time, shares_table
 from inference.load import prepare_demo
 from inference.pipeline import describe_speed, errors_naming, predict_all
-from inference.results import KINDS, SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
+from inference.results import SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
 from inference.visualize import frame_painter
 from utils.command import run_command
 from utils.device import to_device
@@ -65,10 +65,13 @@ def segment_image(config: DemoConfig) -> int:
     [paths] = result_paths(folder, [source], source.parent, kinds)
 
     with errors_naming(source):
-        prediction = predictor.predict(image).cpu().numpy()
-    counts = write_results(paths, image, prediction, model.classes, source, wanted=wanted)
+        predict = predictor.predict_with_confidence if "confidence" in kinds else predictor.predict
+        prediction = predict(image).cpu().numpy()
+    tally = write_results(paths, image, prediction, model.classes, source, wanted=wanted)
 
-    print(shares_table(counted_shares(counts, model.classes)))
+    print(shares_table(counted_shares(tally.pixels, model.classes)))
+    if tally.confidence:
+        print("confidence {:.1%} on average; {:.1%} or less in a twentieth of the pixels".format(*tally.confidence))
     for path in paths.values():
         print(f"wrote {escape(path)}")
     return 0
@@ -80,7 +83,7 @@ def segment_video(config: DemoConfig) -> int:
     A camera runs until Ctrl-C or `--max_frames`.
     """
     most, source = config.input.max_frames, config.input.demo_video
-    if len(choose_kinds(config.output.outputs)) < len(KINDS):
+    if choose_kinds(config.output.outputs) != choose_kinds(DemoOutputConfig.outputs):
         raise ValueError("--outputs works only with images; for label ids, use demo_folder.py on the video's frames.")
     with open_video(source) as video:
         model, wanted, predictor, folder = prepare_demo(config)

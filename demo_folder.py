@@ -22,6 +22,7 @@ from tqdm import tqdm
 from config import as_dict
 from datasets.files import files_below
 from datasets.legend import counted_shares, percentages, plot_shares_over_time
+from inference.confidence import CONFIDENCE_COLUMNS
 from inference.load import Model, prepare_demo
 from inference.pipeline import describe_speed, predict_all
 from inference.predictor import Predictor
@@ -29,9 +30,10 @@ from inference.results import (
     SHARES_PICTURE,
     SHARES_TABLE,
     ResultPaths,
+    Tally,
     choose_kinds,
     is_result,
-    read_counts,
+    read_tally,
     result_paths,
     write_results,
 )
@@ -60,15 +62,21 @@ def main(config: DemoFolderConfig) -> int:
 
     with process_group(predictor.device) as processes:
         wait_for_all()  # until every process has seen which files exist
-        counts, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.input.resume)
-        counts, unreadable = sum_over_processes(counts.to(predictor.device)).cpu(), lists_of_all(unreadable)
+        counts, sure, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.input.resume)
+        counts, sure = (sum_over_processes(part.to(predictor.device)).cpu() for part in (counts, sure))
+        unreadable = lists_of_all(unreadable)
         if not processes.is_main:
             return 0  # even if images were left out: torchrun stops all processes when one fails
-        shares = [(image, percentages(line)) for image, line in zip(images, counts.tolist(), strict=True) if any(line)]
-        lines = [(image.relative_to(base).as_posix(), *line) for image, line in shares]
-        write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes)), lines)
+        done = [i for i, line in enumerate(counts.tolist()) if any(line)]
+        shares = [percentages(counts[i].tolist()) for i in done]
+        more = CONFIDENCE_COLUMNS if "confidence" in kinds else ()
+        lines = [
+            (images[i].relative_to(base).as_posix(), *line, *(f"{100 * part:.2f}" for part in sure[i, : len(more)]))
+            for i, line in zip(done, shares, strict=True)
+        ]
+        write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes), *more), lines)
         if len(shares) > 1:
-            plot_shares_over_time(folder / SHARES_PICTURE, [line for _, line in shares], model.classes)
+            plot_shares_over_time(folder / SHARES_PICTURE, shares, model.classes)
         num_done = len(jobs) - len(unreadable)
         print(f"{num_done} of {counted(len(jobs), 'image')} done; results: {escape(folder)}")
         if others:
@@ -82,19 +90,26 @@ def main(config: DemoFolderConfig) -> int:
 def segment(
     jobs: list[tuple[Path, ResultPaths, str]], processes: Processes, predictor: Predictor, model: Model,
     wanted: frozenset[int] | None, *, resume: bool,
-) -> tuple[Tensor, list[str]]:
+) -> tuple[Tensor, Tensor, list[str]]:
     """Do this process's jobs: an image, where its results go, and the fingerprint of what they depend on.
 
-    Returns the pixels of each class [N, C] int64, 0 for images of other processes and unreadable ones, and a message
-    for each of the latter.
+    Returns the pixels of each class [N, C] int64 and the confidence [N, 2] of each image, 0 for images of other
+    processes and unreadable ones, and a message for each of the latter.
     """  # fmt: skip
-    counts = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64)
+    counts, sure = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64), torch.zeros(len(jobs), 2)
+    predict = predictor.predict
     missing: list[int] = []
     unreadable: list[str] = []
+
+    def keep(i: int, tally: Tally) -> None:
+        counts[i] = torch.tensor(tally.pixels)
+        sure[i, : len(tally.confidence)] = torch.tensor(tally.confidence)
+
     for i in range(processes.rank, len(jobs), processes.world_size):
         _, paths, settings = jobs[i]
-        if resume and (found := read_counts(paths, settings)) is not None:
-            counts[i] = torch.tensor(found)
+        predict = predictor.predict_with_confidence if "confidence" in paths else predictor.predict
+        if resume and (tally := read_tally(paths, settings)) is not None:
+            keep(i, tally)
         else:
             missing.append(i)
 
@@ -107,18 +122,18 @@ def segment(
 
     def write(i: int, prediction: Uint8Array, image: Uint8Array) -> None:
         source, paths, settings = jobs[i]
-        found = write_results(paths, image, prediction, model.classes, source, wanted=wanted, settings=settings)
-        counts[i] = torch.tensor(found)
-        most = ", ".join(f"{c.name} {c.percent:.2f} %" for c in counted_shares(found, model.classes)[:5])
+        tally = write_results(paths, image, prediction, model.classes, source, wanted=wanted, settings=settings)
+        keep(i, tally)
+        most = ", ".join(f"{c.name} {c.percent:.2f} %" for c in counted_shares(tally.pixels, model.classes)[:5])
         tqdm.write(f"{escape(next(iter(paths.values())))}: {most}")
 
     speed = predict_all(
-        missing, read, predictor.predict, write, device=predictor.device, path_of=lambda i: jobs[i][0],
+        missing, read, predict, write, device=predictor.device, path_of=lambda i: jobs[i][0],
         total=len(missing), num_writers=2, failed=unreadable,
     )  # fmt: skip
     if speed:
         print(describe_speed(speed), file=sys.stderr)
-    return counts, unreadable
+    return counts, sure, unreadable
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:

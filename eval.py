@@ -9,32 +9,46 @@ if __name__ == "__main__":
     CONFIG = parse_command_line(EvalConfig)  # before heavy imports, so that --help answers at once
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from config import as_dict
 from datasets.files import Sample, dataset_root, find_samples, load_spec
 from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec, first_difference
+from inference.confidence import (
+    CONFIDENCE_COLUMNS,
+    LEVELS,
+    TemperatureFit,
+    on_grid,
+    plot_reliability,
+    split,
+    summarise,
+)
 from inference.evaluation import PICTURES, ImageResult, evaluate_image, picture_paths, write_pictures
 from inference.load import DEFAULT_DATASET, Model, load_model
 from inference.pipeline import describe_speed, predict_all
 from inference.predictor import Predictor
 from inference.report import page_data, write_page, write_scores
+from inference.results import choose_kinds
+from network.blocks import Network
+from network.checkpoint import load_checkpoint, save_checkpoint
 from utils.command import run_command
 from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
-from utils.files import fingerprint, writable_folder, write_json
+from utils.files import fingerprint, writable_folder, write_csv, write_json
 from utils.images import Uint8Array, read_image
 from utils.metrics import NUM_COUNTS, Scores
 from utils.text import counted, escape
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
-WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode")  # on the result of an image
+WITHOUT_EFFECT = ("batch_size", "max_memory", "profile", "test_mode", "calibrate")  # on the result of an image
 
 
 @dataclass(frozen=True)
@@ -55,24 +69,28 @@ class Evaluation:
         """Whether the split has labels."""
         return self.samples[0].label_path is not None
 
+    @property
+    def kinds(self) -> list[str]:
+        """Of the pictures to be written: those asked for, and, where there is no score, the prediction."""
+        output = self.config.output
+        chosen = {*(choose_kinds(output.outputs, PICTURES) if output.outputs else ())}
+        chosen |= {kind for kind in PICTURES if output.dump_images and kind != "confidence"}
+        chosen |= set() if self.is_labelled else {"pred"}
+        return [kind for kind in PICTURES if kind in chosen and (kind != "diff" or self.is_labelled)]
+
     def fingerprint(self, sample: Sample) -> str:
         """Of everything that an image's result depends on: settings, checkpoint, image, labels and their meaning."""
         config, spec = self.config, self.spec
         inference = {key: value for key, value in as_dict(config.inference).items() if key not in WITHOUT_EFFECT}
         inference["scales"] = self.predictor.scales  # however they are spelt
         meaning = [list(spec.train_id_of_label_id().items()), list(spec.train_id_of_color().items()), sample.masks]
-        settings = [self.model.arch, inference, config.output.dump_images, meaning]
+        settings = [self.model.arch, inference, self.kinds, meaning]
         files = (Path(config.model.snapshot), sample.image_path, sample.label_path)
         return fingerprint(settings, [file for file in files if file])
 
-    def picture_paths(self, sample: Sample) -> dict[str, Path]:
-        """The pictures to be written: all if asked for, else, where there is no score, the prediction."""
-        kinds = PICTURES if self.config.output.dump_images else () if self.is_labelled else ("pred",)
-        return picture_paths(self.folder, sample.name, [k for k in kinds if k != "diff" or self.is_labelled])
-
     def load_result(self, sample: Sample) -> ImageResult | None:
         """The image's result with the same settings; None if there is none, or if its pictures are missing."""
-        if not all(path.is_file() for path in self.picture_paths(sample).values()):
+        if not all(path.is_file() for path in picture_paths(self.folder, sample.name, self.kinds).values()):
             return None
         return ImageResult.load(self.folder, sample.name, self.fingerprint(sample))
 
@@ -94,28 +112,64 @@ def main(config: EvalConfig) -> int:
     run = Evaluation(config, model, spec, root, predictor, fold, samples, folder)
 
     with process_group(predictor.device) as processes:
-        counts, speed = evaluate(run, processes)
-        counts = sum_over_processes(counts.to(predictor.device)).cpu()
+        if how.calibrate:
+            predictor.temperature *= calibrate(run, processes)
+        counts, confidence, speed = evaluate(run, processes)
+        counts, confidence = (sum_over_processes(part.to(predictor.device)).cpu() for part in (counts, confidence))
         if processes.is_main:
-            report(run, counts, speed)
+            report(run, counts, confidence.numpy(), speed)
         wait_for_all()
     return 0
 
 
-def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, dict[str, Any]]:
+def calibrate(run: Evaluation, processes: Processes) -> float:
+    """Fit the factor by which the temperature must change, and store the new one in the checkpoint."""
+    snapshot, fit = Path(run.config.model.snapshot), TemperatureFit()
+    own = run.samples[processes.rank :: processes.world_size]
+    if not run.is_labelled:
+        raise ValueError(f"--calibrate needs labels; {run.spec.name} has none for {run.config.data.split}.")
+    if not isinstance(run.model.net, Network) or run.model.checkpoint.arch is None:
+        raise ValueError(f"--calibrate: {snapshot} is no checkpoint of this project, which could hold a temperature.")
+
+    def add(_: Sample, probabilities: NDArray[np.float32], image: Uint8Array, labels: Uint8Array) -> None:
+        fit.add(torch.from_numpy(probabilities), on_grid(torch.from_numpy(labels)))
+
+    predict_all(
+        own, lambda sample: load_sample(sample, run.spec), lambda image: on_grid(run.predictor.probabilities(image)),
+        add, device=run.predictor.device, path_of=lambda sample: sample.image_path, total=len(own),
+    )  # fmt: skip
+    fit.sums = sum_over_processes(fit.sums.to(run.predictor.device)).cpu()
+    factor, before, after = fit.best()
+    if processes.is_main:
+        checkpoint = load_checkpoint(snapshot)
+        temperature = checkpoint.temperature * factor
+        save_checkpoint(snapshot, replace(checkpoint, temperature=temperature))
+        change = f"mean log-likelihood {before:.4f} -> {after:.4f}"
+        print(f"temperature {temperature:.3g} stored in {escape(snapshot)}; {change}")
+    wait_for_all()
+    return factor
+
+
+def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Predict this process's images and write the requested files.
 
-    Returns counts [N, C, C + 7] int64 of all samples, 0 for the images of other processes, and the speed.
+    Returns counts [N, C, C + 7] and of confidence [N, 3, 256] int64 of all samples, 0 for the images of other
+    processes, and the speed.
     """
     num_classes = run.spec.num_classes
     counts = torch.zeros(len(run.samples), num_classes, num_classes + NUM_COUNTS, dtype=torch.int64)
+    confidences = torch.zeros(len(run.samples), 3, LEVELS, dtype=torch.int64)
     missing = []
+
+    def keep(i: int, result: ImageResult) -> None:
+        counts[i], confidences[i] = torch.from_numpy(result.counts), torch.from_numpy(result.confidence)
+
     for i in range(processes.rank, len(run.samples), processes.world_size):
         result = run.load_result(run.samples[i]) if run.config.output.resume else None
         if result is None:
             missing.append(i)
         else:
-            counts[i] = torch.from_numpy(result.counts)
+            keep(i, result)
 
     def read(i: int) -> tuple[Uint8Array, Uint8Array | None]:
         sample = run.samples[i]
@@ -125,20 +179,24 @@ def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, dict[str, A
         sample = run.samples[i]
         for path in picture_paths(run.folder, sample.name).values():
             path.unlink(missing_ok=True)  # of an earlier evaluation: it would not belong to the new scores
-        write_pictures(run.picture_paths(sample), image, labels, prediction, run.spec.classes)
-        result = evaluate_image(image, labels, prediction, num_classes)
-        counts[i] = torch.from_numpy(result.counts)
+        prediction, confidence = split(prediction)
+        paths = picture_paths(run.folder, sample.name, run.kinds)
+        write_pictures(paths, image, labels, prediction, run.spec.classes, confidence)
+        result = evaluate_image(image, labels, prediction, num_classes, confidence)
+        keep(i, result)
         result.save(run.folder, sample.name, run.fingerprint(sample))  # last: it marks the image as done
 
+    predictor = run.predictor
+    predict = predictor.predict_with_confidence if "confidence" in run.kinds else predictor.predict
     speed = predict_all(
-        missing, read, run.predictor.predict, write, device=run.predictor.device,
+        missing, read, predict, write, device=run.predictor.device,
         path_of=lambda i: run.samples[i].image_path, total=len(missing),
         num_writers=max(1, run.config.output.num_workers or 1),
     )  # fmt: skip
-    return counts, speed
+    return counts, confidences, speed
 
 
-def report(run: Evaluation, counts: Tensor, speed: dict[str, Any]) -> None:
+def report(run: Evaluation, counts: Tensor, confidence: NDArray[np.int64], speed: dict[str, Any]) -> None:
     """Print and write the scores and the page; for a split without labels, print where its predictions are."""
     config, data, folder, spec = as_dict(run.config), run.config.data, run.folder, run.spec
     num_images, names = counted(len(run.samples), "image"), [sample.name for sample in run.samples]
@@ -146,20 +204,33 @@ def report(run: Evaluation, counts: Tensor, speed: dict[str, Any]) -> None:
     # What was really used, given or not.
     config["data"] |= {"dataset": spec.name, "dataset_dir": str(run.root.resolve()), "cv_split": run.fold}
     facts = {"settings": config, **({"speed": speed} if speed else {})}
+    sure = [summarise(one) for one in confidence] if "confidence" in run.kinds else None
+    if sure:
+        found = summarise(confidence.sum(0))
+        facts["confidence"] = {**found._asdict(), "temperature": run.predictor.temperature}
+        print(f"confidence {found.mean:.1%} on average; {found.low:.1%} or less in a twentieth of the pixels")
+        if run.is_labelled:
+            plot_reliability(folder / f"reliability{suffix}.png", confidence.sum(0))
+            print(f"calibration error {found.calibration_error:.1%} (temperature {run.predictor.temperature:.3g})")
     write_json(folder / "settings.json", config)
     overall: Scores | None = None
     per_image: list[Scores] = []
     if run.is_labelled:
-        overall, per_image = write_scores(folder, suffix, names, counts, facts, spec.class_names)
+        overall, per_image = write_scores(folder, suffix, names, counts, facts, spec.class_names, sure)
         print(overall.table())
         print(f"{num_images} of {spec.name} {data.split} in {escape(run.root)}; results: {escape(folder)}")
     else:
+        if sure:
+            lines = [(name, *one[:2]) for name, one in zip(names, sure, strict=True)]
+            write_csv(folder / f"per_image{suffix}.csv", ("image", *CONFIDENCE_COLUMNS), lines)
         print(f"{num_images} predicted, not scored: {spec.name} has no labels for {data.split}")
         print(f"label ids: {escape(folder / 'pred')}")
+    diagram = folder / f"reliability{suffix}.png"
     page = page_data(
         f"{spec.title}: {data.split}", f"{run.model.arch}, {Path(run.config.model.snapshot).name}", spec.classes,
         names, [run.load_result(sample) for sample in run.samples], overall=overall, per_image=per_image,
         confusion=counts.sum(0)[:, : spec.num_classes], pictures=run.config.output.dump_images, facts=facts,
+        confidence=sure, reliability=diagram if sure and run.is_labelled else None,
     )  # fmt: skip
     write_page(folder / f"report{suffix}.html", page)
     print(f"report: {escape(folder / f'report{suffix}.html')}")

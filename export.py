@@ -80,8 +80,9 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
     net = fast_network(copy.deepcopy(model.net), torch.device("cpu"))
     net = net.half() if config.file.half else net
     deployed = Deployed(
-        net, images=config.file.input, output=config.file.output, mean=checkpoint.mean, std=checkpoint.std
-    )
+        net, images=config.file.input, output=config.file.output, mean=checkpoint.mean, std=checkpoint.std,
+        temperature=checkpoint.temperature,
+    )  # fmt: skip
     source = {"sha256": hashlib.sha256(Path(config.model.snapshot).read_bytes()).hexdigest()}
     write_exported(path, deployed, {**describe(checkpoint), **source}, config.file.size)
     if config.file.int8:

@@ -1,10 +1,8 @@
-"""What an evaluation keeps of each image: its counts, with those at borders, and pictures."""
+"""What an evaluation keeps of each image: its counts, with those at borders and of confidence, and pictures."""
 
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from datasets.specs.spec import IGNORE_LABEL, SegClass
+from inference.confidence import LEVELS, count_confidence
 from inference.results import label_id_map
 from inference.visualize import draw_mistakes, overlay
 from utils.files import atomic_path
@@ -23,7 +22,7 @@ from utils.metrics import NUM_COUNTS, ConfusionMatrix
 
 SMALL_SIDE = 320  # longer side of the small pictures, in pixels
 JPEG_QUALITY = 80
-PICTURES = ("pred", "rgb", "maps", "compose", "diff")  # folders of the files written for each image
+PICTURES = ("pred", "rgb", "maps", "compose", "diff", "confidence")  # folders of the files written for each image
 
 # The largest distance that is close, as a share of the image diagonal: the value that the authors of boundary IoU use
 # for Cityscapes, 11 pixels at 2048x1024. They use 0.02 for smaller images of larger objects.
@@ -34,11 +33,13 @@ CLOSE = 0.005
 class ImageResult:
     """Of one evaluated image.
 
-    counts: [C, C + 7] int64, its confusion matrix and the counts at borders; 0 without labels. size: (width, height).
-    photo: small JPEG. maps: small PNG, see `map_channels`.
+    counts: [C, C + 7] int64, its confusion matrix and the counts at borders; 0 without labels. confidence: [3, 256]
+    int64, see `count_confidence`; 0 if it was not asked for. size: (width, height). photo: small JPEG. maps: small PNG,
+    see `map_channels`.
     """
 
     counts: NDArray[np.int64]
+    confidence: NDArray[np.int64]
     size: tuple[int, int]
     photo: bytes
     maps: bytes
@@ -47,7 +48,10 @@ class ImageResult:
         """Write the result of the image `name`, with the fingerprint of its settings."""
         photo, maps = (np.frombuffer(picture, np.uint8) for picture in (self.photo, self.maps))
         with atomic_path(folder / "counts" / f"{name}.npz") as temporary:
-            np.savez(temporary, counts=self.counts, size=self.size, fingerprint=settings, photo=photo, maps=maps)
+            np.savez(
+                temporary, counts=self.counts, confidence=self.confidence, size=self.size, fingerprint=settings,
+                photo=photo, maps=maps,
+            )  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, name: str, settings: str) -> ImageResult | None:
@@ -57,15 +61,18 @@ class ImageResult:
                 if str(file["fingerprint"]) != settings:
                     return None
                 width, height = file["size"].tolist()
-                return cls(file["counts"], (width, height), file["photo"].tobytes(), file["maps"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+                photo, maps = (file[kind].tobytes() for kind in ("photo", "maps"))
+                return cls(file["counts"], file["confidence"], (width, height), photo, maps)
+        except Exception:  # a damaged header makes NumPy raise anything
             return None
 
 
 def evaluate_image(
-    image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array, num_classes: int
-) -> ImageResult:
+    image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array, num_classes: int,
+    confidence: Uint8Array | None = None,
+) -> ImageResult:  # fmt: skip
     """The result of an image [H, W, 3] from train ids [H, W]; without counts if there are no labels."""
+    sure = np.zeros((3, LEVELS), np.int64) if confidence is None else count_confidence(confidence, prediction, labels)
     counts = np.zeros((num_classes, num_classes + NUM_COUNTS), np.int64)
     if labels is not None:
         confusion = ConfusionMatrix(num_classes, IGNORE_LABEL)
@@ -73,17 +80,21 @@ def evaluate_image(
         counts[:, :num_classes] = confusion.matrix.numpy()
         counts[:, num_classes:] = boundary_counts(labels, prediction, num_classes, IGNORE_LABEL)
     photo = cv2.cvtColor(shrink(image, SMALL_SIDE), cv2.COLOR_RGB2BGR)
-    maps = shrink(map_channels(labels, prediction), SMALL_SIDE, cv2.INTER_NEAREST)
+    maps = shrink(map_channels(labels, prediction, confidence), SMALL_SIDE, cv2.INTER_NEAREST)
     jpeg = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     png = cv2.imencode(".png", cv2.cvtColor(maps, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
-    return ImageResult(counts, (image.shape[1], image.shape[0]), jpeg.tobytes(), png.tobytes())
+    return ImageResult(counts, sure, (image.shape[1], image.shape[0]), jpeg.tobytes(), png.tobytes())
 
 
-def map_channels(labels: Uint8Array | None, prediction: Uint8Array) -> Uint8Array:
-    """Three maps in one image [H, W, 3]: red the predicted train ids, green the true ones, blue 255 where wrong."""
+def map_channels(
+    labels: Uint8Array | None, prediction: Uint8Array, confidence: Uint8Array | None = None
+) -> Uint8Array:
+    """Maps in one image [H, W, 3]: red the predicted train ids, green the true ones; blue half the confidence, plus 128
+    where wrong.
+    """
     labels = np.full_like(prediction, IGNORE_LABEL) if labels is None else labels
-    wrong = np.where((labels != prediction) & (labels != IGNORE_LABEL), 255, 0).astype(np.uint8)
-    return np.stack([prediction, labels, wrong], axis=2)
+    wrong = np.where((labels != prediction) & (labels != IGNORE_LABEL), 128, 0).astype(np.uint8)
+    return np.stack([prediction, labels, wrong if confidence is None else wrong + confidence // 2], axis=2)
 
 
 def picture_paths(folder: Path, name: str, kinds: Sequence[str] = PICTURES) -> dict[str, Path]:
@@ -93,22 +104,24 @@ def picture_paths(folder: Path, name: str, kinds: Sequence[str] = PICTURES) -> d
 
 def write_pictures(
     paths: Mapping[str, Path], image: Uint8Array, labels: Uint8Array | None, prediction: Uint8Array,
-    classes: Sequence[SegClass],
+    classes: Sequence[SegClass], confidence: Uint8Array | None = None,
 ) -> None:
     """Write those pictures of an evaluated image that `paths` names.
 
     pred: the label ids that benchmark servers expect; rgb: the photo [H, W, 3]; maps: train ids for the page, see
-    `map_channels`; compose: the overlay; diff: the mistakes.
+    `map_channels`; compose: the overlay; diff: the mistakes; confidence: as it is.
     """
-    draw: dict[str, Callable[[], NDArray[np.integer]]] = {
+    draw: dict[str, Callable[[], NDArray[np.integer] | None]] = {
         "pred": lambda: label_id_map(prediction, classes),
         "rgb": lambda: image,
-        "maps": lambda: map_channels(labels, prediction),
+        "maps": lambda: map_channels(labels, prediction, confidence),
         "compose": lambda: overlay(image, prediction, classes),
-        "diff": lambda: draw_mistakes(image, map_channels(labels, prediction)[..., 1], prediction, classes),
+        "diff": lambda: None if labels is None else draw_mistakes(image, labels, prediction, classes),
+        "confidence": lambda: confidence,
     }
     for kind, path in paths.items():
-        write_image(path, draw[kind]())
+        if (picture := draw[kind]()) is not None:
+            write_image(path, picture)
 
 
 def close_pixels(height: int, width: int) -> int:

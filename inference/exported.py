@@ -33,17 +33,18 @@ class Deployed(nn.Module):
 
     images: "uint8": RGB [B, H, W, 3] as decoded; "float": normalised, [B, 3, H, W] float32.
     output: "labels": train ids [B, H, W] uint8, and the logits [B, C, h, w] float32 that they come from, which may be
-    coarser; "logits" or "probabilities": [B, C, H, W] float32 alone.
+    coarser; "logits" or "probabilities": [B, C, H, W] float32 alone. temperature: of the probabilities.
     """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(
-        self, net: nn.Module, *, images: str, output: str, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+        self, net: nn.Module, *, images: str, output: str, mean: Sequence[float], std: Sequence[float],
+        temperature: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.net, self.images, self.output = net.eval(), images, output
+        self.net, self.images, self.output, self.temperature = net.eval(), images, output, temperature
         self.dtype = next(net.parameters()).dtype
         # Constants of its own: `normalise` makes them when it is first called, which while tracing is too late.
         self.register_buffer("shift", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -57,7 +58,7 @@ class Deployed(nn.Module):
         full = upsample(logits, (images.shape[2], images.shape[3]))
         if self.output == "labels":
             return full.argmax(1).to(torch.uint8), logits
-        return (full if self.output == "logits" else full.softmax(1),)
+        return (full if self.output == "logits" else (full / self.temperature).softmax(1),)
 
 
 def capture(net: Deployed, size: tuple[int, int] | None) -> torch.export.ExportedProgram:
@@ -160,7 +161,7 @@ class ExportedNetwork(nn.Module):
         if self.images == "uint8":
             here = ((here * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         last = self.run(here.contiguous())[-1].to(images.device)
-        return last.log() if self.output == "probabilities" else last
+        return last.log() * self.checkpoint.temperature if self.output == "probabilities" else last
 
     def label(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What the file itself gives for RGB images [B, H, W, 3]: the most probable train ids [B, H, W]."""

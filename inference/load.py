@@ -61,7 +61,10 @@ class Model:
         if isinstance(net, Network):
             net = fast_network(copy.deepcopy(net), device, amp=amp, compile=compile)
         mean, std = self.checkpoint.mean, self.checkpoint.std
-        return Predictor(net, len(self.classes), device=device, amp=amp, mean=mean, std=std, **how)
+        return Predictor(
+            net, len(self.classes), device=device, amp=amp, mean=mean, std=std,
+            temperature=self.checkpoint.temperature, **how,
+        )  # fmt: skip
 
     def paint(self, prediction: Uint8Array) -> Uint8Array:
         """The colours [H, W, 3] uint8 RGB of train ids [H, W] uint8."""
@@ -69,7 +72,10 @@ class Model:
 
 
 def load_model(
-    snapshot: Path | str = SNAPSHOT, *, arch: str | None = None, dataset: str | None = None,
+    snapshot: Path | str = SNAPSHOT,
+    *,
+    arch: str | None = None,
+    dataset: str | None = None,
     find_spec: Callable[[str], DatasetSpec] = dataset_spec,
 ) -> Model:
     """Build the network that a checkpoint holds, by default the one that this project carries, and load its weights.

@@ -4,6 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (selector) => document.querySelector(selector);
 const LAYERS = data.labelled ? ["picture", "prediction", "truth", "difference"] : ["picture", "prediction"];
+if (data.images.some((image) => image.confidence !== null)) LAYERS.push("confidence");
 const shown = data.classes.map(() => true);
 const percent = (value) => (value === null ? "–" : (100 * value).toFixed(1));
 
@@ -51,11 +52,21 @@ function drawFilters() {
       </feComponentTransfer>
       <feColorMatrix in="SourceGraphic" values="${"0 0 0 0 0 ".repeat(3)} ${pick(channel)} 0 0"/>
       <feComponentTransfer result="on"><feFuncA type="discrete" tableValues="${on}"/></feComponentTransfer>
-      <feColorMatrix in="SourceGraphic" result="wrong" values="${"0 0 0 0 0 ".repeat(3)} ${pick(2)} 0 0"/>
+      <feColorMatrix in="SourceGraphic" values="${"0 0 0 0 0 ".repeat(3)} ${pick(2)} 0 0"/>
+      <feComponentTransfer result="wrong"><feFuncA type="discrete" tableValues="0 1"/></feComponentTransfer>
       <feComposite in="colored" in2="on" operator="in" result="chosen"/>
       ${wrongOnly ? '<feComposite in="chosen" in2="wrong" operator="in"/>' : ""}
     </filter>`;
-  find("defs").innerHTML = filter("prediction", 0, false) + filter("truth", 1, false) + filter("difference", 0, true);
+  // Twice the blue without its first bit: dark where the network is sure, yellow where not.
+  const doubt = [[1, 0.2], [0.85, 0.1], [0.2, 0.35]].map(([unsure, sure]) =>
+    Array.from({ length: 256 }, (_, blue) => unsure + (sure - unsure) * (blue % 128) / 127).join(" "));
+  find("defs").innerHTML = filter("prediction", 0, false) + filter("truth", 1, false) + filter("difference", 0, true) + `
+    <filter id="confidence" color-interpolation-filters="sRGB" x="0" y="0" width="100%" height="100%">
+      <feColorMatrix in="SourceGraphic" values="${"0 0 1 0 0 ".repeat(3)} 0 0 0 0 1"/>
+      <feComponentTransfer>
+        ${["R", "G", "B"].map((k, i) => `<feFunc${k} type="discrete" tableValues="${doubt[i]}"/>`).join("")}
+      </feComponentTransfer>
+    </filter>`;
 }
 
 // Head, classes, confusion
@@ -66,6 +77,8 @@ function drawHead() {
   for (const [name, value] of data.tiles) find(".tiles").append(make("div", { className: "tile" }, make("b", { textContent: value }), name));
   find("pre").textContent = JSON.stringify(data.settings, null, 1);
   find("#scored").hidden = !data.labelled;
+  find("#reliability").hidden = !data.reliability;
+  if (data.reliability) find("#reliability img").src = data.reliability;
 }
 
 const COLUMNS = [["class", "class"], ["iou", ""], ["iou", "IoU"], ["boundary_iou", "boundary IoU"],
@@ -162,6 +175,7 @@ const watcher = new IntersectionObserver((entries) => {
 function sortings() {
   const by = (value, sign) => (a, b) => byNumber(value(data.images[a]), value(data.images[b]), sign) || a - b;
   const found = { "name": (a, b) => a - b };
+  if (LAYERS.includes("confidence")) found["least confident first"] = by((image) => image.confidence, 1);
   if (!data.labelled) return found;
   return {
     "worst mIoU first": by((image) => image.iou, 1),
@@ -188,7 +202,8 @@ const view = {
   open(i) {
     this.current = i;
     const image = data.images[i];
-    find("#name").textContent = image.iou === null ? image.name : `${image.name}: mIoU ${percent(image.iou)}, pixel accuracy ${percent(image.accuracy)}`;
+    find("#name").textContent = image.name + (image.iou === null ? "" : `: mIoU ${percent(image.iou)}, pixel accuracy ${percent(image.accuracy)}`)
+      + (image.confidence === null ? "" : `, confidence ${percent(image.confidence)}`);
     find("#stage").style.setProperty("--ratio", image.size[0] / image.size[1]);
     find("#stage").style.setProperty("--full", `${image.size[0] / devicePixelRatio}px`);
     this.show(".photo", image.photo ?? "");

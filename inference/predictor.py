@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.confidence import soften
 from inference.settings import MAX_MEMORY, OVERLAP
 from inference.sliding_window import FLOAT, View, blend, check_memory, find_views, fit_chunk, resize
 from utils.device import give_back_freed_memory, normalise, resolve_device, to_device, upsample
@@ -31,14 +32,15 @@ class Predictor:
     image. tile: side of the tiles that the scaled image is cut into, in pixels; None: whole. overlap: share of a tile
     that its neighbour also covers. batch_size: tiles per step. max_memory: GiB that an image's pixels and
     probabilities may take; the network's own memory, which depends on tile and batch size, is extra. amp: dtype to
-    autocast to; None: float32. mean, std: of each channel, for RGB in 0..1.
+    autocast to; None: float32. mean, std: of each channel, for RGB in 0..1. temperature: that the probabilities are
+    softened with, see `inference.confidence`.
     """
 
     def __init__(
         self, net: nn.Module, num_classes: int, *, mean: Sequence[float], std: Sequence[float],
         device: str | torch.device = "auto", scales: Sequence[float] = (1.0,), flip: bool = False,
         tile: int | None = None, overlap: float = OVERLAP, batch_size: int = 1, max_memory: float = MAX_MEMORY,
-        amp: torch.dtype | None = None,
+        amp: torch.dtype | None = None, temperature: float = 1.0,
     ) -> None:  # fmt: skip
         if min(scales, default=0) <= 0 or batch_size < 1 or (tile is not None and tile < 1) or not 0 <= overlap < 1:
             raise ValueError("scales, batch_size and tile must be positive, --sliding_overlap at least 0 and below 1.")
@@ -47,6 +49,7 @@ class Predictor:
         self.num_classes, self.mean, self.std = num_classes, tuple(map(float, mean)), tuple(map(float, std))
         self.scales, self.flip, self.tile, self.overlap = tuple(scales), flip, tile, overlap
         self.batch_size, self.max_memory, self.amp = batch_size, max_memory, amp
+        self.temperature = temperature
         self._shape_before: tuple[int, ...] | None = None
 
     @torch.inference_mode()
@@ -68,13 +71,29 @@ class Predictor:
         return prediction
 
     @torch.inference_mode()
+    def predict_with_confidence(self, image: Uint8Array) -> Tensor:
+        """[2, H, W] uint8, on the device, of an RGB image [H, W, 3] uint8: the most probable train ids, and the
+        probability of each in 255ths.
+        """
+        pixels, views = self._upload(image)
+        height, width = image.shape[:2]
+        both = torch.empty(2, height, width, dtype=torch.uint8, device=self.device)
+        num_rows = fit_chunk(views, (height, width), self.num_classes, self.max_memory)
+        for top, probabilities in self._chunks(pixels, views, num_rows):
+            rows = both[:, top : top + probabilities.shape[1]]
+            rows[0] = most_probable(probabilities)
+            for band in _bands(probabilities, width):
+                rows[1, band] = soften(probabilities[:, band], self.temperature).amax(0).mul_(255).round_()
+        return both
+
+    @torch.inference_mode()
     def probabilities(self, image: Uint8Array) -> Tensor:
         """Class probabilities [C, H, W] float32, on the device, of an RGB image [H, W, 3] uint8."""
         pixels, views = self._upload(image)
         height, width = image.shape[:2]
         check_memory((height, width), self.num_classes * FLOAT * height * width, self.max_memory)
         [(_, probabilities)] = self._chunks(pixels, views, height)
-        return probabilities
+        return soften(probabilities, self.temperature)
 
     def _upload(self, image: Uint8Array) -> tuple[Tensor, list[View]]:
         """The image [H, W, 3] uint8 on the device, and its views for the network."""

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from datasets.specs.spec import SegClass
+from inference.confidence import CONFIDENCE_COLUMNS, Confidence
 from inference.evaluation import ImageResult
 from utils.files import atomic_path, write_csv, write_json
 from utils.metrics import PER_CLASS, TOTALS, Scores, scores
@@ -27,12 +28,18 @@ TILES = {
 
 
 def write_scores(
-    folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: Mapping[str, Any],
+    folder: Path,
+    suffix: str,
+    names: Sequence[str],
+    counts: Tensor,
+    facts: Mapping[str, Any],
     class_names: Sequence[str],
+    confidence: Sequence[Confidence] | None = None,
 ) -> tuple[Scores, list[Scores]]:
     """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
 
-    counts: [N, C, C + 7] of the images `names`, see `ImageResult`. Returns the scores of all and of each.
+    counts: [N, C, C + 7] of the images `names`, see `ImageResult`. confidence: of each, if asked for.
+    Returns the scores of all and of each.
     """
     num_classes = len(class_names)
     overall, *per_image = (
@@ -45,10 +52,11 @@ def write_scores(
     per_class = [(name, *(values["classes"][name][key] for key in PER_CLASS)) for name in class_names]
     write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS), per_class)
     lines = []
-    for name, one in zip(names, (one.as_dict() for one in per_image), strict=True):
+    for i, one in enumerate(one.as_dict() for one in per_image):
         ious = (one["classes"][class_name]["iou"] for class_name in class_names)
-        lines.append((name, *(one[key] for key in TOTALS), *ious))
-    write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names), lines)
+        lines.append((names[i], *(one[key] for key in TOTALS), *ious, *(confidence[i][:2] if confidence else ())))
+    more = CONFIDENCE_COLUMNS if confidence else ()
+    write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names, *more), lines)
     return overall, per_image
 
 
@@ -66,11 +74,13 @@ def write_page(path: Path, data: Mapping[str, Any]) -> None:
 def page_data(
     title: str, about: str, classes: Sequence[SegClass], names: Sequence[str], results: Sequence[ImageResult | None],
     *, overall: Scores | None, per_image: Sequence[Scores], confusion: Tensor, pictures: bool, facts: Mapping[str, Any],
+    confidence: Sequence[Confidence] | None = None, reliability: Path | None = None,
 ) -> dict[str, Any]:
     """What the page shows, as plain values.
 
     results: of the images `names`; None if they are missing. overall, per_image: None and () for a split without
-    labels. pictures: whether full images are next to the page.
+    labels. pictures: whether full images are next to the page. confidence: of each image; None if it was not asked for.
+    reliability: the diagram, if there is one.
     """  # fmt: skip
     values = overall.as_dict() if overall else {"classes": {}}
     by_image: list[dict[str, Any] | None] = [*(one.as_dict() for one in per_image)] or [None] * len(names)
@@ -81,6 +91,8 @@ def page_data(
         found = {name: values[key] for name, key in TILES.items()}
         tiles = [(name, "–" if value is None else f"{100 * value:.1f}") for name, value in found.items()]
     tiles.append(("image" if len(names) == 1 else "images", str(len(names))))
+    if error := (facts.get("confidence") or {}).get("calibration_error"):
+        tiles.append(("calibration error", f"{100 * error:.1f} %"))
     if "speed" in facts:
         tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
     blank = dict.fromkeys(PER_CLASS)
@@ -94,26 +106,27 @@ def page_data(
         "settings": facts["settings"],
         "classes": [{"name": c.name, "color": c.color, **values["classes"].get(c.name, blank)} for c in classes],
         "confusion": confusion.tolist(),
+        "reliability": reliability and embedded("png", reliability.read_bytes()),
         "images": [
-            _image_data(name, result, scored, embed=i in pictured)
+            {**_image_data(name, result, scored, embed=i in pictured), "confidence": confidence and confidence[i].mean}
             for i, (name, result, scored) in enumerate(zip(names, results, by_image, strict=True))
         ],
     }
 
 
-def _image_data(
-    name: str, result: ImageResult | None, scored: dict[str, Any] | None, *, embed: bool
-) -> dict[str, Any]:
-    def embedded(kind: str, content: bytes) -> str | None:
-        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if embed and content else None
+def embedded(kind: str, content: bytes) -> str:
+    """A picture as text that a page can hold."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
+
+def _image_data(name: str, result: ImageResult | None, scored: dict[str, Any] | None, *, embed: bool) -> dict[str, Any]:
     scores_of = scored or {"classes": {}}
     return {
         "name": escape(name),
         "file": quote(name, errors="surrogateescape"),
         "size": result.size if result else (2, 1),
-        "photo": embedded("jpeg", result.photo if result else b""),
-        "map": embedded("png", result.maps if result else b""),
+        "photo": embedded("jpeg", result.photo) if result and embed else None,
+        "map": embedded("png", result.maps) if result and embed else None,
         "iou": scores_of.get("mean_iou"),
         "boundary_iou": scores_of.get("mean_boundary_iou"),
         "accuracy": scores_of.get("pixel_accuracy"),

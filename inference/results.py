@@ -7,27 +7,37 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
+from inference.confidence import count_confidence, split, summarise
 from inference.visualize import highlight, overlay
 from utils.files import first_free
 from utils.images import Uint8Array, colorize, read_note, write_png
 
-KINDS = ("color", "overlay", "ids")  # what the demos write of an image
+KINDS = ("color", "overlay", "ids", "confidence")  # what the demos can write of an image
 SHARES_TABLE, SHARES_PICTURE = "class_shares.csv", "class_shares.png"  # of the images of a folder, or a video's frames
 
 # Text notes inside the demos' PNG files: the input of a result, the fingerprint of its settings, the pixels of each
-# class, and the size of the mask in it; the rest is legend.
+# class, how sure they are, and the size of the mask in it; the rest is legend.
 SOURCE_NOTE = "kerbline-source"
 SETTINGS_NOTE = "kerbline-settings"
 COUNTS_NOTE = "kerbline-pixels"
+CONFIDENCE_NOTE = "kerbline-confidence"
 MASK_SIZE_NOTE = "kerbline-mask-size"
 
 ResultPaths = Mapping[str, Path]  # kind -> file; only these are made
+
+
+class Tally(NamedTuple):
+    """Of one result: the pixels of each class, in train id order, and the mean and `LOW` confidence, () without one."""
+
+    pixels: list[int]
+    confidence: tuple[float, ...] = ()
 
 
 def label_id_map(prediction: Uint8Array, classes: Sequence[SegClass]) -> NDArray[np.integer]:
@@ -38,12 +48,12 @@ def label_id_map(prediction: Uint8Array, classes: Sequence[SegClass]) -> NDArray
     return table[prediction]
 
 
-def choose_kinds(outputs: str) -> list[str]:
-    """The kinds of results that `--outputs` lists. Raises ValueError if it lists none, or others than there are."""
+def choose_kinds(outputs: str, kinds: Sequence[str] = KINDS) -> list[str]:
+    """Those of `kinds` that `--outputs` lists. Raises ValueError if it lists none, or others."""
     listed = {kind.strip().lower() for kind in outputs.split(",")} - {""}
-    if not listed or listed - set(KINDS):
-        raise ValueError(f"--outputs {outputs!r} must list some of: {', '.join(KINDS)}.")
-    return [kind for kind in KINDS if kind in listed]
+    if not listed or listed - set(kinds):
+        raise ValueError(f"--outputs {outputs!r} must list some of: {', '.join(kinds)}.")
+    return [kind for kind in kinds if kind in listed]
 
 
 def result_paths(
@@ -77,14 +87,20 @@ def result_paths(
 def write_results(
     paths: ResultPaths, image: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass], source: Path,
     *, wanted: frozenset[int] | None = None, settings: str = "",
-) -> list[int]:
-    """Write the results of one input that `paths` names, and return the pixels of each class, in train id order.
+) -> Tally:
+    """Write the results of one input that `paths` names.
 
-    image: [H, W, 3] RGB. prediction: [H, W] train ids. wanted: train ids that are shown; None: all. settings: the
-    fingerprint of what the results depend on, see `read_counts`.
+    image: [H, W, 3] RGB. prediction: [H, W] train ids, or [2, H, W] with confidence. wanted: train ids that are shown;
+    None: all. settings: the fingerprint of what the results depend on, see `read_tally`.
     """
+    prediction, confidence = split(prediction)
     counts = pixels_per_class(prediction, len(classes))
     note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings, COUNTS_NOTE: " ".join(map(str, counts))}
+    sure: tuple[float, ...] = ()
+    if confidence is not None:
+        sure = summarise(count_confidence(confidence, prediction, None))[:2]
+        note[CONFIDENCE_NOTE] = " ".join(f"{share:.4f}" for share in sure)
+        write_png(paths["confidence"], confidence, note)
     if "ids" in paths:
         write_png(paths["ids"], label_id_map(prediction, classes), note)
     if paths.keys() & {"color", "overlay"}:
@@ -96,14 +112,16 @@ def write_results(
         write_png(paths["color"], mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
     if "overlay" in paths:
         write_png(paths["overlay"], overlay(shown_image, shown_prediction, classes), note)
-    return counts
+    return Tally(counts, sure)
 
 
-def read_counts(paths: ResultPaths, settings: str) -> list[int] | None:
+def read_tally(paths: ResultPaths, settings: str) -> Tally | None:
     """What `write_results` returned with these settings; None if a result is missing or was made with others."""
     if any(read_note(path, SETTINGS_NOTE) != settings for path in paths.values()):
         return None
-    return [int(count) for count in (read_note(next(iter(paths.values())), COUNTS_NOTE) or "").split()]
+    first = next(iter(paths.values()))
+    counts, sure = ((read_note(first, note) or "").split() for note in (COUNTS_NOTE, CONFIDENCE_NOTE))
+    return Tally(list(map(int, counts)), tuple(map(float, sure)) if "confidence" in paths else ())
 
 
 def is_result(path: Path) -> bool:

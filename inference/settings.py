@@ -70,6 +70,9 @@ class EvalInferenceConfig(PredictConfig):
     single_scale: bool = option(False, "scale 1 only")
     no_flip: bool = option(False, "do not average with the mirrored image")
     batch_size: int = option(1, "tiles per step", must_be=POSITIVE)
+    calibrate: bool = option(
+        False, "first fit a temperature for the probabilities to the split's labels, and store it in the checkpoint"
+    )
     profile: bool = option(False, "print how long each step took")
     test_mode: bool = option(False, "evaluate two images only, to check that everything works")
 
@@ -81,7 +84,10 @@ class EvalOutputConfig:
     ckpt_path: str | None = option(None, "folder of the results; default: eval, next to the checkpoint")
     exp_name: str | None = option(None, "name of the results' subfolder; default: <data set>_<split>, and the fold")
     num_workers: int = option(4, "threads that score and write while the network runs", must_be=NOT_NEGATIVE)
-    dump_images: bool = option(False, "write images to rgb/, pred/ (label ids), compose/, diff/ and maps/")
+    outputs: str = option(
+        "", "also write images to folders of these names: pred (label ids), rgb, maps, compose, diff, confidence"
+    )
+    dump_images: bool = option(False, "write all of these but confidence")
     resume: bool = option(False, "continue an interrupted run: keep results made with the same settings")
 
 
@@ -133,7 +139,7 @@ class DemoOutputConfig(PredictConfig):
     """inference and results"""
 
     save_dir: str = option("./save", "folder of the results: <name>_color.png, _overlay.png, _ids.png", "--save-dir")
-    outputs: str = option("ids,color,overlay", "which results to write, comma-separated; ids alone: nothing is drawn")
+    outputs: str = option("ids,color,overlay", "which results to write: these, or confidence (probabilities in 255ths)")
     classes: str = option("", "classes to show, by name, comma-separated; all else is grey, and black in _color.png")
     flip: bool = option(False, "average with the mirrored image")
     tile: int | None = option(None, "cut the image into overlapping tiles of this side, in pixels", must_be=POSITIVE)

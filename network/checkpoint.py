@@ -24,7 +24,7 @@ from datasets.specs.spec import SegClass
 from utils.files import atomic_path, json_text
 
 FORMAT = 1
-_PLAIN_FIELDS = ("arch", "head", "dataset", "epoch", "scores", "config", "mean", "std")
+_PLAIN_FIELDS = ("arch", "head", "dataset", "epoch", "scores", "config", "mean", "std", "temperature")
 SAFETENSORS, ONNX = ".safetensors", ".onnx"
 SHARE_TO_FIT = 0.9  # of the tensors, where some may differ
 NOTE = "kerbline"  # what describes the network in such a file's metadata, as JSON
@@ -47,7 +47,8 @@ class Checkpoint:
     """A network's weights and everything needed to use them.
 
     A published checkpoint holds only weights; then `arch`, `dataset` and `classes` are None.
-    head: what differs from the architecture's usual head (`network.deepv3.head_options`).
+    head: what differs from the architecture's usual head (`network.deepv3.head_options`). temperature: see
+    `inference.confidence`.
     training: what else is needed to resume a run: optimizer, loss scaler, best score, minutes spent, and with --ema the
     weights that are averaged; {} if not saved. Learning rate and random numbers follow from flags and epoch.
     """
@@ -62,6 +63,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    temperature: float = 1.0
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -138,7 +140,8 @@ def as_described(content: Mapping[str, Any], state_dict: Mapping[str, Tensor], p
         return Checkpoint(state_dict=state_dict)
     if content["format"] != FORMAT:
         raise ValueError(f"{path}: unknown checkpoint format {content['format']}; update this project.")
-    content = {"head": {}, "training": {}, **content}  # absent from files of earlier versions, or from safetensors
+    # Absent from files of earlier versions, or from safetensors.
+    content = {"head": {}, "training": {}, "temperature": 1.0, **content}
     try:
         classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
         fields = {name: content[name] for name in (*_PLAIN_FIELDS, "training")}

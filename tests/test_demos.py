@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -265,7 +266,7 @@ def test_resume_goes_by_the_outputs_asked_for(run_folder, tmp_path, monkeypatch)
 
 def test_outputs_that_there_are_not_are_told_before_any_work(run_folder, photo, light_checkpoint, command):
     for wrong in ("ids,colour", " , "):
-        told = f"error: --outputs {wrong!r} must list some of: color, overlay, ids."
+        told = f"error: --outputs {wrong!r} must list some of: color, overlay, ids, confidence."
         assert told in run_folder("--outputs", wrong).err
     flags = ("--snapshot", light_checkpoint, "--outputs")
     for source in (("--demo-image", photo), ("--demo-video", "x.mp4")):
@@ -336,3 +337,21 @@ def test_help_does_not_import_torch(script):
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "--debug" in ended.stdout
+
+
+def test_confidence_is_a_picture_and_two_columns(photos, run_folder, light_checkpoint, tmp_path, command):
+    run_folder("--outputs", "ids,confidence")
+    out = tmp_path / "out"
+    confidence = cv2.imread(str(out / "a_confidence.png"), cv2.IMREAD_UNCHANGED)
+    assert confidence.dtype == np.uint8
+    assert confidence.shape == read_label_ids(out / "a_ids.png").shape
+    table = (out / "class_shares.csv").read_text()
+    line = next(csv.DictReader((out / "class_shares.csv").open()))
+    assert float(line["confidence"]) == pytest.approx(confidence.mean() / 2.55, abs=0.01)
+    assert float(line["confidence_p5"]) <= float(line["confidence"])
+    run_folder("--outputs", "ids,confidence", "--resume")
+    assert (out / "class_shares.csv").read_text() == table
+    assert out / "a_confidence.png" not in find_masks(out)
+    one = ("--demo-image", photos / "a.png", "--snapshot", light_checkpoint, "--save-dir", tmp_path / "one")
+    assert "confidence" in command("demo", *one, "--outputs", "confidence").out
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["a_confidence.png"]

@@ -17,7 +17,7 @@ import torch
 import eval as evaluation
 from datasets.specs.registry import DATASETS, dataset_spec
 from inference.evaluation import ImageResult
-from network.checkpoint import Checkpoint, save_checkpoint
+from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from network.deepv3 import build_network
 from tests.conftest import ROOT
 from utils.images import read_image, read_label_ids, write_image
@@ -200,7 +200,7 @@ def test_resume_predicts_only_what_is_missing(run, tmp_path, monkeypatch):
 def test_what_is_kept_of_an_image_may_be_damaged_anywhere(tmp_path):
     path = tmp_path / "counts" / "a.npz"
     counts = np.arange(9 * 16).reshape(9, 16)
-    ImageResult(counts, (4, 3), b"photo", b"maps").save(tmp_path, "a", "mark")
+    ImageResult(counts, np.zeros((3, 256), np.int64), (4, 3), b"photo", b"maps").save(tmp_path, "a", "mark")
     whole = path.read_bytes()
     kept = ImageResult.load(tmp_path, "a", "mark")
     assert kept is not None
@@ -373,3 +373,56 @@ def test_the_official_scorer_gives_the_same_scores(cityscapes, cityscapes_checkp
         hits, truth, guess = (confusion[rows][:, columns].sum() for rows, columns in (
             (members, members), (members, slice(None)), (slice(None), members)))  # fmt: skip
         assert hits / (truth + guess - hits) == pytest.approx(theirs["categoryScores"][category], abs=1e-9)
+
+
+def test_confidence_is_in_tables_pictures_and_the_report(run, tmp_path):
+    ended = run("--outputs", "confidence,compose")
+    folder = tmp_path / "out" / "camvid_val"
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["compose", "confidence", "counts"]
+    levels = np.concatenate([read_label_ids(folder / "confidence" / f"{name}.png").ravel() for name in NAMES])
+    found = metrics(tmp_path)["confidence"]
+    assert found["mean"] == pytest.approx(levels.mean() / 255)
+    assert found["temperature"] == 1
+    assert f"calibration error {found['calibration_error']:.1%}" in ended.out
+    lines = list(csv.DictReader((folder / "per_image.csv").open()))
+    assert np.mean([float(line["confidence"]) for line in lines]) == pytest.approx(found["mean"])
+    assert (folder / "reliability.png").is_file()
+    before = (folder / "per_image.csv").read_text()
+    run("--outputs", "confidence,compose", "--resume")
+    assert (folder / "per_image.csv").read_text() == before
+
+
+def test_without_labels_confidence_is_a_table(run, root, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "camvid", replace(CAMVID, unlabelled=("test",)))
+    shutil.copytree(root / "val", root / "test")
+    run("--split", "test", "--outputs", "confidence")
+    folder = tmp_path / "out" / "camvid_test"
+    lines = list(csv.DictReader((folder / "per_image.csv").open()))
+    assert [line["image"] for line in lines] == list(NAMES)
+    assert all(0 < float(line["confidence_p5"]) <= float(line["confidence"]) <= 1 for line in lines)
+    assert not (folder / "reliability.png").exists()
+
+
+def test_a_temperature_is_stored_and_makes_random_guesses_less_sure(run, light_checkpoint, tmp_path):
+    snapshot = shutil.copy(light_checkpoint, tmp_path / "light.pth")
+    run("--outputs", "confidence", "--snapshot", snapshot)
+    first, whole = metrics(tmp_path), load_checkpoint(snapshot)
+    ended = run("--outputs", "confidence", "--snapshot", snapshot, "--calibrate")
+    second, after = metrics(tmp_path), load_checkpoint(snapshot)
+    assert f"temperature {after.temperature:.3g} stored" in ended.out
+    assert after.temperature > 1, "the labels are noise"
+    assert second["confusion"] == first["confusion"]
+    assert second["confidence"]["calibration_error"] < first["confidence"]["calibration_error"]
+    assert all((after.state_dict[key] == value).all() for key, value in whole.state_dict.items())
+    run("--outputs", "confidence", "--snapshot", snapshot)
+    assert metrics(tmp_path)["confidence"] == second["confidence"], "it is used from then on"
+
+
+def test_a_temperature_needs_labels_and_a_file_that_can_hold_it(run, root, light_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "camvid", replace(CAMVID, unlabelled=("test",)))
+    shutil.copytree(root / "val", root / "test")
+    assert "needs labels" in run("--calibrate", "--split", "test").err
+    bare = tmp_path / "bare.pth"
+    torch.save(load_checkpoint(light_checkpoint).state_dict, bare)
+    ended = run("--calibrate", "--snapshot", bare, "--arch", "DeepMNV3V3PlusD_m1", "--dataset", "camvid")
+    assert "no checkpoint of this project" in ended.err

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from datasets.specs.registry import dataset_spec
+from inference.confidence import plot_reliability, summarise
 from inference.evaluation import ImageResult, evaluate_image, picture_paths, write_pictures
 from inference.report import page_data, write_page
 from utils.metrics import scores
@@ -106,15 +107,20 @@ def write_report(folder: Path, names: tuple[str, ...] = NAMES, *, labelled: bool
     for i, name in enumerate(names):
         truth, prediction = truth_and_prediction(min(i, 4))
         photo = np.full((*prediction.shape, 3), 255, np.uint8)
-        results.append(evaluate_image(photo, truth if labelled else None, prediction, 11))
+        confidence = np.where(prediction == 3, np.uint8(100 + min(i, 4)), np.uint8(255))  # less sure of the road
+        results.append(evaluate_image(photo, truth if labelled else None, prediction, 11, confidence))
         if pictures:
-            write_pictures(picture_paths(folder, name), photo, truth, prediction, CAMVID.classes)
+            write_pictures(picture_paths(folder, name), photo, truth, prediction, CAMVID.classes, confidence)
     counts = [torch.from_numpy(result.counts) for result in results]
     every = [scores(one[:, :11], CAMVID.class_names, one[:, 11:]) for one in (sum(counts), *counts)]
     facts = {"settings": {"model": {"arch": "x"}}, "speed": {"network_share": 0.876}}
+    if labelled:
+        plot_reliability(folder / "reliability.png", results[0].confidence)
     data = page_data(
         "CamVid: test", "a network", CAMVID.classes, names, results, overall=every[0] if labelled else None,
         per_image=every[1:] if labelled else (), confusion=sum(counts)[:, :11], pictures=pictures, facts=facts,
+        confidence=[summarise(result.confidence) for result in results],
+        reliability=folder / "reliability.png" if labelled else None,
     )  # fmt: skip
     write_page(folder / "report.html", data)
     return folder / "report.html"
@@ -239,6 +245,19 @@ def test_prediction_truth_and_difference_have_their_colors_and_classes_can_be_tu
     assert shown("prediction") == [car, road, road]
 
 
+def test_doubt_is_bright_and_orders_the_images(report, open_page):
+    opened = open_page(report, 1000, 800)
+    opened.page.locator("#sort").select_option("least confident first")
+    assert opened.names()[0] == "city/first"
+    assert opened.page.locator("#reliability img").is_visible()
+    open_image(opened, "city/first")
+    opened.page.locator("#wipe").fill("0")
+    opened.page.locator("#strength").fill("1")
+    opened.page.locator("#right").get_by_role("radio", name="confidence").click()
+    sky, road = opened.colors_at("#stage", (0.6, 0.2), (0.6, 0.7))
+    assert sum(road) > 2 * sum(sky)
+
+
 def test_full_pictures_are_loaded_when_asked_for_whatever_they_are_called(report, open_page):
     opened = open_page(report)
     assert not [url for url in opened.asked if url.endswith(".png")], "not before"
@@ -272,7 +291,7 @@ def test_a_split_without_labels_is_shown_without_scores(tmp_path, open_page):
     assert opened.names() == list(NAMES)
     assert not opened.page.locator("#scored").is_visible()
     open_image(opened, "city/first")
-    assert opened.page.locator("#right button").all_inner_texts() == ["picture", "prediction"]
+    assert opened.page.locator("#right button").all_inner_texts() == ["picture", "prediction", "confidence"]
 
 
 @pytest.mark.parametrize("width", [360, 1600])
@@ -292,6 +311,7 @@ def test_of_500_images_only_those_near_the_window_are_decoded(tmp_path, open_pag
     names = tuple(f"image{i:03}" for i in range(500))
     opened = open_page(write_report(tmp_path, names, pictures=False))
     assert opened.page.locator(".card").count() == 500
+    opened.page.locator("#grid").scroll_into_view_if_needed()
     opened.page.wait_for_selector(".card .photo")
     assert opened.page.locator(".card .photo").count() < 120
     opened.page.locator("#sort").select_option("name")
