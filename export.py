@@ -10,9 +10,12 @@ if __name__ == "__main__":
 
 import copy
 import hashlib
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -20,20 +23,25 @@ import numpy as np
 import torch
 
 from config import as_dict
+from datasets.files import dataset_root, find_samples, load_spec
+from datasets.segmentation import load_sample
 from inference.exported import PT2, Deployed, ExportedNetwork, quantise, write_exported
-from inference.load import Model, fast_network, load_model
-from inference.predictor import MIN_SIDE
+from inference.load import DEFAULT_DATASET, Model, fast_network, load_model
+from inference.predictor import MIN_SIDE, Predictor
 from network.blocks import Network
 from network.checkpoint import ONNX, SAFETENSORS, describe, save_checkpoint
 from network.convert import halve
 from utils.command import run_command
 from utils.files import atomic_path, writable_file, write_json
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
+from utils.metrics import ConfusionMatrix, scores
 from utils.text import escape
 
 SIZES = ((192, 256), (181, 255), (97, 131))  # rows and columns of the checked images, without --size
 MOST_IMAGES = 16  # that are checked, or calibrated on
 LEAST_EQUAL, LEAST_HALF = 0.9999, 0.99  # share of equal labels, by the type that computes
+TIMED_SIZE, TIMED_TIMES = (512, 1024), 5  # rows and columns of the timed image, without --size
+MOST_LOST = 0.01  # mIoU
 LEAST_INT8 = 0.8  # 0.88 in the smallest of `SIZES` goes with 0.3 points less mIoU, 0.67 was a file that was no use
 
 
@@ -50,8 +58,13 @@ def main(config: ExportConfig) -> int:
 
     with atomic_path(out) as file:
         write_file(file, model, config)
-        found = compare_labels(load_model(file), model, pictures, [(size[0], size[1])] if size else SIZES)
-        write_json(out.with_suffix(".json"), {"settings": as_dict(config), "bytes": file.stat().st_size, **found})
+        exported = load_model(file)
+        found = compare_labels(exported, model, pictures, [(size[0], size[1])] if size else SIZES)
+        found["milliseconds"] = time_both(exported, model, pictures[0][1], config.file.size or TIMED_SIZE)
+        found["bytes"] = [Path(config.model.snapshot).stat().st_size, file.stat().st_size]
+        if config.check.dataset_dir:
+            found["mean_iou"] = score_both(exported, model, config)
+        write_json(out.with_suffix(".json"), {"settings": as_dict(config), **found})
         for line in found["checks"]:
             print("{picture}, {width}x{height}: {equal:.3%} of the labels are PyTorch's; ".format(**line)
                   + "largest difference of a probability: {largest_difference:.1e}".format(**line))  # fmt: skip
@@ -63,8 +76,15 @@ def main(config: ExportConfig) -> int:
                 f"asked for) in {worst['picture']} at {worst['width']}x{worst['height']}; the largest difference is in "
                 f"row {worst['row']}, column {worst['column']}. {out} was not written."
             )
-    if config.file.int8:
-        print("notice: 8 bits change some labels: score the file with eval.py --snapshot before you use it.")
+    rows, columns = size or TIMED_SIZE
+    print("{:.0f} ms instead of {:.0f} in PyTorch".format(*found["milliseconds"]), f"for an image of {columns}x{rows}")
+    if "mean_iou" in found:
+        file_iou, iou = found["mean_iou"]
+        print(f"mIoU {100 * file_iou:.2f}; the checkpoint has {100 * iou:.2f}")
+        if iou - file_iou > MOST_LOST:
+            print(f"warning: {100 * (iou - file_iou):.1f} points of mIoU are lost.", file=sys.stderr)
+    elif config.file.int8:
+        print("notice: 8 bits change some labels: --dataset_dir tells what that costs.")
     print(f"wrote {escape(out)} ({out.stat().st_size / 1e6:.1f} MB); report: {escape(out.with_suffix('.json'))}")
     return 0
 
@@ -80,7 +100,7 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
     net = fast_network(copy.deepcopy(model.net), torch.device("cpu"))
     net = net.half() if config.file.half else net
     deployed = Deployed(
-        net, images=config.file.input, output=config.file.output, mean=checkpoint.mean, std=checkpoint.std,
+        net, input=config.file.input, output=config.file.output, mean=checkpoint.mean, std=checkpoint.std,
         temperature=checkpoint.temperature,
     )  # fmt: skip
     source = {"sha256": hashlib.sha256(Path(config.model.snapshot).read_bytes()).hexdigest()}
@@ -114,6 +134,33 @@ def compare_labels(
             "largest_difference": float(difference.max()), "row": int(row), "column": int(column),
         })  # fmt: skip
     return {"checks": checks}
+
+
+def time_both(exported: Model, model: Model, picture: Uint8Array, size: tuple[int, int]) -> tuple[float, float]:
+    """Median milliseconds for the picture, resized to `size`: of the file, and of the checkpoint in PyTorch."""
+    image: Uint8Array = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    predictors: list[Predictor] = [one.predictor("cpu") for one in (exported, model)]
+    times: list[list[float]] = [[], []]
+    for _ in range(1 + TIMED_TIMES):
+        for predictor, taken in zip(predictors, times, strict=True):
+            start = time.perf_counter()
+            predictor.predict(image)
+            taken.append(1000 * (time.perf_counter() - start))
+    return median(times[0][1:]), median(times[1][1:])  # the first is slower
+
+
+def score_both(exported: Model, model: Model, config: ExportConfig) -> tuple[float, float]:
+    """The mIoU of the file and of the checkpoint on a split, whole images at scale 1."""
+    name, folder = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET, config.check.dataset_dir
+    spec = load_spec(name, folder)
+    samples = find_samples(spec, dataset_root(name, folder), config.check.split)
+    found = []
+    for predictor in (one.predictor("cpu") for one in (exported, model)):
+        confusion = ConfusionMatrix(spec.num_classes, spec.ignore_label)
+        for image, labels in (load_sample(sample, spec) for sample in samples):
+            confusion.update(torch.from_numpy(labels), predictor.predict(image))
+        found.append(scores(confusion.matrix, spec.class_names).totals["mean_iou"])
+    return found[0], found[1]
 
 
 def read_pictures(path: Path, flag: str) -> list[tuple[str, Uint8Array]]:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,10 @@ def evaluation(device: torch.device, folder: Path) -> Iterator[Contenders]:
             ids = np.kron(generator.integers(0, NUM_CLASSES, (16, 32)), np.ones((64, 64))).astype(np.uint8)
             Image.fromarray(ids if pixels is None else pixels).save(path)
     flags = ["--snapshot", SNAPSHOT, "--dataset_dir", str(root), "--split", "test", "--device", str(device)]
-    config = parse_command_line(EvalConfig, [*flags, *AS_IN_TRAINING.split(), "--ckpt_path", str(folder / "eval")])
+    flags += [*AS_IN_TRAINING.split(), "--ckpt_path", str(folder / "eval")]
 
-    def ours() -> None:
+    def ours(*more: str) -> None:
+        config = parse_command_line(EvalConfig, [*flags, *more])
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             command.main(config)
 
@@ -213,7 +215,8 @@ def evaluation(device: torch.device, folder: Path) -> Iterator[Contenders]:
         if score is not None:
             score.compute()
 
-    yield {OURS: ours, "plain loop" + (" with torchmetrics" if is_there("torchmetrics") else ""): plain}
+    name = "plain loop" + (" with torchmetrics" if is_there("torchmetrics") else "")
+    yield {OURS: ours, f"{OURS} --bf16": partial(ours, "--bf16"), name: plain}
 
 
 WORKS = {work.__name__: work for work in (step, step_lite, sample, decode, evaluation)}

@@ -138,9 +138,11 @@ class LoaderOptions:
 class TrainData:
     """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8) of one epoch.
 
+    samples: those of the split.
     class_pixels: how often each class occurs in the training labels; None unless requested or known anyway.
     """
 
+    samples: list[Sample]
     loader: DataLoader[tuple[Tensor, Tensor, str]]
     sampler: EpochSampler
     bad_files: BadFiles
@@ -206,7 +208,7 @@ def train_data(
         paste_share=data.paste, paste_classes=rare_classes(class_pixels or ()),
     )  # fmt: skip
     loader = DataLoader(crops, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
-    return TrainData(loader, sampler, BadFiles(data.skip_bad), class_pixels)
+    return TrainData(samples, loader, sampler, BadFiles(data.skip_bad), class_pixels)
 
 
 def rare_classes(pixels: Sequence[int]) -> list[int]:

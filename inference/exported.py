@@ -31,7 +31,7 @@ TRACED_SIZE = (131, 167)  # of the images that a network for all sizes is traced
 class Deployed(nn.Module):
     """A network with the steps around it, for programs that have none of their own.
 
-    images: "uint8": RGB [B, H, W, 3] as decoded; "float": normalised, [B, 3, H, W] float32.
+    input: "uint8": RGB [B, H, W, 3] as decoded; "float": normalised, [B, 3, H, W] float32.
     output: "labels": train ids [B, H, W] uint8, and the logits [B, C, h, w] float32 that they come from, which may be
     coarser; "logits" or "probabilities": [B, C, H, W] float32 alone. temperature: of the probabilities.
     """
@@ -40,11 +40,11 @@ class Deployed(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, net: nn.Module, *, images: str, output: str, mean: Sequence[float], std: Sequence[float],
+        self, net: nn.Module, *, input: str, output: str, mean: Sequence[float], std: Sequence[float],
         temperature: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.net, self.images, self.output, self.temperature = net.eval(), images, output, temperature
+        self.net, self.input, self.output, self.temperature = net.eval(), input, output, temperature
         self.dtype = next(net.parameters()).dtype
         # Constants of its own: `normalise` makes them when it is first called, which while tracing is too late.
         self.register_buffer("shift", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -52,7 +52,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for a batch of images."""
-        if self.images == "uint8":
+        if self.input == "uint8":
             images = (images.permute(0, 3, 1, 2).float() - self.shift) * self.scale
         logits = self.net(images.to(self.dtype)).float()
         full = upsample(logits, (images.shape[2], images.shape[3]))
@@ -64,8 +64,8 @@ class Deployed(nn.Module):
 def capture(net: Deployed, size: tuple[int, int] | None) -> torch.export.ExportedProgram:
     """`net` as a graph, for images of `size` (rows, columns), or of any size, in batches of any length."""
     shape = (2, *(size or TRACED_SIZE))
-    images = torch.zeros(*shape, 3, dtype=torch.uint8) if net.images == "uint8" else torch.zeros(2, 3, *shape[1:])
-    first = 1 if net.images == "uint8" else 2
+    images = torch.zeros(*shape, 3, dtype=torch.uint8) if net.input == "uint8" else torch.zeros(2, 3, *shape[1:])
+    first = 1 if net.input == "uint8" else 2
     free = dict.fromkeys((0, *(() if size else (first, first + 1))), torch.export.Dim.DYNAMIC)
     with torch.no_grad():
         return torch.export.export(net, (images,), dynamic_shapes=(free,), strict=False)
@@ -79,7 +79,7 @@ def write_exported(
     size: rows and columns of the images; None: any. Raises ValueError if a package is missing, or if the network cannot
     be traced.
     """
-    notes = {"input": net.images, "output": net.output, "size": size, **description}
+    notes = {"input": net.input, "output": net.output, "size": size, **description}
     if path.suffix == ONNX:
         check_packages(path)
     try:
@@ -142,7 +142,7 @@ class ExportedNetwork(nn.Module):
     def __init__(self, path: Path, notes: Mapping[str, Any], run: Callable[[Tensor], list[Tensor]]) -> None:
         super().__init__()
         self.path, self.run = path, run
-        self.images, self.output, self.size = notes["input"], notes["output"], notes["size"]
+        self.input, self.output, self.size = notes["input"], notes["output"], notes["size"]
         self.checkpoint: Checkpoint = as_described(notes, {}, path)
         self.mean, self.std = (
             torch.tensor(values).view(3, 1, 1) for values in (self.checkpoint.mean, self.checkpoint.std)
@@ -158,7 +158,7 @@ class ExportedNetwork(nn.Module):
                 "export it without --size."
             )
         here = images.float().cpu()
-        if self.images == "uint8":
+        if self.input == "uint8":
             here = ((here * self.std + self.mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         last = self.run(here.contiguous())[-1].to(images.device)
         return last.log() * self.checkpoint.temperature if self.output == "probabilities" else last
@@ -166,7 +166,7 @@ class ExportedNetwork(nn.Module):
     def label(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What the file itself gives for RGB images [B, H, W, 3]: the most probable train ids [B, H, W]."""
         here = torch.from_numpy(np.ascontiguousarray(images))
-        if self.images == "float":
+        if self.input == "float":
             here = normalise(here.permute(0, 3, 1, 2), self.checkpoint.mean, self.checkpoint.std).contiguous()
         first = self.run(here)[0]
         return (first if self.output == "labels" else first.argmax(1).to(torch.uint8)).numpy()

@@ -249,6 +249,8 @@ class ExportCheckConfig:
     """checking it"""
 
     images: str = option(PHOTO, "image, or folder of images, on which the file must agree with PyTorch")
+    dataset_dir: str | None = option(None, "root folder of labelled data to score the file on, beside the checkpoint")
+    split: str = option("val", "their split")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def test_confidence_is_the_largest_probability_and_labels_stay(how, temperature)
 
 def test_an_exported_network_softens_its_probabilities_too():
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 64, 48, 3), np.uint8))
-    how = {"images": "uint8", "output": "probabilities", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    how = {"input": "uint8", "output": "probabilities", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     plain, soft = (Deployed(tiny_network(5), temperature=t, **how)(image)[0][0] for t in (1.0, 2.0))
     assert torch.allclose(soften(plain, 2.0), soft, atol=1e-5)
 

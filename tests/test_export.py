@@ -31,8 +31,8 @@ CLASSES = dataset_spec("camvid").classes
 DESCRIPTION = describe(Checkpoint(state_dict={}, arch="DeepR18V3PlusD_m1", classes=CLASSES))
 
 
-def deployed(net, images="uint8", output="labels"):
-    return Deployed(net, images=images, output=output, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+def deployed(net, input="uint8", output="labels"):
+    return Deployed(net, input=input, output=output, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def noise(*shape):
@@ -160,13 +160,26 @@ def test_a_smaller_file_is_checked_too(export, name, flag, tmp_path, monkeypatch
     monkeypatch.setattr("export.LEAST_INT8", 0.0)  # an untrained network finds all classes nearly alike
     assert export(name, flag, "--calibration", tmp_path / "picture.png").code == 0
     report = json.loads((tmp_path / "net.json").read_text())
-    assert report["bytes"] < 9e6  # in float32: 15 MB
+    assert report["bytes"][1] < 9e6 < report["bytes"][0]
+    assert min(report["milliseconds"]) > 0
     (line,) = report["checks"]
     assert line["equal"] > (0 if flag == "--int8" else 0.99)
     monkeypatch.setattr(f"export.LEAST_{flag.removeprefix('--').upper()}", 1.1)
     (tmp_path / name).unlink()
     assert "asked for" in export(name, flag, "--calibration", tmp_path / "picture.png").err
     assert not (tmp_path / name).exists()
+
+
+def test_lost_accuracy_is_told(export, tmp_path, monkeypatch):
+    for name, values in (("val", noise(64, 96, 3).numpy()), ("valannot", noise(64, 96).numpy() % 11)):
+        write_image(tmp_path / "set" / name / "a.png", values)
+    ended = export("net.pt2", "--dataset_dir", tmp_path / "set")
+    same, before = json.loads((tmp_path / "net.json").read_text())["mean_iou"]
+    assert same == before
+    assert f"mIoU {100 * same:.2f}; the checkpoint has {100 * same:.2f}" in ended.out
+    assert "lost" not in ended.err
+    monkeypatch.setattr("export.MOST_LOST", -0.1)
+    assert "points of mIoU are lost" in export("net.pt2", "--dataset_dir", tmp_path / "set").err
 
 
 def test_a_file_that_gives_other_labels_is_not_kept(export, tmp_path, monkeypatch):

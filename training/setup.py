@@ -108,12 +108,11 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         model = _exchange_gradients(model, config.precision, device)
     record = {}
     if processes.is_main:
-        root, split = dataset_root(spec.name, config.data.dataset_dir), config.data.train_split
-        cv = config.data.cv
-        samples = [find_samples(spec, root, name, cv) for name in (split if cv is None else "train", "val")]
-        if set(samples[0]) & set(samples[1]):
-            about.append(f"--train_split {split} includes validation images, so the validation score is optimistic.")
-        record = record_start(dtype, data_fingerprint(spec, *samples))
+        flags = config.data
+        val_samples = find_samples(spec, dataset_root(spec.name, flags.dataset_dir), "val", flags.cv)
+        if set(data.samples) & set(val_samples):
+            about.append(f"--train_split {flags.train_split} includes validation images, so its score is optimistic.")
+        record = record_start(dtype, data_fingerprint(spec, data.samples, val_samples))
     accumulate = min(accumulate, len(data))
     num_crops = config.data.bs_mult * processes.world_size
     if accumulate > 1:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from config import as_dict
 from datasets.files import files_below
+from datasets.loaders import LoaderOptions
 from network.checkpoint import Checkpoint
 from training.checkpoints import find_start, open_run, restore, save_run
 from training.loop import TEST_STEPS, Meters, Progress, run_epochs
@@ -37,7 +38,6 @@ from utils.device import autocast_dtype, resolve_device
 from utils.distributed import find_processes
 from utils.files import natural_order
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image, side_by_side
-from utils.parallel import default_num_workers, prepare_worker
 from utils.text import counted
 from utils.video_io import open_video
 from video.flow import sdc_inputs
@@ -139,18 +139,13 @@ def training_loader(training: SDCTraining) -> DataLoader[tuple[Tensor, Tensor]]:
     order = np.random.default_rng((config.run.seed, epoch)).permutation(num_clips * config.frames.repeat)
     draws = list(enumerate(order % num_clips))  # place in the epoch, and clip
     on_gpu, num_workers = training.device.type == "cuda", config.device.num_workers
-    if num_workers is None:  # on a CPU the network needs the cores more than DIS does
-        num_workers = default_num_workers(find_processes()) if on_gpu else 0
+    if num_workers is None and not on_gpu:
+        num_workers = 0  # the network needs the cores more than DIS does
+    clips = TrainingClips(training.train, config.net.mode, config.frames.crop_size, (config.run.seed, epoch))
     return DataLoader(
-        TrainingClips(training.train, config.net.mode, config.frames.crop_size, (config.run.seed, epoch)),
-        batch_size=batch,
-        sampler=draws[training.progress.step * batch :],
-        drop_last=True,
-        collate_fn=collate_clips,
-        num_workers=num_workers,
-        pin_memory=on_gpu,
-        worker_init_fn=prepare_worker,
-    )
+        clips, batch_size=batch, sampler=draws[training.progress.step * batch :], drop_last=True,
+        collate_fn=collate_clips, **LoaderOptions(find_processes(), num_workers, on_gpu).for_loader(),
+    )  # fmt: skip
 
 
 def predict(training: SDCTraining, frames: Tensor, flows: Tensor) -> tuple[Tensor, Tensor]:
