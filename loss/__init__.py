@@ -34,7 +34,7 @@ def build_loss(
     class_pixels: how often each class occurs in the training labels; needed for --class_balance. Raises ValueError for
     flags that exclude each other, change nothing without another one, or name unknown classes.
     """
-    _check_flags(config)
+    _check_options(config)
     strict_classes = parse_numbers(config.strict_bdr_cls, "--strict_bdr_cls")
     if any(not 0 <= c < spec.num_classes for c in strict_classes):
         raise ValueError(
@@ -113,7 +113,7 @@ def balanced_weights(pixels: Sequence[int], power: float) -> list[float]:
     return [(median / count) ** power if count else 1.0 for count in pixels]
 
 
-def _check_flags(config: LossConfig) -> None:
+def _check_options(config: LossConfig) -> None:
     losses = ("relax", "jointwtborder", "img_wt_loss", "class_balance")
     chosen = [f"--{loss}" for loss in losses if getattr(config, loss)]
     if len(chosen) > 1:
