@@ -8,6 +8,7 @@ from utils.flags import parse_command_line, parse_scales
 if __name__ == "__main__":
     CONFIG = parse_command_line(EvalConfig)  # before heavy imports, so that --help answers at once
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,8 +30,8 @@ from inference.confidence import (
     TemperatureFit,
     on_grid,
     plot_reliability,
-    split,
     summarise,
+    unstack,
 )
 from inference.evaluation import PICTURES, ImageResult, evaluate_image, picture_paths, write_pictures
 from inference.load import DEFAULT_DATASET, Model, load_model
@@ -179,7 +180,7 @@ def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, Tensor, dic
         sample = run.samples[i]
         for path in picture_paths(run.folder, sample.name).values():
             path.unlink(missing_ok=True)  # of an earlier evaluation: it would not belong to the new scores
-        prediction, confidence = split(prediction)
+        prediction, confidence = unstack(prediction)
         paths = picture_paths(run.folder, sample.name, run.kinds)
         write_pictures(paths, image, labels, prediction, run.spec.classes, confidence)
         result = evaluate_image(image, labels, prediction, num_classes, confidence)
@@ -207,7 +208,8 @@ def report(run: Evaluation, counts: Tensor, confidence: NDArray[np.int64], speed
     sure = [summarise(one) for one in confidence] if "confidence" in run.kinds else None
     if sure:
         found = summarise(confidence.sum(0))
-        facts["confidence"] = {**found._asdict(), "temperature": run.predictor.temperature}
+        values = {**found._asdict(), "temperature": run.predictor.temperature}
+        facts["confidence"] = {name: None if math.isnan(value) else value for name, value in values.items()}
         print(f"confidence {found.mean:.1%} on average; {found.low:.1%} or less in a twentieth of the pixels")
         if run.is_labelled:
             plot_reliability(folder / f"reliability{suffix}.png", confidence.sum(0))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.specs.spec import IGNORE_LABEL
 from utils.images import Uint8Array
 from utils.plots import new_plot
 
@@ -45,7 +46,7 @@ def soften(probabilities: Tensor, temperature: float) -> Tensor:
     return powers.div_(powers.sum(0))
 
 
-def split(prediction: Uint8Array) -> tuple[Uint8Array, Uint8Array | None]:
+def unstack(prediction: Uint8Array) -> tuple[Uint8Array, Uint8Array | None]:
     """What a predictor gave, [H, W] or [2, H, W], as train ids and confidence, None without one."""
     return (prediction[0], prediction[1]) if prediction.ndim == 3 else (prediction, None)
 
@@ -53,10 +54,10 @@ def split(prediction: Uint8Array) -> tuple[Uint8Array, Uint8Array | None]:
 def count_confidence(confidence: Uint8Array, prediction: Uint8Array, labels: Uint8Array | None) -> NDArray[np.int64]:
     """Pixels at each level of confidence [H, W]: all, those whose label is known, and those that are right: [3, 256].
 
-    prediction, labels: train ids [H, W]; 255 is unknown.
+    prediction, labels: train ids [H, W].
     """
     chosen = [np.ones_like(confidence, bool)]
-    chosen += [np.zeros_like(chosen[0])] * 2 if labels is None else [labels != 255, labels == prediction]
+    chosen += [np.zeros_like(chosen[0])] * 2 if labels is None else [labels != IGNORE_LABEL, labels == prediction]
     return np.stack([np.bincount(confidence[where], minlength=LEVELS) for where in chosen])
 
 
@@ -110,8 +111,8 @@ class TemperatureFit:
         self.sums = torch.zeros(len(FACTORS) + 1, dtype=torch.float64)
 
     def add(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Include pixels: probabilities [C, H, W] with the temperature before, labels [H, W] uint8, 255 if unknown."""
-        known = labels != 255
+        """Include pixels: probabilities [C, H, W] with the temperature before, labels [H, W] uint8."""
+        known = labels != IGNORE_LABEL
         logs = probabilities[:, known].double().clamp(min=1e-12).log()
         of_label = logs.gather(0, labels[known].long()[None])[0]
         sums = [(of_label / factor - (logs / factor).logsumexp(0)).sum() for factor in FACTORS]

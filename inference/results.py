@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from datasets.legend import counted_shares, pixels_per_class, with_legend
 from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
-from inference.confidence import count_confidence, split, summarise
+from inference.confidence import count_confidence, summarise, unstack
 from inference.visualize import highlight, overlay
 from utils.files import first_free
 from utils.images import Uint8Array, colorize, read_note, write_png
@@ -93,7 +93,7 @@ def write_results(
     image: [H, W, 3] RGB. prediction: [H, W] train ids, or [2, H, W] with confidence. wanted: train ids that are shown;
     None: all. settings: the fingerprint of what the results depend on, see `read_tally`.
     """
-    prediction, confidence = split(prediction)
+    prediction, confidence = unstack(prediction)
     counts = pixels_per_class(prediction, len(classes))
     note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings, COUNTS_NOTE: " ".join(map(str, counts))}
     sure: tuple[float, ...] = ()
