@@ -12,9 +12,9 @@ PYTHON="${PYTHON:-python}"
 
 "$PYTHON" train.py \
     --dataset camvid \
-    --arch DeepMNV3V3PlusD_m1 --refine \
+    --arch DeepMNV3V3PlusD_m1 \
     --adam --lr 0.012 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 3 --ema 0.998 \
     --max_minutes "${MINUTES:-58}" --max_epoch 1000 --val_interval 12 --bs_mult_val 4 \
-    --crop_size 240 --crop_width 320 --scale_min 0.75 --scale_max 1.8 --bs_mult 8 --color_aug 0.4 --no-gblur \
-    --class_uniform_pct 0.5 --paste 0.5 --class_balance 0.15 --jaccard 0.5 \
+    --crop_size 240 --crop_width 320 --scale_min 0.7 --scale_max 1.6 --bs_mult 8 --color_aug 0.4 --no-gblur \
+    --class_uniform_pct 0.5 --class_balance 0.15 \
     --seed 0 --exp camvid_light "$@"
