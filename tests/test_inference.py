@@ -291,7 +291,7 @@ def test_the_overlay_has_the_size_of_the_photo_and_tints_it():
 def test_results_of_one_input_are_png_files_whatever_its_format(tmp_path: Path):
     image, labels = picture(30, 40), np.zeros((30, 40), np.uint8)
     [paths] = result_paths(tmp_path, [Path("photo.jpg")])
-    assert write_results(paths, image, labels, CAMVID, Path("photo.jpg")) == [1200, *[0] * 10]
+    assert write_results(paths, image, labels, CAMVID, Path("photo.jpg")).pixels == [1200, *[0] * 10]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo_color.png", "photo_ids.png", "photo_overlay.png"]
     assert (read_label_ids(paths["ids"]) == 0).all()
     assert (read_image(paths["color"])[:30, :40] == CAMVID[0].color).all()

@@ -326,7 +326,7 @@ print(kills, rounds, while_writing)
 """
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing_that_was_saved(tiny_set, tmp_path, num_kills):
     flags = (*TWO_EPOCHS, *ALWAYS)
     run(tiny_set, tmp_path / "whole", *flags)
