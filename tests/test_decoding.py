@@ -188,6 +188,12 @@ def test_an_image_that_is_cut_off_is_damaged_in_every_format(kind, problem):
     assert "or it is a video, a page" in problem(b"<!DOCTYPE html><html>")
 
 
+def test_a_gif_of_a_few_bytes_cannot_hold_many_pixels(problem):
+    size = (30000).to_bytes(2, "little") * 2
+    content = b"GIF89a" + size + b"\0\0\0,\0\0\0\0" + size + b"\0\x02\x02D\x01\0;"
+    assert "damaged (29 bytes cannot hold 30000x30000 pixels)" in problem(content)
+
+
 def test_an_image_too_large_for_the_memory_is_named(problem, monkeypatch):
     def fail(*_: Any) -> None:
         raise MemoryError
@@ -208,6 +214,8 @@ def test_an_image_too_large_for_the_memory_is_named(problem, monkeypatch):
         (encoded(PHOTO, "TIFF", compression="zstd"), "TIFF, compression zstd"),
         (b"P6 40000 30000 255\n" + bytes(99), "has 40000x30000 pixels; at most"),
         (b"P5 2000000 2 255\n" + bytes(99), "has 2000000x2 pixels; at most"),
+        (encoded(IDS, "TIFF").replace(b"\x01\x01\x04\0\x01\0\0\0" + len(IDS).to_bytes(4, "little"),
+                                      b"\x01\x01\x04\0\x01\0\0\0\x00\x00\x00\x40"), "x1073741824 pixels; at most"),
     ],
 )
 def test_what_cannot_be_read_is_told_with_the_way_out(content, told, problem):

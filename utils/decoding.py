@@ -33,6 +33,8 @@ Uint8Array = NDArray[np.uint8]
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # the environment variable that OpenCV reads
 MOST_PIXELS = int(text) if (text := os.environ.get(LIMIT, "")).isdecimal() else 1 << 30
+MOST_ON_A_SIDE = 1 << 20  # pixels; OpenCV's limit
+GIF_PIXELS = 4096  # a byte can hold at most: more than a code of its compression stands for
 
 DAMAGED = "the image is truncated or damaged ({}); copy or download it again"
 UNSUPPORTED = "this kind of {} cannot be read; save it as JPEG or PNG of 8 bits"
@@ -158,6 +160,13 @@ def _decode(
     source = _sound_png(encoded, name, indices=indices) if encoded.startswith(PNG) else encoded
     if source.startswith(PNG) and (plain := _decode_plain_png(source, flags)) is not None:
         return plain
+    # Of others, decoders learn too late that there are too many pixels: when they have made room for them.
+    size = None if source.startswith(PNG) else size_in_header(encoded)
+    if size and (size[0] * size[1] > MOST_PIXELS or max(size) > MOST_ON_A_SIDE):
+        raise _too_large(name, size)
+    if size and encoded.startswith(b"GIF8") and size[0] * size[1] > GIF_PIXELS * len(encoded):
+        told = f"{len(encoded)} bytes cannot hold {size[0]}x{size[1]} pixels"
+        raise ValueError(f"{name}: {DAMAGED.format(told)}.")
     try:
         pixels = cv2.imdecode(np.frombuffer(source, np.uint8), flags)
     except cv2.error as error:
@@ -266,8 +275,8 @@ def _decode_plain_png(source: bytes, flags: int) -> Uint8Array | None:
 def _too_large(name: Path | str, size: tuple[int, int] | None) -> ValueError:
     has = f"has {size[0]}x{size[1]} pixels" if size else "is too large"
     return ValueError(
-        f"{name}: {has}; at most {MOST_PIXELS} in all and 1048576 on a side are read. Cut it up, make it smaller, or "
-        f"allow more with the environment variable {LIMIT}."
+        f"{name}: {has}; at most {MOST_PIXELS} in all and {MOST_ON_A_SIDE} on a side are read. Cut it up, make it "
+        f"smaller, or allow more with the environment variable {LIMIT}."
     )
 
 
