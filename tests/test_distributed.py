@@ -215,6 +215,30 @@ def test_the_number_of_processes_changes_nothing(train_together, tiny_set, tmp_p
     assert scores[most] == scores[1]
 
 
+def test_an_interrupted_epoch_goes_on_with_another_number_of_processes(train_together, tiny_set, tmp_path):
+    sizes = ("--max_epoch", 1, "--repeat", 10, "--lr", 0.0001, "--global_batch", 4, "--ckpt_minutes", 1e-6)
+
+    def start(name, world_size, *flags):
+        words = arguments(tiny_set, tmp_path, "--exp", name, "--bs_mult", 4 // world_size, *flags)
+        return train_together(world_size, *(word for word in words if word != "--adam"), *sizes)
+
+    whole = start("whole", 1)
+    assert whole.communicate(timeout=600) and whole.returncode == 0
+    cut = start("cut", 1)
+    process = int(cut.stdout.readline())
+    while not ((tmp_path / "ckpt/cut/metrics.jsonl").exists() and len(metrics(tmp_path, "train", "cut")) > 2):
+        assert cut.poll() is None, cut.stderr.read()
+        time.sleep(0.01)
+    os.kill(process, signal.SIGTERM)
+    assert cut.communicate(timeout=60) and cut.returncode == 143
+    again = start("cut", 2, "--syncbn", "--resume")
+    told, err = again.communicate(timeout=600)
+    assert again.returncode == 0, err[-3000:]
+    assert re.search(r"continuing after epoch 0 and \d+ steps", told)
+    losses = [[row["loss"] for row in metrics(tmp_path, "train", name)] for name in ("whole", "cut")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_a_process_that_hangs_is_named_with_its_machine(train_together, tiny_set, tmp_path):
     words = arguments(tiny_set, tmp_path, "--repeat", "999", "--bs_mult", "1", "--crop_size", "32", "--timeout", "0.4")
     together = train_together(2, *words)
