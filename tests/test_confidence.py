@@ -101,8 +101,9 @@ def test_the_diagram_shows_both_axes(tmp_path):
     assert cv2.imread(str(tmp_path / "reliability.png")).std() > 10
 
 
-def test_the_carried_network_says_how_sure_it_is():
+def test_the_carried_networks_temperature_is_used():
     model = load_model()
+    assert model.predictor("cpu").temperature == model.checkpoint.temperature > 1
     image = np.full((64, 64, 3), 128, np.uint8)
     probabilities = model.predictor("cpu").probabilities(image)
     assert torch.allclose(probabilities.sum(0), torch.ones(64, 64), atol=1e-5)

@@ -223,14 +223,16 @@ def test_an_interrupted_epoch_goes_on_with_another_number_of_processes(train_tog
         return train_together(world_size, *(word for word in words if word != "--adam"), *sizes)
 
     whole = start("whole", 1)
-    assert whole.communicate(timeout=600) and whole.returncode == 0
+    _, err = whole.communicate(timeout=600)
+    assert whole.returncode == 0, err[-3000:]
     cut = start("cut", 1)
     process = int(cut.stdout.readline())
     while not ((tmp_path / "ckpt/cut/metrics.jsonl").exists() and len(metrics(tmp_path, "train", "cut")) > 2):
         assert cut.poll() is None, cut.stderr.read()
         time.sleep(0.01)
     os.kill(process, signal.SIGTERM)
-    assert cut.communicate(timeout=60) and cut.returncode == 143
+    cut.communicate(timeout=60)
+    assert cut.returncode == 143
     again = start("cut", 2, "--syncbn", "--resume")
     told, err = again.communicate(timeout=600)
     assert again.returncode == 0, err[-3000:]
