@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from config import ModelConfig, PrecisionConfig, TrainConfig, as_dict, short_name
+from config import DataConfig, ModelConfig, PrecisionConfig, TrainConfig, as_dict, short_name
 from datasets.files import dataset_root, find_samples
 from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
@@ -106,13 +107,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         losses = build_loss(config.loss, spec, device, data.class_pixels)
     if processes.world_size > 1:
         model = _exchange_gradients(model, config.precision, device)
-    record = {}
-    if processes.is_main:
-        flags = config.data
-        val_samples = find_samples(spec, dataset_root(spec.name, flags.dataset_dir), "val", flags.cv)
-        if set(data.samples) & set(val_samples):
-            about.append(f"--train_split {flags.train_split} includes validation images, so its score is optimistic.")
-        record = record_start(dtype, data_fingerprint(spec, data.samples, val_samples))
+    record = _record_data(config.data, spec, data, dtype, about) if processes.is_main else {}
     accumulate = min(accumulate, len(data))
     num_crops = config.data.bs_mult * processes.world_size
     if accumulate > 1:
@@ -129,6 +124,16 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         config, spec, device, dtype, net, model, losses, optimizer, scaler, lr_at, accumulate, average,
         data, val, processes, log, progress,
     )  # fmt: skip
+
+
+def _record_data(
+    flags: DataConfig, spec: DatasetSpec, data: TrainData, dtype: torch.dtype | None, about: list[str]
+) -> dict[str, Any]:
+    """What the run starts with, see `record_start`. Tells in `about` if it is validated on what it trains on."""
+    val_samples = find_samples(spec, dataset_root(spec.name, flags.dataset_dir), "val", flags.cv)
+    if set(data.samples) & set(val_samples):
+        about.append(f"--train_split {flags.train_split} includes validation images, so its score is optimistic.")
+    return record_start(dtype, data_fingerprint(spec, data.samples, val_samples))
 
 
 def _check_flags(config: TrainConfig, device: torch.device, processes: Processes) -> None:
