@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.legend import counted_shares, percentages, pixels_per_class, plot_shares_over_time, shares_table
+from inference.confidence import describe
 from inference.load import prepare_demo
 from inference.pipeline import describe_speed, errors_naming, predict_all
 from inference.results import SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
@@ -71,7 +72,7 @@ def segment_image(config: DemoConfig) -> int:
 
     print(shares_table(counted_shares(tally.pixels, model.classes)))
     if tally.confidence:
-        print("confidence {:.1%} on average; {:.1%} or less in a twentieth of the pixels".format(*tally.confidence))
+        print(describe(*tally.confidence))
     for path in paths.values():
         print(f"wrote {escape(path)}")
     return 0

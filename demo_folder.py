@@ -97,7 +97,7 @@ def segment(
     processes and unreadable ones, and a message for each of the latter.
     """  # fmt: skip
     counts, sure = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64), torch.zeros(len(jobs), 2)
-    predict = predictor.predict
+    predict = predictor.predict_with_confidence if "confidence" in jobs[0][1] else predictor.predict
     missing: list[int] = []
     unreadable: list[str] = []
 
@@ -107,7 +107,6 @@ def segment(
 
     for i in range(processes.rank, len(jobs), processes.world_size):
         _, paths, settings = jobs[i]
-        predict = predictor.predict_with_confidence if "confidence" in paths else predictor.predict
         if resume and (tally := read_tally(paths, settings)) is not None:
             keep(i, tally)
         else:

@@ -28,6 +28,7 @@ from inference.confidence import (
     CONFIDENCE_COLUMNS,
     LEVELS,
     TemperatureFit,
+    describe,
     on_grid,
     plot_reliability,
     summarise,
@@ -109,6 +110,8 @@ def main(config: EvalConfig) -> int:
         tile=how.crop_size if how.inference_mode == "sliding" else None, overlap=how.sliding_overlap,
         batch_size=how.batch_size, max_memory=how.max_memory, bf16=how.bf16, compile=how.compile,
     )  # fmt: skip
+    if how.calibrate:
+        check_calibrates(config, model, spec, samples)
     folder = writable_folder(result_folder(config, spec, fold), "--ckpt_path")
     run = Evaluation(config, model, spec, root, predictor, fold, samples, folder)
 
@@ -123,14 +126,19 @@ def main(config: EvalConfig) -> int:
     return 0
 
 
+def check_calibrates(config: EvalConfig, model: Model, spec: DatasetSpec, samples: list[Sample]) -> None:
+    """Raise ValueError where there are no labels to fit a temperature to, or where the file could not hold it."""
+    if samples[0].label_path is None:
+        raise ValueError(f"--calibrate needs labels; {spec.name} has none for {config.data.split}.")
+    if not isinstance(model.net, Network) or model.checkpoint.arch is None:
+        told = "is no checkpoint of this project, which could hold a temperature"
+        raise ValueError(f"--calibrate: {config.model.snapshot} {told}.")
+
+
 def calibrate(run: Evaluation, processes: Processes) -> float:
     """Fit the factor by which the temperature must change, and store the new one in the checkpoint."""
     snapshot, fit = Path(run.config.model.snapshot), TemperatureFit()
     own = run.samples[processes.rank :: processes.world_size]
-    if not run.is_labelled:
-        raise ValueError(f"--calibrate needs labels; {run.spec.name} has none for {run.config.data.split}.")
-    if not isinstance(run.model.net, Network) or run.model.checkpoint.arch is None:
-        raise ValueError(f"--calibrate: {snapshot} is no checkpoint of this project, which could hold a temperature.")
 
     def add(_: Sample, probabilities: NDArray[np.float32], image: Uint8Array, labels: Uint8Array) -> None:
         fit.add(torch.from_numpy(probabilities), on_grid(torch.from_numpy(labels)))
@@ -210,7 +218,7 @@ def report(run: Evaluation, counts: Tensor, confidence: NDArray[np.int64], speed
         found = summarise(confidence.sum(0))
         values = {**found._asdict(), "temperature": run.predictor.temperature}
         facts["confidence"] = {name: None if math.isnan(value) else value for name, value in values.items()}
-        print(f"confidence {found.mean:.1%} on average; {found.low:.1%} or less in a twentieth of the pixels")
+        print(describe(found.mean, found.low))
         if run.is_labelled:
             plot_reliability(folder / f"reliability{suffix}.png", confidence.sum(0))
             print(f"calibration error {found.calibration_error:.1%} (temperature {run.predictor.temperature:.3g})")

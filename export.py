@@ -59,11 +59,12 @@ def main(config: ExportConfig) -> int:
     with atomic_path(out) as file:
         write_file(file, model, config)
         exported = load_model(file)
-        found = compare_labels(exported, model, pictures, [(size[0], size[1])] if size else SIZES)
-        found["milliseconds"] = time_both(exported, model, pictures[0][1], config.file.size or TIMED_SIZE)
+        both = exported.predictor("cpu"), model.predictor("cpu")
+        found = compare_labels(exported, *both, pictures, [(size[0], size[1])] if size else SIZES)
+        found["milliseconds"] = time_both(both, pictures[0][1], config.file.size or TIMED_SIZE)
         found["bytes"] = [Path(config.model.snapshot).stat().st_size, file.stat().st_size]
         if config.check.dataset_dir:
-            found["mean_iou"] = score_both(exported, model, config)
+            found["mean_iou"] = score_both(both, model, config)
         write_json(out.with_suffix(".json"), {"settings": as_dict(config), **found})
         for line in found["checks"]:
             print("{picture}, {width}x{height}: {equal:.3%} of the labels are PyTorch's; ".format(**line)
@@ -113,13 +114,13 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
 
 
 def compare_labels(
-    exported: Model, model: Model, pictures: Sequence[tuple[str, Uint8Array]], sizes: Sequence[tuple[int, int]]
+    exported: Model, other: Predictor, reference: Predictor, pictures: Sequence[tuple[str, Uint8Array]],
+    sizes: Sequence[tuple[int, int]],
 ) -> dict[str, Any]:
     """Run both on each picture, resized to each size; what an exported file gives by itself, in batches of two.
 
     Returns, as `checks`, the share of equal labels and where the probabilities differ most.
     """
-    reference, other = (one.predictor("cpu") for one in (model, exported))
     checks = []
     for (name, picture), (height, width) in ((picture, size) for picture in pictures for size in sizes):
         image: Uint8Array = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
@@ -136,26 +137,25 @@ def compare_labels(
     return {"checks": checks}
 
 
-def time_both(exported: Model, model: Model, picture: Uint8Array, size: tuple[int, int]) -> tuple[float, float]:
+def time_both(both: tuple[Predictor, Predictor], picture: Uint8Array, size: tuple[int, int]) -> tuple[float, float]:
     """Median milliseconds for the picture, resized to `size`: of the file, and of the checkpoint in PyTorch."""
     image: Uint8Array = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    predictors: list[Predictor] = [one.predictor("cpu") for one in (exported, model)]
     times: list[list[float]] = [[], []]
     for _ in range(1 + TIMED_TIMES):
-        for predictor, taken in zip(predictors, times, strict=True):
+        for predictor, taken in zip(both, times, strict=True):
             start = time.perf_counter()
             predictor.predict(image)
             taken.append(1000 * (time.perf_counter() - start))
     return median(times[0][1:]), median(times[1][1:])  # the first is slower
 
 
-def score_both(exported: Model, model: Model, config: ExportConfig) -> tuple[float, float]:
+def score_both(both: tuple[Predictor, Predictor], model: Model, config: ExportConfig) -> tuple[float, float]:
     """The mIoU of the file and of the checkpoint on a split, whole images at scale 1."""
     name, folder = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET, config.check.dataset_dir
     spec = load_spec(name, folder)
     samples = find_samples(spec, dataset_root(name, folder), config.check.split)
     found = []
-    for predictor in (one.predictor("cpu") for one in (exported, model)):
+    for predictor in both:
         confusion = ConfusionMatrix(spec.num_classes, spec.ignore_label)
         for image, labels in (load_sample(sample, spec) for sample in samples):
             confusion.update(torch.from_numpy(labels), predictor.predict(image))

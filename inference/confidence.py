@@ -101,6 +101,11 @@ def on_grid(values: Tensor) -> Tensor:
     return values[..., ::step, ::step].contiguous()
 
 
+def describe(mean: float, low: float) -> str:
+    """One line of `Confidence.mean` and `low`."""
+    return f"confidence {mean:.1%} on average; {low:.1%} or less in a twentieth of the pixels"
+
+
 class TemperatureFit:
     """Compares by how much a temperature should change, by the likelihood of the labels.
 

@@ -99,7 +99,7 @@ def write_exported(
             value.shape = type(value.shape)([side if isinstance(side, int) else next(free) for side in value.shape])
         graph.model.metadata_props.update({key: json_text(value) for key, value in notes.items()})
         graph.save(path)
-    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:
         wayout = "" if size else " Give a fixed --size."
         raise ValueError(f"the network cannot be exported: {one_line(error)[:200]}.{wayout}") from error
 

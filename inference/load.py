@@ -72,10 +72,7 @@ class Model:
 
 
 def load_model(
-    snapshot: Path | str = SNAPSHOT,
-    *,
-    arch: str | None = None,
-    dataset: str | None = None,
+    snapshot: Path | str = SNAPSHOT, *, arch: str | None = None, dataset: str | None = None,
     find_spec: Callable[[str], DatasetSpec] = dataset_spec,
 ) -> Model:
     """Build the network that a checkpoint holds, by default the one that this project carries, and load its weights.

@@ -28,11 +28,7 @@ TILES = {
 
 
 def write_scores(
-    folder: Path,
-    suffix: str,
-    names: Sequence[str],
-    counts: Tensor,
-    facts: Mapping[str, Any],
+    folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: Mapping[str, Any],
     class_names: Sequence[str],
     confidence: Sequence[Confidence] | None = None,
 ) -> tuple[Scores, list[Scores]]:
@@ -91,7 +87,7 @@ def page_data(
         found = {name: values[key] for name, key in TILES.items()}
         tiles = [(name, "–" if value is None else f"{100 * value:.1f}") for name, value in found.items()]
     tiles.append(("image" if len(names) == 1 else "images", str(len(names))))
-    if error := (facts.get("confidence") or {}).get("calibration_error"):
+    if error := facts.get("confidence", {}).get("calibration_error"):
         tiles.append(("calibration error", f"{100 * error:.1f} %"))
     if "speed" in facts:
         tiles.append(("network busy", f"{100 * facts['speed']['network_share']:.0f} %"))
