@@ -253,8 +253,45 @@ def test_a_process_that_hangs_is_named_with_its_machine(train_together, tiny_set
     told = next(line for line in iter(together.stderr.readline, "") if line.startswith("error"))
     os.kill(processes[1], signal.SIGKILL)
     together.communicate(timeout=60)
-    assert re.match(f"error: process 1 on {re.escape(platform.node())} did not answer within --timeout 0:00:24", told)
+    named = f"error: process 1 on {re.escape(platform.node())} did not answer within (--timeout )?0:00:24"
+    assert re.match(named, told)
     assert together.returncode == 1
+
+
+STOPPED = """
+import os
+import signal
+from datetime import timedelta
+
+import torch
+
+import utils.distributed
+from config import TrainConfig
+from utils.command import run_command
+from utils.distributed import process_group, wait_for_all
+from utils.flags import parse_command_line
+
+utils.distributed.BEAT = 0.2
+
+
+def main(config):
+    with process_group(torch.device("cpu"), timedelta(seconds=4)) as processes:
+        wait_for_all()
+        if processes.rank == SILENT:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        wait_for_all()  # which by itself takes six hours to give up
+
+
+run_command(main, parse_command_line(TrainConfig, []))
+"""
+
+
+@pytest.mark.parametrize("silent", (0, 1))
+def test_a_process_that_is_stopped_while_others_wait_for_it_ends_them(silent, tmp_path):
+    ended = run_two(tmp_path / "stopped.py", STOPPED.replace("SILENT", str(silent)))
+    assert ended.returncode == 1
+    named = f"error: process {silent} on {platform.node()} did not answer within 0:00:04."
+    assert [line for line in ended.stderr.splitlines() if line.startswith("error")] == [named]
 
 
 def test_synchronised_batch_norm_of_one_process_is_batch_norm(monkeypatch):

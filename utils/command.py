@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from utils.device import is_out_of_memory, keep_freed_memory
-from utils.flags import Config, report_error
+from utils.flags import EXIT_MISTAKE, Config, report_error
 from utils.text import escape
 
 # What a user can fix. Anything else is a mistake of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
-EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 # Ctrl-C, and what a scheduler sends before it takes the machine; Windows lacks SIGUSR1.
@@ -62,7 +61,6 @@ def run_command(main: Callable[[Config], int | None], config: Config) -> None:
 
 
 def _fail(problem: str) -> NoReturn:
-    print(f"error: {problem}", file=sys.stderr)
     report_error(problem)
     sys.exit(EXIT_MISTAKE)
 

@@ -23,6 +23,8 @@ import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.flags import EXIT_MISTAKE, report_error
+
 Item = TypeVar("Item")
 
 
@@ -61,6 +63,8 @@ _GROUPS: dict[str, dist.ProcessGroup] = {}
 LONGEST_WAIT = timedelta(hours=6)
 LATER = timedelta(minutes=2)  # after it NCCL gives up, whose message is long and names no machine
 TIME_TO_ANSWER = 3.0  # seconds
+BEAT = 5.0  # seconds between a process's signs of life
+LONGEST_SILENCE = timedelta(minutes=10)  # between two of them
 
 
 @contextmanager
@@ -68,6 +72,7 @@ def process_group(device: torch.device, timeout: timedelta = LONGEST_WAIT) -> It
     """Join the other processes for the block, if there are any; a GPU with a number becomes the current one.
 
     timeout: how long to wait in the middle of a step for a process that hangs; then OSError names it and its machine.
+    Outside of steps processes wait for hours, but not for one that gives no sign of life, see `_watch`.
 
     A `DistributedDataParallel` made in the block must be gone when it ends (make it in a function): it keeps the
     group, whose threads would live until the interpreter exits and then sometimes abort the process.
@@ -82,10 +87,13 @@ def process_group(device: torch.device, timeout: timedelta = LONGEST_WAIT) -> It
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout + LATER if on_gpu else timeout)
     has_failed = True
     machines: list[str] = []
+    has_ended = threading.Event()
     try:
         for name, patience in (("step", timeout), ("wait", LONGEST_WAIT)):
             _GROUPS[name] = dist.new_group(backend="gloo", timeout=patience)
         machines = lists_of_all([platform.node()])
+        silence = min(timeout, LONGEST_SILENCE)
+        threading.Thread(target=_watch, args=(processes, machines, silence, has_ended), daemon=True).start()
         yield processes
         has_failed = False
     except RuntimeError as error:
@@ -97,6 +105,7 @@ def process_group(device: torch.device, timeout: timedelta = LONGEST_WAIT) -> It
             raise OSError(f"another process failed (see its message), or the connection did: {cause}") from error
         raise
     finally:
+        has_ended.set()
         _GROUPS.clear()
         gc.collect()  # the network is part of reference cycles
         # NCCL's group ends only when all processes end it. After an error in one, the others are still waiting for its
@@ -120,8 +129,35 @@ def _silent(processes: Processes, machines: Sequence[str]) -> str:
     asking.join(3 * TIME_TO_ANSWER)
     if not found:
         return f"the machine where the processes meet, {os.environ.get('MASTER_ADDR')}, did not answer"
-    silent = [f"process {rank} on {machines[rank]}" for rank in found[0] if rank < len(machines)]
+    return _name_silent(found[0], machines)
+
+
+def _name_silent(ranks: Sequence[int], machines: Sequence[str]) -> str:
+    silent = [f"process {rank} on {machines[rank]}" for rank in ranks if rank < len(machines)]
     return f"{' and '.join(silent) or 'a process'} did not answer"
+
+
+def _watch(processes: Processes, machines: Sequence[str], silence: timedelta, has_ended: threading.Event) -> None:
+    """Give signs of life until `has_ended`; end this process if another one has given none for so long.
+
+    The main process watches all others, and they watch it: when it ends, their connections to it do.
+    """
+    # A connection serves one thread at a time.
+    store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    others = [0] if processes.rank else range(1, processes.world_size)
+    beats, missed = dict.fromkeys(others, 0), dict.fromkeys(others, 0)
+    while not has_ended.wait(BEAT):
+        try:
+            store.add(f"beat{processes.rank}", 1)
+            now = {rank: store.add(f"beat{rank}", 0) for rank in others}
+        except RuntimeError:
+            return  # the process that keeps the store has ended; the others' connections to it tell why
+        # In own beats, not by the clock: none is late when all go on after a pause, as on a suspended machine.
+        missed = {rank: missed[rank] + 1 if now[rank] == beats[rank] else 0 for rank in others}
+        beats = now
+        if silent := [rank for rank in others if missed[rank] > max(1, silence.total_seconds() / BEAT)]:
+            report_error(f"{_name_silent(silent, machines)} within {silence}.")
+            os._exit(EXIT_MISTAKE)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:

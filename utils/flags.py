@@ -18,9 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+EXIT_MISTAKE = 1  # the exit code after an error that the user can fix
+
 
 def report_error(problem: str) -> None:
-    """Make it part of torchrun's report; scripts/launch.py prints it again at the end."""
+    """Print it, and make it part of torchrun's report; scripts/launch.py prints it again at the end."""
+    print(f"error: {problem}", file=sys.stderr)
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         content = {"message": {"message": problem, "extraInfo": {"timestamp": int(time.time())}}}
         Path(file).write_text(json.dumps(content), encoding="utf-8")
@@ -115,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
         """Exit with one line; argparse would print all flags above it."""
         problem = f"{message}{self._near(message)} ({self.prog} --help explains the flags)"
         report_error(problem)
-        self.exit(2, f"error: {problem}\n")
+        self.exit(2)
 
     def _near(self, message: str) -> str:
         """A suggestion: the known flag that an unknown one resembles; "" if none does."""
