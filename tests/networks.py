@@ -3,14 +3,21 @@
 import csv
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
+from config import ARCHITECTURES
 from network.blocks import Trunk
 from network.deepv3 import DeepLabV3Plus, build_network
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 LIGHT = ("DeepMNV3V3PlusD_m1", "DeepR18V3PlusD_m1")
+# They have nothing that another network has not, only more of it.
+LARGER = (
+    "DeepSRNX101V3PlusD_m1", "DeepR101V3PlusD_m1", "DeepEffLite1V3PlusD_m1", "DeepEffLite2V3PlusD_m1", "DinoV2BaseDPT",
+)  # fmt: skip
+LARGER_ARE_SLOW = [pytest.param(arch, marks=pytest.mark.slow if arch in LARGER else ()) for arch in ARCHITECTURES]
 
 
 def recorded_keys():

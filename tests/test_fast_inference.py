@@ -12,12 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from config import ARCHITECTURES
 from inference.load import Frozen, fast_network
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import build_network
-from network.fuse import fuse_batch_norms, fuse_reductions, store_weights_in
+from network.fuse import (
+    ConvReLU,
+    SpaceToBatchConv2d,
+    fuse_activations,
+    fuse_batch_norms,
+    fuse_reductions,
+    store_weights_in,
+    use_space_to_batch,
+)
 from tests.conftest import as_if_trained
+from tests.networks import LARGER_ARE_SLOW
 from utils.device import compile_for, upsample
 from utils.images import read_label_ids, write_image
 
@@ -68,19 +76,26 @@ def test_a_network_in_training_is_not_folded():
         fuse_batch_norms(conv_and_norm(1.0, 0.0).train())
 
 
-@pytest.mark.parametrize(("arch", "head"), [
-    *((arch, {}) for arch in ARCHITECTURES),
-    ("DeepEffLite0V3PlusD_m1", {"refine": True, "rates": (6, 12, 18)}),
-])  # fmt: skip
-def test_every_network_says_the_same_when_it_is_fast(arch: str, head: dict):
+@pytest.mark.parametrize("arch", [*LARGER_ARE_SLOW, "refined"])
+def test_every_network_says_the_same_when_it_is_fast(arch: str):
     torch.manual_seed(0)
+    refined = {"arch": "DeepEffLite0V3PlusD_m1", "refine": True, "rates": (6, 12, 18)}
     # In float32, a hundred untrained layers make much of a last bit.
-    net = as_if_trained(build_network(arch, 5, **head).eval().double())
+    net = build_network(**(refined if arch == "refined" else {"arch": arch}), num_classes=5)
+    net = as_if_trained(net.eval().double())
     images = torch.randn(1, 3, 48, 65, dtype=torch.float64)
     with torch.inference_mode():
-        before = net(images)
-        after = upsample(fast_network(net, CPU)(images), (48, 65))
-    assert (after - before).abs().max() <= 1e-4 * before.abs().max()
+        before, fast = net(images), fast_network(net, CPU)
+        after = fast(images)
+    assert (upsample(after, (48, 65)) - before).abs().max() <= 1e-4 * before.abs().max()
+    if arch in ("DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepMNV3V3PlusD_m1"):
+        fuse_activations(fast)  # as on a GPU with tensor cores
+        use_space_to_batch(fast)
+        kinds = [type(module) for module in fast.modules()]
+        assert kinds.count(ConvReLU) > 5
+        assert kinds.count(SpaceToBatchConv2d) == (5 if arch == "DeepWV3Plus" else 0)
+        with torch.inference_mode():
+            assert (fast(images) - after).abs().max() <= 1e-9 * after.abs().max()
 
 
 @pytest.mark.parametrize("arch", ["DeepMNV3V3PlusD_m1", "DeepSRNX50V3PlusD_m1"])
@@ -107,6 +122,7 @@ def test_a_compiler_that_is_missing_is_reported_before_anything_is_compiled(monk
             compile_for(nn.Conv2d(3, 2, 1), torch.device(device))
 
 
+@pytest.mark.slow
 def test_a_network_compiled_for_evaluation_has_its_weights_built_in():
     conv = torch.nn.Conv2d(3, 5, 1)
     net, images = Frozen(compile_for(conv, CPU)), torch.randn(1, 3, 8, 8)

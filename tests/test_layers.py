@@ -1,9 +1,8 @@
 """Folder is layer: a folder imports only from those below it (docs/architecture.md)."""
 
 import ast
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,12 +32,14 @@ def floor(path: str) -> int:
     return next(number for number, places in enumerate(FLOORS) if home(path) in places)
 
 
-def project_files() -> list[str]:
+@cache
+def project_files() -> tuple[str, ...]:
     places = {place.split("/")[0] for floor in FLOORS for place in floor} - {".", "config.py"}
     found = [*ROOT.glob("*.py"), *(path for place in places for path in (ROOT / place).rglob("*.py"))]
-    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+    return tuple(sorted(path.relative_to(ROOT).as_posix() for path in found))
 
 
+@cache
 def imported_modules(path: str) -> list[str]:
     names = []
     for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
@@ -60,15 +61,15 @@ def is_forbidden(importer: str, imported: str) -> bool:
     return floor(imported) >= floor(importer)
 
 
-@pytest.mark.parametrize("path", project_files())
-def test_a_file_imports_only_from_below(path):
-    imported = {file for module in imported_modules(path) if (file := file_of(module))}
-    assert {file for file in imported if is_forbidden(path, file)} == set()
+def test_files_import_only_from_below():
+    imports = ((path, file_of(module)) for path in project_files() for module in imported_modules(path))
+    assert {(path, file) for path, file in imports if file and is_forbidden(path, file)} == set()
 
 
-@pytest.mark.parametrize("path", [*LIGHT, *(p for p in project_files() if home(p) == "datasets/specs")])
-def test_declarations_and_flags_import_nothing_heavy(path):
-    assert {module.split(".")[0] for module in imported_modules(path)} & HEAVY == set()
+def test_declarations_and_flags_import_nothing_heavy():
+    light = (*LIGHT, *(path for path in project_files() if home(path) == "datasets/specs"))
+    imports = {(path, module.split(".")[0]) for path in light for module in imported_modules(path)}
+    assert {(path, package) for path, package in imports if package in HEAVY} == set()
 
 
 def test_the_check_itself_notices_a_wrong_import():
@@ -83,8 +84,8 @@ def test_the_check_itself_notices_a_wrong_import():
     assert not is_forbidden("training/setup.py", "training/checkpoints.py")
 
 
-@pytest.mark.parametrize("path", project_files())
-def test_every_file_has_its_line_in_the_architecture(path):
-    name = Path(path).parent.name if path.endswith("__main__.py") else Path(path).stem
+def test_every_file_has_its_line_in_the_architecture():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert f"`{name}`" in text or f"`{name}/`" in text or name == "__init__"
+    files = [Path(path) for path in project_files() if Path(path).stem != "__init__"]
+    names = {path.parent.name if path.stem == "__main__" else path.stem for path in files}
+    assert {name for name in names if f"`{name}`" not in text and f"`{name}/`" not in text} == set()

@@ -20,7 +20,15 @@ from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, SqueezeExcita
 from network.deepv3 import NETWORKS, DeepLabV3Plus, build_network, head_options
 from network.mobile import nearest_multiple_of_8
 from tests.golden import parity_fixtures as fixtures
-from tests.networks import GOLDEN, LIGHT, recorded_keys, tiny_network, trunk_parameters, without_memory
+from tests.networks import (
+    GOLDEN,
+    LARGER_ARE_SLOW,
+    LIGHT,
+    recorded_keys,
+    tiny_network,
+    trunk_parameters,
+    without_memory,
+)
 from utils.device import upsample
 
 RECORDED = ("DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepSRNX101V3PlusD_m1", "DeepR50V3PlusD_m1")
@@ -132,7 +140,7 @@ def test_names_are_readable_without_torch():
 # --- every network ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=LARGER_ARE_SLOW)
 def fresh(request):
     """Each network in turn, freshly initialised, with 5 classes."""
     torch.manual_seed(0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib
 import pytest
 
+from tests.test_layers import ROOT, project_files
 from utils.plots import new_plot
 
 NAMES = ("$\\frac{1$", "a_b^c", "100 %", "\\alpha")
@@ -32,7 +31,6 @@ def test_no_plot_is_left_by_an_error(tmp_path):
 
 
 def test_every_plot_of_the_project_is_made_here():
-    root = Path(__file__).parent.parent
-    files = [path for path in root.rglob("*.py") if ".venv" not in path.parts and path.parent.name != "tests"]
+    files = [*map(ROOT.joinpath, project_files()), *ROOT.glob("benchmarks/*.py")]
     drawing = {path.name for path in files if "savefig" in path.read_text(encoding="utf-8")}
     assert drawing == {"plots.py"}

@@ -80,23 +80,6 @@ ARCHS = ["DeepWV3Plus", "DeepSRNX50V3PlusD_m1", "DeepR50V3PlusD_m1", "DeepMNV3V3
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_whole_networks_stay_what_they_are(arch):
-    torch.manual_seed(0)
-    net = as_if_trained(build_network(arch, 5).eval().double())
-    images = torch.randn(1, 3, 40, 72, dtype=torch.float64)
-    fuse_batch_norms(net)
-    changed = copy.deepcopy(net)
-    fuse_activations(changed)
-    use_space_to_batch(changed)
-    kinds = [type(module) for module in changed.modules()]
-    assert kinds.count(ConvReLU) > 5
-    assert kinds.count(SpaceToBatchConv2d) == {"DeepWV3Plus": 5}.get(arch, 0)
-    with torch.inference_mode():
-        before = net(images)
-        assert (changed(images) - before).abs().max() <= 1e-9 * before.abs().max()
-
-
-@pytest.mark.parametrize("arch", ARCHS)
 def test_in_bfloat16_they_are_as_right_as_before(arch):
     torch.manual_seed(0)
     net = as_if_trained(build_network(arch, 5).eval())

@@ -108,10 +108,10 @@ def test_the_trunk_is_filled_from_published_files_and_from_hugging_faces(content
 def test_a_trunk_of_another_width_or_with_registers_is_refused(tmp_path):
     torch.save(as_published(), tmp_path / "small.pth")
     with pytest.raises(ValueError, match=r"not the weights of this trunk \(--arch\): 0 of 174"):
-        load_trunk_weights(build_network("DinoV2BaseDPT", 3), tmp_path / "small.pth")
+        load_trunk_weights(without_memory("DinoV2BaseDPT"), tmp_path / "small.pth")
     torch.save({**as_published(), "register_tokens": torch.zeros(1, 4, 384)}, tmp_path / "reg4.pth")
     with pytest.raises(ValueError, match="register tokens"):
-        load_trunk_weights(build_network("DinoV2SmallDPT", 3), tmp_path / "reg4.pth")
+        load_trunk_weights(without_memory("DinoV2SmallDPT"), tmp_path / "reg4.pth")
 
 
 def test_what_is_missing_says_where_the_published_file_is(tmp_path, monkeypatch):
