@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets.specs.registry import NAMES
-from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option
+from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE, option, parse_numbers
 
 # Where each data set is if neither --dataset_dir nor its environment variable KERBLINE_<NAME> is given.
 DATASET_ROOTS = {name: f"data/{name}" for name in NAMES}
@@ -85,6 +85,12 @@ class ModelConfig:
         False, "save memory in training: compute each block of the trunk a second time instead of keeping its maps"
     )
     trunk_freeze_bn: bool = option(False, "keep the statistics of the trunk's batch norms; for very small batches")
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """In what the head differs from the architecture's usual one. Raises ValueError for rates that cannot be."""
+        options = {"rates": parse_numbers(self.aspp_rates, "--aspp_rates", positive=True), "refine": self.refine}
+        return {name: value for name, value in options.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)

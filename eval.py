@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inference.settings import EvalConfig
-from utils.flags import parse_command_line, parse_scales
+from utils.flags import parse_command_line, parse_numbers
 
 if __name__ == "__main__":
     CONFIG = parse_command_line(EvalConfig)  # before heavy imports, so that --help answers at once
@@ -106,7 +106,8 @@ def main(config: EvalConfig) -> int:
     samples = choose_samples(config, spec, root, fold)
     how = config.inference
     predictor = model.predictor(
-        config.device.device, scales=(1.0,) if how.single_scale else parse_scales(how.scales), flip=not how.no_flip,
+        config.device.device, flip=not how.no_flip,
+        scales=(1.0,) if how.single_scale else parse_numbers(how.scales, "--scales", float, positive=True),
         tile=how.crop_size if how.inference_mode == "sliding" else None, overlap=how.sliding_overlap,
         batch_size=how.batch_size, max_memory=how.max_memory, bf16=how.bf16, compile=how.compile,
     )  # fmt: skip

@@ -120,7 +120,7 @@ def make_pairs(
     """Do this process's share, on one core per worker. Returns the records of its pairs, and what failed."""
     mine = [sequence for sequence in sequences if sequence.to_make][processes.rank :: processes.world_size]
     if workers is None:  # one is enough to keep a GPU busy
-        workers = 1 if maker.device.startswith("cuda") else default_num_workers(processes)
+        workers = 1 if maker.device.startswith("cuda") else default_num_workers()
     made = list(in_parallel(maker, mine, workers, title="propagate", unit="labelled frame"))
     return [record for records, _ in made for record in records], [problem for _, problem in made if problem]
 

@@ -194,7 +194,7 @@ def save(training: Training, name: str) -> None:
     checkpoint = Checkpoint(
         state_dict=training.scored_net.state_dict(),
         arch=short_name(training.config.model.arch),
-        head=training.net.options,
+        head=training.head,
         dataset=training.spec.name,
         classes=training.spec.classes,
         config=as_dict(training.config),

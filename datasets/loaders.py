@@ -123,7 +123,7 @@ class LoaderOptions:
 
     def count(self) -> int:
         """The number of loader processes."""
-        return default_num_workers(self.processes) if self.num_workers is None else self.num_workers
+        return default_num_workers() if self.num_workers is None else self.num_workers
 
     def for_loader(self) -> dict[str, Any]:
         """Keyword arguments of `DataLoader`."""

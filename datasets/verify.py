@@ -46,7 +46,7 @@ from datasets.specs.spec import DatasetSpec
 from utils.command import one_line, run_command
 from utils.files import PLOT_SUFFIXES, writable_file, write_json
 from utils.images import Uint8Array, read_image
-from utils.parallel import SMALL_FILES, available_cores, in_parallel
+from utils.parallel import SMALL_FILES, default_num_workers, in_parallel
 from utils.text import counted, escape, format_table
 
 MOST_VALUES = 20  # unknown values reported per file
@@ -84,7 +84,7 @@ def main(config: VerifyConfig) -> int:
         find_samples(spec, root, data.split)  # raises, with the known splits
     samples, findings, notes = list_samples(spec, root, data.split, data.cv)
     files = list(dict.fromkeys(sample for found in samples.values() for sample in found))
-    examine_one, num_workers = partial(examine, spec=spec), output.num_workers or available_cores()
+    examine_one, num_workers = partial(examine, spec=spec), output.num_workers or default_num_workers()
     results = in_parallel(examine_one, files, num_workers, title="verify", least=SMALL_FILES)
     reports = dict(zip(files, results, strict=True))
     findings += [finding for report in reports.values() for finding in report.findings]

@@ -32,7 +32,7 @@ from network.fuse import (
 )
 from utils.device import compile_for, resolve_device
 from utils.files import writable_folder
-from utils.flags import parse_scales
+from utils.flags import parse_numbers
 from utils.images import Uint8Array, colorize
 
 DEFAULT_ARCH, DEFAULT_DATASET = "DeepWV3Plus", "cityscapes"  # what the published code assumes
@@ -98,7 +98,8 @@ def prepare_demo(config: DemoConfig | DemoFolderConfig) -> tuple[Model, frozense
     model, output = load_model(**vars(config.model)), config.output
     wanted = wanted_classes(output.classes, model.classes)
     predictor = model.predictor(
-        config.device.device, scales=parse_scales(output.scales), flip=output.flip, tile=output.tile,
+        config.device.device, scales=parse_numbers(output.scales, "--scales", float, positive=True),
+        flip=output.flip, tile=output.tile,
         max_memory=output.max_memory, bf16=output.bf16, compile=output.compile,
     )  # fmt: skip
     return model, wanted, predictor, writable_folder(Path(output.save_dir), "--save-dir")

@@ -13,13 +13,7 @@ from torch import Tensor
 
 from config import LossConfig
 from datasets.specs.spec import DatasetSpec
-from loss.relaxation import (
-    at_least_float32,
-    check_inputs,
-    image_weighted_cross_entropy,
-    relaxed_cross_entropy,
-    to_classes,
-)
+from loss.relaxation import image_weighted_cross_entropy, relaxed_cross_entropy, to_classes
 from utils.flags import parse_numbers
 
 # (logits [B, C, H, W], labels [B, H, W] integer train ids) -> the loss, a scalar.
@@ -71,10 +65,8 @@ def cross_entropy(
 
     logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids; class_weights: [C], for a weighted mean.
     """
-    check_inputs(logits, labels)
-    num_classes = logits.shape[1]
-    classes = to_classes(labels, num_classes, ignore_label)
-    log_p = F.log_softmax(logits, 1, dtype=at_least_float32(logits.dtype))
+    num_classes, classes = logits.shape[1], to_classes(logits, labels, ignore_label)
+    log_p = F.log_softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
     weights = logits.new_ones(num_classes, dtype=log_p.dtype) if class_weights is None else class_weights
     # Not reduction="sum", which on a GPU gives other bits each time.
     total = F.nll_loss(log_p, classes, weights, ignore_index=num_classes, reduction="none").sum()
@@ -88,10 +80,8 @@ def soft_jaccard(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> 
     logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids. The IoU is that of the whole batch. A class
     counts alike however few pixels it has: cross entropy gains little from a pole, this loss as much as from the road.
     """
-    check_inputs(logits, labels)
-    num_classes = logits.shape[1]
-    classes = to_classes(labels, num_classes, ignore_label).unsqueeze(1)
-    p = logits.softmax(1, dtype=at_least_float32(logits.dtype)) * (classes < num_classes)
+    num_classes, classes = logits.shape[1], to_classes(logits, labels, ignore_label).unsqueeze(1)
+    p = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)) * (classes < num_classes)
     members = classes == torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
     sizes, common = members.sum((0, 2, 3)), (p * members).sum((0, 2, 3))
     iou = common / (p.sum((0, 2, 3)) + sizes - common).clamp(min=1)

@@ -51,14 +51,13 @@ def relaxed_cross_entropy(
     repeats = _twice_at_boundaries(labels) if published and border == 0 else None
     sets = _find_sets(logits, labels, ignore_label, border, strict_classes, published, repeats)
     counts = sets.counts[:, : logits.shape[1]]
-    dtype = at_least_float32(logits.dtype)
     if not published:
         return _weighted_sum(logits, sets, _mean_weights(logits, sets, upper_bound, batch_weighting))
-    table = class_weights(counts, sets.counts.sum(1), upper_bound, batch_weighting, dtype)
+    table = class_weights(counts, sets.counts.sum(1), upper_bound, batch_weighting, logits.dtype)
     # A pixel is divided by the number of its classes, or multiplied by its repeats: by the sum over all images of the
     # batch in the place of the image's own number.
     factors = 1 / sets.sizes.clamp(min=1) if repeats is None else repeats.where(labels != ignore_label, 1)
-    return _weighted_sum(logits, sets, table / (sets.num_used + 1).unsqueeze(1), factors.to(dtype).sum(0))
+    return _weighted_sum(logits, sets, table / (sets.num_used + 1).unsqueeze(1), factors.to(table.dtype).sum(0))
 
 
 def image_weighted_cross_entropy(
@@ -78,7 +77,7 @@ def image_weighted_cross_entropy(
     """
     sets = _find_sets(logits, labels, ignore_label)
     counts = sets.counts[:, : logits.shape[1]]
-    table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, at_least_float32(logits.dtype))
+    table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, logits.dtype)
     used = (counts * table).sum(1, keepdim=True)
     table /= torch.where(used > 0, used, 1.0)
     return _weighted_sum(logits, sets, table if published else table / (used > 0).sum().clamp(min=1))
@@ -91,18 +90,14 @@ def class_weights(
 
     counts: [B, C] how often each class occurs in each image; total: [B] the denominators of the shares.
     batch_weighting: compute shares over the whole batch, so that all images have the same weights.
-    Returns [B, C] of `dtype`.
+    Returns [B, C] of `dtype`, but at least float32.
     """
+    dtype = torch.promote_types(dtype, torch.float32)
     if batch_weighting:
         counts = counts.sum(0, keepdim=True).expand_as(counts)
         total = total.sum(0, keepdim=True).expand_as(total)
     share = counts.to(dtype) / total.clamp(min=1).to(dtype).unsqueeze(1)
     return 1 + upper_bound * (1 - share)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute a loss in: float32, or float64 for float64."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check_inputs(logits: Tensor, labels: Tensor) -> None:
@@ -113,13 +108,14 @@ def check_inputs(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(f"logits must be [B, C, H, W] floating point and labels [B, H, W] integer, got {got}.")
 
 
-def to_classes(labels: Tensor, num_classes: int, ignore_label: int) -> Tensor:
-    """Return labels [B, H, W] as int64 with `num_classes` in place of `ignore_label`.
+def to_classes(logits: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
+    """Labels [B, H, W] of logits [B, C, H, W] as int64, with C in place of `ignore_label`.
 
-    Raises ValueError for a label that is neither a class nor `ignore_label`; not on a GPU, which the check would stall:
-    the data loader has made it.
+    Raises ValueError for wrong shapes or types, and for a label that is neither a class nor `ignore_label`; the latter
+    not on a GPU, which the check would stall: the data loader has made it.
     """
-    classes = labels.long()
+    check_inputs(logits, labels)
+    num_classes, classes = logits.shape[1], labels.long()
     ignored = classes == ignore_label
     if classes.device.type == "cpu":
         wrong = ((classes < 0) | (classes >= num_classes)) & ~ignored
@@ -189,24 +185,20 @@ def relaxed_sets(
 
 def _find_sets(logits: Tensor, labels: Tensor, ignore_label: int, *options: Any) -> Any:
     """The sets in the form of whoever computes the loss. options: those of `relaxed_sets`."""
-    check_inputs(logits, labels)
     num_classes = logits.shape[1]
-    if _has_kernels(logits):
-        from loss.relaxation_triton import class_sets  # needs Triton, which comes with PyTorch for CUDA
-
-        return class_sets(labels, num_classes, ignore_label, *options)
-    return relaxed_sets(to_classes(labels, num_classes, ignore_label), num_classes, *options)
+    if kernels := _kernels(logits):
+        check_inputs(logits, labels)
+        return kernels.class_sets(labels, num_classes, ignore_label, *options)
+    return relaxed_sets(to_classes(logits, labels, ignore_label), num_classes, *options)
 
 
 def _mean_weights(logits: Tensor, sets: Any, upper_bound: float, batch_weighting: bool) -> Tensor:
     """`class_weights`, divided by the number of the batch's labelled pixels: [B, C]."""
     num_classes = logits.shape[1]
-    if _has_kernels(logits):
-        from loss.relaxation_triton import mean_weights
-
-        return mean_weights(sets, num_classes, upper_bound, batch_weighting)
-    counts, dtype = sets.counts[:, :num_classes], at_least_float32(logits.dtype)
-    table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, dtype)
+    if kernels := _kernels(logits):
+        return kernels.mean_weights(sets, num_classes, upper_bound, batch_weighting)
+    counts = sets.counts[:, :num_classes]
+    table = class_weights(counts, counts.sum(1), upper_bound, batch_weighting, logits.dtype)
     return table / sets.num_used.sum().clamp(min=1)
 
 
@@ -215,10 +207,8 @@ def _weighted_sum(logits: Tensor, sets: Any, table: Tensor, scale: Tensor | None
 
     w(p) is the sum over S(p) of the image's row of `table` [B, C], times `scale` [H, W]; the mean if there is no scale.
     """
-    if _has_kernels(logits):
-        from loss.relaxation_triton import fused_loss_sum
-
-        return fused_loss_sum(logits, sets, table, scale)
+    if kernels := _kernels(logits):
+        return kernels.fused_loss_sum(logits, sets, table, scale)
     own, places, allowed, _, _, sizes = sets
     of_sets = table[places[0]].where(allowed, 0).sum(1)
     of_sets = of_sets / sizes[places] if scale is None else of_sets
@@ -277,11 +267,13 @@ def _window_max(values: Tensor, border: int) -> Tensor:
     return values
 
 
-def _has_kernels(logits: Tensor) -> bool:
-    """Whether `loss.relaxation_triton` can compute the loss; not for float64, which only tests use."""
+def _kernels(logits: Tensor) -> Any:
+    """The module `loss.relaxation_triton`, if it can compute the loss; not for float64, which only tests use."""
     if not logits.is_cuda or logits.dtype == torch.float64:
-        return False
+        return None
     if problem := why_no_triton():
         warnings.warn(f"{problem}: the loss runs in plain PyTorch, slower.", stacklevel=2)
-        return False
-    return True
+        return None
+    from loss import relaxation_triton  # needs Triton, which comes with PyTorch for CUDA
+
+    return relaxation_triton

@@ -6,9 +6,8 @@ Shapes: B images, C channels, H x W pixels of the feature map at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -181,13 +180,11 @@ class Network(nn.Module):
     """A trunk and a head: `forward` maps images [B, 3, H, W] (float, normalised) to logits [B, num_classes, H, W].
 
     upsamples: whether logits are upsampled to the image size; if False, they may be coarser, for callers that upsample
-    them themselves (`utils.device.upsample`). options: in what the head differs from the architecture's usual one
-    (`network.deepv3.build_network`); part of a checkpoint. unused_keys: beginnings of the keys of published tensors
-    that take no part in segmentation.
+    them themselves (`utils.device.upsample`). unused_keys: how the keys of published tensors begin that take no part in
+    segmentation.
     """
 
     upsamples = True
-    options: Mapping[str, Any] = MappingProxyType({})
     unused_keys: tuple[str, ...] = ()
 
     def __init__(self, trunk: Trunk, num_classes: int) -> None:
@@ -232,13 +229,8 @@ class Network(nn.Module):
         for stage in map(self.get_submodule, self.stages):
             parts = list(stage) if isinstance(stage, nn.Sequential) else []
             for block in parts if parts and all(next(part.children(), None) for part in parts) else [stage]:
-                block.forward = partial(
-                    checkpoint, block.forward, use_reentrant=False, context_fn=partial(_first_and_second_time, block)
-                )
-
-
-def _first_and_second_time(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _keep_statistics(block)
+                twice = partial(lambda block: (nullcontext(), _keep_statistics(block)), block)
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=twice)
 
 
 @contextmanager

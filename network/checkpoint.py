@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,17 +37,13 @@ _UNREADABLE = (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into keys.
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_COUNT = "n_averaged"  # what torch's AveragedModel keeps beside the weights
-
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A network's weights and everything needed to use them.
 
     A published checkpoint holds only weights; then `arch`, `dataset` and `classes` are None.
-    head: what differs from the architecture's usual head (`network.deepv3.head_options`). temperature: see
+    head: what differs from the architecture's usual head (`config.ModelConfig.head`). temperature: see
     `inference.confidence`.
     training: what else is needed to resume a run: optimizer, loss scaler, best score, minutes spent, and with --ema the
     weights that are averaged; {} if not saved. Learning rate and random numbers follow from flags and epoch.
@@ -73,7 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = 
     A name that ends in .safetensors gives a file of that format, which other programs read too: the tensors, and the
     description as JSON in its metadata; `training` is left out. Raises ValueError if a tensor is NaN or infinite.
     """
-    weights = {bare_key(key): value.detach().cpu() for key, value in checkpoint.state_dict.items()}
+    weights = {key: value.detach().cpu() for key, value in checkpoint.state_dict.items()}
     _check_finite(weights, path)
     description = describe(checkpoint)
     with atomic_path(path) as temporary:
@@ -125,8 +121,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     content = _read_file(path)
-    network = _network_in(content, path)
-    state_dict = {bare_key(key): value for key, value in network.items() if key.split(".")[-1] != _COUNT}
+    state_dict = _network_in(content, path)
     _check_finite(state_dict, path)
     return as_described(content, state_dict, path)
 
@@ -251,59 +246,48 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path}: NaN or infinite: {bad}. Take an earlier or another checkpoint.")
 
 
-def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> None:
-    """Copy all weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches."""
-    report, fitting = _fit(net, checkpoint)
-    if not report.complete:
+def load_state(net: nn.Module, checkpoint: Checkpoint, path: Path | str, *, partly: bool = False) -> LoadReport:
+    """Copy the weights of `checkpoint` into `net`. Raises ValueError, with a report, unless every tensor matches.
+
+    partly: it is enough that it `fits`, so that a network can start from one with another number of classes.
+    """
+    own = net.state_dict()
+    found, unused = unwrap(checkpoint.state_dict, own.__contains__), getattr(net, "unused_keys", ())
+    found = {key: value for key, value in found.items() if not key.startswith(unused)}
+    report = compare_state(own, found)
+    if partly and not report.fits:
+        raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
+    if not (partly or report.complete):
         raise ValueError(
             f"{path}: the checkpoint has another number of classes (--dataset) or architecture (--arch) than the "
             f"network: {report.summary()}."
         )
-    net.load_state_dict(fitting, strict=False)
-
-
-def load_matching(net: nn.Module, checkpoint: Checkpoint, path: Path | str) -> LoadReport:
-    """Copy the weights that fit, so that a network can start from one with another number of classes.
-
-    Raises ValueError if less than `SHARE_TO_FIT` of all tensors, the network's and the checkpoint's, fit: a deeper
-    network of the same kind has all tensors of a shallower one, and more.
-    """
-    report, fitting = _fit(net, checkpoint)
-    others = len(report.missing) + len(report.unexpected) + len(report.wrong_shape)
-    if len(report.matched) < SHARE_TO_FIT * (len(report.matched) + others):
-        raise ValueError(f"{path}: too little of the checkpoint fits the network (--arch): {report.summary()}.")
-    net.load_state_dict(fitting, strict=False)
+    net.load_state_dict({key: found[key] for key in report.matched}, strict=False)
     return report
 
 
-def _fit(net: nn.Module, checkpoint: Checkpoint) -> tuple[LoadReport, dict[str, Tensor]]:
-    own = net.state_dict()
-    unused = getattr(net, "unused_keys", ())
-    state_dict = unwrap(checkpoint.state_dict, own.__contains__)
-    state_dict = {key: value for key, value in state_dict.items() if not key.startswith(unused)}
-    report = compare_state(own, state_dict)
-    return report, {key: state_dict[key] for key in report.matched}
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """How a state dict fits a network: keys, and (key, wanted shape, found shape)."""
+class LoadReport(NamedTuple):
+    """How a state dict fits a network, by its keys; where shapes are wrong, with these."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    wrong_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    wrong_shape: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
         """Whether every tensor matches."""
-        return not (self.missing or self.unexpected or self.wrong_shape)
+        return not any(self[1:])
+
+    @property
+    def fits(self) -> bool:
+        """Whether `SHARE_TO_FIT` of all tensors match: a deeper network has all of a shallower one's, and more."""
+        return len(self.matched) >= SHARE_TO_FIT * sum(map(len, self))
 
     def summary(self) -> str:
         """One line: counts, and the first key of each kind."""
         parts = [f"{len(self.matched)} tensors match"]
-        shapes = [f"{key} {have}, expected {want}" for key, want, have in reversed(self.wrong_shape)]
-        for title, keys in (("missing", self.missing), ("unexpected", self.unexpected), ("with wrong shape", shapes)):
+        for title, keys in zip(("missing", "unexpected", "with wrong shape"), self[1:], strict=True):
             if keys:
                 parts.append(f"{len(keys)} {title} ({keys[0]}{', …' if len(keys) > 1 else ''})")
         return ", ".join(parts)
@@ -316,21 +300,18 @@ def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Loa
         matched=tuple(key for key, want, have in shapes if want == have),
         missing=tuple(key for key in own if key not in other and not key.endswith("num_batches_tracked")),
         unexpected=tuple(key for key in other if key not in own),
-        wrong_shape=tuple((key, want, have) for key, want, have in shapes if want != have),
+        # The last one first, the classifier.
+        wrong_shape=tuple(f"{key} {have}, expected {want}" for key, want, have in reversed(shapes) if want != have),
     )
-
-
-def bare_key(key: str) -> str:
-    """`module.layer1.weight` -> `layer1.weight`."""
-    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
 
 
 def unwrap(tensors: Mapping[str, Tensor], is_own: Callable[[str], bool]) -> dict[str, Tensor]:
     """The tensors of a network that are part of something larger, by the network's own keys; is_own tells these.
 
-    Whatever holds a network as an attribute puts that name before its keys: `model.` in Lightning, `student.`,
-    `segmentor.backbone.`. It is the prefix under which most of its keys are, the first one where several have as many;
-    tensors without it (of a loss, of the teacher) do not belong to the network.
+    Whatever holds a network as an attribute puts that name before its keys: DistributedDataParallel and AveragedModel
+    `module.`, torch.compile `_orig_mod.`, Lightning `model.`; or it is `segmentor.backbone.`. It is the prefix under
+    which most of its keys are, the first one where several have as many; tensors without it (of a loss, of the teacher)
+    do not belong to the network.
     """
     found: Counter[str] = Counter()
     for key in tensors:

@@ -21,7 +21,6 @@ from network.resnet import BasicBlock, Bottleneck, resnet, seresnext
 from network.vit import vision_transformer
 from network.wider_resnet import wider_resnet38
 from utils.device import upsample
-from utils.flags import parse_numbers
 
 FINE_WIDTH = 48  # channels of the fine input after its reduction (arXiv:1802.02611, section 4.1)
 
@@ -51,18 +50,14 @@ class DeepLabV3Plus(Network):
         self.aspp = ASPP(trunk.out_channels, width, rates, separable)
         self.bot_fine = nn.Conv2d(trunk.fine_channels, FINE_WIDTH, 1, bias=False)
         self.bot_aspp = nn.Conv2d(width * (2 + len(rates)), width, 1, bias=False)
-        self.final = _decoder_layers(FINE_WIDTH, width, width, separable)
+        self.final = last = _decoder_layers(FINE_WIDTH, width, width, separable)
         if refine:
-            self.refined = _decoder_layers(trunk.finest_channels, width, width // 2, separable)
-        self.last_decoder.append(nn.Conv2d(width // 2 if refine else width, num_classes, 1, bias=False))
+            self.refined = last = _decoder_layers(trunk.finest_channels, width, width // 2, separable)
+        classifier = nn.Conv2d(width // 2 if refine else width, num_classes, 1, bias=False)
+        last.append(classifier)
         init_weights(self)
         # Small, so that a new network finds all classes about equally likely, and no large first step is wasted.
-        nn.init.normal_(self.last_decoder[-1].weight, std=0.01)  # type: ignore[arg-type]
-
-    @property
-    def last_decoder(self) -> nn.Sequential:
-        """The part of the decoder that ends with the classifier."""
-        return self.final if self.finest_stage is None else self.refined
+        nn.init.normal_(classifier.weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits [B, num_classes, H, W] for images [B, 3, H, W]."""
@@ -164,7 +159,7 @@ NETWORKS = {
 def build_network(arch: str, num_classes: int, **head: Any) -> Network:
     """Build `arch`, given as `DeepWV3Plus` or as `network.deepv3.DeepWV3Plus`, with freshly initialised weights.
 
-    head: `rates` and `refine` of `DeepLabV3Plus`, where they are not the network's usual ones (`head_options`).
+    head: `rates` and `refine` of `DeepLabV3Plus`, where they are not the usual ones (`config.ModelConfig.head`).
     Raises ValueError for an unknown name, or a head that the network does not have.
     """
     name = short_name(arch)
@@ -173,16 +168,4 @@ def build_network(arch: str, num_classes: int, **head: Any) -> Network:
     spec = NETWORKS[name]
     if head and spec.network is not DeepLabV3Plus:
         raise ValueError(f"--aspp_rates and --refine change the head of a DeepLabV3+; {name} has another one.")
-    net = spec.network(spec.trunk(), num_classes, **{**spec.head, **head})
-    net.options = head
-    return net
-
-
-def head_options(aspp_rates: str, refine: bool) -> dict[str, Any]:
-    """What the flags say of the head, where it differs from the usual one. Raises ValueError for rates below 1."""
-    options: dict[str, Any] = {"refine": True} if refine else {}
-    if rates := parse_numbers(aspp_rates, "--aspp_rates"):
-        if min(rates) < 1:
-            raise ValueError(f"--aspp_rates must be positive, got {aspp_rates}.")
-        options["rates"] = rates
-    return options
+    return spec.network(spec.trunk(), num_classes, **{**spec.head, **head})

@@ -174,24 +174,15 @@ def mobilenetv3_large() -> Trunk:
     )
 
 
-class LiteStage(NamedTuple):
-    """Blocks of equal width; the first has the stride. expansion: filtered channels per input channel."""
-
-    kernel: int
-    stride: int
-    expansion: int
-    out: int
-    repeats: int
-
-
+# Kernel, stride of the first block, filtered channels per input channel, channels out, number of blocks.
 LITE_STAGES = (
-    LiteStage(3, 1, 1, 16, 1),
-    LiteStage(3, 2, 6, 24, 2),
-    LiteStage(5, 2, 6, 40, 2),
-    LiteStage(3, 2, 6, 80, 3),
-    LiteStage(5, 1, 6, 112, 3),
-    LiteStage(5, 2, 6, 192, 4),
-    LiteStage(3, 1, 6, 320, 1),
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
 )
 LITE_STEM_CHANNELS = 32
 WIDTHS = (1.0, 1.0, 1.1)  # of Lite0, Lite1 and Lite2
@@ -207,22 +198,19 @@ def efficientnet_lite(variant: int, *, output_stride: int = 16) -> Trunk:
     layers: list[nn.Module] = [conv_bn(3, LITE_STEM_CHANNELS, 3, nn.ReLU6, stride=2, pads_late=True)]
     channels, total_stride, dilation, repeats, fine = LITE_STEM_CHANNELS, 2, 1, [], 0
     trained_side = TRAINED_AT[variant] // 2
-    for stage in LITE_STAGES:
-        is_scaled = stage is not LITE_STAGES[0] and stage is not LITE_STAGES[-1]
-        repeats.append(math.ceil(stage.repeats * DEPTHS[variant]) if is_scaled else stage.repeats)
-        out = nearest_multiple_of_8(stage.out * WIDTHS[variant])
+    for number, (kernel, first_stride, expansion, width, depth) in enumerate(LITE_STAGES):
+        is_scaled = 0 < number < len(LITE_STAGES) - 1
+        repeats.append(math.ceil(depth * DEPTHS[variant]) if is_scaled else depth)
+        out = nearest_multiple_of_8(width * WIDTHS[variant])
         for position in range(repeats[-1]):
-            stride = stage.stride if position == 0 and total_stride * stage.stride <= output_stride else 1
+            stride = first_stride if position == 0 and total_stride * first_stride <= output_stride else 1
             # A map with an odd side was padded alike on both sides when the weights were trained.
-            spec = BlockSpec(
-                stage.kernel, channels * stage.expansion, out, False, nn.ReLU6, stride, dilation,
-                pads_late=trained_side % 2 == 0,
-            )  # fmt: skip
+            late = trained_side % 2 == 0
+            spec = BlockSpec(kernel, channels * expansion, out, False, nn.ReLU6, stride, dilation, pads_late=late)
             layers.append(InvertedResidual(channels, spec))
-            if position == 0 and stride < stage.stride:
-                dilation *= stage.stride  # for what follows: this block itself still sees the grid it was trained on
             if position == 0:
-                trained_side = -(-trained_side // stage.stride)
+                trained_side = -(-trained_side // first_stride)
+                dilation *= first_stride // stride  # for what follows: this block still sees the grid it was trained on
             channels, total_stride = out, total_stride * stride
         if total_stride <= 4:
             fine, fine_channels = len(layers) - 1, channels
@@ -234,7 +222,7 @@ def efficientnet_lite(variant: int, *, output_stride: int = 16) -> Trunk:
         fine_channels=fine_channels,
         out_channels=channels,
         finest_stage="features.1",
-        finest_channels=LITE_STAGES[0].out,  # which no variant widens
+        finest_channels=16,  # which no variant widens
         published_keys={**_published_keys(features), **timm_keys(features, tuple(repeats))},
         published_norm=(127 / 255, 128 / 255),  # (x - 127) / 128 for x from 0 to 255
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,20 +9,8 @@ from torch import Tensor
 
 from config import short_name
 from network.blocks import Network
-from network.checkpoint import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SHARE_TO_FIT,
-    LoadReport,
-    compare_state,
-    load_checkpoint,
-    unwrap,
-)
+from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, LoadReport, compare_state, load_checkpoint, unwrap
 from network.deepv3 import NETWORKS
-
-# Layers after the trunk in ImageNet files: of ResNet, SE-ResNeXt, MobileNetV3, WideResNet38 and EfficientNet-Lite, in
-# torchvision's, timm's and the published keys.
-IMAGENET_HEADS = ("fc.", "last_linear.", "classifier.", "bn_out.", "conv_head.", "bn2.", "_conv_head.", "_bn1.", "_fc.")
 
 IMAGENET = "imagenet"  # --trunk_weights: the file that is at hand
 CARRIED = Path(__file__).parent.parent / "pretrained_models"
@@ -53,21 +40,18 @@ def load_trunk_weights(net: Network, path: Path | str) -> LoadReport:
     Accepts the keys of torchvision, timm and the published files for every trunk that has a counterpart there, and this
     project's, bare or with any prefix, plain or under `state_dict`; of DINOv2 also Hugging Face's. The file's head is
     ignored.
-    Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, that is, if less than
-    `SHARE_TO_FIT` of the tensors of both trunks match (a ResNet-101 file holds all of ResNet-50's keys, and more).
+    Raises FileNotFoundError, or ValueError if the file is damaged, unsafe or for another trunk, see `LoadReport.fits`.
     """
     content = net.unify_keys(load_checkpoint(path).state_dict)
     own = {key: value for key, value in net.state_dict().items() if net.is_trunk_key(key)}
     bare = unwrap(content, lambda key: net.trunk_key(key) in own)
-    found = {net.trunk_key(key): value for key, value in bare.items() if not key.startswith(IMAGENET_HEADS)}
-    found = {key: value for key, value in found.items() if not key.startswith(net.unused_keys)}
+    renamed = ((net.trunk_key(key), value) for key, value in bare.items())
+    found = {key: value for key, value in renamed if net.is_trunk_key(key) and not key.startswith(net.unused_keys)}
     report = compare_state(own, found)
-    foreign = [key for key in report.unexpected if net.is_trunk_key(key)]
-    num_tensors = len(report.matched) + len(report.missing) + len(report.wrong_shape) + len(foreign)
-    if len(report.matched) < SHARE_TO_FIT * num_tensors:
+    if not report.fits:
         raise ValueError(
-            f"{path}: not the weights of this trunk (--arch): {len(report.matched)} of {num_tensors} tensors match. "
-            f"The file has {_examples(content)}; expected {_examples(own)}."
+            f"{path}: not the weights of this trunk (--arch): {report.summary()}. "
+            f"The file has {', '.join(list(content)[:3])}, …; expected {', '.join(list(own)[:3])}, …"
         )
     if net.published_norm and found.keys().isdisjoint(bare):
         expect_imagenet_norm(found, *net.published_norm)
@@ -88,10 +72,3 @@ def expect_imagenet_norm(trunk: dict[str, Tensor], mean: float, std: float) -> N
     offset = (torch.tensor(IMAGENET_MEAN) - mean) / std
     trunk[mean_key] = trunk[mean_key].float() - (weight * offset[:, None, None]).sum((1, 2, 3))
     trunk[weight_key] = weight * factor[:, None, None]
-
-
-def _examples(tensors: Mapping[str, Tensor]) -> str:
-    """The first, the middle and the last key, with shapes."""
-    keys = list(tensors)
-    picked = dict.fromkeys((keys[0], keys[len(keys) // 2], keys[-1]))
-    return ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in picked)

@@ -14,7 +14,7 @@ from inference.settings import (
     SubmissionConfig,
 )
 from tests.commands import CONFIGS
-from utils.flags import make_parser, parse_command_line, parse_scales
+from utils.flags import make_parser, parse_command_line, parse_numbers
 from video.settings import VideoTrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -136,10 +136,10 @@ def test_a_number_that_nothing_can_be_made_of_is_told(words, told, capsys):
     assert f"error: {told}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scales", ["inf", "1,nan", "0.5,-1", ""])
+@pytest.mark.parametrize("scales", ["inf", "1,nan", "0.5,-1", "x"])
 def test_scales_are_positive_and_finite(scales):
     with pytest.raises(ValueError, match="--scales expects comma-separated positive numbers"):
-        parse_scales(scales)
+        parse_numbers(scales, "--scales", float, positive=True)
 
 
 @pytest.mark.parametrize("config", [TrainConfig, VideoTrainConfig])

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import ARCHITECTURES
+from config import ARCHITECTURES, ModelConfig
 from network.blocks import ASPP, JoiningConv2d, PooledBatchNorm2d, SqueezeExcitation, Trunk, mean_of_map
-from network.deepv3 import NETWORKS, DeepLabV3Plus, build_network, head_options
+from network.deepv3 import NETWORKS, DeepLabV3Plus, build_network
 from network.mobile import nearest_multiple_of_8
 from tests.golden import parity_fixtures as fixtures
 from tests.networks import (
@@ -269,10 +269,10 @@ def test_the_pyramids_rates_are_those_of_the_flag_or_the_architectures_own():
         return [branch[1].dilation[0] for branch in net.aspp.features[1:]]
 
     assert rates() == [3, 6, 9]
-    assert rates(**head_options("6, 12,18", refine=False)) == [6, 12, 18]
-    assert head_options("", refine=False) == {}
+    assert rates(**ModelConfig(aspp_rates="6, 12,18").head) == [6, 12, 18]
+    assert ModelConfig().head == {}
     with pytest.raises(ValueError, match="--aspp_rates"):
-        head_options("0,6", refine=False)
+        _ = ModelConfig(aspp_rates="0,6").head
 
 
 # --- the light networks, closer ---------------------------------------------------------------------------------

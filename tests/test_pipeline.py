@@ -234,11 +234,12 @@ def test_tensors_are_the_arrays_channels_first_and_own_their_memory():
 
 def test_there_is_one_loader_process_per_core_of_this_process(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-    assert default_num_workers(ALONE) == 12
+    assert default_num_workers() == 12
     assert LoaderOptions(ALONE).for_loader()["num_workers"] == 12
     assert LoaderOptions(ALONE, 3).for_loader()["num_workers"] == 3
-    assert default_num_workers(Processes(0, 8, 0, local_world_size=4)) == 3
-    assert default_num_workers(Processes(0, 99, 0, local_world_size=99)) == 1
+    for local_world_size, share in ((4, 3), (99, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_world_size))
+        assert default_num_workers() == share
 
 
 def test_how_many_processes_share_the_machine_comes_from_torchrun(monkeypatch):

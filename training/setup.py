@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from datasets.loaders import LoaderOptions, TrainData, train_data, val_loader
 from datasets.specs.spec import DatasetSpec
 from loss import Loss, build_loss
 from network.blocks import Network
-from network.checkpoint import Checkpoint, load_checkpoint, load_matching
-from network.deepv3 import build_network, head_options
+from network.checkpoint import Checkpoint, load_checkpoint, load_state
+from network.deepv3 import build_network
 from network.weights import IMAGENET, find_imagenet_weights, load_trunk_weights
 from training.checkpoints import check_fits, find_start, open_run, restore
 from training.loop import TEST_STEPS, Progress
@@ -39,6 +39,7 @@ class Training:
     device: torch.device
     dtype: torch.dtype | None
     net: Network
+    head: Mapping[str, Any]  # in what it differs from the architecture's usual one
     model: nn.Module  # `net`, or `net` wrapped for several processes or compiled
     losses: tuple[Loss, Loss]  # with relaxation, and from --rlx_off_epoch on without
     optimizer: torch.optim.Optimizer
@@ -74,7 +75,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     losses = build_loss(config.loss, spec, device)
     start = find_start(run, model_flags.snapshot if model_flags.restore_optimizer else None)
     given = start.checkpoint if start else load_checkpoint(model_flags.snapshot) if model_flags.snapshot else None
-    head = head_options(model_flags.aspp_rates, model_flags.refine) or dict(given.head if given else {})
+    head = model_flags.head or dict(given.head if given else {})
     if start:
         check_fits(start, spec, settings, head)
     torch.manual_seed(run.seed)
@@ -121,7 +122,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     )
     log, progress = open_run(run, start, settings, record, about, crops_a_step=num_crops, is_main=processes.is_main)
     return Training(
-        config, spec, device, dtype, net, model, losses, optimizer, scaler, lr_at, accumulate, average,
+        config, spec, device, dtype, net, head, model, losses, optimizer, scaler, lr_at, accumulate, average,
         data, val, processes, log, progress,
     )  # fmt: skip
 
@@ -186,6 +187,6 @@ def _load_start_weights(net: Network, flags: ModelConfig, snapshot: Checkpoint |
         arch = short_name(flags.arch)
         if snapshot.arch not in (None, arch):
             raise ValueError(f"--snapshot {flags.snapshot} is a {snapshot.arch}, not a {arch}; give it as --arch.")
-        report = load_matching(net, snapshot, flags.snapshot)
+        report = load_state(net, snapshot, flags.snapshot, partly=True)
         notices.append(f"snapshot {flags.snapshot}: {report.summary()}")
     return notices

@@ -187,11 +187,7 @@ def largest_of_all(number: int) -> int:
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """The mean over all processes of a floating point tensor; `tensor` itself if there is one process."""
-    if not dist.is_initialized():
-        return tensor
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return sum_over_processes(tensor.clone()) / find_processes().world_size
 
 
 def gradients_summed_later(model: nn.Module, later: bool) -> AbstractContextManager[None]:

@@ -91,20 +91,16 @@ def make_parser(config_class: type) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_numbers(text: str | None, flag: str, kind: type = int) -> tuple[Any, ...]:
-    """`"1,2,3"` -> (1, 2, 3). Raises ValueError naming `flag`."""
+def parse_numbers(text: str | None, flag: str, kind: type = int, *, positive: bool = False) -> tuple[Any, ...]:
+    """`"1,2,3"` -> (1, 2, 3). Raises ValueError naming `flag`; if they must be positive, also for 0 and infinity."""
+    wrong = f"{flag} expects comma-separated {'positive ' if positive else ''}numbers, got {text!r}."
     try:
-        return tuple(kind(part) for part in (text or "").split(",") if part.strip())
+        numbers = tuple(kind(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"{flag} expects comma-separated numbers, got {text!r}.") from None
-
-
-def parse_scales(text: str) -> tuple[float, ...]:
-    """`"0.5,1.0"` -> (0.5, 1.0). Raises ValueError naming --scales unless all are positive and finite."""
-    scales = parse_numbers(text, "--scales", float)
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise ValueError(f"--scales expects comma-separated positive numbers, got {text!r}.")
-    return scales
+        raise ValueError(wrong) from None
+    if positive and not all(0 < number < math.inf for number in numbers):
+        raise ValueError(wrong)
+    return numbers
 
 
 def _program() -> str | None:

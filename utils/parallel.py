@@ -5,30 +5,26 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.command import STOP_SIGNALS
 from utils.device import keep_freed_memory
-from utils.distributed import Item, Processes, find_processes
+from utils.distributed import Item, find_processes
 
 Result = TypeVar("Result")
 
 SMALL_FILES = 16  # files of a few milliseconds each for which it pays to start a process
 
 
-def available_cores() -> int:
-    """The number of cores that this process may use; it may be less than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_num_workers(processes: Processes) -> int:
-    """One per core that this process may use; processes on one machine share its cores."""
-    return max(1, available_cores() // processes.local_world_size)
+def default_num_workers() -> int:
+    """One per core that this process may use, which may be fewer than there are; those of one machine share them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // find_processes().local_world_size)
 
 
 def prepare_worker(worker: int) -> None:
@@ -41,21 +37,6 @@ def prepare_worker(worker: int) -> None:
     keep_freed_memory()
 
 
-class _Work(Dataset[Result], Generic[Item, Result]):
-    def __init__(self, work: Callable[[Item], Result], items: Sequence[Item]) -> None:
-        self.work, self.items = work, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Result:
-        return self.work(self.items[index])
-
-
-def _unchanged(result: Result) -> Result:
-    return result
-
-
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], num_workers: int, *, title: str, unit: str = "file",
     least: int = 1,
@@ -66,10 +47,10 @@ def in_parallel(
     """  # fmt: skip
     num_workers = min(num_workers, len(items) // least)
     loader: Any = DataLoader(
-        _Work(work, items),
+        items,  # type: ignore[arg-type]
         batch_size=None,
         num_workers=num_workers if num_workers > 1 else 0,
-        collate_fn=_unchanged,
+        collate_fn=work,  # type: ignore[arg-type]  # without batches it is given one item
         worker_init_fn=prepare_worker,
         # Else the system's usual way: forking is fastest, but a forked process cannot use the GPU.
         multiprocessing_context="spawn" if num_workers > 1 and torch.cuda.is_initialized() else None,

@@ -21,7 +21,7 @@ import numpy as np
 
 from datasets.streets.render import draw, flow_and_visibility
 from datasets.streets.world import build_world
-from utils.parallel import available_cores, in_parallel
+from utils.parallel import default_num_workers, in_parallel
 
 MARKER = "streets.json"
 DRAWING_VERSION = 3  # increase it when the same parameters give different files
@@ -77,7 +77,7 @@ def write_streets(root: Path, *, num_workers: int | None = None, **values: Any) 
     place = root if root.exists() else root.parent  # on the same disk, so that a move is a rename
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=place, ignore_cleanup_errors=True) as temporary:
-        _write_all(Path(temporary), plan, num_workers or available_cores())
+        _write_all(Path(temporary), plan, num_workers or default_num_workers())
         root.mkdir(exist_ok=True)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == MARKER):  # the marker last
             path.rename(root / path.name)
