@@ -21,7 +21,7 @@ from torch import Tensor
 from datasets.legend import counted_shares, percentages, pixels_per_class, plot_shares_over_time, shares_table
 from inference.confidence import describe
 from inference.load import prepare_demo
-from inference.pipeline import describe_speed, errors_naming, predict_all
+from inference.pipeline import errors_naming, predict_all
 from inference.results import SHARES_PICTURE, SHARES_TABLE, choose_kinds, result_paths, write_results
 from inference.visualize import frame_painter
 from utils.command import run_command
@@ -66,8 +66,7 @@ def segment_image(config: DemoConfig) -> int:
     [paths] = result_paths(folder, [source], source.parent, kinds)
 
     with errors_naming(source):
-        predict = predictor.predict_with_confidence if "confidence" in kinds else predictor.predict
-        prediction = predict(image).cpu().numpy()
+        prediction = predictor.predict(image).cpu().numpy()
     tally = write_results(paths, image, prediction, model.classes, source, wanted=wanted)
 
     print(shares_table(counted_shares(tally.pixels, model.classes)))
@@ -112,13 +111,12 @@ def segment_video(config: DemoConfig) -> int:
             write_frame(paint(image, prediction), seconds)
 
         with new_video(film, video.rate, size) as write_frame:
-            speed = predict_all(
+            predict_all(
                 repeat(None) if most is None else repeat(None, most), read,
                 predict if config.input.temporal else predictor.predict, write, device=predictor.device,
                 path_of=lambda _: Path(source), unit="frame", total=most or video.num_frames or None,
                 interruptible=video.is_camera,
             )  # fmt: skip
-        print(describe_speed(speed, "frame"), file=sys.stderr)
         if video.is_damaged():
             print("notice: the video is damaged: frames that could not be decoded are left out", file=sys.stderr)
 

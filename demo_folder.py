@@ -15,8 +15,6 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from config import as_dict
@@ -24,7 +22,7 @@ from datasets.files import files_below
 from datasets.legend import counted_shares, percentages, plot_shares_over_time
 from inference.confidence import CONFIDENCE_COLUMNS
 from inference.load import Model, prepare_demo
-from inference.pipeline import describe_speed, predict_all
+from inference.pipeline import predict_all
 from inference.predictor import Predictor
 from inference.results import (
     SHARES_PICTURE,
@@ -38,7 +36,7 @@ from inference.results import (
     write_results,
 )
 from utils.command import run_command
-from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
+from utils.distributed import Processes, lists_of_all, process_group, wait_for_all
 from utils.files import fingerprint, natural_order, write_csv
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
 from utils.text import counted, escape
@@ -62,17 +60,15 @@ def main(config: DemoFolderConfig) -> int:
 
     with process_group(predictor.device) as processes:
         wait_for_all()  # until every process has seen which files exist
-        counts, sure, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.input.resume)
-        counts, sure = (sum_over_processes(part.to(predictor.device)).cpu() for part in (counts, sure))
-        unreadable = lists_of_all(unreadable)
+        tallies, unreadable = segment(jobs, processes, predictor, model, wanted, resume=config.input.resume)
+        done, unreadable = sorted(lists_of_all(list(tallies.items()))), lists_of_all(unreadable)
         if not processes.is_main:
             return 0  # even if images were left out: torchrun stops all processes when one fails
-        done = [i for i, line in enumerate(counts.tolist()) if any(line)]
-        shares = [percentages(counts[i].tolist()) for i in done]
+        shares = [percentages(tally.pixels) for _, tally in done]
         more = CONFIDENCE_COLUMNS if "confidence" in kinds else ()
         lines = [
-            (images[i].relative_to(base).as_posix(), *line, *(f"{100 * part:.2f}" for part in sure[i, : len(more)]))
-            for i, line in zip(done, shares, strict=True)
+            (images[i].relative_to(base).as_posix(), *line, *(f"{100 * part:.2f}" for part in tally.confidence))
+            for (i, tally), line in zip(done, shares, strict=True)
         ]
         write_csv(folder / SHARES_TABLE, ("image", *(c.name for c in model.classes), *more), lines)
         if len(shares) > 1:
@@ -90,27 +86,16 @@ def main(config: DemoFolderConfig) -> int:
 def segment(
     jobs: list[tuple[Path, ResultPaths, str]], processes: Processes, predictor: Predictor, model: Model,
     wanted: frozenset[int] | None, *, resume: bool,
-) -> tuple[Tensor, Tensor, list[str]]:
+) -> tuple[dict[int, Tally], list[str]]:
     """Do this process's jobs: an image, where its results go, and the fingerprint of what they depend on.
 
-    Returns the pixels of each class [N, C] int64 and the confidence [N, 2] of each image, 0 for images of other
-    processes and unreadable ones, and a message for each of the latter.
+    Returns what the results say, by the position of the job, and a message for each image that cannot be read.
     """  # fmt: skip
-    counts, sure = torch.zeros(len(jobs), len(model.classes), dtype=torch.int64), torch.zeros(len(jobs), 2)
-    predict = predictor.predict_with_confidence if "confidence" in jobs[0][1] else predictor.predict
-    missing: list[int] = []
+    own = range(processes.rank, len(jobs), processes.world_size)
+    kept = {i: read_tally(*jobs[i][1:]) for i in own} if resume else {}
+    tallies = {i: tally for i, tally in kept.items() if tally}
+    missing = [i for i in own if i not in tallies]
     unreadable: list[str] = []
-
-    def keep(i: int, tally: Tally) -> None:
-        counts[i] = torch.tensor(tally.pixels)
-        sure[i, : len(tally.confidence)] = torch.tensor(tally.confidence)
-
-    for i in range(processes.rank, len(jobs), processes.world_size):
-        _, paths, settings = jobs[i]
-        if resume and (tally := read_tally(paths, settings)) is not None:
-            keep(i, tally)
-        else:
-            missing.append(i)
 
     def read(i: int) -> tuple[Uint8Array]:
         source, paths, _ = jobs[i]
@@ -122,17 +107,15 @@ def segment(
     def write(i: int, prediction: Uint8Array, image: Uint8Array) -> None:
         source, paths, settings = jobs[i]
         tally = write_results(paths, image, prediction, model.classes, source, wanted=wanted, settings=settings)
-        keep(i, tally)
+        tallies[i] = tally
         most = ", ".join(f"{c.name} {c.percent:.2f} %" for c in counted_shares(tally.pixels, model.classes)[:5])
         tqdm.write(f"{escape(next(iter(paths.values())))}: {most}")
 
-    speed = predict_all(
-        missing, read, predict, write, device=predictor.device, path_of=lambda i: jobs[i][0],
+    predict_all(
+        missing, read, predictor.predict, write, device=predictor.device, path_of=lambda i: jobs[i][0],
         total=len(missing), num_writers=2, failed=unreadable,
     )  # fmt: skip
-    if speed:
-        print(describe_speed(speed), file=sys.stderr)
-    return counts, sure, unreadable
+    return tallies, unreadable
 
 
 def find_images(wanted: str) -> tuple[Path, list[Path], list[Path]]:

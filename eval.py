@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from config import as_dict
 from datasets.files import Sample, dataset_root, find_samples, load_spec
@@ -26,7 +25,6 @@ from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec, first_difference
 from inference.confidence import (
     CONFIDENCE_COLUMNS,
-    LEVELS,
     TemperatureFit,
     describe,
     on_grid,
@@ -36,17 +34,17 @@ from inference.confidence import (
 )
 from inference.evaluation import PICTURES, ImageResult, evaluate_image, picture_paths, write_pictures
 from inference.load import DEFAULT_DATASET, Model, load_model
-from inference.pipeline import describe_speed, predict_all
+from inference.pipeline import predict_all
 from inference.predictor import Predictor
 from inference.report import page_data, write_page, write_scores
 from inference.results import choose_kinds
 from network.blocks import Network
 from network.checkpoint import load_checkpoint, save_checkpoint
 from utils.command import run_command
-from utils.distributed import Processes, process_group, sum_over_processes, wait_for_all
+from utils.distributed import Processes, lists_of_all, process_group, sum_over_processes, wait_for_all
 from utils.files import fingerprint, writable_folder, write_csv, write_json
-from utils.images import Uint8Array, read_image
-from utils.metrics import NUM_COUNTS, Scores
+from utils.images import Uint8Array
+from utils.metrics import scores_table
 from utils.text import counted, escape
 
 NUM_TEST_IMAGES = 2  # what --test_mode evaluates
@@ -115,14 +113,14 @@ def main(config: EvalConfig) -> int:
         check_calibrates(config, model, spec, samples)
     folder = writable_folder(result_folder(config, spec, fold), "--ckpt_path")
     run = Evaluation(config, model, spec, root, predictor, fold, samples, folder)
+    predictor.confidence = "confidence" in run.kinds
 
     with process_group(predictor.device) as processes:
         if how.calibrate:
             predictor.temperature *= calibrate(run, processes)
-        counts, confidence, speed = evaluate(run, processes)
-        counts, confidence = (sum_over_processes(part.to(predictor.device)).cpu() for part in (counts, confidence))
+        results, speed = evaluate(run, processes)
         if processes.is_main:
-            report(run, counts, confidence.numpy(), speed)
+            report(run, results, speed)
         wait_for_all()
     return 0
 
@@ -160,53 +158,33 @@ def calibrate(run: Evaluation, processes: Processes) -> float:
     return factor
 
 
-def evaluate(run: Evaluation, processes: Processes) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Predict this process's images and write the requested files.
+def evaluate(run: Evaluation, processes: Processes) -> tuple[list[ImageResult], dict[str, Any]]:
+    """Predict this process's images and write the requested files. Returns the results of all images, and the speed."""
+    own = run.samples[processes.rank :: processes.world_size]
+    kept = {sample.name: run.load_result(sample) for sample in own} if run.config.output.resume else {}
+    results = {name: result for name, result in kept.items() if result}
+    missing = [sample for sample in own if sample.name not in results]
 
-    Returns counts [N, C, C + 7] and of confidence [N, 3, 256] int64 of all samples, 0 for the images of other
-    processes, and the speed.
-    """
-    num_classes = run.spec.num_classes
-    counts = torch.zeros(len(run.samples), num_classes, num_classes + NUM_COUNTS, dtype=torch.int64)
-    confidences = torch.zeros(len(run.samples), 3, LEVELS, dtype=torch.int64)
-    missing = []
-
-    def keep(i: int, result: ImageResult) -> None:
-        counts[i], confidences[i] = torch.from_numpy(result.counts), torch.from_numpy(result.confidence)
-
-    for i in range(processes.rank, len(run.samples), processes.world_size):
-        result = run.load_result(run.samples[i]) if run.config.output.resume else None
-        if result is None:
-            missing.append(i)
-        else:
-            keep(i, result)
-
-    def read(i: int) -> tuple[Uint8Array, Uint8Array | None]:
-        sample = run.samples[i]
-        return load_sample(sample, run.spec) if sample.label_path else (read_image(sample.image_path), None)
-
-    def write(i: int, prediction: Uint8Array, image: Uint8Array, labels: Uint8Array | None) -> None:
-        sample = run.samples[i]
+    def write(sample: Sample, prediction: Uint8Array, image: Uint8Array, labels: Uint8Array) -> None:
         for path in picture_paths(run.folder, sample.name).values():
             path.unlink(missing_ok=True)  # of an earlier evaluation: it would not belong to the new scores
         prediction, confidence = unstack(prediction)
         paths = picture_paths(run.folder, sample.name, run.kinds)
         write_pictures(paths, image, labels, prediction, run.spec.classes, confidence)
-        result = evaluate_image(image, labels, prediction, num_classes, confidence)
-        keep(i, result)
+        result = evaluate_image(image, labels, prediction, run.spec.num_classes, confidence)
         result.save(run.folder, sample.name, run.fingerprint(sample))  # last: it marks the image as done
+        results[sample.name] = result
 
-    predictor = run.predictor
-    predict = predictor.predict_with_confidence if "confidence" in run.kinds else predictor.predict
     speed = predict_all(
-        missing, read, predict, write, device=run.predictor.device,
-        path_of=lambda i: run.samples[i].image_path, total=len(missing),
+        missing, partial(load_sample, spec=run.spec), run.predictor.predict, write, device=run.predictor.device,
+        path_of=lambda sample: sample.image_path, total=len(missing),
         num_writers=max(1, run.config.output.num_workers or 1),
     )  # fmt: skip
-    return counts, confidences, speed
+    everyones = dict(lists_of_all(list(results.items())))
+    return [everyones[sample.name] for sample in run.samples], speed
 
 
-def report(run: Evaluation, counts: Tensor, confidence: NDArray[np.int64], speed: dict[str, Any]) -> None:
+def report(run: Evaluation, results: list[ImageResult], speed: dict[str, Any]) -> None:
     """Print and write the scores and the page; for a split without labels, print where its predictions are."""
     config, data, folder, spec = as_dict(run.config), run.config.data, run.folder, run.spec
     num_images, names = counted(len(run.samples), "image"), [sample.name for sample in run.samples]
@@ -214,21 +192,23 @@ def report(run: Evaluation, counts: Tensor, confidence: NDArray[np.int64], speed
     # What was really used, given or not.
     config["data"] |= {"dataset": spec.name, "dataset_dir": str(run.root.resolve()), "cv_split": run.fold}
     facts = {"settings": config, **({"speed": speed} if speed else {})}
-    sure = [summarise(one) for one in confidence] if "confidence" in run.kinds else None
+    sure = [summarise(result.confidence) for result in results] if "confidence" in run.kinds else None
+    diagram = folder / f"reliability{suffix}.png" if sure and run.is_labelled else None
     if sure:
-        found = summarise(confidence.sum(0))
+        levels = np.sum([result.confidence for result in results], axis=0)
+        found = summarise(levels)
         values = {**found._asdict(), "temperature": run.predictor.temperature}
         facts["confidence"] = {name: None if math.isnan(value) else value for name, value in values.items()}
         print(describe(found.mean, found.low))
-        if run.is_labelled:
-            plot_reliability(folder / f"reliability{suffix}.png", confidence.sum(0))
+        if diagram:
+            plot_reliability(diagram, levels)
             print(f"calibration error {found.calibration_error:.1%} (temperature {run.predictor.temperature:.3g})")
     write_json(folder / "settings.json", config)
-    overall: Scores | None = None
-    per_image: list[Scores] = []
+    overall: dict[str, Any] | None = None
+    per_image: list[dict[str, Any]] = []
     if run.is_labelled:
-        overall, per_image = write_scores(folder, suffix, names, counts, facts, spec.class_names, sure)
-        print(overall.table())
+        overall, per_image = write_scores(folder, suffix, names, results, facts, spec.class_names, sure)
+        print(scores_table(overall))
         print(f"{num_images} of {spec.name} {data.split} in {escape(run.root)}; results: {escape(folder)}")
     else:
         if sure:
@@ -236,19 +216,15 @@ def report(run: Evaluation, counts: Tensor, confidence: NDArray[np.int64], speed
             write_csv(folder / f"per_image{suffix}.csv", ("image", *CONFIDENCE_COLUMNS), lines)
         print(f"{num_images} predicted, not scored: {spec.name} has no labels for {data.split}")
         print(f"label ids: {escape(folder / 'pred')}")
-    diagram = folder / f"reliability{suffix}.png"
     page = page_data(
         f"{spec.title}: {data.split}", f"{run.model.arch}, {Path(run.config.model.snapshot).name}", spec.classes,
-        names, [run.load_result(sample) for sample in run.samples], overall=overall, per_image=per_image,
-        confusion=counts.sum(0)[:, : spec.num_classes], pictures=run.config.output.dump_images, facts=facts,
-        confidence=sure, reliability=diagram if sure and run.is_labelled else None,
+        names, results, overall=overall, per_image=per_image, pictures=run.config.output.dump_images, facts=facts,
+        confidence=sure, reliability=diagram,
     )  # fmt: skip
     write_page(folder / f"report{suffix}.html", page)
     print(f"report: {escape(folder / f'report{suffix}.html')}")
-    if speed:
-        print(describe_speed(speed), file=sys.stderr)
-        for step, seconds in speed["s_per_image"].items() if run.config.inference.profile else ():
-            print(f"{step:<16} {seconds:8.3f} s per image", file=sys.stderr)
+    for step, seconds in speed.get("s_per_image", {}).items() if run.config.inference.profile else ():
+        print(f"{step:<16} {seconds:8.3f} s per image", file=sys.stderr)
 
 
 def find_spec(model: Model, config: EvalConfig) -> DatasetSpec:

@@ -11,9 +11,9 @@ if __name__ == "__main__":
 import copy
 import hashlib
 import sys
-import time
-from collections.abc import Sequence
+import timeit
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +34,7 @@ from network.convert import halve
 from utils.command import run_command
 from utils.files import atomic_path, writable_file, write_json
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image
-from utils.metrics import ConfusionMatrix, scores
+from utils.metrics import confusion_matrix, scores
 from utils.text import escape
 
 SIZES = ((192, 256), (181, 255), (97, 131))  # rows and columns of the checked images, without --size
@@ -58,19 +58,19 @@ def main(config: ExportConfig) -> int:
 
     with atomic_path(out) as file:
         write_file(file, model, config)
-        exported = load_model(file)
-        both = exported.predictor("cpu"), model.predictor("cpu")
-        found = compare_labels(exported, *both, pictures, [(size[0], size[1])] if size else SIZES)
-        found["milliseconds"] = time_both(both, pictures[0][1], config.file.size or TIMED_SIZE)
+        both = load_model(file).predictor("cpu"), model.predictor("cpu")
+        sizes = [size] if size else SIZES
+        checks = [compare_labels(*both, *picture, one) for picture in pictures for one in sizes]
+        found: dict[str, Any] = {"checks": checks, "milliseconds": time_both(both, pictures[0][1], size or TIMED_SIZE)}
         found["bytes"] = [Path(config.model.snapshot).stat().st_size, file.stat().st_size]
         if config.check.dataset_dir:
             found["mean_iou"] = score_both(both, model, config)
         write_json(out.with_suffix(".json"), {"settings": as_dict(config), **found})
-        for line in found["checks"]:
+        for line in checks:
             print("{picture}, {width}x{height}: {equal:.3%} of the labels are PyTorch's; ".format(**line)
                   + "largest difference of a probability: {largest_difference:.1e}".format(**line))  # fmt: skip
         least = LEAST_INT8 if config.file.int8 else LEAST_HALF if config.file.half else LEAST_EQUAL
-        worst = min(found["checks"], key=lambda line: line["equal"])
+        worst = min(checks, key=lambda line: line["equal"])
         if worst["equal"] < least:
             raise ValueError(
                 f"the file gives other labels than PyTorch: only {worst['equal']:.3%} are equal ({least:.2%} are "
@@ -93,6 +93,7 @@ def main(config: ExportConfig) -> int:
 def write_file(path: Path, model: Model, config: ExportConfig) -> None:
     """Write the network with everything that is needed to use it, in the format of the suffix."""
     assert isinstance(model.net, Network)
+    size = config.file.size
     checkpoint = replace(model.checkpoint, arch=model.arch, classes=model.classes)
     if path.suffix == SAFETENSORS:
         weights = model.net.state_dict()
@@ -105,62 +106,53 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
         temperature=checkpoint.temperature,
     )  # fmt: skip
     source = {"sha256": hashlib.sha256(Path(config.model.snapshot).read_bytes()).hexdigest()}
-    write_exported(path, deployed, {**describe(checkpoint), **source}, config.file.size)
+    write_exported(path, deployed, {**describe(checkpoint), **source}, size)
     if config.file.int8:
         pictures = [picture for _, picture in read_pictures(Path(config.file.calibration), "--calibration")]
-        size = config.file.size
-        sized = [cv2.resize(one, (size[1], size[0])) for one in pictures] if size else pictures
-        quantise(path, sized)  # type: ignore[arg-type]
+        quantise(path, [cv2.resize(one, size[::-1]) for one in pictures] if size else pictures)  # type: ignore[misc]
 
 
 def compare_labels(
-    exported: Model, other: Predictor, reference: Predictor, pictures: Sequence[tuple[str, Uint8Array]],
-    sizes: Sequence[tuple[int, int]],
+    file: Predictor, reference: Predictor, name: str, picture: Uint8Array, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Run both on each picture, resized to each size; what an exported file gives by itself, in batches of two.
+    """Run both on a picture, resized; what an exported file gives by itself, in a batch of two.
 
-    Returns, as `checks`, the share of equal labels and where the probabilities differ most.
+    Returns the share of equal labels, and where the probabilities differ most.
     """
-    checks = []
-    for (name, picture), (height, width) in ((picture, size) for picture in pictures for size in sizes):
-        image: Uint8Array = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        probabilities, own = (one.probabilities(image).numpy() for one in (reference, other))
-        labels, own_labels = reference.predict(image).numpy(), other.predict(image).numpy()
-        if isinstance(exported.net, ExportedNetwork):
-            own_labels = exported.net.label(np.stack([image, image[:, ::-1]]))[0]
-        difference = np.abs(probabilities - own).max(0)
-        row, column = np.unravel_index(difference.argmax(), difference.shape)
-        checks.append({
-            "picture": name, "height": height, "width": width, "equal": float((labels == own_labels).mean()),
-            "largest_difference": float(difference.max()), "row": int(row), "column": int(column),
-        })  # fmt: skip
-    return {"checks": checks}
+    image: Uint8Array = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    own, probabilities = (one.probabilities(image).numpy() for one in (file, reference))
+    own_labels, labels = (one.predict(image).numpy() for one in (file, reference))
+    if isinstance(file.net, ExportedNetwork):
+        own_labels = file.net.label(np.stack([image, image[:, ::-1]]))[0]
+    difference = np.abs(probabilities - own).max(0)
+    row, column = np.unravel_index(difference.argmax(), difference.shape)
+    return {
+        "picture": name, "height": size[0], "width": size[1], "equal": float((labels == own_labels).mean()),
+        "largest_difference": float(difference.max()), "row": int(row), "column": int(column),
+    }  # fmt: skip
 
 
-def time_both(both: tuple[Predictor, Predictor], picture: Uint8Array, size: tuple[int, int]) -> tuple[float, float]:
+def time_both(both: tuple[Predictor, Predictor], picture: Uint8Array, size: tuple[int, int]) -> list[float]:
     """Median milliseconds for the picture, resized to `size`: of the file, and of the checkpoint in PyTorch."""
     image: Uint8Array = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    times: list[list[float]] = [[], []]
-    for _ in range(1 + TIMED_TIMES):
-        for predictor, taken in zip(both, times, strict=True):
-            start = time.perf_counter()
-            predictor.predict(image)
-            taken.append(1000 * (time.perf_counter() - start))
-    return median(times[0][1:]), median(times[1][1:])  # the first is slower
+    calls = (partial(predictor.predict, image) for predictor in both)
+    # The first of each is slower.
+    return [1000 * median(timeit.repeat(call, number=1, repeat=1 + TIMED_TIMES)[1:]) for call in calls]
 
 
-def score_both(both: tuple[Predictor, Predictor], model: Model, config: ExportConfig) -> tuple[float, float]:
+def score_both(both: tuple[Predictor, Predictor], model: Model, config: ExportConfig) -> list[float]:
     """The mIoU of the file and of the checkpoint on a split, whole images at scale 1."""
     name, folder = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET, config.check.dataset_dir
     spec = load_spec(name, folder)
     samples = find_samples(spec, dataset_root(name, folder), config.check.split)
     found = []
     for predictor in both:
-        confusion = ConfusionMatrix(spec.num_classes, spec.ignore_label)
+        matrix = torch.zeros(spec.num_classes, spec.num_classes, dtype=torch.int64)
         for image, labels in (load_sample(sample, spec) for sample in samples):
-            confusion.update(torch.from_numpy(labels), predictor.predict(image))
-        found.append(scores(confusion.matrix, spec.class_names).totals["mean_iou"])
-    return found[0], found[1]
+            both_labels = torch.from_numpy(labels), predictor.predict(image)
+            matrix += confusion_matrix(*both_labels, spec.num_classes, spec.ignore_label)
+        found.append(scores(matrix, spec.class_names)["mean_iou"] or 0.0)
+    return found
 
 
 def read_pictures(path: Path, flag: str) -> list[tuple[str, Uint8Array]]:

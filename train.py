@@ -8,12 +8,12 @@ from utils.flags import parse_command_line
 if __name__ == "__main__":
     CONFIG = parse_command_line(TrainConfig)  # before heavy imports, so that --help answers at once
 
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,14 @@ from datasets.specs.spec import DatasetSpec
 from loss import Loss
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
 from training.checkpoints import save_run
-from training.loop import TEST_STEPS, Meters, run_epochs
+from training.loop import Meters, run_epochs
 from training.optim import set_lr
 from training.run_log import BEST, LAST, NUM_SAMPLES, beside_labels, draw_curves, write_augmentation, write_sample
 from training.setup import Training, set_up
 from utils.command import run_command
 from utils.device import give_back_freed_memory, normalise, resolve_device
 from utils.distributed import Processes, gradients_summed_later, process_group, share_buffers, sum_over_processes
-from utils.metrics import ConfusionMatrix, Scores, scores
+from utils.metrics import confusion_matrix, scores, scores_table
 
 
 def main(config: TrainConfig) -> int:
@@ -54,25 +54,19 @@ def train(processes: Processes, config: TrainConfig, spec: DatasetSpec, device: 
             log.say(f"best mIoU {100 * progress.best:.2f}: {best}\n{about_scores(training, best)}")
 
 
-def score(training: Training) -> None:
-    """Validate; write `last.pth` and, if the scores are the best, `best.pth`."""
+def score(training: Training) -> dict[str, float | None]:
+    """Validate, and log all scores. Returns those of all classes together, the mean IoU first."""
     log, progress = training.log, training.progress
-    result = validate(training)
-    log.say(f"epoch {progress.epoch}\n{result.table()}")
-    if len(result.absent) == training.spec.num_classes:
+    found = validate(training)
+    log.say(f"epoch {progress.epoch}\n{scores_table(found)}")
+    if len(found["absent"]) == training.spec.num_classes:
         log.say(f"no pixel of the validation labels has a class: no score and no {BEST}, use {LAST}.")
-    per_class = zip(result.class_names, result.per_class["iou"], strict=True)
-    values = {f"iou/{name}": iou for name, iou in per_class if not math.isnan(iou)}
-    names = ("mean_iou", "mean_accuracy", "pixel_accuracy")
-    progress.scores = {name: result.totals[name] for name in names}
-    progress.is_due = False
-    log.scalars("val", {"epoch": progress.epoch, "minutes": progress.minutes(), **progress.scores, **values})
-    if result.totals["mean_iou"] > progress.best:  # never if it is NaN
-        progress.best = result.totals["mean_iou"]
-        save(training, BEST)
-    save(training, LAST)
+    totals = {name: found[name] for name in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
+    per_class = {f"iou/{name}": one["iou"] for name, one in found["classes"].items() if one["iou"] is not None}
+    log.scalars("val", {"epoch": progress.epoch, "minutes": progress.minutes(), **totals, **per_class})
     if training.processes.is_main:
         draw_curves(log.folder)
+    return totals
 
 
 def about_scores(training: Training, snapshot: Path) -> str:
@@ -116,8 +110,6 @@ def train_one_epoch(training: Training) -> Iterator[None]:
                 optimizer_step(training)
             meters.end_step(lr)
             yield
-            if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
-                break
 
 
 def share_of_mean(training: Training, labels: Sequence[Tensor]) -> Sequence[Tensor | float]:
@@ -167,26 +159,27 @@ def optimizer_step(training: Training) -> None:
 
 
 @torch.inference_mode()
-def validate(training: Training) -> Scores:
+def validate(training: Training) -> dict[str, Any]:
     """Score the whole images of the validation split, and write samples of the first few."""
     net = training.scored_net.eval()
     share_buffers(net)  # each process has statistics of its own crops, but all must score the network that is saved
-    confusion = ConfusionMatrix(training.spec.num_classes, training.spec.ignore_label, training.device)
-    num_shown = 0
+    num_classes, num_shown = training.spec.num_classes, 0
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=training.device)
     give_back_freed_memory()  # whole images and crops differ in size
     hidden = None if training.processes.is_main else True  # None: shown on a terminal
     for images, labels in tqdm(training.val, desc="validate", leave=False, dynamic_ncols=True, disable=hidden):
         pixels = normalise(images.to(training.device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
         with torch.autocast(training.device.type, training.dtype, enabled=training.dtype is not None):
             prediction = net(pixels).argmax(1)
-        confusion.update(labels.to(training.device, non_blocking=True), prediction)
+        truth = labels.to(training.device, non_blocking=True)
+        matrix += confusion_matrix(truth, prediction, num_classes, training.spec.ignore_label)
         if num_shown < NUM_SAMPLES and training.processes.is_main:
             for sample in zip(images, labels, prediction.byte().cpu(), strict=True):
                 picture = beside_labels(training.spec, *sample)
                 write_sample(training.log, training.progress.epoch, num_shown, picture)
                 num_shown += 1
     give_back_freed_memory()
-    return scores(confusion.reduce(), training.spec.class_names)
+    return scores(sum_over_processes(matrix).cpu(), training.spec.class_names)
 
 
 def save(training: Training, name: str) -> None:
@@ -199,10 +192,7 @@ def save(training: Training, name: str) -> None:
         classes=training.spec.classes,
         config=as_dict(training.config),
     )
-    save_run(
-        training.log, name, checkpoint, training.progress, training.net, training.optimizer,
-        scaler=training.scaler, average=training.average,
-    )  # fmt: skip
+    save_run(training, name, checkpoint)
 
 
 if __name__ == "__main__":

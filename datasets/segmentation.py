@@ -58,8 +58,12 @@ def load_labels(sample: Sample, spec: DatasetSpec) -> Uint8Array:
 
 
 def load_sample(sample: Sample, spec: DatasetSpec) -> tuple[Uint8Array, Uint8Array]:
-    """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8. Raises ValueError if their sizes differ."""
-    image, labels = read_image(sample.image_path), load_labels(sample, spec)
+    """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, all ignored if it has no label file.
+
+    Raises ValueError if their sizes differ.
+    """
+    image = read_image(sample.image_path)
+    labels = load_labels(sample, spec) if sample.label_path else np.full(image.shape[:2], spec.ignore_label, np.uint8)
     if image.shape[:2] != labels.shape:
         raise ValueError(
             f"{sample.image_path} is {image.shape[1]}x{image.shape[0]}, its labels {sample.label_path} are "

@@ -51,13 +51,12 @@ def unstack(prediction: Uint8Array) -> tuple[Uint8Array, Uint8Array | None]:
     return (prediction[0], prediction[1]) if prediction.ndim == 3 else (prediction, None)
 
 
-def count_confidence(confidence: Uint8Array, prediction: Uint8Array, labels: Uint8Array | None) -> NDArray[np.int64]:
+def count_confidence(confidence: Uint8Array, prediction: Uint8Array, labels: Uint8Array) -> NDArray[np.int64]:
     """Pixels at each level of confidence [H, W]: all, those whose label is known, and those that are right: [3, 256].
 
     prediction, labels: train ids [H, W].
     """
-    chosen = [np.ones_like(confidence, bool)]
-    chosen += [np.zeros_like(chosen[0])] * 2 if labels is None else [labels != IGNORE_LABEL, labels == prediction]
+    chosen = (np.ones_like(confidence, bool), labels != IGNORE_LABEL, labels == prediction)
     return np.stack([np.bincount(confidence[where], minlength=LEVELS) for where in chosen])
 
 

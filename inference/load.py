@@ -18,6 +18,7 @@ from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec, SegClass, class_colors
 from inference.exported import PT2, ExportedNetwork, open_exported
 from inference.predictor import MIN_SIDE, Predictor
+from inference.results import choose_kinds
 from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
 from network.blocks import Network
 from network.checkpoint import ONNX, Checkpoint, load_checkpoint, load_state
@@ -99,8 +100,8 @@ def prepare_demo(config: DemoConfig | DemoFolderConfig) -> tuple[Model, frozense
     wanted = wanted_classes(output.classes, model.classes)
     predictor = model.predictor(
         config.device.device, scales=parse_numbers(output.scales, "--scales", float, positive=True),
-        flip=output.flip, tile=output.tile,
-        max_memory=output.max_memory, bf16=output.bf16, compile=output.compile,
+        flip=output.flip, tile=output.tile, max_memory=output.max_memory, bf16=output.bf16, compile=output.compile,
+        confidence="confidence" in choose_kinds(output.outputs),
     )  # fmt: skip
     return model, wanted, predictor, writable_folder(Path(output.save_dir), "--save-dir")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -69,7 +70,8 @@ def predict_all(
     what `read` gave. path_of: the file that an error names. num_writers: threads that write; with one, in order.
     failed: gets a line for each item that cannot be read or predicted; None: that is an error. interruptible: Ctrl-C
     ends the loop, unless nothing was predicted before.
-    Returns images_per_s, network_share (0..1) and s_per_image of each step; {} if there was nothing to do.
+    Prints the speed. Returns images_per_s, network_share (0..1) and s_per_image of each step; {} if there was nothing
+    to do.
     """  # fmt: skip
     reading, network, writing = Stopwatch(), Stopwatch(device), Stopwatch()
     reader, writers = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(num_writers, "write")
@@ -119,18 +121,17 @@ def predict_all(
         writers.shutdown(cancel_futures=True)
     if not num_done:
         return {}
-    steps = {"read": reading, "network": network, "score and write": writing}
-    seconds = max(time.perf_counter() - start, 1e-9)
-    return {
+    seconds, steps = max(time.perf_counter() - start, 1e-9), (reading, network, writing)
+    per_image = (watch.seconds / num_done for watch in steps)
+    speed = {
         "images_per_s": num_done / seconds,
         "network_share": network.seconds / seconds,
-        "s_per_image": {name: watch.seconds / num_done for name, watch in steps.items()},
+        "s_per_image": dict(zip(("read", "network", "score and write"), per_image, strict=True)),
     }
-
-
-def describe_speed(speed: dict[str, Any], unit: str = "image") -> str:
-    """One line of what `predict_all` returned."""
-    return f"{speed['images_per_s']:.2f} {unit}s/s; network busy {100 * speed['network_share']:.0f} % of the time"
+    if find_processes().is_main:
+        told = f"network busy {speed['network_share']:.0%} of the time"
+        print(f"{speed['images_per_s']:.2f} {unit}s/s; {told}", file=sys.stderr)
+    return speed
 
 
 def download(prediction: Tensor) -> Callable[[], NDArray[np.uint8]]:

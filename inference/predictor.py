@@ -33,14 +33,14 @@ class Predictor:
     that its neighbour also covers. batch_size: tiles per step. max_memory: GiB that an image's pixels and
     probabilities may take; the network's own memory, which depends on tile and batch size, is extra. amp: dtype to
     autocast to; None: float32. mean, std: of each channel, for RGB in 0..1. temperature: that the probabilities are
-    softened with, see `inference.confidence`.
+    softened with, see `inference.confidence`. confidence: whether `predict` tells it too.
     """
 
     def __init__(
         self, net: nn.Module, num_classes: int, *, mean: Sequence[float], std: Sequence[float],
         device: str | torch.device = "auto", scales: Sequence[float] = (1.0,), flip: bool = False,
         tile: int | None = None, overlap: float = OVERLAP, batch_size: int = 1, max_memory: float = MAX_MEMORY,
-        amp: torch.dtype | None = None, temperature: float = 1.0,
+        amp: torch.dtype | None = None, temperature: float = 1.0, confidence: bool = False,
     ) -> None:  # fmt: skip
         if min(scales, default=0) <= 0 or batch_size < 1 or (tile is not None and tile < 1) or not 0 <= overlap < 1:
             raise ValueError("scales, batch_size and tile must be positive, --sliding_overlap at least 0 and below 1.")
@@ -49,42 +49,32 @@ class Predictor:
         self.num_classes, self.mean, self.std = num_classes, tuple(map(float, mean)), tuple(map(float, std))
         self.scales, self.flip, self.tile, self.overlap = tuple(scales), flip, tile, overlap
         self.batch_size, self.max_memory, self.amp = batch_size, max_memory, amp
-        self.temperature = temperature
+        self.temperature, self.confidence = temperature, confidence
         self._shape_before: tuple[int, ...] | None = None
 
     @torch.inference_mode()
     def predict(self, image: Uint8Array) -> Tensor:
-        """Most probable train ids [H, W] uint8, on the device, of an RGB image [H, W, 3] uint8."""
+        """Most probable train ids [H, W] uint8, on the device, of an RGB image [H, W, 3] uint8.
+
+        With `confidence` [2, H, W] uint8: the train ids, and the probability of each in 255ths.
+        """
         pixels, views = self._upload(image)
         height, width = image.shape[:2]
         size = (height, width)
         num_tiles = sum(len(view.rows) * len(view.columns) for view in views)
-        if num_tiles == 1 and views[0].size == size and not self.flip:  # nothing to average: the largest logit decides
+        if num_tiles == 1 and views[0].size == size and not (self.flip or self.confidence):  # the largest logit decides
             check_memory(size, 0, self.max_memory)
             logits = self._network_logits(normalise(pixels.permute(2, 0, 1)[None], self.mean, self.std))
             check_memory(size, logits.nbytes, self.max_memory)
             return most_probable(logits[0], _padded_size(height, width))[:height, :width]
-        prediction = torch.empty(size, dtype=torch.uint8, device=self.device)
+        found = torch.empty(2 if self.confidence else 1, *size, dtype=torch.uint8, device=self.device)
         num_rows = fit_chunk(views, size, self.num_classes, self.max_memory)
         for top, probabilities in self._chunks(pixels, views, num_rows):
-            prediction[top : top + probabilities.shape[1]] = most_probable(probabilities)
-        return prediction
-
-    @torch.inference_mode()
-    def predict_with_confidence(self, image: Uint8Array) -> Tensor:
-        """[2, H, W] uint8, on the device, of an RGB image [H, W, 3] uint8: the most probable train ids, and the
-        probability of each in 255ths.
-        """
-        pixels, views = self._upload(image)
-        height, width = image.shape[:2]
-        both = torch.empty(2, height, width, dtype=torch.uint8, device=self.device)
-        num_rows = fit_chunk(views, (height, width), self.num_classes, self.max_memory)
-        for top, probabilities in self._chunks(pixels, views, num_rows):
-            rows = both[:, top : top + probabilities.shape[1]]
+            rows = found[:, top : top + probabilities.shape[1]]
             rows[0] = most_probable(probabilities)
-            for band in _bands(probabilities, width):
+            for band in _bands(probabilities, width) if self.confidence else ():
                 rows[1, band] = soften(probabilities[:, band], self.temperature).amax(0).mul_(255).round_()
-        return both
+        return found if self.confidence else found[0]
 
     @torch.inference_mode()
     def probabilities(self, image: Uint8Array) -> Tensor:

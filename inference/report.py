@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from torch import Tensor
+import numpy as np
+import torch
 
 from datasets.specs.spec import SegClass
 from inference.confidence import CONFIDENCE_COLUMNS, Confidence
 from inference.evaluation import ImageResult
 from utils.files import atomic_path, write_csv, write_json
-from utils.metrics import PER_CLASS, TOTALS, Scores, scores
+from utils.metrics import PER_CLASS, TOTALS, scores
 from utils.text import counted, escape
 
 MOST_PICTURES = 1000  # in the page, those with the lowest scores; with more it would open slowly
@@ -28,28 +29,23 @@ TILES = {
 
 
 def write_scores(
-    folder: Path, suffix: str, names: Sequence[str], counts: Tensor, facts: Mapping[str, Any],
-    class_names: Sequence[str],
-    confidence: Sequence[Confidence] | None = None,
-) -> tuple[Scores, list[Scores]]:
+    folder: Path, suffix: str, names: Sequence[str], results: Sequence[ImageResult], facts: Mapping[str, Any],
+    class_names: Sequence[str], confidence: Sequence[Confidence] | None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """Write metrics.json, per_class.csv and per_image.csv (`suffix` added to the names).
 
-    counts: [N, C, C + 7] of the images `names`, see `ImageResult`. confidence: of each, if asked for.
-    Returns the scores of all and of each.
+    confidence: of each image, if asked for. Returns the scores of all and of each.
     """
-    num_classes = len(class_names)
-    overall, *per_image = (
-        scores(one[:, :num_classes], class_names, one[:, num_classes:]) for one in (counts.sum(0), *counts)
-    )
-    values = overall.as_dict()
-    confusion = counts.sum(0)[:, :num_classes].tolist()
-    content = {**values, "num_images": len(names), "confusion": confusion, **facts}
+    counts = torch.from_numpy(np.stack([result.counts for result in results]))
+    overall, *per_image = (scores(one, class_names) for one in (counts.sum(0), *counts))
+    confusion = counts.sum(0)[:, : len(class_names)].tolist()
+    content = {**overall, "num_images": len(names), "confusion": confusion, **facts}
     write_json(folder / f"metrics{suffix}.json", content)
-    per_class = [(name, *(values["classes"][name][key] for key in PER_CLASS)) for name in class_names]
+    per_class = [(name, *(found[key] for key in PER_CLASS)) for name, found in overall["classes"].items()]
     write_csv(folder / f"per_class{suffix}.csv", ("class", *PER_CLASS), per_class)
     lines = []
-    for i, one in enumerate(one.as_dict() for one in per_image):
-        ious = (one["classes"][class_name]["iou"] for class_name in class_names)
+    for i, one in enumerate(per_image):
+        ious = (found["iou"] for found in one["classes"].values())
         lines.append((names[i], *(one[key] for key in TOTALS), *ious, *(confidence[i][:2] if confidence else ())))
     more = CONFIDENCE_COLUMNS if confidence else ()
     write_csv(folder / f"per_image{suffix}.csv", ("image", *TOTALS, *class_names, *more), lines)
@@ -68,19 +64,19 @@ def write_page(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def page_data(
-    title: str, about: str, classes: Sequence[SegClass], names: Sequence[str], results: Sequence[ImageResult | None],
-    *, overall: Scores | None, per_image: Sequence[Scores], confusion: Tensor, pictures: bool, facts: Mapping[str, Any],
+    title: str, about: str, classes: Sequence[SegClass], names: Sequence[str], results: Sequence[ImageResult],
+    *, overall: dict[str, Any] | None, per_image: Sequence[dict[str, Any]], pictures: bool, facts: Mapping[str, Any],
     confidence: Sequence[Confidence] | None = None, reliability: Path | None = None,
 ) -> dict[str, Any]:
     """What the page shows, as plain values.
 
-    results: of the images `names`; None if they are missing. overall, per_image: None and () for a split without
-    labels. pictures: whether full images are next to the page. confidence: of each image; None if it was not asked for.
-    reliability: the diagram, if there is one.
+    results: of the images `names`. overall, per_image: None and () for a split without labels. pictures: whether full
+    images are next to the page. confidence: of each image; None if it was not asked for. reliability: the diagram, if
+    there is one.
     """  # fmt: skip
-    values = overall.as_dict() if overall else {"classes": {}}
-    by_image: list[dict[str, Any] | None] = [*(one.as_dict() for one in per_image)] or [None] * len(names)
-    by_score = sorted(range(len(names)), key=lambda i: (by_image[i] or {}).get("mean_iou") or 0.0)
+    values = overall or {"classes": {}}
+    by_image = [*per_image] or [{"classes": {}}] * len(names)
+    by_score = sorted(range(len(names)), key=lambda i: by_image[i].get("mean_iou") or 0.0)
     pictured = set(by_score[:MOST_PICTURES])
     tiles = []
     if overall is not None:
@@ -101,10 +97,21 @@ def page_data(
         "tiles": tiles,
         "settings": facts["settings"],
         "classes": [{"name": c.name, "color": c.color, **values["classes"].get(c.name, blank)} for c in classes],
-        "confusion": confusion.tolist(),
+        "confusion": np.sum([result.counts for result in results], axis=0)[:, : len(classes)].tolist(),
         "reliability": reliability and embedded("png", reliability.read_bytes()),
         "images": [
-            {**_image_data(name, result, scored, embed=i in pictured), "confidence": confidence and confidence[i].mean}
+            {
+                "name": escape(name),
+                "file": quote(name, errors="surrogateescape"),
+                "size": result.size.tolist(),
+                "photo": embedded("jpeg", result.photo.tobytes()) if i in pictured else None,
+                "map": embedded("png", result.maps.tobytes()) if i in pictured else None,
+                "iou": scored.get("mean_iou"),
+                "boundary_iou": scored.get("mean_boundary_iou"),
+                "accuracy": scored.get("pixel_accuracy"),
+                "by_class": [one["iou"] for one in scored["classes"].values()],
+                "confidence": confidence and confidence[i].mean,
+            }
             for i, (name, result, scored) in enumerate(zip(names, results, by_image, strict=True))
         ],
     }
@@ -113,18 +120,3 @@ def page_data(
 def embedded(kind: str, content: bytes) -> str:
     """A picture as text that a page can hold."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _image_data(name: str, result: ImageResult | None, scored: dict[str, Any] | None, *, embed: bool) -> dict[str, Any]:
-    scores_of = scored or {"classes": {}}
-    return {
-        "name": escape(name),
-        "file": quote(name, errors="surrogateescape"),
-        "size": result.size if result else (2, 1),
-        "photo": embedded("jpeg", result.photo) if result and embed else None,
-        "map": embedded("png", result.maps) if result and embed else None,
-        "iou": scores_of.get("mean_iou"),
-        "boundary_iou": scores_of.get("mean_boundary_iou"),
-        "accuracy": scores_of.get("pixel_accuracy"),
-        "by_class": [one["iou"] for one in scores_of["classes"].values()],
-    }

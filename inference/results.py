@@ -98,7 +98,7 @@ def write_results(
     note = {SOURCE_NOTE: _source_id(source), SETTINGS_NOTE: settings, COUNTS_NOTE: " ".join(map(str, counts))}
     sure: tuple[float, ...] = ()
     if confidence is not None:
-        sure = summarise(count_confidence(confidence, prediction, None))[:2]
+        sure = summarise(count_confidence(confidence, prediction, np.full_like(prediction, IGNORE_LABEL)))[:2]
         note[CONFIDENCE_NOTE] = " ".join(f"{share:.4f}" for share in sure)
         write_png(paths["confidence"], confidence, note)
     if "ids" in paths:

@@ -34,7 +34,8 @@ def test_what_is_as_often_right_as_it_is_sure_has_no_calibration_error():
 
 
 def test_without_labels_or_pixels_what_is_unknown_is_nan():
-    found = summarise(count_confidence(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), None))
+    unknown = np.full((2, 2), 255, np.uint8)
+    found = summarise(count_confidence(unknown, np.zeros_like(unknown), unknown))
     assert (found.mean, found.low) == (1, 1)
     assert np.isnan(found.calibration_error)
     assert np.isnan(summarise(np.zeros((3, 256), np.int64))).all()
@@ -80,8 +81,9 @@ def test_confidence_is_the_largest_probability_and_labels_stay(how, temperature)
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
     mean_and_std = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "device": "cpu"}
     predictor = Predictor(tiny_network(5), 5, **mean_and_std, temperature=temperature, **how)
-    prediction, confidence = predictor.predict_with_confidence(image)
-    assert (prediction == predictor.predict(image)).all()
+    alone, predictor.confidence = predictor.predict(image), True
+    prediction, confidence = predictor.predict(image)
+    assert (prediction == alone).all()
     with_memory = Predictor(tiny_network(5), 5, **mean_and_std, temperature=temperature, **{**how, "max_memory": 1})
     exact = 255 * with_memory.probabilities(image).amax(0)
     assert (confidence.float() - exact).abs().max() <= 0.51

@@ -124,7 +124,7 @@ def test_time_that_runs_out_between_two_epochs_still_ends_with_a_validation(tiny
 
 def test_time_that_runs_out_during_a_validation_starts_no_further_epoch(tiny_set, tmp_path, monkeypatch):
     scored, is_up = train_command.score, []
-    monkeypatch.setattr(train_command, "score", lambda *args: (scored(*args), is_up.append(True)))
+    monkeypatch.setattr(train_command, "score", lambda *args: (is_up.append(True), scored(*args))[1])
     monkeypatch.setattr("training.loop.Progress.time_is_up", lambda progress: bool(is_up))
     run(tiny_set, tmp_path, "--max_epoch", "5")
     assert [row["epoch"] for row in metrics(tmp_path, "val")] == [1]

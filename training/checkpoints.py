@@ -189,28 +189,19 @@ def open_run(
     return log, progress
 
 
-def save_run(
-    log: RunLog,
-    name: str,
-    checkpoint: Checkpoint,
-    progress: Progress,
-    net: nn.Module,
-    optimizer: Optimizer,
-    *,
-    scaler: torch.amp.GradScaler | None = None,
-    average: WeightAverage | None = None,
-) -> None:
+def save_run(training: Any, name: str, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to the run folder, in the main process only; all call it. `last.pth` can be resumed from.
 
     It returns when everything is copied; the copy is written while the training goes on.
 
-    net: the one that learns; the checkpoint's weights are those of the average, if there is one.
+    training: with `net`, the one that learns; the checkpoint's weights are those of `average`, if there is one.
     """
+    log, progress, scaler, average = training.log, training.progress, training.scaler, training.average
     loss = float(mean_over_processes(progress.loss))
     if not log.active:
         return
     kept = {
-        "optimizer": optimizer.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else {},
         "best": progress.best,
         "minutes": progress.minutes(),
@@ -221,7 +212,7 @@ def save_run(
         "num_losses": progress.num_losses,
     }
     if average:
-        kept |= {"weights": net.state_dict(), "num_updates": average.num_updates}
+        kept |= {"weights": training.net.state_dict(), "num_updates": average.num_updates}
     checkpoint = replace(
         checkpoint,
         state_dict=plain(checkpoint.state_dict),

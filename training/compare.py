@@ -38,17 +38,11 @@ from typing import Any, NamedTuple
 from training.run_log import CONFIG_FILE, read_metrics
 from utils.command import one_line, run_command
 from utils.files import writable_file, write_csv
+from utils.metrics import TOTALS
 from utils.text import counted, escape, format_table
 
 NOT_RECORDED = "not recorded"
 VALIDATION = "last validation"
-MEANS = {
-    "mean_iou": "mIoU",
-    "mean_accuracy": "mean accuracy",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_boundary_iou": "mean boundary IoU",
-    "mean_boundary_f": "mean boundary F-score",
-}
 CLASS_SCORES = ("iou", "boundary_iou", "boundary_f")
 # Flags that change no result: names, places, and how fast the machine works.
 NO_EFFECT = ("exp", "tb_tag", "ckpt", "tb_path", "seed", "resume", "index_dir", "cache_dir", "bs_mult_val",
@@ -124,11 +118,11 @@ def read_run(folder: Path) -> Run:
             raise ValueError(f"{folder} is not finished: its last validation is that of epoch {last['epoch']}.")
         facts = {"steps": str(max((row["step"] + 1 for row in rows if row["kind"] == "train"), default=0))}
         facts |= {name: _as_text(value) for name, value in starts[-1].items() if value is not None}
-        scores = {(VALIDATION, "", name): last.get(name) for name in MEANS}
+        scores = {(VALIDATION, "", name): last.get(name) for name in TOTALS}
         scores |= {(VALIDATION, key[4:], "iou"): value for key, value in last.items() if key.startswith("iou/")}
         for path in sorted(folder.glob("eval/*/metrics.json")):
             content, source = json.loads(path.read_text(encoding="utf-8")), f"eval/{path.parent.name}"
-            scores |= {(source, "", name): content.get(name) for name in MEANS}
+            scores |= {(source, "", name): content.get(name) for name in TOTALS}
             scores |= {(source, class_name, name): of_class.get(name)
                        for class_name, of_class in content["classes"].items() for name in CLASS_SCORES}  # fmt: skip
             for name, value in content.get("settings", {}).get("inference", {}).items():
@@ -172,7 +166,7 @@ def tabulate_scores(groups: Mapping[str, Sequence[Run]]) -> tuple[dict[str, list
                 spread = (len(dict(found)), statistics.fmean(values), std, min(values), max(values))
                 lines.append([number, label, *measure, *spread, " ".join(f"{seed}:{v:.6g}" for seed, v in found)])
         if score == "iou" or not class_name:
-            tables.setdefault(source, [head]).append([escape(class_name) or MEANS[score], *cells])
+            tables.setdefault(source, [head]).append([escape(class_name) or TOTALS[score], *cells])
     return tables, lines
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from network.checkpoint import not_finite
-from training.run_log import LAST, RunLog
+from training.run_log import BEST, LAST, RunLog
 from utils.command import interrupt, interrupts_noted
 from utils.distributed import find_processes, largest_of_all, lists_of_all, mean_over_processes
 
@@ -72,20 +72,28 @@ class Progress:
 def run_epochs(
     training: Any,
     train: Callable[[Any], Iterator[None]],
-    score: Callable[[Any], None],
+    score: Callable[[Any], Mapping[str, float | None]],
     save: Callable[[Any, str], None],
 ) -> None:
-    """The loop of both trainings: `train` an epoch, `save` it as last.pth, and `score` when it is due, until the end.
+    """The loop of both trainings: `train` an epoch, `save` it as last.pth, and `score` it when that is due.
 
     train: yields after each optimizer step; then last.pth is saved too every --ckpt_minutes, and before a signal to
-    stop is obeyed. Raises ValueError if a weight or a statistic is NaN or infinite, before that overwrites a sound one.
+    stop is obeyed. score: returns scores; the network with the highest first one is kept as best.pth.
+    Raises ValueError if a weight or a statistic is NaN or infinite, before that overwrites a sound one.
     """
-    run, progress = training.config.run, training.progress
-    if progress.is_due:
-        score(training)
+    run, progress, saved_at = training.config.run, training.progress, time.monotonic()
     is_over = progress.is_over()
-    saved_at = time.monotonic()
-    while not is_over:
+    while True:
+        if progress.is_due:
+            progress.scores, progress.is_due = score(training), False
+            latest = next(iter(progress.scores.values()))
+            if latest is not None and latest > progress.best:
+                progress.best = latest
+                save(training, BEST)
+            save(training, LAST)
+            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
+        if is_over:
+            break
         with interrupts_noted() as signals:
             for _ in train(training):
                 is_time = run.ckpt_minutes and time.monotonic() > saved_at + 60 * run.ckpt_minutes
@@ -95,8 +103,9 @@ def run_epochs(
                     save(training, LAST)
                     saved_at = time.monotonic()
                 if asked > 1:
-                    training.log.end_writing()
                     interrupt(asked)
+                if progress.time_is_up() or (run.test_mode and progress.step == TEST_STEPS):
+                    break
             if bad := not_finite(training.net.state_dict()):
                 raise ValueError(f"{bad} became NaN or infinite. {remedy(training.dtype)}")
             progress.epoch, progress.step = progress.epoch + 1, 0
@@ -105,11 +114,7 @@ def run_epochs(
             save(training, LAST)  # before scoring, which may fail
             saved_at = time.monotonic()
             if asked := largest_of_all(signals[0] if signals else 0):
-                training.log.end_writing()
                 interrupt(asked)
-        if progress.is_due:
-            score(training)
-            is_over = is_over or progress.is_over()  # the time may have run out meanwhile
     training.log.end_writing()
 
 

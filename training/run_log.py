@@ -116,7 +116,7 @@ class RunLog:
         starts = [*(earlier for earlier in before if earlier != start), start]
         write_json(self.folder / CONFIG_FILE, {**settings, "starts": starts})
 
-    def scalars(self, kind: str, values: Mapping[str, float]) -> None:
+    def scalars(self, kind: str, values: Mapping[str, float | None]) -> None:
         """Log numbers at the current step, e.g. `scalars("train", {"loss": 0.4})`.
 
         What is NaN, as a score without labels, becomes null in metrics.jsonl and is left out of TensorBoard.
@@ -127,7 +127,7 @@ class RunLog:
             file.write(json_text({"kind": kind, "step": self.steps, **values}) + "\n")
         if self._events is not None:
             for name, value in values.items():
-                if isfinite(value):
+                if value is not None and isfinite(value):
                     self._events.add_scalar(f"{kind}/{name}", value, self.steps)
 
     def image(self, name: str, picture: Uint8Array) -> None:

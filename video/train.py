@@ -11,6 +11,7 @@ if __name__ == "__main__":
 import math
 import os
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ from datasets.files import files_below
 from datasets.loaders import LoaderOptions
 from network.checkpoint import Checkpoint
 from training.checkpoints import find_start, open_run, restore, save_run
-from training.loop import TEST_STEPS, Meters, Progress, run_epochs
+from training.loop import Meters, Progress, run_epochs
 from training.optim import set_lr
-from training.run_log import BEST, LAST, NUM_SAMPLES, RunLog, as_picture, record_start, write_sample
+from training.run_log import BEST, NUM_SAMPLES, RunLog, as_picture, record_start, write_sample
 from utils.command import run_command
 from utils.device import autocast_dtype, resolve_device
 from utils.distributed import find_processes
@@ -43,8 +44,6 @@ from utils.video_io import open_video
 from video.flow import sdc_inputs
 from video.sdc import WHITE, SDCNet, displace, load_sdc, sdc_loss
 
-# Of the network, of the motion that it starts from, and of the unchanged previous frame; PSNR in dB.
-SCORES = ("psnr", "psnr_of_flow", "psnr_of_copying")
 BRIGHTER = 4  # how much differences are amplified in the sample images
 
 MOST_VIDEO = 4 * 2**30  # most bytes of decoded frames of a video file to hold in memory
@@ -69,6 +68,8 @@ class SDCTraining:
     progress: Progress
     train: Sequence[Clip]
     val: Sequence[Clip]
+    scaler: None = None
+    average: None = None
 
 
 def main(config: VideoTrainConfig) -> None:
@@ -128,8 +129,6 @@ def train_sdc_epoch(training: SDCTraining) -> Iterator[None]:
                 training.optimizer.step()
             meters.end_step(lr, **terms)
             yield
-            if progress.time_is_up() or (config.run.test_mode and step + 1 == TEST_STEPS):
-                break
 
 
 def training_loader(training: SDCTraining) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -156,8 +155,8 @@ def predict(training: SDCTraining, frames: Tensor, flows: Tensor) -> tuple[Tenso
 
 
 @torch.inference_mode()
-def score_sdc(training: SDCTraining) -> None:
-    """PSNR on the whole held-out frames; writes samples, `last.pth` and, if it is the best, `best.pth`."""
+def score_sdc(training: SDCTraining) -> dict[str, float]:
+    """PSNR in dB on whole held-out frames, of the network, its input flow, the frame before; writes samples."""
     progress = training.progress
     training.net.eval()
     rows = []
@@ -166,22 +165,19 @@ def score_sdc(training: SDCTraining) -> None:
         frames, flows = (values[None].to(training.device) for values in inputs)
         prediction, _ = predict(training, frames, flows)
         before, truth = frames[:, -2].float(), frames[:, -1].float()
-        rows.append([psnr(made, truth) for made in (prediction, displace(before, flows[:, -1]), before)])
+        made = {"psnr": prediction, "psnr_of_flow": displace(before, flows[:, -1]), "psnr_of_copying": before}
+        rows.append({name: psnr(picture, truth) for name, picture in made.items()})
         if number < NUM_SAMPLES:
             difference = (WHITE - BRIGHTER * (prediction - truth).abs()).clamp(min=0)  # white: none
             pictures = [as_picture(values[0].round().byte()) for values in (before, prediction, truth, difference)]
             write_sample(training.log, progress.epoch, number, side_by_side(pictures))
-    scores: dict[str, float] = dict(zip(SCORES, np.mean(rows, axis=0).tolist(), strict=True))
+    scores = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
     training.log.say(
         f"epoch {progress.epoch}: PSNR {scores['psnr']:.2f} dB; the flow alone {scores['psnr_of_flow']:.2f}, "
         f"copying {scores['psnr_of_copying']:.2f}"
     )
     training.log.scalars("val", {"epoch": progress.epoch, **scores})
-    progress.scores, progress.is_due = scores, False
-    if scores["psnr"] > progress.best:
-        progress.best = scores["psnr"]
-        save_sdc(training, BEST)
-    save_sdc(training, LAST)
+    return scores
 
 
 def psnr(picture: Tensor, truth: Tensor) -> float:
@@ -194,7 +190,7 @@ def save_sdc(training: SDCTraining, name: str) -> None:
     """Write a checkpoint into the run folder."""
     arch, config = f"SDCNet_{training.config.net.mode}", as_dict(training.config)
     checkpoint = Checkpoint(state_dict=training.net.state_dict(), arch=arch, config=config)
-    save_run(training.log, name, checkpoint, training.progress, training.net, training.optimizer)
+    save_run(training, name, checkpoint)
 
 
 def find_frame_sequences(source: Path) -> list[list[Frame]]:
