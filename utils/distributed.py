@@ -6,6 +6,7 @@ import gc
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -156,6 +157,7 @@ def _watch(processes: Processes, machines: Sequence[str], silence: timedelta, ha
         missed = {rank: missed[rank] + 1 if now[rank] == beats[rank] else 0 for rank in others}
         beats = now
         if silent := [rank for rank in others if missed[rank] > max(1, silence.total_seconds() / BEAT)]:
+            print(file=sys.stderr)  # a progress bar may be in the way
             report_error(f"{_name_silent(silent, machines)} within {silence}.")
             os._exit(EXIT_MISTAKE)
 
