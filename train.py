@@ -87,7 +87,7 @@ def train_one_epoch(training: Training) -> Iterator[None]:
             module.eval()  # frozen batch norms keep their statistics
     accumulate = training.accumulate
     loader = training.data.epoch(progress.epoch, progress.step * accumulate)
-    num_steps = len(loader) // accumulate
+    num_steps = progress.step + len(loader) // accumulate
     with Meters(progress, num_steps, training, config.optim.max_bad_steps) as meters:
         batches = meters.timed(loader)
         for step in range(progress.step, num_steps):
@@ -106,7 +106,7 @@ def train_one_epoch(training: Training) -> Iterator[None]:
             for part, ((images, labels), share) in enumerate(zip(parts, shares, strict=True)):
                 with gradients_summed_later(training.model, part + 1 < accumulate):
                     meters.add(forward_backward(training, images, labels, loss_of, share), len(images))
-            if not meters.is_bad(partial(training.data.names, step * accumulate, accumulate)):
+            if not meters.is_bad(partial(training.data.names, progress.epoch, step * accumulate, accumulate)):
                 optimizer_step(training)
             meters.end_step(lr)
             yield

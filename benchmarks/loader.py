@@ -31,7 +31,7 @@ from datasets.loaders import DecodedCache, LoaderOptions, train_data
 from datasets.segmentation import CropRequest, Load, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from datasets.specs.spec import DatasetSpec
-from transforms.augmentation import TrainTransform, color_jitter, random_gaussian_blur
+from transforms.augmentation import TrainTransform, color_jitter, gaussian_blur
 from utils.distributed import Processes
 from utils.parallel import prepare_worker
 
@@ -108,7 +108,7 @@ def time_samples(
         laps.append(clock.lap())
         image = color_jitter(image, AUGMENT.color_aug, generator)
         laps.append(clock.lap())
-        image = random_gaussian_blur(image, generator)
+        image = gaussian_blur(image, float(generator.uniform(0.15, 1.3)))
         laps.append(clock.lap())
         into_shared_memory(as_tensors(image, labels))
         laps.append(clock.lap())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from utils.files import atomic_path, fingerprint, writable_folder
 from utils.images import Uint8Array
 from utils.parallel import SMALL_FILES, in_parallel
 
-POSITIONS_VERSION = 2  # increase it when the same files would give other positions
+POSITIONS_VERSION = 3  # increase it when the same files would give other positions
 PIXELS_PER_LOOK = 256  # pixels of a tile per random look into it
 
 
@@ -101,26 +102,22 @@ def _one_pixel_each(part: Uint8Array, present: NDArray[np.int64], generator: np.
 
 @dataclass(frozen=True)
 class PositionsPlan:
-    """All that determines the class positions. root: base of relative paths; tile: side in pixels.
-
-    numbers: of each sample, for its random generator; () counts them.
-    """
+    """All that determines the class positions. root: base of relative paths; tile: side in pixels."""
 
     samples: Sequence[Sample]
     spec: DatasetSpec
     root: Path
     tile: int
     seed: int
-    numbers: Sequence[int] = ()
 
     def key(self) -> str:
         """A hash of the label files, their sizes and times, the mapping of values, tile and seed."""
-        settings = (POSITIONS_VERSION, self.spec, self.tile, self.seed, self.numbers)
+        settings = (POSITIONS_VERSION, self.spec, self.tile, self.seed)
         return fingerprint(settings, [s.label_path for s in self.samples if s.label_path], self.root)
 
     def scan(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
         """`scan_labels` of one sample; the reason if its labels cannot be read."""
-        generator = np.random.default_rng((self.seed, self.numbers[index] if self.numbers else index))
+        generator = np.random.default_rng((self.seed, index))
         try:
             labels = load_labels(self.samples[index], self.spec)
         except USER_ERRORS as error:
@@ -134,20 +131,14 @@ def find_positions(plan: PositionsPlan, folder: Path, num_workers: int, skip_bad
     skip_bad: how many unreadable label files are skipped, each with a warning; then nothing is stored, so that the
     next run tells of them too. Raises ValueError naming the file if there are more.
     """
-    path = folder / f"{plan.spec.name}_{plan.key()}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = ClassPositions(file["table"].reshape(-1, 4), file["pixels"])
-        if found.pixels.shape == (len(plan.samples), plan.spec.num_classes):
-            return found
-    except Exception:  # missing, or so damaged that NumPy may raise anything: it is made again
-        pass
+    path, shape = folder / f"{plan.spec.name}_{plan.key()}.npz", (len(plan.samples), plan.spec.num_classes)
+    with suppress(Exception), np.load(path) as file:  # missing, or so damaged that NumPy may raise anything
+        return ClassPositions(file["table"].reshape(-1, 4), file["pixels"].reshape(shape))
     writable_folder(folder, "--index_dir")
     bad_files = BadFiles(skip_bad, "while finding class positions")
-    tables = [np.empty((0, 4), np.int64)]
-    pixels = np.zeros((len(plan.samples), plan.spec.num_classes), np.int64)
-    numbers = range(len(plan.samples))
-    for index, scan in enumerate(in_parallel(plan.scan, numbers, num_workers, title="positions", least=SMALL_FILES)):
+    tables, pixels = [np.empty((0, 4), np.int64)], np.zeros(shape, np.int64)
+    scans = in_parallel(plan.scan, range(len(plan.samples)), num_workers, title="positions", least=SMALL_FILES)
+    for index, scan in enumerate(scans):
         if isinstance(scan, str):
             bad_files.skip(scan)
         else:

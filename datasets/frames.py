@@ -32,9 +32,11 @@ def samples_of_video(data: DataConfig, spec: DatasetSpec, root: Path, samples: l
         raise ValueError("--maxSkip and --scf need class-uniform sampling (--class_uniform_pct, --max_cu_epoch).")
     found: list[Sample] = []
     if data.maxSkip:
-        found += find_propagated_samples(spec, Path(data.propagated_dir or root), samples, data.maxSkip)
+        around, place = [(-step, step) for step in range(1, data.maxSkip + 1)], Path(data.propagated_dir or root)
+        found += find_labelled_frames(spec, spec.propagated, place, samples, around, f"--maxSkip {data.maxSkip}")
     if data.scf:
-        found += find_scene_flow_samples(spec, root, samples)
+        steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
+        found += find_labelled_frames(spec, spec.scene_flow, root, samples, [steps], "--scf")
     if not found:
         return []
     try:
@@ -49,39 +51,37 @@ def samples_of_video(data: DataConfig, spec: DatasetSpec, root: Path, samples: l
     return sorted(kept)
 
 
-def find_propagated_samples(spec: DatasetSpec, root: Path, samples: Sequence[Sample], max_skip: int) -> list[Sample]:
-    """The propagated frames below `root` around `samples`, every step from 1 to `max_skip` either way, sorted.
+def find_labelled_frames(
+    spec: DatasetSpec, frames: Frames | None, root: Path, samples: Sequence[Sample],
+    steps: Sequence[Sequence[int]], flag: str,
+) -> list[Sample]:  # fmt: skip
+    """The frames with labels below `root` around `samples`, sorted; there must be some for each group of `steps`.
 
-    Raises ValueError if the set declares none, FileNotFoundError, naming the places searched, if none are found for a
-    step or one of them has no label file.
+    Raises ValueError if the set declares none, FileNotFoundError if none are found, or one of them has no label file.
     """
-    if spec.propagated is None:
-        raise ValueError(f"--maxSkip: {spec.name} has no video and so no propagated frames.")
+    if frames is None:
+        raise ValueError(f"{flag}: {spec.name} declares no such frames.")
+    there = frames_by_name(spec, frames, root)
     found: list[Sample] = []
-    for step in range(1, max_skip + 1):
-        found += _labelled_frames(spec, spec.propagated, root, samples, (-step, step), f"--maxSkip {max_skip}")
+    for group in steps:
+        near = [frame for s in samples for step in group if (frame := find_frame(frames, there, s.name, step))]
+        if not near:
+            names = " or ".join(frames.name_of(samples[0].name, step) for step in (group[0], group[-1]))
+            folders = [str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames)]
+            looked = " or ".join(dict.fromkeys(folders))
+            raise FileNotFoundError(f"{flag}: no propagated frames like {names} in {looked}.")
+        found += near
+    lonely = next((frame for frame in found if frame.label_path is None), None)
+    if lonely is not None:
+        raise FileNotFoundError(f"{lonely.image_path} is a propagated frame without a label file.")
     return sorted(found)
 
 
-def find_scene_flow_samples(spec: DatasetSpec, root: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """The labelled frames of scene flow around `samples`, sorted. Raises what `find_propagated_samples` raises."""
-    if spec.scene_flow is None:
-        raise ValueError(f"--scf: {spec.name} has no scene-flow frames; only kitti has.")
-    steps = [step for step in range(-SCENE_FLOW_REACH, SCENE_FLOW_REACH + 1) if step]
-    return sorted(_labelled_frames(spec, spec.scene_flow, root, samples, steps, "--scf"))
-
-
 def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, propagated_root: Path) -> Sample:
-    """The files in which `find_propagated_samples` looks for the frame `step` after `labelled`, which is below `root`.
-
-    Raises ValueError if the set declares none, or if training never looks for any around `labelled`.
-    """
-    if spec.propagated is None:
-        raise ValueError(f"{spec.name} declares no propagated frames.")
+    """The files in which training looks for the frame `step` after `labelled`, which is below `root`."""
+    assert spec.propagated is not None, f"{spec.name}: a set with video has propagated frames"
     places = [(root / layout.image_dir.format(folder=f), f) for layout, f in _places(spec, Frames(spec.layouts))]
-    folder = next((f for image_dir, f in places if labelled.image_path.is_relative_to(image_dir)), None)
-    if folder is None:
-        raise ValueError(f"{labelled.image_path}: labels are propagated only from images of train and val.")
+    folder = next(f for image_dir, f in places if labelled.image_path.is_relative_to(image_dir))
     layout, name = spec.propagated.layouts[0], spec.propagated.name_of(labelled.name, step)
     assert layout.label_dir is not None, f"{spec.name}: propagated frames have labels"
     file = labelled.image_path.name.lower()
@@ -123,22 +123,6 @@ def _moment(name: str, stride: int = 1) -> tuple[str, int] | None:
     """Video and frame number, if `name` ends in a number, or in the number of a labelled frame and a step from it."""
     parts = re.fullmatch(r"(.*?)(\d+)(?:_([+-]\d+))?", normalize_unicode(name), re.DOTALL)
     return (parts[1], int(parts[2]) + stride * int(parts[3] or 0)) if parts else None
-
-
-def _labelled_frames(
-    spec: DatasetSpec, frames: Frames, root: Path, samples: Sequence[Sample], steps: Sequence[int], flag: str
-) -> list[Sample]:
-    """The frames around `samples` at `steps`, at least one."""
-    there = frames_by_name(spec, frames, root)
-    found = [frame for s in samples for step in steps if (frame := find_frame(frames, there, s.name, step))]
-    if not found:
-        names = " or ".join(frames.name_of(samples[0].name, step) for step in (steps[0], steps[-1]))
-        folders = dict.fromkeys(str(root / layout.image_dir.format(folder=f)) for layout, f in _places(spec, frames))
-        raise FileNotFoundError(f"{flag}: no propagated frames like {names} in {' or '.join(folders)}.")
-    lonely = next((frame for frame in found if frame.label_path is None), None)
-    if lonely is not None:
-        raise FileNotFoundError(f"{lonely.image_path} is a propagated frame without a label file.")
-    return found
 
 
 def _places(spec: DatasetSpec, frames: Frames) -> list[tuple[Layout, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,6 @@ from datasets.specs.spec import COLORS, EITHER, TRAIN_IDS, Color, DatasetSpec, w
 from utils.images import Uint8Array, read_label_colors, read_label_ids
 
 UNKNOWN_ID = 254  # marks unknown values; every train id is below it
-
-
-@dataclass(frozen=True)
-class UnknownValue:
-    """An unknown value in a label file: an id or a colour, how many pixels have it, and the first of them."""
-
-    value: int | Color
-    pixels: int
-    row: int
-    column: int
 
 
 def read_label_file(path: Path, masks: str) -> NDArray[np.integer]:
@@ -73,8 +62,8 @@ def label_pixels(labels: Uint8Array, masks: str, spec: DatasetSpec) -> NDArray[n
     return (table if table.max() > np.iinfo(np.uint8).max else table.astype(np.uint8))[labels]
 
 
-def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[UnknownValue]:
-    """The values of `pixels` that are UNKNOWN_ID in `labels`, smallest first."""
+def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[tuple[int | Color, int, int, int]]:
+    """The values of `pixels` that are UNKNOWN_ID in `labels`, smallest first: value, pixels, row and column of one."""
     unknown = labels == UNKNOWN_ID
     if not unknown.any():
         return []
@@ -83,7 +72,7 @@ def unknown_values(pixels: NDArray[np.integer], labels: Uint8Array) -> list[Unkn
     values, firsts, counts = np.unique(codes.ravel()[places], return_index=True, return_counts=True)
     rows, columns = np.divmod(places[firsts], labels.shape[1])
     named = [unpack_color(int(value)) if pixels.ndim == 3 else int(value) for value in values]
-    return [UnknownValue(*found) for found in zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True)]
+    return list(zip(named, counts.tolist(), rows.tolist(), columns.tolist(), strict=True))
 
 
 def pack_colors(pixels: NDArray[np.integer]) -> NDArray[np.uint32]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets.specs.spec import Color, SegClass, class_colors
+from datasets.specs.spec import Color, SegClass
 from utils.images import Uint8Array, colorize, shrink, side_by_side, tint
 from utils.plots import new_plot
 from utils.text import format_table
@@ -122,7 +122,7 @@ def draw_sheet(
 
     Of each the image, its labels, and both over each other; small enough for a sheet.
     """
-    cells, palette = [], class_colors(classes)
+    cells, palette = [], [c.color for c in classes]
     counts = np.zeros(len(classes), int)
     for image, labels in pictures:
         counts += pixels_per_class(labels, len(classes))
@@ -136,7 +136,6 @@ def draw_sheet(
     return with_legend(np.ascontiguousarray(sheet), counted_shares(counts.tolist(), classes))
 
 
-@cache
 def _font_file() -> Path:
     """Matplotlib's own font, so that pictures look the same everywhere."""
     import matplotlib  # takes a tenth of a second, as do the other parts of it
@@ -149,11 +148,6 @@ def _characters() -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(str(_font_file())).get_charmap())
-
-
-def text_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of pictures. size: in pixels."""
-    return ImageFont.truetype(str(_font_file()), size)
 
 
 def drawable(text: str, otherwise: str) -> str:
@@ -169,7 +163,8 @@ def with_legend(picture: Uint8Array, shares: Sequence[ClassShare], *, percents: 
     height, width = picture.shape[:2]
     names = [drawable(share.name, f"train id {share.train_id}") for share in shares]
     size = min(LARGEST_FONT, max(SMALLEST_FONT, round(0.021 * (width * height) ** 0.5)))  # of the font; all follows it
-    font, margin, line, gutter, swatch = text_font(size), *(round(part * size) for part in (1.1, 1.75, 2.4, 1.7))
+    font = ImageFont.truetype(str(_font_file()), size)
+    margin, line, gutter, swatch = (round(part * size) for part in (1.1, 1.75, 2.4, 1.7))
     text_left = swatch + round(0.6 * size)
     longest = max((font.getlength(name) for name in names), default=0)
     entry = round(swatch + 0.6 * size + longest + (size + font.getlength("100.00 %") if percents else 0))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from config import AugmentConfig, DataConfig
 from datasets.class_positions import ClassPositions, PositionsPlan, draw_epoch, find_positions
@@ -50,12 +51,10 @@ class DecodedCache:
 
     def load(self, sample: Sample) -> tuple[Uint8Array, Uint8Array]:
         """Image [H, W, 3] uint8 RGB and train ids [H, W] uint8, read-only; from its own files if it is not cached."""
-        try:
+        with suppress(Exception):  # missing, or so damaged that NumPy may raise anything
             image, labels = (np.load(path, mmap_mode="r") for path in self.paths_of(sample))
             if image.shape == (*labels.shape, 3) and image.dtype == labels.dtype == np.uint8:
                 return image, labels
-        except Exception:  # missing, or so damaged that NumPy may raise anything
-            pass
         return load_sample(sample, self.spec)
 
     def fill(self, samples: Sequence[Sample], *, num_workers: int, skip_bad: int = 0) -> None:
@@ -79,38 +78,10 @@ class DecodedCache:
             arrays = load_sample(sample, self.spec)
         except USER_ERRORS as error:
             return one_line(error)
-        try:
-            for path, array in zip(paths, arrays, strict=True):
-                with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, array)
-        except OSError as error:
-            raise OSError(f"--cache_dir {self.folder}: {error.strerror}.") from error
+        for path, array in zip(paths, arrays, strict=True):
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, array)
         return None
-
-
-class EpochSampler(Sampler[CropRequest]):
-    """This process's part of each epoch's crops. The processes partition the epoch, in whole rounds of `batch`.
-
-    draw: epoch -> all crops of that epoch, the same on every process. epoch: the one that the next iteration visits;
-    num_done: how many of its crops it leaves out, because this process has used them before an interruption.
-    """
-
-    def __init__(self, draw: Callable[[int], list[CropRequest]], *, rank: int, world_size: int, batch: int) -> None:
-        self.draw, self.rank, self.world_size, self.batch = draw, rank, world_size, batch
-        self.epoch = self.num_done = 0
-
-    def __iter__(self) -> Iterator[CropRequest]:
-        return iter(self.of_process(self.draw(self.epoch))[self.num_done :])
-
-    def of_process(self, requests: list[CropRequest]) -> list[CropRequest]:
-        """This process's part of an epoch."""
-        # Every process takes the same number of steps with full batches. A smaller set is used as far as it is equal
-        # on every process.
-        step = self.world_size * self.batch if len(requests) >= self.world_size * self.batch else self.world_size
-        return requests[self.rank : len(requests) - len(requests) % step : self.world_size]
-
-    def __len__(self) -> int:
-        return len(self.of_process(self.draw(self.epoch)))
 
 
 @dataclass(frozen=True)
@@ -138,29 +109,31 @@ class LoaderOptions:
 class TrainData:
     """Batches of (images [B, 3, H, W] uint8, labels [B, H, W] uint8) of one epoch.
 
-    samples: those of the split.
+    samples: those of the split. draw: epoch -> this process's crops of it. crops: those that the loader visits next.
     class_pixels: how often each class occurs in the training labels; None unless requested or known anyway.
     """
 
     samples: list[Sample]
     loader: DataLoader[tuple[Tensor, Tensor, str]]
-    sampler: EpochSampler
+    draw: Callable[[int], list[CropRequest]]
+    crops: list[CropRequest]
+    batch: int
     bad_files: BadFiles
     class_pixels: tuple[int, ...] | None
 
     def epoch(self, epoch: int, num_done: int = 0) -> TrainData:
         """Itself, set to visit `epoch` without its first `num_done` batches."""
-        self.sampler.epoch, self.sampler.num_done = epoch, num_done * (self.loader.batch_size or 1)
+        self.crops[:] = self.draw(epoch)[num_done * self.batch :]
         return self
 
-    def names(self, first: int, count: int) -> list[str]:
-        """The images of `count` of this process's batches of the epoch, from number `first` on."""
-        batch, requests = self.loader.batch_size or 1, self.sampler.of_process(self.sampler.draw(self.sampler.epoch))
-        crops: Any = self.loader.dataset
-        return [crops.samples[one.sample_index].name for one in requests[first * batch : (first + count) * batch]]
+    def names(self, epoch: int, first: int, count: int) -> list[str]:
+        """The images of `count` of this process's batches of an epoch, from number `first` on."""
+        dataset: Any = self.loader.dataset
+        crops = self.draw(epoch)[first * self.batch : (first + count) * self.batch]
+        return [dataset.samples[crop.sample_index].name for crop in crops]
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return len(self.loader)  # the batches that are left
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels, problems in self.loader:
@@ -184,31 +157,39 @@ def train_data(
     all_samples = [*samples, *propagated, *coarse]
     positions: ClassPositions | None = None
     if count_pixels or data.paste or (data.class_uniform_pct and data.max_cu_epoch):
-        numbers = tuple(number for part in (samples, propagated, coarse) for number in range(len(part)))
-        plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed, numbers)
+        plan = PositionsPlan(all_samples, spec, root, data.class_uniform_tile, seed)
         find = partial(find_positions, plan, Path(data.index_dir), options.count(), data.skip_bad)
         found = find() if processes.local_rank == 0 else None  # one process of each machine writes what the others read
         wait_for_all()
         positions = (found or find()).restrict(len(samples) + len(propagated), boosted)
 
-    @lru_cache(maxsize=1)  # the sampler asks for an epoch's length and for its crops
     def draw(epoch: int) -> list[CropRequest]:
         share, length = data.class_uniform_pct if epoch < data.max_cu_epoch else 0.0, len(samples) * data.repeat
-        return draw_epoch(
+        crops = draw_epoch(
             seed=seed, epoch=epoch, num_images=len(samples), length=length, share=share, positions=positions
         )
+        return part_of_process(crops, processes, data.bs_mult)
 
-    sampler = EpochSampler(draw, rank=processes.rank, world_size=processes.world_size, batch=data.bs_mult)
-    if len(sampler) == 0:
+    crops = draw(0)
+    if not crops:
         raise ValueError(f"{len(samples)} training images for {processes.world_size} processes; start fewer.")
     load = _load(data, spec, all_samples, options)
     class_pixels = tuple(positions.pixels[: len(samples)].sum(0).tolist()) if positions else None
-    crops = TrainingSet(
+    dataset = TrainingSet(
         all_samples, load, transform, seed, num_images=len(samples), skip_bad=data.skip_bad,
         paste_share=data.paste, paste_classes=rare_classes(class_pixels or ()),
     )  # fmt: skip
-    loader = DataLoader(crops, batch_size=data.bs_mult, sampler=sampler, **options.for_loader())
-    return TrainData(samples, loader, sampler, BadFiles(data.skip_bad), class_pixels)
+    loader = DataLoader(dataset, batch_size=data.bs_mult, sampler=crops, **options.for_loader())
+    return TrainData(samples, loader, draw, crops, data.bs_mult, BadFiles(data.skip_bad), class_pixels)
+
+
+def part_of_process(crops: list[CropRequest], processes: Processes, batch: int) -> list[CropRequest]:
+    """This process's part of an epoch, in batches that are full and as many as each other process has.
+
+    A set that is smaller than one batch of each is used as far as it is equal on every process.
+    """
+    step = processes.world_size * (batch if len(crops) >= processes.world_size * batch else 1)
+    return crops[processes.rank : len(crops) - len(crops) % step : processes.world_size]
 
 
 def rare_classes(pixels: Sequence[int]) -> list[int]:

@@ -48,8 +48,8 @@ def load_labels(sample: Sample, spec: DatasetSpec) -> Uint8Array:
     labels = train_ids(pixels, sample.masks, spec)
     unknown = unknown_values(pixels, labels)
     if unknown:
-        values = ", ".join(str(found.value) for found in unknown[:MOST_NAMED])
-        row, column = min((found.row, found.column) for found in unknown)
+        values = ", ".join(str(value) for value, *_ in unknown[:MOST_NAMED])
+        row, column = min(place for _, _, *place in unknown)
         raise ValueError(
             f"{sample.label_path}: label values {values} are not among {spec.name}'s (first at row {row}, column "
             f"{column}); check --dataset, or run python -m datasets.verify."

@@ -41,7 +41,7 @@ import numpy as np
 
 from datasets.files import Sample, dataset_root, existing_layout, find_samples, label_files, load_spec, samples_in
 from datasets.labels import UNKNOWN_ID, read_label_file, train_ids, unknown_values
-from datasets.legend import ClassShare, percent_text, plot_shares
+from datasets.legend import ClassShare, percent_text, percentages, plot_shares
 from datasets.specs.spec import DatasetSpec
 from utils.command import one_line, run_command
 from utils.files import PLOT_SUFFIXES, writable_file, write_json
@@ -111,7 +111,7 @@ def main(config: VerifyConfig) -> int:
         write_json(Path(output.json), asked | found)
     if output.plot and labelled:
         shares = {name: [*map(ClassShare, range(spec.num_classes), spec.class_names, spec.palette,
-                              split["class_pixels"].values(), class_percents(split))]
+                              split["class_pixels"].values(), percentages([*split["class_pixels"].values()]))]
                   for name, split in labelled.items()}  # fmt: skip
         plot_shares(Path(output.plot), f"{spec.title}: share of each class", shares)
     elif output.plot:
@@ -174,9 +174,9 @@ def examine(sample: Sample, spec: DatasetSpec) -> FileReport:
             if _size(labels) != size:
                 what = f"{file} is {_size(labels)}, but its image {sample.image_path} is {size} (width x height; "
                 findings.append(("size", file, f"{what}images are turned upright as EXIF says, label files are not)"))
-            for unknown in unknown_values(pixels, labels)[:MOST_VALUES]:
-                place = f"pixels: {unknown.pixels}, the first at row {unknown.row}, column {unknown.column}"
-                what = f"{file}: value {unknown.value} is not a class of {spec.title} ({place})"
+            for value, count, row, column in unknown_values(pixels, labels)[:MOST_VALUES]:
+                place = f"pixels: {count}, the first at row {row}, column {column}"
+                what = f"{file}: value {value} is not a class of {spec.title} ({place})"
                 findings.append(("label value", file, what))
             counts = np.bincount(labels.ravel(), minlength=256).tolist()
             class_pixels = (*counts[: spec.num_classes], counts[UNKNOWN_ID] + counts[spec.ignore_label])
@@ -212,19 +212,14 @@ def summarize(reports: Sequence[FileReport], spec: DatasetSpec) -> dict[str, Any
     }
 
 
-def class_percents(split: Mapping[str, Any]) -> list[float]:
-    """Percent of the pixels that have a class that are of each class, in train id order."""
-    pixels = split["class_pixels"].values()
-    return [100 * count / max(1, sum(pixels)) for count in pixels]
-
-
 def classes_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
     """The percents of each class, a column per split; then those of all pixels that have no class."""
     columns = []
     for name, split in splits.items():
-        whole = sum(split["class_pixels"].values()) + split["no_class_pixels"]
-        percents = [*class_percents(split), 100 * split["no_class_pixels"] / max(1, whole)]
-        columns.append([name, *("-" if percent == 0 else percent_text(percent)[:-2] for percent in percents)])
+        pixels, nothing = [*split["class_pixels"].values()], split["no_class_pixels"]
+        percents = [*percentages(pixels), 100 * nothing / max(1, sum(pixels) + nothing)]
+        shown = zip([*pixels, nothing], percents, strict=True)
+        columns.append([name, *(percent_text(percent)[:-2] if count else "-" for count, percent in shown)])
     names = ["percent", *next(iter(splits.values()))["class_pixels"], "no class, of all"]
     return format_table([*zip(names, *columns, strict=True)])
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.legend import counted_shares, pixels_per_class, with_legend
-from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors, written_ids
+from datasets.specs.spec import IGNORE_LABEL, SegClass, written_ids
 from inference.confidence import count_confidence, summarise, unstack
 from inference.visualize import highlight, overlay
 from utils.files import first_free
@@ -108,7 +108,7 @@ def write_results(
     if "color" in paths:
         shares = [share for share in counted_shares(counts, classes) if wanted is None or share.train_id in wanted]
         height, width = prediction.shape
-        mask = with_legend(colorize(shown_prediction, class_colors(classes)), shares)
+        mask = with_legend(colorize(shown_prediction, [c.color for c in classes]), shares)
         write_png(paths["color"], mask, {**note, MASK_SIZE_NOTE: f"{width}x{height}"})
     if "overlay" in paths:
         write_png(paths["overlay"], overlay(shown_image, shown_prediction, classes), note)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.legend import PAPER, ClassShare, with_legend
-from datasets.specs.spec import IGNORE_LABEL, SegClass, class_colors
+from datasets.specs.spec import IGNORE_LABEL, SegClass
 from utils.images import Uint8Array, colorize, tint
 
 LINE_STRENGTH = 0.4  # of the lines between classes: stronger ones hide a detailed photo, as they surround every speck
@@ -35,7 +35,7 @@ def dark_grey(image: Uint8Array, light: float) -> Uint8Array:
 
 def overlay(image: Uint8Array, prediction: Uint8Array, classes: Sequence[SegClass]) -> Uint8Array:
     """The photo [H, W, 3] tinted by the class colours, with light lines where train ids [H, W] meet."""
-    tinted = tint(image, prediction, class_colors(classes))
+    tinted = tint(image, prediction, [c.color for c in classes])
     lines = class_borders(prediction)
     tinted[lines] = ((1 - LINE_STRENGTH) * tinted[lines] + LINE_STRENGTH * 255).astype(np.uint8)
     return tinted
@@ -55,7 +55,7 @@ def draw_mistakes(
 ) -> Uint8Array:
     """The colour of the predicted class where it is wrong, else the photo, dark and grey. All [H, W]; result RGB."""
     wrong = (prediction != labels) & (labels < len(classes))
-    return np.where(wrong[..., None], colorize(prediction, class_colors(classes)), dark_grey(image, RIGHT_LIGHT))
+    return np.where(wrong[..., None], colorize(prediction, [c.color for c in classes]), dark_grey(image, RIGHT_LIGHT))
 
 
 def frame_painter(

@@ -155,14 +155,6 @@ def test_real_pixels_of_all_files_are_found_whatever_the_number_of_processes(roo
     assert same(find(plan_of(root), tmp_path / "other", num_workers=2), found)
 
 
-def test_the_same_numbers_give_the_same_positions(root, tmp_path):
-    samples = plan_of(root).samples
-    twice = plan_of(root, samples=[*samples, *samples], numbers=(*range(40), *range(40)))
-    table = find(twice, tmp_path / "index").table
-    first, second = table[table[:, 1] < 40], table[table[:, 1] >= 40]
-    assert np.array_equal(second - first, np.tile([0, 40, 0, 0], (len(first), 1)))
-
-
 def test_a_set_that_moved_is_read_without_looking_into_label_files(root, tmp_path, request):
     found = find(plan_of(root), tmp_path / "index")
     shutil.move(root, tmp_path / "elsewhere")

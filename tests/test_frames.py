@@ -14,15 +14,14 @@ from datasets.files import Sample, find_samples
 from datasets.frames import (
     PAIR_NOTE,
     find_frame,
-    find_propagated_samples,
-    find_scene_flow_samples,
+    find_labelled_frames,
     frames_by_name,
     without_frames_of,
 )
 from datasets.loaders import LoaderOptions, train_data
 from datasets.segmentation import load_labels
 from datasets.specs.registry import dataset_spec
-from datasets.specs.spec import BY_FRAME_NUMBER, Frames
+from datasets.specs.spec import Frames
 from tests.trees import cityscapes_tree, folder_tree, kitti_tree, write_pair
 from utils.distributed import Processes
 from utils.images import read_label_ids, write_png
@@ -35,8 +34,18 @@ def names(samples) -> list[str]:
     return [sample.name for sample in samples]
 
 
+def propagated(spec, root, samples, max_skip):
+    steps = [(-step, step) for step in range(1, max_skip + 1)]
+    return find_labelled_frames(spec, spec.propagated, root, samples, steps, f"--maxSkip {max_skip}")
+
+
+def scene_flow(spec, root, samples):
+    steps = [step for step in range(-10, 11) if step]
+    return find_labelled_frames(spec, spec.scene_flow, root, samples, [steps], "--scf")
+
+
 def test_a_frame_is_named_by_its_number_or_by_its_step():
-    by_number, by_step = Frames((), BY_FRAME_NUMBER), Frames(())
+    by_number, by_step = Frames(()), Frames((), by_number=False)
     assert by_number.name_of("aachen/aachen_000000_000019", 2) == "aachen/aachen_000000_000021"
     assert by_number.name_of("000007_10", -3) == "000007_07"
     assert by_step.name_of("drive/photo", -3) == "drive/photo_-3"
@@ -50,7 +59,7 @@ def test_propagated_frames_of_a_folder_of_ones_own(tmp_path):
     write_pair(tmp_path / "propagated/images/02_+1.png", tmp_path / "propagated/labels/02_+1.png", [[0, 1]])
     spec = dataset_spec("folder", tmp_path)
     samples = find_samples(spec, tmp_path, "train")
-    (found,) = find_propagated_samples(spec, tmp_path, samples, max_skip=1)
+    (found,) = propagated(spec, tmp_path, samples, max_skip=1)
     assert (found.name, load_labels(found, spec).tolist()) == ("02_+1", [[0, 1]])
 
 
@@ -95,7 +104,7 @@ def test_max_skip_takes_every_step_up_to_it_in_both_directions(tmp_path):
     propagate(tmp_path, -3, -2, -1, 1, 2, 3)
     samples = find_samples(CITYSCAPES, tmp_path, "train")
     for skip, frames in ((1, [18, 20]), (2, [17, 18, 20, 21]), (3, [16, 17, 18, 20, 21, 22])):
-        found = find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=skip)
+        found = propagated(CITYSCAPES, tmp_path, samples, max_skip=skip)
         wanted = [f"{city}/{city}_000000_{frame:06d}" for city in ("aachen", "zurich") for frame in frames]
         assert names(found) == wanted
         assert (load_labels(found[0], CITYSCAPES) == 11).all()  # person
@@ -106,7 +115,7 @@ def test_propagated_frames_are_those_of_the_training_images_alone(tmp_path):
     propagate(tmp_path, 1, cities=("aachen", "darmstadt"))
     # Fold 1 holds darmstadt out, and trains on the official val.
     samples = find_samples(CITYSCAPES, tmp_path, "train", 1)
-    found = find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=1)
+    found = propagated(CITYSCAPES, tmp_path, samples, max_skip=1)
     assert names(found) == ["aachen/aachen_000000_000020"]
 
 
@@ -115,7 +124,7 @@ def test_finding_no_propagated_frames_for_a_step_says_where_it_looked(tmp_path):
     propagate(tmp_path, 1, cities=("aachen",))
     samples = find_samples(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError) as told:
-        find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=2)
+        propagated(CITYSCAPES, tmp_path, samples, max_skip=2)
     for part in ("--maxSkip 2: no propagated frames", "aachen_000000_000017 or aachen/aachen_000000_000021",
                  str(tmp_path / "propagated/leftImg8bit/train")):  # fmt: skip
         assert part in str(told.value)
@@ -127,14 +136,14 @@ def test_a_propagated_image_without_its_label_is_an_error(tmp_path):
     next(tmp_path.glob("propagated/gtFine/train/aachen/*")).unlink()
     samples = find_samples(CITYSCAPES, tmp_path, "train")
     with pytest.raises(FileNotFoundError, match=r"aachen_000000_000020_leftImg8bit.png is a propagated frame without"):
-        find_propagated_samples(CITYSCAPES, tmp_path, samples, max_skip=1)
+        propagated(CITYSCAPES, tmp_path, samples, max_skip=1)
 
 
 def test_sets_without_video_refuse_the_flags():
-    with pytest.raises(ValueError, match="--maxSkip: mapillary has no video"):
-        find_propagated_samples(dataset_spec("mapillary"), Path(), [], max_skip=1)
-    with pytest.raises(ValueError, match="--scf: cityscapes has no scene-flow frames; only kitti has"):
-        find_scene_flow_samples(CITYSCAPES, Path(), [])
+    with pytest.raises(ValueError, match="--maxSkip 1: mapillary declares no such frames"):
+        propagated(dataset_spec("mapillary"), Path(), [], max_skip=1)
+    with pytest.raises(ValueError, match="--scf: cityscapes declares no such frames"):
+        scene_flow(CITYSCAPES, Path(), [])
 
 
 def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_plain_one(tmp_path):
@@ -155,7 +164,7 @@ def test_propagated_and_coarse_frames_join_the_class_uniform_choice_and_not_the_
             config, AugmentConfig(crop_size=4), CITYSCAPES, LoaderOptions(Processes(0, 1, 0), 0), seed=0
         )
         samples = data.loader.dataset.samples
-        return samples, [(samples[draw.sample_index].name, draw.center) for draw in data.sampler]
+        return samples, [(samples[draw.sample_index].name, draw.center) for draw in data.crops]
 
     samples, draws = drawn(coarse_boost_classes="16", class_uniform_pct=0.5)
     plain = {name for name, center in draws if center is None}
@@ -231,11 +240,11 @@ def test_scene_flow_frames_join_kitti_on_request(tmp_path):
     kitti_tree(tmp_path)
     samples = find_samples(KITTI, tmp_path, "train", 1)  # fold 1 holds out the first of these four images
     with pytest.raises(FileNotFoundError, match=r"--scf: no propagated frames like 000001_00 or 000001_20 in "):
-        find_scene_flow_samples(KITTI, tmp_path, samples)
+        scene_flow(KITTI, tmp_path, samples)
     for name in ("000000_11", "000002_11", "000002_09", "000003_00"):
         folder = tmp_path / "scene_flow/training"
         write_pair(folder / f"image_2/{name}.png", folder / f"semantic/{name}.png", 26)
-    found = find_scene_flow_samples(KITTI, tmp_path, samples)
+    found = scene_flow(KITTI, tmp_path, samples)
     assert names(found) == ["000002_09", "000002_11", "000003_00"]
     assert (load_labels(found[0], KITTI) == 13).all()
 

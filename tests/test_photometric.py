@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from transforms.augmentation import change_colors, color_jitter, gaussian_blur, random_gaussian_blur
+from config import AugmentConfig
+from transforms.augmentation import TrainTransform, change_colors, color_jitter, gaussian_blur
 
 GRAY = np.array([0.299, 0.587, 0.114])
 STEPS = ("brightness", "contrast", "saturation", "hue")
@@ -126,10 +127,11 @@ def test_blur_stays_within_one_grey_level_of_floating_point(sigma):
 
 
 def test_the_blur_is_drawn_from_the_published_range(monkeypatch):
-    sigmas = []
-    monkeypatch.setattr("transforms.augmentation.gaussian_blur", lambda image, sigma: sigmas.append(sigma))
+    sigmas, image = [], np.zeros((9, 9, 3), np.uint8)
+    monkeypatch.setattr("transforms.augmentation.gaussian_blur", lambda image, sigma: sigmas.append(sigma) or image)
+    transform = TrainTransform(AugmentConfig(crop_size=9, color_aug=0), 255)
     for seed in range(300):
-        random_gaussian_blur(np.zeros((1, 1, 3), np.uint8), np.random.default_rng(seed))
+        transform(image, image[..., 0], None, np.random.default_rng(seed))
     assert 0.15 <= min(sigmas) < 0.17
     assert 1.28 < max(sigmas) <= 1.3
 
@@ -142,7 +144,7 @@ def test_threads_do_not_change_a_pixel():
         for count in (1, 4):
             cv2.setNumThreads(count)
             generator = np.random.default_rng(5)
-            results.append(random_gaussian_blur(color_jitter(image, 0.25, generator), generator))
+            results.append(gaussian_blur(color_jitter(image, 0.25, generator), 1.0))
     finally:
         cv2.setNumThreads(threads)
     assert (results[0] == results[1]).all()

@@ -13,7 +13,7 @@ import torch
 import train as train_command
 from config import AugmentConfig, DataConfig, TrainConfig
 from datasets.files import find_samples
-from datasets.loaders import EpochSampler, LoaderOptions, train_data, val_loader
+from datasets.loaders import LoaderOptions, part_of_process, train_data, val_loader
 from datasets.segmentation import CropRequest, TrainingSet, as_tensors, load_sample
 from datasets.specs.registry import dataset_spec
 from tests.conftest import ROOT, needs_kept_memory
@@ -159,7 +159,7 @@ def test_ranks_partition_an_epoch(root, num_ranks):
 
 def test_processes_partition_an_epoch_in_whole_batches():
     draws = [CropRequest(0, i, i) for i in range(23)]
-    parts = [list(EpochSampler(lambda _: draws, rank=r, world_size=2, batch=5)) for r in range(2)]
+    parts = [part_of_process(draws, Processes(r, 2, r), 5) for r in range(2)]
     assert [len(part) for part in parts] == [10, 10]
     assert len({d.position for part in parts for d in part}) == 20
 
@@ -192,9 +192,9 @@ def test_validation_comes_unchanged_from_the_cache_too(root):
 def test_an_epoch_is_cut_to_the_plain_images_from_max_cu_epoch_on(root):
     data = training_data(root, class_uniform_pct=1.0, max_cu_epoch=1)
     data.epoch(0)
-    assert all(draw.center is not None for draw in data.sampler)
+    assert all(draw.center is not None for draw in data.crops)
     data.epoch(1)
-    assert sorted(draw.sample_index for draw in data.sampler) == list(range(12))
+    assert sorted(draw.sample_index for draw in data.crops) == list(range(12))
 
 
 def test_coarse_images_are_drawn_for_the_boosted_classes(tmp_path):

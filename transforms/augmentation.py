@@ -87,11 +87,6 @@ def _turn_hue(wide: WideImage, turn: float) -> None:
     cv2.merge(moved[::-1] if backwards else moved, dst=wide)
 
 
-def random_gaussian_blur(image: Uint8Array, generator: Generator) -> Uint8Array:
-    """Blur with a sigma drawn from 0.15 to 1.3 pixels, as in the published recipe."""
-    return gaussian_blur(image, float(generator.uniform(0.15, 1.3)))
-
-
 def gaussian_blur(image: Uint8Array, sigma: float) -> Uint8Array:
     """Gaussian blur, truncated at three sigma; border pixels are replicated beyond the border."""
     kernel = cv2.getGaussianKernel(2 * math.ceil(3 * sigma) + 1, sigma)
@@ -193,7 +188,7 @@ class TrainTransform:
             sigma = float(generator.uniform(10, 100))  # grey levels: edges that differ more stay
             image = cv2.bilateralFilter(image, 5, sigma, sigma)  # type: ignore[assignment]
         elif self.config.gblur:
-            image = random_gaussian_blur(image, generator)
+            image = gaussian_blur(image, float(generator.uniform(0.15, 1.3)))  # pixels, as in the published recipe
         return image, labels
 
     def crop(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from datasets.specs.spec import BY_FRAME_NUMBER, COLORS, DatasetSpec, Frames, Layout, SegClass
+from datasets.specs.spec import COLORS, DatasetSpec, Frames, Layout, SegClass
 
 CAMVID32_CLASSES = (
     SegClass("Animal", (64, 128, 64)),
@@ -68,52 +68,46 @@ CAMVID_CLASSES = (
     _merge("Bicyclist", "Bicyclist", "MotorcycleScooter"),
 )
 
-CAMVID_SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
-
 SEGNET = Layout("{folder}", "{folder}annot")
 ORIGINAL = Layout("701_StillsRaw_full", "LabeledApproved_full", label_suffixes=("_L.png",), masks=COLORS)
 # Frames taken from the videos, named like the labelled ones, which are frames of the same video, mostly 30 apart.
 VIDEO = Layout("video/{folder}")
-
-# The original tree has one folder for all splits; these runs of frames are the splits of the SegNet authors.
-NAME_RANGES = {
-    "train": (
-        ("0001TP_006690", "0001TP_008520"),
-        ("0006R0_f00930", "0006R0_f03930"),
-        ("0016E5_00390", "0016E5_07920"),
-        ("0016E5_08190", "0016E5_08640"),
-    ),
-    "val": (("0016E5_07959", "0016E5_08159"),),
-    "test": (("0001TP_008550", "0001TP_010380"), ("Seq05VD_f00000", "Seq05VD_f05100")),
-}
-
-NUM_IMAGES = {"train": 367, "val": 101, "trainval": 468, "test": 233}
 
 CAMVID = DatasetSpec(
     name="camvid",
     title="CamVid, 11 classes",
     classes=CAMVID_CLASSES,
     layouts=(SEGNET, ORIGINAL),
-    splits=CAMVID_SPLITS,
-    name_ranges=NAME_RANGES,
-    num_images=NUM_IMAGES,
+    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
+    # The original tree has one folder for all splits; these runs of frames are the splits of the SegNet authors.
+    name_ranges={
+        "train": (
+            ("0001TP_006690", "0001TP_008520"),
+            ("0006R0_f00930", "0006R0_f03930"),
+            ("0016E5_00390", "0016E5_07920"),
+            ("0016E5_08190", "0016E5_08640"),
+        ),
+        "val": (("0016E5_07959", "0016E5_08159"),),
+        "test": (("0001TP_008550", "0001TP_010380"), ("Seq05VD_f00000", "Seq05VD_f05100")),
+    },
+    num_images={"train": 367, "val": 101, "trainval": 468, "test": 233},
     ignored_ids=(11,),
     ignored_colors=((0, 0, 0),),
-    video=Frames((VIDEO, SEGNET, ORIGINAL), BY_FRAME_NUMBER),
-    propagated=Frames((Layout("propagated/{folder}", "propagated/{folder}annot"),)),
+    video=Frames((VIDEO, SEGNET, ORIGINAL)),
+    propagated=Frames((Layout("propagated/{folder}", "propagated/{folder}annot"),), by_number=False),
 )
 
-CAMVID32 = DatasetSpec(
+CAMVID32 = replace(
+    CAMVID,
     name="camvid32",
     title="CamVid, the original 32 classes",
     classes=CAMVID32_CLASSES,
     layouts=(ORIGINAL,),
-    splits=CAMVID_SPLITS,
-    name_ranges=NAME_RANGES,
-    num_images=NUM_IMAGES,
-    ignored_colors=((0, 0, 0),),
-    video=Frames((VIDEO, ORIGINAL), BY_FRAME_NUMBER),
-    propagated=Frames((Layout("propagated/images", "propagated/labels", label_suffixes=("_L.png",), masks=COLORS),)),
+    ignored_ids=(),
+    video=Frames((VIDEO, ORIGINAL)),
+    propagated=Frames(
+        (Layout("propagated/images", "propagated/labels", label_suffixes=("_L.png",), masks=COLORS),), by_number=False
+    ),
 )
 
 STREETS = replace(
@@ -121,7 +115,6 @@ STREETS = replace(
     name="streets",
     title="Streets, drawn by this project",
     layouts=(SEGNET,),
-    video=Frames((VIDEO, SEGNET), BY_FRAME_NUMBER),
-    name_ranges={},
+    video=Frames((VIDEO, SEGNET)),
     num_images={},
 )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec, Frames, Layout, SegClass
+from datasets.specs.spec import DatasetSpec, Frames, Layout, SegClass
 
 CITYSCAPES_CLASSES = (
     SegClass("road", (128, 64, 128), (7,)),
@@ -92,9 +92,9 @@ CITYSCAPES = DatasetSpec(
     ),
     coarse_split="train_extra",
     num_images={"train": 2975, "val": 500, "trainval": 3475, "test": 1525, "train_extra": 19998},
-    video=Frames(SEQUENCE, BY_FRAME_NUMBER),
+    video=Frames(SEQUENCE),
     # Next to the tree of the labelled frames and named like them, by the frame number: labelled frames are 30 apart.
-    propagated=Frames(_layouts("gtFine", (("propagated/", "propagated/"),)), BY_FRAME_NUMBER),
+    propagated=Frames(_layouts("gtFine", (("propagated/", "propagated/"),))),
 )
 
 KITTI = DatasetSpec(
@@ -118,7 +118,7 @@ KITTI = DatasetSpec(
     default_fold=0,
     num_images={"train": 179, "val": 21, "trainval": 200, "test": 200},
     # The multi-view extension of scene flow 2015 has the same 200 scenes: frames 00 to 20 around the labelled 10.
-    video=Frames((Layout("scene_flow/{folder}/image_2"),), BY_FRAME_NUMBER),
-    propagated=Frames((Layout("propagated/{folder}/image_2", "propagated/{folder}/semantic"),), BY_FRAME_NUMBER),
-    scene_flow=Frames((Layout("scene_flow/{folder}/image_2", "scene_flow/{folder}/semantic"),), BY_FRAME_NUMBER),
+    video=Frames((Layout("scene_flow/{folder}/image_2"),)),
+    propagated=Frames((Layout("propagated/{folder}/image_2", "propagated/{folder}/semantic"),)),
+    scene_flow=Frames((Layout("scene_flow/{folder}/image_2", "scene_flow/{folder}/semantic"),)),
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.specs.spec import BY_FRAME_NUMBER, COLORS, EITHER, IDS, Color, DatasetSpec, Frames, Layout, SegClass
+from datasets.specs.spec import COLORS, EITHER, IDS, Color, DatasetSpec, Frames, Layout, SegClass
 from utils.text import escape
 
 # Train ids are bytes; 255 is "no class", and 254 marks unknown values while a file is read.
@@ -15,7 +15,6 @@ MOST_CLASSES = 254
 LARGEST_ID = 65535  # of a 16-bit file
 CLASSES_FILE = "classes.json"
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASKS = {None: EITHER, "ids": IDS, "colors": COLORS}
 # Without lists every fifth image, sorted by name, is held out for validation; fold k starts at the k-th.
 VAL_EVERY = 5
 
@@ -79,9 +78,9 @@ def read_spec(root: Path, table: Path | None = None) -> DatasetSpec:
     check_classes(classes, path)
     check_distinct([i for c, _ in found for i in c.label_ids], path, "id")
     check_distinct([c.color for c in classes], path, "colour")
-    ignore_label, masks = content.get("ignore_label"), content.get("masks")
-    require(masks is None or masks in MASKS, f'{path}: "masks" must be "ids" or "colors", got {masks!r}.')
-    if masks != "ids":
+    ignore_label, masks = content.get("ignore_label"), content.get("masks") or EITHER
+    require(masks in (EITHER, IDS, COLORS), f'{path}: "masks" must be "ids" or "colors", got {masks!r}.')
+    if masks != IDS:
         # Ignored classes may share a colour: void is black in many sets, whatever its value.
         told_apart = [color for c in classes for color in dict.fromkeys(c.label_colors)]
         check_distinct([*told_apart, *ignored_colors], path, "colour in masks")
@@ -94,7 +93,7 @@ def read_spec(root: Path, table: Path | None = None) -> DatasetSpec:
     lists = [split for split in ("train", "val", "test") if (root / f"{split}.txt").is_file()]
     if lists and not {"train", "val"} <= set(lists):
         raise FileNotFoundError(f"{root}: there is {lists[0]}.txt; add train.txt and val.txt, or remove all lists.")
-    layout = Layout("images", "labels", PHOTO_SUFFIXES, masks=MASKS[masks], list_file="{folder}.txt" if lists else None)
+    layout = Layout("images", "labels", PHOTO_SUFFIXES, masks=masks, list_file="{folder}.txt" if lists else None)
     return DatasetSpec(
         name="folder",
         title=escape(content.get("title") or root.resolve().name),
@@ -105,8 +104,10 @@ def read_spec(root: Path, table: Path | None = None) -> DatasetSpec:
         ignored_colors=ignored_colors,
         val_every=0 if lists else VAL_EVERY,
         default_fold=None if lists else 0,
-        video=Frames((Layout("video", image_suffixes=PHOTO_SUFFIXES), layout), BY_FRAME_NUMBER),
-        propagated=Frames((Layout("propagated/images", "propagated/labels", PHOTO_SUFFIXES, masks=MASKS[masks]),)),
+        video=Frames((Layout("video", image_suffixes=PHOTO_SUFFIXES), layout)),
+        propagated=Frames(
+            (Layout("propagated/images", "propagated/labels", PHOTO_SUFFIXES, masks=masks),), by_number=False
+        ),
     )
 
 

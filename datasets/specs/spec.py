@@ -61,26 +61,22 @@ class Layout:
 class Frames:
     """Frames of the video around labelled ones: where they are, and how they are named after the labelled frame.
 
-    name: a pattern of {name}, the labelled frame's name; {step}, how many frames later (negative: earlier) this one is;
-    {start} and {frame}, if the name ends in a frame number: the part before it, and the number plus the step.
+    by_number: by the number that ends its name, plus the step; else by its name and the step: photo_+1, photo_-1.
     """
 
     layouts: tuple[Layout, ...]
-    name: str = "{name}_{step:+d}"
+    by_number: bool = True
 
     def name_of(self, labelled: str, step: int) -> str:
-        """The name of the frame `step` frames after `labelled`.
-
-        Raises ValueError if the pattern needs a frame number and `labelled` has none.
-        """
+        """The name of the frame `step` frames after `labelled`; negative: before it."""
+        if not self.by_number:
+            return f"{labelled}_{step:+d}"
         start, digits = re.fullmatch(r"(.*?)(\d*)", labelled, re.DOTALL).groups()  # type: ignore[union-attr]
-        if not digits and "{frame}" in self.name:
+        if not digits:
             raise ValueError(f"{labelled}: no frame number at the end of the name, so its neighbours are unknown.")
-        frame = f"{int(digits) + step:0{len(digits)}d}" if digits else ""
-        return self.name.format(name=labelled, step=step, start=start, frame=frame)
+        return f"{start}{int(digits) + step:0{len(digits)}d}"
 
 
-BY_FRAME_NUMBER = "{start}{frame}"
 PROPAGATED = "propagated"  # the folder of propagated frames below the root of every set
 
 
@@ -135,7 +131,7 @@ class DatasetSpec:
     @property
     def palette(self) -> tuple[Color, ...]:
         """RGB colours in train id order."""
-        return class_colors(self.classes)
+        return tuple(c.color for c in self.classes)
 
     @property
     def num_folds(self) -> int:
@@ -169,11 +165,6 @@ def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
             changed = f" was {old!r}, is {new!r}" if old and new else f", {old or new!r}, is {'gone' if old else 'new'}"
             return f"class {number}{changed}"
     return "no class differs"
-
-
-def class_colors(classes: Sequence[SegClass]) -> tuple[Color, ...]:
-    """RGB colours in train id order."""
-    return tuple(c.color for c in classes)
 
 
 def written_ids(classes: Sequence[SegClass]) -> list[int]:
