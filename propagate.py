@@ -17,7 +17,6 @@ import torch
 
 from config import as_dict
 from datasets.files import dataset_root, find_samples, load_spec
-from datasets.frames import Record
 from datasets.legend import draw_sheet
 from datasets.segmentation import load_sample
 from datasets.specs.spec import PROPAGATED, DatasetSpec
@@ -50,22 +49,18 @@ def main(config: PropagateConfig) -> int:
         sequences, missing = find_sequences(spec, root, find_samples(spec, root, split, config.data.cv), out, chosen)
         left_out += missing
         if chosen.flow == "exact":
-            StreetFlow(root, sequences[0].pair.name)  # fails now for a set that was not drawn, not frame by frame
+            StreetFlow(root, sequences[0].labelled.name)  # fails now for a set that was not drawn, not frame by frame
         maker = PairMaker(spec, root, out, chosen, str(device))
-        records: list[Record] = []
-        left = sequences
-        if output.resume:
-            found = [maker.find_done(sequence) for sequence in sequences]
-            records, left = [record for done, _ in found for record in done], [rest for _, rest in found]
+        left = [maker.without_done(sequence) for sequence in sequences] if output.resume else sequences
         if output.dry_run:
-            return report_plan(left, len(records), left_out, out) if processes.is_main else 0
+            there = sum(len(whole.to_make) - len(rest.to_make) for whole, rest in zip(sequences, left, strict=True))
+            return report_plan(left, there, left_out, out) if processes.is_main else 0
         if processes.is_main:
             writable_folder(out / PROPAGATED, "--out")
         wait_for_all()  # until every process has seen which pairs exist
-        made, failed = make_pairs(maker, left, processes, config.device.num_workers)
-        records, left_out = records + lists_of_all(made), left_out + lists_of_all(failed)
+        left_out += make_pairs(maker, left, processes, config.device.num_workers)
         if processes.is_main:
-            write_outcome(config, maker, sequences, records, left_out)
+            write_outcome(config, maker, sequences, left_out)
     return 1 if left_out and processes.is_main else 0  # torchrun stops all processes when one fails
 
 
@@ -116,43 +111,38 @@ def check_video(config: PropagateConfig) -> tuple[Path, Path, Path, dict[str, An
 
 def make_pairs(
     maker: PairMaker, sequences: Sequence[LabelledSequence], processes: Processes, workers: int | None
-) -> tuple[list[Record], list[str]]:
-    """Do this process's share, on one core per worker. Returns the records of its pairs, and what failed."""
+) -> list[str]:
+    """Do this process's share, on one core per worker. Returns what failed in any process."""
     mine = [sequence for sequence in sequences if sequence.to_make][processes.rank :: processes.world_size]
     if workers is None:  # one is enough to keep a GPU busy
         workers = 1 if maker.device.startswith("cuda") else default_num_workers()
-    made = list(in_parallel(maker, mine, workers, title="propagate", unit="labelled frame"))
-    return [record for records, _ in made for record in records], [problem for _, problem in made if problem]
+    problems = in_parallel(maker, mine, workers, title="propagate", unit="labelled frame")
+    return lists_of_all([problem for problem in problems if problem])
 
 
 def write_outcome(
-    config: PropagateConfig, maker: PairMaker, sequences: Sequence[LabelledSequence], records: list[Record],
-    left_out: list[str],
-) -> None:  # fmt: skip
+    config: PropagateConfig, maker: PairMaker, sequences: Sequence[LabelledSequence], left_out: list[str]
+) -> None:
     """Write manifest, summary and contact sheet; print the outcome and how to train on it."""
-    folder = maker.out / PROPAGATED
-    records.sort(key=lambda record: (natural_order(record["from"]), record["step"]))
-    left_out = sorted(left_out, key=natural_order)
+    folder, left_out = maker.out / PROPAGATED, sorted(left_out, key=natural_order)
+    done = [found for sequence in sequences if (found := maker.find_done(sequence))]
+    pairs = [pair for found in done for pair in found.values()]
     write_manifest(folder, maker.out)
-    summary = {"parameters": as_dict(config), "pairs": len(records), "left_out": left_out}
-    write_json(folder / SUMMARY, summary)
-    if records:
-        written = {maker.out / record["image"] for record in records}
-        pairs = [pair for s in sequences for pair in s.to_make.values() if pair.image_path in written]
+    write_json(folder / SUMMARY, {"parameters": as_dict(config), "pairs": len(pairs), "left_out": left_out})
+    print(f"{counted(len(pairs), 'pair')} of {counted(len(done), 'labelled frame')}: {escape(folder)}")
+    if pairs:
         shown = [pairs[len(pairs) * i // NUM_SHOWN] for i in range(NUM_SHOWN)] if len(pairs) > NUM_SHOWN else pairs
         pictures = [load_sample(pair, maker.spec) for pair in shown]
         write_image(folder / SHEET, draw_sheet(pictures, maker.spec.classes, columns=2))
-    frames = counted(len({record["from"] for record in records}), "labelled frame")
-    print(f"{counted(len(records), 'pair')} of {frames}: {escape(folder)}")
-    if records:
         dataset = f"--dataset {maker.spec.name} --dataset_dir {maker.root} --propagated_dir {maker.out}"
-        print(escape(f"to train on them: python train.py {dataset} --maxSkip {max(abs(r['step']) for r in records)}"))
+        most = max(abs(step) for found in done for step in found)
+        print(escape(f"to train on them: python train.py {dataset} --maxSkip {most}"))
     report_skipped(left_out)
 
 
 def report_plan(sequences: Sequence[LabelledSequence], num_there: int, left_out: list[str], out: Path) -> int:
     """Print what would be written. Returns the exit code that the run would have."""
-    size = sum(len(sequence.to_make) * sequence.pair.image_path.stat().st_size for sequence in sequences)
+    size = sum(len(sequence.to_make) * sequence.labelled.image_path.stat().st_size for sequence in sequences)
     pairs = counted(sum(len(sequence.to_make) for sequence in sequences), "pair")
     frames, folder = counted(len(sequences), "labelled frame"), escape(out / PROPAGATED)
     print(f"would write {pairs} of {frames} to {folder}, about {size / 1e6:,.0f} MB")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datasets.files import Sample, find_samples
-from datasets.frames import find_propagated_samples
+from datasets.frames import find_labelled_frames
 from datasets.labels import label_pixels, train_ids
 from datasets.segmentation import load_labels, load_sample
 from datasets.specs.registry import dataset_spec
@@ -74,7 +74,8 @@ def test_cityscapes_frames_are_written_where_training_looks_for_them_and_moved_a
     assert ended.code == 0, ended.err
     assert f"8 pairs of 2 labelled frames: {cityscapes / PROPAGATED}" in ended.out
     pairs = find_samples(CITYSCAPES, cityscapes, "train")
-    found = find_propagated_samples(CITYSCAPES, cityscapes, pairs, max_skip=2)
+    around = [(-1, 1), (-2, 2)]
+    found = find_labelled_frames(CITYSCAPES, CITYSCAPES.propagated, cityscapes, pairs, around, "--maxSkip")
     assert [pair.name[-6:] for pair in found] == ["000003", "000004", "000006", "000007"] * 2
     for pair in found:
         number = int(pair.name[-6:])

@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from datasets.files import find_samples
-from datasets.frames import find_propagated_samples
+from datasets.frames import find_labelled_frames
 from datasets.specs.registry import dataset_spec
 from tests.moving import frame, ids
 from tests.trees import CAR, ROAD, files_of, write_classes
@@ -92,7 +92,7 @@ def test_a_folder_of_frames_with_labels_of_another_sets_values(propagate, tmp_pa
         (c.name, c.color, c.label_ids) for c in dataset_spec("cityscapes").classes
     ]
     pairs = find_samples(spec, out, "trainval")
-    assert [pair.name for pair in find_propagated_samples(spec, out, pairs, max_skip=1)] == [
+    assert [pair.name for pair in find_labelled_frames(spec, spec.propagated, out, pairs, [(-1, 1)], "--maxSkip")] == [
         "night/a002_+1", "night/a002_-1"
     ]  # fmt: skip
     assert (out / "video").is_symlink()  # its frames stay where they are
@@ -108,7 +108,7 @@ def test_videos_and_labels_that_cannot_be_used_are_one_line_and_nothing_is_writt
     before, out = files_of(tmp_path), tmp_path / "own"
     for flags, told in (
         (("--video", video), "--video needs --labels"),
-        (("--video", tmp_path / "none.mp4", "--labels", few_labels, "--out", out), "no such file: "),
+        (("--video", tmp_path / "none.mp4", "--labels", few_labels, "--out", out), "none.mp4: No such file"),
         (("--video", tmp_path / "text.mp4", "--labels", few_labels, "--out", out), "text.mp4: not a video, or damaged"),
         (("--video", video, "--labels", tmp_path / "empty", "--out", out), "contains no label files (*.png)"),
         (("--video", tmp_path / "empty", "--labels", few_labels, "--out", out), "no label file matches a frame"),

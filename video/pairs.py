@@ -14,7 +14,7 @@ from datasets.files import Sample, files_below
 from datasets.frames import PAIR_NOTE, Record, find_frame, frames_by_name, pair_to_write, record_of
 from datasets.labels import label_pixels
 from datasets.segmentation import load_sample
-from datasets.specs.spec import BY_FRAME_NUMBER, DatasetSpec, Frames
+from datasets.specs.spec import DatasetSpec, Frames
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, fingerprint, natural_order
 from utils.images import read_image, read_note, write_image, write_png
@@ -35,40 +35,41 @@ class LabelledSequence:
     writes, nearest steps first; `frames` has every frame on the way to it.
     """
 
-    pair: Sample
+    labelled: Sample
     frames: Mapping[int, Path]
     to_make: Mapping[int, Sample]
 
 
 def find_sequences(
-    spec: DatasetSpec, root: Path, pairs: Sequence[Sample], out: Path, chosen: PropagationConfig
+    spec: DatasetSpec, root: Path, samples: Sequence[Sample], out: Path, chosen: PropagationConfig
 ) -> tuple[list[LabelledSequence], list[str]]:
-    """The video around each of `pairs`, and what is missing. out: root of the pairs to make.
+    """The video around each of `samples`, and what is missing. out: root of the pairs to make.
 
     A video may begin or end within reach; a frame that is missing between others is reported, and those beyond it are
     skipped. Raises ValueError if the set has no video, no value for "no class" or cannot have this --stride,
     FileNotFoundError if no labelled frame has a neighbour.
     """
-    if chosen.stride != 1 and spec.propagated and spec.propagated.name == BY_FRAME_NUMBER:
+    if chosen.stride != 1 and spec.propagated and spec.propagated.by_number:
         raise ValueError(f"{spec.name} names propagated frames by number; leave --stride out.")
     if spec.video is None:
         raise ValueError(f"{spec.name} declares no video around its labelled frames.")
     video = frames_by_name(spec, spec.video, root)
     found, missing = [], []
-    for pair in pairs:
+    for labelled in samples:
         try:
-            frames, gaps = _frames_without_gaps(spec.video, video, pair, chosen)
+            frames, gaps = _frames_without_gaps(spec.video, video, labelled, chosen)
             steps = sorted((step for step in frames if step), key=lambda k: (abs(k), k))
-            to_make = {step: pair_to_write(spec, root, pair, step, out) for step in steps}
+            to_make = {step: pair_to_write(spec, root, labelled, step, out) for step in steps}
         except ValueError as error:
-            missing.append(f"{pair.name}: {one_line(error)}")
+            missing.append(f"{labelled.name}: {one_line(error)}")
             continue
         if to_make:
-            found.append(LabelledSequence(pair, frames, to_make))
+            found.append(LabelledSequence(labelled, frames, to_make))
         else:
-            missing.append(f"{pair.name}: its video has no frame {counted(chosen.stride, 'step')} before or after it")
+            told = f"its video has no frame {counted(chosen.stride, 'step')} before or after it"
+            missing.append(f"{labelled.name}: {told}")
         if to_make and gaps:
-            missing.append(f"{pair.name}: its video lacks {' and '.join(gaps)}, so no pairs are made beyond")
+            missing.append(f"{labelled.name}: its video lacks {' and '.join(gaps)}, so no pairs are made beyond")
     if found:
         masks = next(iter(found[0].to_make.values())).masks
         label_pixels(np.zeros((1, 1), np.uint8), masks, spec)  # fails now if no value means "no class"
@@ -82,17 +83,17 @@ def find_sequences(
 
 
 def _frames_without_gaps(
-    video: Frames, there: Mapping[str, Sample], pair: Sample, chosen: PropagationConfig
+    video: Frames, there: Mapping[str, Sample], labelled: Sample, chosen: PropagationConfig
 ) -> tuple[dict[int, Path], list[str]]:
     """The frames by step, up to the first that is missing on either side; and the names of those, if others follow."""
-    frames, gaps = {0: pair.image_path}, []
+    frames, gaps = {0: labelled.image_path}, []
     for direction in (-1, 1):
         steps = [direction * step for step in range(1, chosen.propagate + 1)]
-        found = [find_frame(video, there, pair.name, step * chosen.stride) for step in steps]
+        found = [find_frame(video, there, labelled.name, step * chosen.stride) for step in steps]
         num_kept = found.index(None) if None in found else len(found)
         frames |= {step: frame.image_path for step, frame in zip(steps[:num_kept], found, strict=False) if frame}
         if any(found[num_kept:]):
-            gaps.append(video.name_of(pair.name, steps[num_kept] * chosen.stride))
+            gaps.append(video.name_of(labelled.name, steps[num_kept] * chosen.stride))
     return frames, gaps
 
 
@@ -109,15 +110,14 @@ class PairMaker:
     chosen: PropagationConfig
     device: str = "cpu"
 
-    def __call__(self, sequence: LabelledSequence) -> tuple[list[Record], str]:
+    def __call__(self, sequence: LabelledSequence) -> str:
         """Read, propagate and write all pairs of `sequence`.
 
-        Returns their records, and why the rest could not be made, "" if all were: one bad file stops no other sequence.
+        Returns why the rest could not be made, "" if all were: one bad file stops no other sequence.
         """
-        records: list[Record] = []
         chosen = self.chosen
         try:
-            image, labels = load_sample(sequence.pair, self.spec)
+            image, labels = load_sample(sequence.labelled, self.spec)
             frames = {step: image if step == 0 else read_image(path) for step, path in sequence.frames.items()}
             height, width = labels.shape
             for step, frame in frames.items():
@@ -126,32 +126,36 @@ class PairMaker:
                     raise ValueError(f"{sequence.frames[step]} is {size}, but the labelled frame is {width}x{height}")
             find_displacement: FindDisplacement
             if chosen.flow == "exact":
-                find_displacement = StreetFlow(self.root, sequence.pair.name, chosen.stride)
+                find_displacement = StreetFlow(self.root, sequence.labelled.name, chosen.stride)
             else:
                 find_displacement = FlowChain(frames, build_flow(chosen.flow, chosen.flow_weights, self.device))
             for made in propagate(
                 frames, labels, find_displacement, list(sequence.to_make),
                 mode=chosen.mode, keep=chosen.kept_tests, ignore_label=self.spec.ignore_label,
             ):  # fmt: skip
-                records.append(self._write(made, sequence))
+                self._write(made, sequence)
         except USER_ERRORS as error:
-            return records, f"{sequence.pair.name}: {one_line(error)}"
-        return records, ""
+            return f"{sequence.labelled.name}: {one_line(error)}"
+        return ""
 
-    def find_done(self, sequence: LabelledSequence) -> tuple[list[Record], LabelledSequence]:
-        """The records of the pairs that are complete on disk and made in this way from these files, and the rest."""
+    def find_done(self, sequence: LabelledSequence) -> dict[int, Sample]:
+        """The pairs, by step, that are complete on disk and made in this way from these files."""
         found = {step: record_of(pair) for step, pair in sequence.to_make.items()}
-        done = {step: r for step, r in found.items() if r and r["made_with"] == self._fingerprint(sequence, step)}
-        left = {step: pair for step, pair in sequence.to_make.items() if step not in done}
-        return list(done.values()), replace(sequence, to_make=left)
+        made = {step for step, r in found.items() if r and r["made_with"] == self._fingerprint(sequence, step)}
+        return {step: pair for step, pair in sequence.to_make.items() if step in made}
 
-    def _write(self, made: Propagated, sequence: LabelledSequence) -> Record:
+    def without_done(self, sequence: LabelledSequence) -> LabelledSequence:
+        """What is left to make of `sequence`."""
+        done = self.find_done(sequence)
+        return replace(sequence, to_make={step: pair for step, pair in sequence.to_make.items() if step not in done})
+
+    def _write(self, made: Propagated, sequence: LabelledSequence) -> None:
         pair = sequence.to_make[made.step]
         assert pair.label_path is not None, f"{pair.name} is to have labels"
         record: Record = {
             "image": pair.image_path.relative_to(self.out).as_posix(),
             "labels": pair.label_path.relative_to(self.out).as_posix(),
-            "from": sequence.pair.name,
+            "from": sequence.labelled.name,
             "step": made.step,
             "flow": self.chosen.flow,
             "mode": self.chosen.mode,
@@ -166,7 +170,6 @@ class PairMaker:
         pair.label_path.unlink(missing_ok=True)
         write_image(pair.image_path, made.image)
         write_png(pair.label_path, label_pixels(made.labels, pair.masks, self.spec), {PAIR_NOTE: json.dumps(record)})
-        return record
 
     def _fingerprint(self, sequence: LabelledSequence, step: int) -> str:
         """A hash of all that the pair depends on."""
@@ -175,7 +178,7 @@ class PairMaker:
         weights = Path(chosen.flow_weights) if chosen.flow_weights else None
         meaning = (self.spec.classes, self.spec.ignored_ids, self.spec.ignored_colors)
         method = (VERSION, chosen.flow, chosen.mode, chosen.kept_tests, chosen.stride, meaning, step)
-        return fingerprint(method, [p for p in (*seen, sequence.pair.label_path, weights) if p], self.root)
+        return fingerprint(method, [p for p in (*seen, sequence.labelled.label_path, weights) if p], self.root)
 
 
 def write_manifest(folder: Path, root: Path) -> None:
