@@ -26,11 +26,12 @@ from config import as_dict
 from datasets.files import dataset_root, find_samples, load_spec
 from datasets.segmentation import load_sample
 from inference.exported import PT2, Deployed, ExportedNetwork, quantise, write_exported
-from inference.load import DEFAULT_DATASET, Model, fast_network, load_model
+from inference.load import DEFAULT_DATASET, Model, load_model
 from inference.predictor import MIN_SIDE, Predictor
 from network.blocks import Network
 from network.checkpoint import ONNX, SAFETENSORS, describe, save_checkpoint
 from network.convert import halve
+from network.fuse import fast_network
 from utils.command import run_command
 from utils.files import atomic_path, writable_file, write_json
 from utils.images import IMAGE_SUFFIXES, Uint8Array, read_image

@@ -36,12 +36,12 @@ from benchmarks.common import Results, matrix_peak, seconds
 from benchmarks.loss import block_labels, multi_hot
 from config import TrainConfig
 from datasets.specs.registry import dataset_spec
-from inference.load import fast_network
 from inference.predictor import Predictor
 from loss import build_loss
 from loss.relaxation import relaxed_cross_entropy
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import DeepLabV3Plus, build_network
+from network.fuse import fast_network
 from train import forward_backward, optimizer_step
 from training.loop import Meters, Progress
 from training.optim import WeightAverage, build_optimizer
@@ -266,7 +266,7 @@ def inference(arguments: argparse.Namespace, device: torch.device, results: Resu
             if name.startswith("plain"):
                 own_amp = None  # float32 with TF32, PyTorch's default
             else:
-                with mock.patch("inference.load.is_hopper", lambda _, forms="forms" in name: forms):
+                with mock.patch("network.fuse.is_hopper", lambda _, forms="forms" in name: forms):
                     net = fast_network(net, device, amp=amp, compile="compiled" in name)  # type: ignore[arg-type]
             predictor = Predictor(net, NUM_CLASSES, amp=own_amp, **usual)
 

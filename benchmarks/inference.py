@@ -33,11 +33,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.specs.registry import dataset_spec
-from inference.load import fast_network, load_model
+from inference.load import load_model
 from inference.predictor import Predictor
 from inference.results import result_paths, write_results
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import DeepLabV3Plus, build_network
+from network.fuse import fast_network
 from utils.device import keep_freed_memory, upsample
 from utils.images import Uint8Array, read_image
 

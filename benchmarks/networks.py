@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import ARCHITECTURES
-from inference.load import fast_network
 from inference.predictor import Predictor
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from network.deepv3 import build_network
+from network.fuse import fast_network
 from utils.device import keep_freed_memory, resolve_device
 
 NUM_CLASSES = 19

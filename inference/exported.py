@@ -36,9 +36,6 @@ class Deployed(nn.Module):
     coarser; "logits" or "probabilities": [B, C, H, W] float32 alone. temperature: of the probabilities.
     """
 
-    shift: Tensor
-    scale: Tensor
-
     def __init__(
         self, net: nn.Module, *, input: str, output: str, mean: Sequence[float], std: Sequence[float],
         temperature: float = 1.0,
@@ -47,8 +44,8 @@ class Deployed(nn.Module):
         self.net, self.input, self.output, self.temperature = net.eval(), input, output, temperature
         self.dtype = next(net.parameters()).dtype
         # Constants of its own: `normalise` makes them when it is first called, which while tracing is too late.
-        self.register_buffer("shift", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1)), persistent=False)
+        self.shift = nn.Buffer(255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.scale = nn.Buffer(1 / (255 * torch.tensor(std).view(3, 1, 1)), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for a batch of images."""

@@ -11,27 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from config import short_name
 from datasets.specs.registry import dataset_spec
-from datasets.specs.spec import DatasetSpec, SegClass, class_colors
+from datasets.specs.spec import DatasetSpec, SegClass
 from inference.exported import PT2, ExportedNetwork, open_exported
 from inference.predictor import MIN_SIDE, Predictor
 from inference.results import choose_kinds
 from inference.settings import SNAPSHOT, DemoConfig, DemoFolderConfig
 from network.blocks import Network
 from network.checkpoint import ONNX, Checkpoint, load_checkpoint, load_state
-from network.deepv3 import DeepLabV3Plus, build_network
-from network.fuse import (
-    fuse_activations,
-    fuse_batch_norms,
-    fuse_reductions,
-    store_weights_in,
-    use_kn2row,
-    use_space_to_batch,
-)
-from utils.device import compile_for, resolve_device
+from network.deepv3 import build_network
+from network.fuse import fast_network
+from utils.device import resolve_device
 from utils.files import writable_folder
 from utils.flags import parse_numbers
 from utils.images import Uint8Array, colorize
@@ -69,7 +62,7 @@ class Model:
 
     def paint(self, prediction: Uint8Array) -> Uint8Array:
         """The colours [H, W, 3] uint8 RGB of train ids [H, W] uint8."""
-        return colorize(prediction, class_colors(self.classes))
+        return colorize(prediction, [c.color for c in self.classes])
 
 
 def load_model(
@@ -117,64 +110,6 @@ def wanted_classes(names: str, classes: Sequence[SegClass]) -> frozenset[int] | 
         choices = ", ".join(f'"{c.name}"' if "," in c.name else c.name for c in classes)
         raise ValueError(f"--classes: there is no class {unknown[0]!r}. Choose from: {choices}.")
     return frozenset(known[name.casefold()] for name in listed if name) or None
-
-
-def fast_network(
-    net: Network, device: torch.device, *, amp: torch.dtype | None = None, compile: bool = False
-) -> nn.Module:
-    """`net` made fast for evaluation, in place: layers folded, channels last, compiled on request.
-
-    amp: the type that it will be autocast to; its weights are stored in that type, so that it runs in no other.
-    Its logits stay small: the predictor upsamples them.
-    """
-    net.eval().upsamples = False
-    if isinstance(net, DeepLabV3Plus):
-        fuse_batch_norms(net)
-        fuse_reductions(net)
-        if amp is torch.bfloat16 and has_matrix_tiles(device):
-            use_kn2row(net)
-        if amp is torch.bfloat16 and is_hopper(device):
-            use_kn2row(net)
-            if not compile:  # which fuses activations itself
-                fuse_activations(net)
-            use_space_to_batch(net)
-    if amp is not None:
-        store_weights_in(net, amp)
-    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not compile:
-        return net
-    compiled = compile_for(net, device)
-    return Frozen(compiled) if device.type == "cpu" else compiled
-
-
-class Frozen(nn.Module):
-    """A network compiled, at its first image, with its weights as constants, in a layout that suits the machine."""
-
-    def __init__(self, compiled: nn.Module) -> None:
-        super().__init__()
-        self.net = compiled
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The network's output, without gradients."""
-        from torch._inductor import config  # takes half a second, so only with --compile
-
-        # As an option of torch.compile it would come too late: tracing happens first and makes the weights inputs.
-        with torch.no_grad(), config.patch(freezing=True):
-            logits: Tensor = self.net(images)
-        return logits
-
-
-def has_matrix_tiles(device: torch.device) -> bool:
-    """Whether the device is a CPU with AMX, which multiplies bfloat16 matrices many times as fast as float32 ones."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so it may go
-    return device.type == "cpu" and bool(supported and supported())
-
-
-def is_hopper(device: torch.device) -> bool:
-    """Whether the device is a GPU of NVIDIA's Hopper generation (H100, H200)."""
-    if device.type != "cuda" or torch.version.cuda is None:  # PyTorch also calls AMD's GPUs "cuda"
-        return False
-    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _arch(wanted: str | None, checkpoint: Checkpoint, snapshot: Path | str) -> str:

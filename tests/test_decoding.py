@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tests.trees import write_gray_png
+from tests.trees import png, write_gray_png
 from utils import decoding
 from utils.images import (
     image_size,
@@ -105,15 +105,6 @@ def test_a_tiff_whose_data_do_not_add_up_is_damaged(compression, problem):
         assert "truncated or damaged" in problem(zeroed)
 
 
-def png(pixels: np.ndarray, data: bytes | None = None) -> bytes:
-    """An RGB PNG of 8 bits without filters; data: in the place of the compressed rows."""
-    height, width, _ = pixels.shape
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    chunks = ((b"IHDR", header), (b"IDAT", data or zlib.compress(rows_of(pixels))), (b"IEND", b""))
-    parts = [len(c).to_bytes(4, "big") + kind + c + zlib.crc32(kind + c).to_bytes(4, "big") for kind, c in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 def rows_of(pixels: np.ndarray) -> bytes:
     return b"".join(b"\0" + row.tobytes() for row in pixels)
 
@@ -126,7 +117,7 @@ def test_damage_that_the_check_sums_of_a_pngs_chunks_do_not_tell_is_found(kind, 
         "a row too few": zlib.compress(rows_of(PHOTO[1:])),
         "a filter that does not exist": zlib.compress(b"\x09" + rows_of(PHOTO)[1:]),
     }  # fmt: skip
-    assert "truncated or damaged" in problem(png(PHOTO, data[kind]))
+    assert "truncated or damaged" in problem(png(PHOTO.shape[1], PHOTO.shape[0], data[kind], color=2))
     capfd.readouterr()  # libpng prints a line of its own
 
 

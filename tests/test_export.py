@@ -17,10 +17,10 @@ from datasets.specs.registry import dataset_spec
 from export import main
 from inference import load_model
 from inference.exported import Deployed, open_exported, write_exported
-from inference.load import fast_network
 from inference.settings import ExportConfig
 from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, describe
 from network.deepv3 import build_network
+from network.fuse import fast_network
 from tests.conftest import ROOT
 from tests.networks import tiny_network
 from utils.device import normalise, upsample

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from inference.load import Frozen, fast_network
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import build_network
 from network.fuse import (
     ConvReLU,
+    Frozen,
     SpaceToBatchConv2d,
+    fast_network,
     fuse_activations,
     fuse_batch_norms,
     fuse_reductions,

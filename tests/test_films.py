@@ -348,7 +348,7 @@ def test_what_is_no_video_and_a_camera_that_is_not_there_are_told(tmp_path, ligh
     flags = ("--snapshot", light_checkpoint)
     assert "not a video" in command("demo", "--demo-video", tmp_path / "fake.mp4", *flags).err
     assert "contains no video" in command("demo", "--demo-video", tmp_path / "sound.mp4", *flags).err
-    assert "no such file" in command("demo", "--demo-video", tmp_path / "none.mp4", *flags).err
+    assert "none.mp4: No such file" in command("demo", "--demo-video", tmp_path / "none.mp4", *flags).err
     assert f"error: {tmp_path}: Is a directory" in command("demo", "--demo-video", tmp_path, *flags).err
     assert "no camera 97" in command("demo", "--demo-video", "97", *flags).err
     assert "give --demo-image or" in command("demo", "--demo-video", "97", "--demo-image", "x.jpg", *flags).err

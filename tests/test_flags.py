@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +13,10 @@ from inference.settings import (
     SubmissionConfig,
 )
 from tests.commands import CONFIGS
+from tests.conftest import ROOT
 from utils.flags import make_parser, parse_command_line, parse_numbers
 from video.settings import VideoTrainConfig
 
-ROOT = Path(__file__).parent.parent
 REFERENCE = json.loads((ROOT / "tests/golden/reference_flags.json").read_text())
 IGNORED = {
     "train.py": {"trunk", "hardnm", "apex", "local_rank"},
@@ -110,30 +109,6 @@ def test_what_a_command_cannot_do_without_is_told_also_where_it_has_no_flag(caps
 @pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1"])
 def test_the_rank_is_accepted_as_every_launcher_of_pytorch_spells_it(spelling):
     assert parse_command_line(TrainConfig, [spelling]).ignored.local_rank == 1
-
-
-@pytest.mark.parametrize("flag", ["--crop_size", "--bs_mult", "--max_epoch", "--scale_min", "--lr", "--accumulate"])
-@pytest.mark.parametrize("value", ["0", "-3"])
-def test_a_size_or_count_that_is_not_positive_ends_with_exit_code_2_and_names_the_flag(flag, value, capsys):
-    with pytest.raises(SystemExit) as leaving:
-        parse_command_line(TrainConfig, [flag, value])
-    assert leaving.value.code == 2
-    assert f"{flag} must be positive, got" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--scale_max", "inf"], "--scale_max must be a finite number, got inf."),
-        (["--lr", "nan"], "--lr must be a finite number, got nan."),
-        (["--crop_size", "100000"], "--crop_size must be at most 16384, got 100000."),
-        (["--pre_size", "100000"], "--pre_size must be at most 16384, got 100000."),
-    ],
-)
-def test_a_number_that_nothing_can_be_made_of_is_told(words, told, capsys):
-    with pytest.raises(SystemExit):
-        parse_command_line(TrainConfig, words)
-    assert f"error: {told}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scales", ["inf", "1,nan", "0.5,-1", "x"])

@@ -15,11 +15,10 @@ from benchmarks import gpu as measured
 from benchmarks.gpu import batch_of, own_step, own_training
 from datasets.specs.registry import dataset_spec
 from datasets.streets.write import write_streets
-from inference.load import fast_network
 from inference.pipeline import Stopwatch, download
 from inference.predictor import Predictor, most_probable
 from network.deepv3 import DeepLabV3Plus, build_network
-from network.fuse import ConvReLU
+from network.fuse import ConvReLU, fast_network
 from tests.conftest import as_if_trained
 from tests.moving import frames_of
 from utils.device import normalise, to_device, upsample

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 
 from network.checkpoint import load_checkpoint
 from tests.commands import CONFIGS
+from tests.trees import png
 from utils.flags import NOT_NEGATIVE, POSITIVE, SHARE
 from utils.images import write_image
 
@@ -60,9 +62,17 @@ WRONG_VALUES = list(wrong_values())
 UNKNOWN = [(f"{command} {NEEDED.get(command, '')} --no_such_flag 1", "unrecognized arguments: --no_such_flag")
            for command in CONFIGS]  # fmt: skip
 MISSING = [(command, "the following arguments are required") for command in NEEDED if command != "propagate"]
+TEXTS = [
+    ("train --crop_size 0", "--crop_size must be positive, got 0."),
+    ("train --lr nan", "--lr must be a finite number, got nan."),
+    ("train --pre_size 100000", "--pre_size must be at most 16384, got 100000."),
+    ("eval --snapshot x --sliding_overlap -0.1", "--sliding_overlap must be between 0 and 1"),
+    ("eval --snapshot x --scale 1", "did you mean --scales?"),
+    ("train --split val", "did you mean --train_split?"),
+]
 
 
-@pytest.mark.parametrize(("line", "told"), [*WRONG_VALUES, *UNKNOWN, *MISSING], ids=lambda text: text)
+@pytest.mark.parametrize(("line", "told"), [*WRONG_VALUES, *UNKNOWN, *MISSING, *TEXTS], ids=lambda text: text)
 def test_a_wrong_flag_is_named_and_ends_with_code_2(command, line, told):
     ended = command(*line.split())
     assert ended.code == 2
@@ -181,6 +191,7 @@ MISTAKES: list[tuple[str, str]] = [
     *((f"demo --demo-image {{pictures}}/{name}", name) for name in (
         "empty.png", "text.jpg", "half.png", "half.jpg", "half.tif", "half.webp", "bomb.png", "bomb.gif", "bomb.tif",
         "page.html", "pointer.png", "flipped.png", "header.png", "zero.png", "folder.png", "broken-link.png",
+        "none.jpg",
     )),
     *((f"demo_folder --demo-folder {{pictures}}/{name}", name) for name in ("none", "text.jpg", "*.none")),
     *((f"Pixel_percentage {{pictures}}/{name}", name) for name in (
@@ -193,6 +204,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("demo", "--demo-image"),
     ("demo --demo-image {photo} --save-dir {photo}", "--save-dir"),
     ("demo --demo-image {photo} --save-dir /proc/none", "--save-dir"),
+    ("demo_folder --demo-folder {data}/val --save-dir {photo}", "--save-dir"),
     ("demo --demo-image {photo} --dataset moon", "--dataset"),
     ("demo --demo-image {photo} --arch DeepMoon", "--arch"),
     ("demo --demo-image {photo} --device cuda:x", "--device"),
@@ -254,7 +266,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train --dataset camvid --dataset_dir {data} --aspp_rates 6,-1 {train}", "--aspp_rates"),
     ("train --dataset camvid --dataset_dir {data} --device tpu {train}", "--device"),
     ("train --dataset camvid --dataset_dir {data} --maxSkip 2 --propagated_dir {data}/none {train}", "none"),
-    ("train --dataset camvid --dataset_dir {data} --scf {train}", "scene-flow"),
+    ("train --dataset camvid --dataset_dir {data} --scf {train}", "--scf"),
     ("train --dataset camvid --dataset_dir {data} {train} --class_uniform_pct 0 --ckpt {photo}", "--ckpt"),
     ("train --dataset camvid --dataset_dir {data} {train} --index_dir {photo}", "--index_dir"),
     ("train --dataset camvid --dataset_dir {data} {train} --class_uniform_pct 0 --cache_dir {photo}", "--cache_dir"),
@@ -265,6 +277,9 @@ MISTAKES: list[tuple[str, str]] = [
     ("eval --snapshot {light} --dataset_dir {data} --split night --ckpt_path {out}", "night"),
     ("eval --snapshot {light} --dataset_dir {data} --cv 4 --ckpt_path {out}", "--cv"),
     ("eval --snapshot {light} --dataset_dir {data} --split_index 5 --split_count 2 --ckpt_path {out}", "--split_index"),
+    ("eval --snapshot {light} --dataset_dir {data} --split_count 9 --ckpt_path {out}", "--split_count 9"),
+    ("eval --snapshot {light} --dataset_dir {data} --sliding_overlap 1 --ckpt_path {out}", "--sliding_overlap"),
+    ("eval --snapshot {light} --dataset_dir {data}/none --ckpt_path {out}", "--dataset_dir"),
     ("eval --snapshot {light} --dataset_dir {data} --ckpt_path {photo}", "--ckpt_path"),
     ("datasets.verify --dataset moon", "--dataset"),
     ("datasets.verify --dataset folder --dataset_dir {data}", "classes.json"),
@@ -282,6 +297,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("Pixel_percentage {data}/valannot --dataset moon", "--dataset"),
     ("Pixel_percentage {data}/none", "none"),
     ("Pixel_percentage {data}/valannot/a.png --dataset camvid --csv {photo}/x.csv", "--csv"),
+    ("Pixel_percentage {data}/valannot/a.png --dataset camvid --json {data}", "--json"),
     ("Pixel_percentage {data}/valannot/a.png --dataset camvid --plot {out}/x.exe", "--plot"),
     ("inference.submission {out}/none", "none"),
     ("inference.submission {data}", "--dataset"),
@@ -318,15 +334,7 @@ BOMB = (60000, 60000)  # declared by a file of a few bytes
 
 def declare(width: int, height: int) -> bytes:
     """A PNG that says it has this size, with hardly any data."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(bytes(999))), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+    return png(width, height, zlib.compress(bytes(999)))
 
 
 def make_pictures(folder: Path, noise: np.ndarray) -> None:
@@ -415,6 +423,7 @@ def make_bad_labels(folder: Path, noise: np.ndarray) -> None:
 @pytest.mark.parametrize(("line", "told"), MISTAKES, ids=[row[0] for row in MISTAKES])
 def test_a_mistake_is_one_line_and_nothing_is_written(command, places, monkeypatch, tmp_path, line, told):
     monkeypatch.chdir(tmp_path)  # where a command writes that was told no folder
+    monkeypatch.setattr("inference.predictor.Predictor._network_logits", lambda *_: pytest.fail("the network ran"))
     words = line.format_map(places).split()
     folder = Path(places["out"]).parent
     before = stamps(folder)

@@ -14,9 +14,9 @@ from inference.settings import (
     SubmissionConfig,
 )
 from tests.commands import CONFIGS
+from tests.conftest import ROOT
 from utils.flags import parse_command_line
 
-ROOT = Path(__file__).parent.parent
 # As a command line names them: train.py, or after -m datasets.verify.
 SCRIPTS = {f"{module}.py": config for module, config in CONFIGS.items() if "." not in module}
 MODULES = {module.removesuffix(".__main__"): config for module, config in CONFIGS.items() if "." in module}

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from inference.load import fast_network
 from network.deepv3 import build_network
-from network.fuse import Kn2rowConv2d, sum_shifted, use_kn2row
+from network.fuse import Kn2rowConv2d, fast_network, sum_shifted, use_kn2row
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

@@ -21,12 +21,11 @@ from inference import load_model
 from loss import build_loss, cross_entropy
 from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from network.deepv3 import build_network
+from tests.conftest import ROOT
 from tests.tiny import arguments, metrics, run, weights
 from utils.command import one_line
 from utils.flags import parse_command_line
 from utils.images import read_label_ids, write_image
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_a_run_leaves_everything_it_promises(tiny_set, tmp_path, capsys):

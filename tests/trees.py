@@ -70,17 +70,21 @@ def folder_tree(root: Path, count: int = 10, *classes: dict[str, Any], **further
         write_pair(root / f"images/{number:02d}.jpg", root / f"labels/{number:02d}.png", ids)
 
 
+def png(width: int, height: int, compressed: bytes, *, bits: int = 8, color: int = 0) -> bytes:
+    """A PNG whose only data are `compressed`, rows that each begin with the byte of a filter. color: 0 grey, 2 RGB."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)), (b"IDAT", compressed),
+              (b"IEND", b""))  # fmt: skip
+    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+             for kind, data in chunks]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def write_gray_png(path: Path, bits: int, rows: list[list[int]]) -> None:
     """A grey PNG of 1, 2 or 4 bits a pixel, which neither OpenCV nor Pillow can write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 0, 0, 0, 0)
     lines = ["".join(f"{value:0{bits}b}" for value in row) for row in rows]
     packed = [int(line.ljust(-(-len(line) // 8) * 8, "0"), 2).to_bytes(-(-len(line) // 8), "big") for line in lines]
-    data = zlib.compress(b"".join(b"\0" + line for line in packed))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    compressed = zlib.compress(b"".join(b"\0" + line for line in packed))
+    path.write_bytes(png(len(rows[0]), len(rows), compressed, bits=bits))
 
 
 def files_of(root: Path) -> dict[str, bytes]:

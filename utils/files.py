@@ -89,7 +89,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         # A failed write, as on a full disk, does not name the file; the temporary name would not help.
         if error.errno is not None and error.filename in (None, name):
-            error.filename = str(path)
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -90,10 +90,7 @@ def write_image(path: Path, image: NDArray[np.integer]) -> None:
     Raises OSError if that is not possible.
     """
     pixels = image if image.ndim == 2 else image[:, :, ::-1]
-    try:
-        success, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
-    except cv2.error as error:
-        raise OSError(f"{path}: cannot be encoded as {path.suffix} ({error.err}).") from error
+    success, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
     if not success:
         raise OSError(f"{path}: cannot be encoded as {path.suffix}.")
     with atomic_path(path) as temporary:

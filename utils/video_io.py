@@ -87,7 +87,7 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callab
         raise OSError("this PyAV cannot write H.264; install that of PyPI: pip install --force-reinstall av.")
     # faststart: players can start before they have the whole file.
     kind: Any = {"mode": "w", "format": "mp4", "options": {"movflags": "faststart"}}
-    with atomic_path(path) as temporary, _as_os_error(), av.open(str(temporary), **kind) as container:
+    with atomic_path(path) as temporary, av.open(str(temporary), **kind) as container:
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -115,15 +115,6 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callab
 
         yield write
         container.mux(stream.encode(None))
-
-
-@contextmanager
-def _as_os_error() -> Iterator[None]:
-    """PyAV's errors are OSErrors to which no file name can be given; `atomic_path` gives it to plain ones."""
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise OSError(error.errno, error.strerror) from error
 
 
 def _frames_of_file(
@@ -193,12 +184,9 @@ def _plausible(rate: float) -> float:
 
 @contextmanager
 def _open_file(source: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {source}")
     try:
         # FFmpeg takes the part before a colon in a relative name for a protocol, as in 12:30:00.mp4.
-        container = av.open(str(path.absolute()), metadata_errors="replace")
+        container = av.open(str(Path(source).absolute()), metadata_errors="replace")
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise
