@@ -69,7 +69,6 @@ def make_video(root: Path, frames: list[Path]) -> None:
     for frame in frames:
         (root / "trainannot" / f"{frame.stem}.png").unlink()
         frame.rename(root / "video" / "train" / frame.name)
-    (root / "train.txt").unlink(missing_ok=True)
 
 
 def propagate(dataset: str, data: Path, out: Path, steps: int, stride: int, mode: str) -> Path:

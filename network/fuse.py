@@ -26,15 +26,14 @@ class ConvTracer(fx.Tracer):
         return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def fuse_batch_norms(net: nn.Module) -> int:
-    """Fuse, in place, every batch norm with the convolution before it, if that feeds nothing else; return their number.
+def fuse_batch_norms(net: nn.Module) -> None:
+    """Fuse, in place, every batch norm with the convolution before it, if that feeds nothing else.
 
     In evaluation a batch norm is a factor and an offset per channel, which the convolution's weights can absorb.
     Batch norms after a sum (pre-activation blocks) stay.
     """
     assert not net.training, "in training, a batch norm depends on its batch"
     modules = dict(net.named_modules())
-    num_fused = 0
     for node in ConvTracer().trace(net).nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
             continue
@@ -43,8 +42,6 @@ def fuse_batch_norms(net: nn.Module) -> int:
         if isinstance(conv, nn.Conv2d) and len(source.users) == 1:
             net.set_submodule(source.target, fuse_conv_bn_eval(conv, modules[node.target]))
             net.set_submodule(node.target, nn.Identity())
-            num_fused += 1
-    return num_fused
 
 
 @torch.no_grad()

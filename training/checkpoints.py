@@ -147,7 +147,6 @@ def open_run(
     about: Sequence[str],
     *,
     crops_a_step: int,
-    is_main: bool = True,
 ) -> tuple[RunLog, Progress]:
     """Create the run folder, and print how the run starts and what it is `about`. Whatever can fail comes before this.
 
@@ -179,7 +178,7 @@ def open_run(
         flag = "max_epoch" if progress.epoch >= run.max_epoch else "max_minutes"
         notices.append(f"finished: --{flag} {getattr(run, flag):g} is reached; raise it to continue.")
     wait_for_all()  # every process has looked before one creates the folders
-    log = RunLog(folder, Path(run.tb_path) / folder.name, active=is_main)
+    log = RunLog(folder, Path(run.tb_path) / folder.name, active=find_processes().is_main)
     for text in (*notices, *about, f"run folder: {folder}"):
         log.say(text)
     log.config(settings, record)

@@ -120,7 +120,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
         f"{spec.title}, {counted(processes.world_size, 'process', 'es')} on {device}, "
         f"{str(dtype or torch.float32).removeprefix('torch.')}, {counted(num_crops, 'crop')} a step"
     )
-    log, progress = open_run(run, start, settings, record, about, crops_a_step=num_crops, is_main=processes.is_main)
+    log, progress = open_run(run, start, settings, record, about, crops_a_step=num_crops)
     return Training(
         config, spec, device, dtype, net, head, model, losses, optimizer, scaler, lr_at, accumulate, average,
         data, val, processes, log, progress,

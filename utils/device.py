@@ -167,9 +167,8 @@ def give_back_freed_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: a device's, or the computer's own as reported by NumPy or PyTorch."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, not imported here
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    is_told = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return is_told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def find_glibc() -> ctypes.CDLL | None:

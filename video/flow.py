@@ -6,7 +6,6 @@ image. Pixel centres are at whole numbers. Frame 0 of a video is the labelled on
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from datasets.streets.render import flow_and_visibility
 from datasets.streets.world import build_world
-from datasets.streets.write import DRAWING_VERSION, MARKER, StreetsPlan, read_plan, streets_of
+from datasets.streets.write import MARKER, read_plan, streets_of
 from network.checkpoint import load_checkpoint
 from utils.images import Uint8Array
 from video.sdc import NUM_FRAMES, RECONSTRUCTION, SDCNet, load_sdc
@@ -238,22 +237,18 @@ class StreetFlow:
     """
 
     def __init__(self, root: Path, name: str, stride: int = 1) -> None:
-        self.stride = stride
-        made_with = read_plan(root)
-        if made_with is None:
-            raise ValueError(f"--flow exact only works for drawn streets, and {root} holds no {MARKER}.")
-        if made_with.get("version") != DRAWING_VERSION:
-            raise ValueError(f"{root / MARKER}: drawn by another version; redraw the set for --flow exact.")
-        self.plan = StreetsPlan(**made_with)  # type: ignore[arg-type]
-        found = re.fullmatch(r"street(\d+)_(\d+)", name)
-        number, self.frame = map(int, found.groups()) if found else (-1, -1)
-        street = next((s for s in streets_of(self.plan) if s.number == number and self.frame < s.num_frames), None)
-        if street is None:
+        plan = read_plan(root)
+        if plan is None:
+            told = f"{root} holds no {MARKER} of this version; draw the set anew"
+            raise ValueError(f"--flow exact only works for drawn streets, and {told}.")
+        frames = {street.stem(k): (street, k) for street in streets_of(plan) for k in range(street.num_frames)}
+        if name not in frames:
             raise ValueError(f"{name} is not a frame of the streets in {root}, like street0003_000001.")
-        self.world = build_world((self.plan.seed, number), street.num_frames)
+        street, self.frame = frames[name]
+        self.stride, self.size = stride, (plan.height, plan.width)
+        self.world = build_world((plan.seed, street.number), street.num_frames)
 
     def __call__(self, step: int) -> Displacement:
         """See `FindDisplacement`."""
         later = step * self.stride
-        size = self.plan.height, self.plan.width
-        return Displacement(*flow_and_visibility(self.world, self.frame + later, -later, *size))
+        return Displacement(*flow_and_visibility(self.world, self.frame + later, -later, *self.size))

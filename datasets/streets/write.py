@@ -1,7 +1,7 @@
 """Write drawn streets to disk in CamVid's folder layout.
 
-For each split, ROOT/<split>/<stem>.jpg (images), <split>annot/<stem>.png (labels, 11 = void), if requested
-<split>flow/<stem>.npz (flow [H, W, 2] float32, visible [H, W] bool), and <split>.txt, lines of `<image> <label>`.
+For each split, ROOT/<split>/<stem>.jpg (images), <split>annot/<stem>.png (labels, 11 = void) and, if requested,
+<split>flow/<stem>.npz (flow [H, W, 2] float32, visible [H, W] bool).
 ROOT/streets.json holds the parameters. A stem is `<street>_<frame number>`; a street lies in one split.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def write_streets(root: Path, *, num_workers: int | None = None, **values: Any) 
     if min(plan.height, plan.width) < SMALLEST_SIDE:
         raise ValueError(f"--size must be at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, got {plan.height}x{plan.width}.")
     root = Path(root).resolve()  # the target of a link is filled, the link stays
-    if read_plan(root) == asdict(plan):
+    if read_plan(root) == plan:
         return False
     if root.exists() and (not root.is_dir() or any(root.glob("[!.]*"))):
         raise FileExistsError(f"--root {root} holds other files than would be drawn; choose a new or empty folder.")
@@ -84,14 +83,13 @@ def write_streets(root: Path, *, num_workers: int | None = None, **values: Any) 
     return True
 
 
-def read_plan(root: Path) -> dict[str, object] | None:
-    """The parameters of the streets in `root`, a `StreetsPlan` as a dictionary; None if there are none, or damaged."""
+def read_plan(root: Path) -> StreetsPlan | None:
+    """The plan of the streets in `root`; None if there are none, or of another version."""
     try:
-        found = json.loads((root / MARKER).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        plan = StreetsPlan(**json.loads((root / MARKER).read_text()))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
-    names = {field.name for field in fields(StreetsPlan)}
-    return found if isinstance(found, dict) and set(found) == names else None
+    return plan if plan.version == DRAWING_VERSION else None
 
 
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
@@ -108,11 +106,7 @@ def _write_all(folder: Path, plan: StreetsPlan, num_workers: int) -> None:
     for split in dict.fromkeys(street.split for street in streets):  # a split without images has no folder
         for name in (split, f"{split}annot", *((f"{split}flow",) if plan.with_flow else ())):
             (folder / name).mkdir()
-        stems = [street.stem(k) for street in streets if street.split == split for k in range(street.num_frames)]
-        lines = [f"{split}/{stem}.jpg {split}annot/{stem}.png\n" for stem in stems]
-        (folder / f"{split}.txt").write_text("".join(lines))
-    work = partial(_write_street, folder, plan)
-    deque(in_parallel(work, streets, num_workers, title="draw streets", unit="street"), maxlen=0)
+    list(in_parallel(partial(_write_street, folder, plan), streets, num_workers, title="draw streets", unit="street"))
     (folder / MARKER).write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 
