@@ -215,7 +215,7 @@ def test_the_number_of_processes_changes_nothing(train_together, tiny_set, tmp_p
 
 
 def test_an_interrupted_epoch_goes_on_with_another_number_of_processes(train_together, tiny_set, tmp_path):
-    sizes = ("--max_epoch", 1, "--repeat", 10, "--lr", 0.0001, "--global_batch", 4, "--ckpt_minutes", 1e-6)
+    sizes = ("--max_epoch", 1, "--repeat", 4, "--lr", 0.0001, "--global_batch", 4, "--ckpt_minutes", 1e-6)
 
     def start(name, world_size, *flags):
         words = arguments(tiny_set, tmp_path, "--exp", name, "--bs_mult", 4 // world_size, *flags)

@@ -180,21 +180,6 @@ def test_a_flag_combination_trains(tiny_set, tmp_path, flags):
     assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path, "train", "default_test_mode"))
 
 
-def test_a_run_is_the_same_whichever_way_workers_are_started(tiny_set, tmp_path):
-    flags = ("--max_epoch", "1", "--jointwtborder", "--rlx_border", "2", "--strict_bdr_cls", "1,3", "--wt_bound", "0.5")
-    run(tiny_set, tmp_path / "none", *flags)
-    usual = torch.multiprocessing.get_start_method(allow_none=True)
-    torch.multiprocessing.set_start_method("spawn", force=True)
-    try:
-        run(tiny_set, tmp_path / "spawn", *flags, "--num_workers", "1")
-    finally:
-        torch.multiprocessing.set_start_method(usual, force=True)
-    losses = [[row["loss"] for row in metrics(tmp_path / folder, "train")] for folder in ("none", "spawn")]
-    assert losses[0] == losses[1]
-    run(tiny_set, tmp_path / "other", *flags, "--rlx_border", "1")
-    assert metrics(tmp_path / "other", "train")[0]["loss"] != losses[0][0]
-
-
 def test_the_relaxation_ends_with_its_epoch(tiny_set, tmp_path, monkeypatch):
     told = []
 
