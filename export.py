@@ -146,13 +146,15 @@ def score_both(both: tuple[Predictor, Predictor], model: Model, config: ExportCo
     name, folder = config.model.dataset or model.checkpoint.dataset or DEFAULT_DATASET, config.check.dataset_dir
     spec = load_spec(name, folder)
     samples = find_samples(spec, dataset_root(name, folder), config.check.split)
+    if samples[0].label_path is None:
+        raise ValueError(f"--split {config.check.split}: {spec.name} has no labels for it, so there is no mIoU.")
     found = []
     for predictor in both:
         matrix = torch.zeros(spec.num_classes, spec.num_classes, dtype=torch.int64)
         for image, labels in (load_sample(sample, spec) for sample in samples):
             both_labels = torch.from_numpy(labels), predictor.predict(image)
             matrix += confusion_matrix(*both_labels, spec.num_classes, spec.ignore_label)
-        found.append(scores(matrix, spec.class_names)["mean_iou"] or 0.0)
+        found.append(scores(matrix, spec.class_names)["mean_iou"])
     return found
 
 

@@ -81,7 +81,8 @@ def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, pr
     """The files in which training looks for the frame `step` after `labelled`, which is below `root`."""
     assert spec.propagated is not None, f"{spec.name}: a set with video has propagated frames"
     places = [(root / layout.image_dir.format(folder=f), f) for layout, f in _places(spec, Frames(spec.layouts))]
-    folder = next(f for image_dir, f in places if labelled.image_path.is_relative_to(image_dir))
+    folder = next((f for image_dir, f in places if labelled.image_path.is_relative_to(image_dir)), None)
+    assert folder is not None, f"{labelled.image_path}: labels are propagated from images of train and val"
     layout, name = spec.propagated.layouts[0], spec.propagated.name_of(labelled.name, step)
     assert layout.label_dir is not None, f"{spec.name}: propagated frames have labels"
     file = labelled.image_path.name.lower()

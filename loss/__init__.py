@@ -65,7 +65,7 @@ def cross_entropy(
 
     logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids; class_weights: [C], for a weighted mean.
     """
-    num_classes, classes = logits.shape[1], to_classes(logits, labels, ignore_label)
+    classes, num_classes = to_classes(logits, labels, ignore_label), logits.shape[1]
     log_p = F.log_softmax(logits, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
     weights = logits.new_ones(num_classes, dtype=log_p.dtype) if class_weights is None else class_weights
     # Not reduction="sum", which on a GPU gives other bits each time.
@@ -80,7 +80,7 @@ def soft_jaccard(logits: Tensor, labels: Tensor, *, ignore_label: int = 255) -> 
     logits: [B, C, H, W] raw scores; labels: [B, H, W] integer train ids. The IoU is that of the whole batch. A class
     counts alike however few pixels it has: cross entropy gains little from a pole, this loss as much as from the road.
     """
-    num_classes, classes = logits.shape[1], to_classes(logits, labels, ignore_label).unsqueeze(1)
+    classes, num_classes = to_classes(logits, labels, ignore_label).unsqueeze(1), logits.shape[1]
     p = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32)) * (classes < num_classes)
     members = classes == torch.arange(num_classes, device=logits.device).view(1, -1, 1, 1)
     sizes, common = members.sum((0, 2, 3)), (p * members).sum((0, 2, 3))

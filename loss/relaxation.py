@@ -185,11 +185,10 @@ def relaxed_sets(
 
 def _find_sets(logits: Tensor, labels: Tensor, ignore_label: int, *options: Any) -> Any:
     """The sets in the form of whoever computes the loss. options: those of `relaxed_sets`."""
-    num_classes = logits.shape[1]
     if kernels := _kernels(logits):
         check_inputs(logits, labels)
-        return kernels.class_sets(labels, num_classes, ignore_label, *options)
-    return relaxed_sets(to_classes(logits, labels, ignore_label), num_classes, *options)
+        return kernels.class_sets(labels, logits.shape[1], ignore_label, *options)
+    return relaxed_sets(to_classes(logits, labels, ignore_label), logits.shape[1], *options)
 
 
 def _mean_weights(logits: Tensor, sets: Any, upper_bound: float, batch_weighting: bool) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -36,6 +37,10 @@ _UNREADABLE = (
 # What the ImageNet trunks and the published checkpoints were trained with; RGB in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Parts that DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into keys, anywhere.
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_COUNT = "n_averaged"  # what torch's AveragedModel keeps beside the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     content = _read_file(path)
-    state_dict = _network_in(content, path)
+    network = _network_in(content, path)
+    state_dict = {_WRAPPERS.sub("", key): value for key, value in network.items() if key != _COUNT}
     _check_finite(state_dict, path)
     return as_described(content, state_dict, path)
 
@@ -308,10 +314,9 @@ def compare_state(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Loa
 def unwrap(tensors: Mapping[str, Tensor], is_own: Callable[[str], bool]) -> dict[str, Tensor]:
     """The tensors of a network that are part of something larger, by the network's own keys; is_own tells these.
 
-    Whatever holds a network as an attribute puts that name before its keys: DistributedDataParallel and AveragedModel
-    `module.`, torch.compile `_orig_mod.`, Lightning `model.`; or it is `segmentor.backbone.`. It is the prefix under
-    which most of its keys are, the first one where several have as many; tensors without it (of a loss, of the teacher)
-    do not belong to the network.
+    Whatever holds a network as an attribute puts that name before its keys: `model.` in Lightning, `student.`,
+    `segmentor.backbone.`. It is the prefix under which most of its keys are, the first one where several have as many;
+    tensors without it (of a loss, of the teacher) do not belong to the network.
     """
     found: Counter[str] = Counter()
     for key in tensors:

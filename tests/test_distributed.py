@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from torch.distributed import HashStore
 
 from tests.conftest import ROOT
 from tests.tiny import arguments, metrics
@@ -115,23 +117,27 @@ def test_the_mistake_of_one_process_is_one_line_and_no_traceback_of_another(tmp_
     assert "RuntimeError" not in result.stderr
 
 
-def test_a_connection_that_cannot_be_made_says_why(monkeypatch):
+@pytest.fixture
+def no_connection(monkeypatch):
     for name in ("init_process_group", "new_group"):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda *args, **kwargs: None)
-    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: Mock(clone=HashStore))
     monkeypatch.setenv("WORLD_SIZE", "2")
+
+
+@pytest.mark.usefixtures("no_connection")
+def test_a_connection_that_cannot_be_made_says_why(monkeypatch):
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
     with pytest.raises(OSError, match="Duplicate GPU detected"), process_group(torch.device("cpu")):
         raise torch.distributed.DistBackendError("NCCL error:\n Duplicate GPU detected")
 
 
+@pytest.mark.usefixtures("no_connection")
 @pytest.mark.parametrize(("device", "is_ended"), [("cpu", True), ("cuda", False)])
 def test_a_process_that_fails_does_not_wait_for_the_others_to_end_their_group(device, is_ended, monkeypatch):
     """NCCL ends a group together, and the others are waiting for gradients that will not come."""
     ended = []
-    for name in ("init_process_group", "new_group"):
-        monkeypatch.setattr(f"torch.distributed.{name}", lambda *args, **kwargs: None)
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: ended.append(True))
-    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="mistake"), process_group(torch.device(device)):
         raise ValueError("a mistake of this process")
     assert bool(ended) == is_ended
@@ -261,6 +267,7 @@ STOPPED = """
 import os
 import signal
 import sys
+import time
 from datetime import timedelta
 
 import torch
@@ -280,7 +287,10 @@ def main(config):
         if processes.rank == int(sys.argv[1]):
             print(os.getpid(), flush=True)
             os.kill(os.getpid(), signal.SIGSTOP)
-        wait_for_all()  # which by itself takes six hours to give up
+        if sys.argv[1] != "-1":
+            wait_for_all()  # which by itself takes six hours to give up
+        elif processes.is_main:
+            time.sleep(6)  # the others have ended
 
 
 run_command(main, parse_command_line(TrainConfig, []))
@@ -299,6 +309,14 @@ def test_a_process_that_is_stopped_while_others_wait_for_it_ends_them(silent, po
     together.communicate(timeout=60)
     assert told == f"error: process {silent} on {platform.node()} did not answer within 0:00:04.\n"
     assert together.returncode == 1
+
+
+def test_a_process_that_has_ended_in_order_is_not_taken_for_silent(popen, tmp_path):
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = popen([*torchrun, tmp_path / "stopped.py", -1], stderr=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)})
+    _, err = ended.communicate(timeout=300)
+    assert (ended.returncode, "error" in err) == (0, False)
 
 
 def test_synchronised_batch_norm_of_one_process_is_batch_norm(monkeypatch):

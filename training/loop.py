@@ -42,7 +42,7 @@ class Progress:
     crops_a_step: int = 1
     minutes_before: float = 0.0
     best: float = -1.0
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float | None] = field(default_factory=dict)
     is_due: bool = False
     loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     num_losses: int = 0

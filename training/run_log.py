@@ -119,7 +119,7 @@ class RunLog:
     def scalars(self, kind: str, values: Mapping[str, float | None]) -> None:
         """Log numbers at the current step, e.g. `scalars("train", {"loss": 0.4})`.
 
-        What is NaN, as a score without labels, becomes null in metrics.jsonl and is left out of TensorBoard.
+        What is NaN or None, as a score without labels, is null in metrics.jsonl and left out of TensorBoard.
         """
         if not self.active:
             return

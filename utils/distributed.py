@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -64,7 +64,8 @@ _GROUPS: dict[str, dist.ProcessGroup] = {}
 LONGEST_WAIT = timedelta(hours=6)
 LATER = timedelta(minutes=2)  # after it NCCL gives up, whose message is long and names no machine
 TIME_TO_ANSWER = 3.0  # seconds
-BEAT = 5.0  # seconds between a process's signs of life
+BEAT = 5.0  # seconds between a process's signs of life, which are counted
+GONE = 1 << 40  # the count of one that has ended in order
 LONGEST_SILENCE = timedelta(minutes=10)  # between two of them
 
 
@@ -89,12 +90,16 @@ def process_group(device: torch.device, timeout: timedelta = LONGEST_WAIT) -> It
     has_failed = True
     machines: list[str] = []
     has_ended = threading.Event()
+    watch: threading.Thread | None = None
     try:
         for name, patience in (("step", timeout), ("wait", LONGEST_WAIT)):
             _GROUPS[name] = dist.new_group(backend="gloo", timeout=patience)
         machines = lists_of_all([platform.node()])
-        silence = min(timeout, LONGEST_SILENCE)
-        threading.Thread(target=_watch, args=(processes, machines, silence, has_ended), daemon=True).start()
+        silence = LONGEST_SILENCE if timeout == LONGEST_WAIT else timeout
+        # A connection of its own: each serves one thread at a time.
+        store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+        watch = threading.Thread(target=_watch, args=(store, processes, machines, silence, has_ended), daemon=True)
+        watch.start()
         yield processes
         has_failed = False
     except RuntimeError as error:
@@ -107,6 +112,8 @@ def process_group(device: torch.device, timeout: timedelta = LONGEST_WAIT) -> It
         raise
     finally:
         has_ended.set()
+        if watch:
+            watch.join(TIME_TO_ANSWER)
         _GROUPS.clear()
         gc.collect()  # the network is part of reference cycles
         # NCCL's group ends only when all processes end it. After an error in one, the others are still waiting for its
@@ -138,13 +145,14 @@ def _name_silent(ranks: Sequence[int], machines: Sequence[str]) -> str:
     return f"{' and '.join(silent) or 'a process'} did not answer"
 
 
-def _watch(processes: Processes, machines: Sequence[str], silence: timedelta, has_ended: threading.Event) -> None:
+def _watch(
+    store: dist.Store, processes: Processes, machines: Sequence[str], silence: timedelta, has_ended: threading.Event
+) -> None:
     """Give signs of life until `has_ended`; end this process if another one has given none for so long.
 
-    The main process watches all others, and they watch it: when it ends, their connections to it do.
+    The main process watches all others, and they watch it: when it ends, their connections to it do. It notices nothing
+    while the store does not answer, which torchrun keeps on the first machine.
     """
-    # A connection serves one thread at a time.
-    store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
     others = [0] if processes.rank else range(1, processes.world_size)
     beats, missed = dict.fromkeys(others, 0), dict.fromkeys(others, 0)
     while not has_ended.wait(BEAT):
@@ -152,14 +160,17 @@ def _watch(processes: Processes, machines: Sequence[str], silence: timedelta, ha
             store.add(f"beat{processes.rank}", 1)
             now = {rank: store.add(f"beat{rank}", 0) for rank in others}
         except RuntimeError:
-            return  # the process that keeps the store has ended; the others' connections to it tell why
+            continue  # if it stays away, the connections between the processes tell why
         # In own beats, not by the clock: none is late when all go on after a pause, as on a suspended machine.
-        missed = {rank: missed[rank] + 1 if now[rank] == beats[rank] else 0 for rank in others}
+        missed = {rank: missed[rank] + 1 if now[rank] == beats[rank] < GONE else 0 for rank in others}
         beats = now
         if silent := [rank for rank in others if missed[rank] > max(1, silence.total_seconds() / BEAT)]:
+            sys.stdout.flush()
             print(file=sys.stderr)  # a progress bar may be in the way
             report_error(f"{_name_silent(silent, machines)} within {silence}.")
             os._exit(EXIT_MISTAKE)
+    with suppress(RuntimeError):
+        store.add(f"beat{processes.rank}", GONE)
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:

@@ -78,8 +78,9 @@ def read_spec(root: Path, table: Path | None = None) -> DatasetSpec:
     check_classes(classes, path)
     check_distinct([i for c, _ in found for i in c.label_ids], path, "id")
     check_distinct([c.color for c in classes], path, "colour")
-    ignore_label, masks = content.get("ignore_label"), content.get("masks") or EITHER
-    require(masks in (EITHER, IDS, COLORS), f'{path}: "masks" must be "ids" or "colors", got {masks!r}.')
+    ignore_label, masks = content.get("ignore_label"), content.get("masks")
+    require(masks in (None, IDS, COLORS), f'{path}: "masks" must be "ids" or "colors", got {masks!r}.')
+    masks = masks or EITHER
     if masks != IDS:
         # Ignored classes may share a colour: void is black in many sets, whatever its value.
         told_apart = [color for c in classes for color in dict.fromkeys(c.label_colors)]

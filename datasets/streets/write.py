@@ -86,10 +86,11 @@ def write_streets(root: Path, *, num_workers: int | None = None, **values: Any) 
 def read_plan(root: Path) -> StreetsPlan | None:
     """The plan of the streets in `root`; None if there are none, or of another version."""
     try:
-        plan = StreetsPlan(**json.loads((root / MARKER).read_text()))
+        found = json.loads((root / MARKER).read_text())
+        plan = StreetsPlan(**found)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
-    return plan if plan.version == DRAWING_VERSION else None
+    return plan if asdict(plan) == found and plan.version == DRAWING_VERSION else None
 
 
 def streets_of(plan: StreetsPlan) -> Iterator[Street]:
