@@ -271,7 +271,7 @@ def test_a_video_that_fails_on_the_way_leaves_no_half(video, light_checkpoint, t
 
     monkeypatch.setattr("inference.visualize.overlay", fail)
     ended = command("demo", "--demo-video", video, "--snapshot", light_checkpoint, "--save-dir", tmp_path / "out")
-    assert (ended.code, ended.err.splitlines()[-1]) == (1, "error: disk full")
+    assert (ended.code, ended.err.splitlines()[-1].rpartition("/")[2]) == (1, "drive_overlay.mp4: disk full")
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -88,9 +88,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         # A failed write, as on a full disk, does not name the file; the temporary name would not help.
-        if error.errno is None:  # of NumPy
+        if error.errno is None and str(path) not in str(error):  # of NumPy
             raise OSError(f"{path}: {error}") from error
-        if error.filename in (None, name):
+        if error.errno is not None and error.filename in (None, name):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
