@@ -96,26 +96,29 @@ def close_pixels(height: int, width: int) -> int:
     return max(1, round(CLOSE * math.hypot(height, width)))
 
 
-def boundary_counts(truth: Uint8Array, guess: Uint8Array, num_classes: int, ignore_label: int) -> NDArray[np.int64]:
+def boundary_counts(
+    labels: Uint8Array, prediction: Uint8Array, num_classes: int, ignore_label: int
+) -> NDArray[np.int64]:
     """The counts for the scores: [C, 7] for train ids [H, W]; counts of several images may be added.
 
     Predictions at ignored pixels do not count: they are treated as ignored too.
     """
-    guess = np.where(truth == ignore_label, truth, guess)
-    close = close_pixels(*truth.shape)
+    prediction = np.where(labels == ignore_label, labels, prediction)
+    close = close_pixels(*labels.shape)
     counts = np.zeros((num_classes, NUM_COUNTS), np.int64)
-    near_truth, near_guess = near_border(truth, close), near_border(guess, close)
-    for column, chosen, classes in (
-        (0, near_truth & near_guess & (truth == guess), truth), (1, near_truth, truth), (2, near_guess, guess)
+    near_true, near_predicted = near_border(labels, close), near_border(prediction, close)
+    for column, chosen, ids in (
+        (0, near_true & near_predicted & (labels == prediction), labels), (1, near_true, labels),
+        (2, near_predicted, prediction),
     ):  # fmt: skip
-        counts[:, column] = np.bincount(classes[chosen], minlength=ignore_label + 1)[:num_classes]
-    lines = [np.flatnonzero(border_lines(labels, ignore_label)) for labels in (truth, guess)]
-    of_class = [labels.ravel()[line] for labels, line in zip((truth, guess), lines, strict=True)]
+        counts[:, column] = np.bincount(ids[chosen], minlength=ignore_label + 1)[:num_classes]
+    lines = [np.flatnonzero(border_lines(ids, ignore_label)) for ids in (labels, prediction)]
+    of_class = [ids.ravel()[line] for ids, line in zip((labels, prediction), lines, strict=True)]
     for train_id in np.unique(np.concatenate(of_class)):
-        true, guessed = (line[classes == train_id] for line, classes in zip(lines, of_class, strict=True))
+        true, predicted = (line[classes == train_id] for line, classes in zip(lines, of_class, strict=True))
         counts[train_id, 3:] = (
-            _num_close(guessed, true, truth.shape, close), len(guessed),
-            _num_close(true, guessed, truth.shape, close), len(true),
+            _num_close(predicted, true, labels.shape, close), len(predicted),
+            _num_close(true, predicted, labels.shape, close), len(true),
         )  # fmt: skip
     return counts
 
