@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.checkpoint import Checkpoint, compare_state, load_checkpoint, unwrap
+from network.checkpoint import Checkpoint, compare_state, load_checkpoint
 
 PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
 NUM_FRAMES = {RECONSTRUCTION: 3, PREDICTION: 2}  # that the network sees; in reconstruction the last is the target
@@ -122,7 +122,7 @@ def load_sdc(path: Path | str, mode: str = RECONSTRUCTION, checkpoint: Checkpoin
     way_out = f"expected SDCNet_{mode}: python -m video.train --mode {mode}."
     if checkpoint.arch not in (None, f"SDCNet_{mode}"):
         raise ValueError(f"{path} holds {checkpoint.arch}; {way_out}")
-    tensors = unwrap(checkpoint.state_dict, lambda key: key == "final_flow.weight")  # which a flow network has not
+    tensors = checkpoint.state_dict
     net = SDCNet(mode, len(tensors.get("conv1.0.weight", range(WIDTH))))
     own = net.state_dict()
     found = {key: own[key] for key in BUFFERS} | {key: value for key, value in tensors.items() if key in own}
