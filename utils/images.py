@@ -85,9 +85,9 @@ def image_size(path: Path | str) -> tuple[int, int]:
 
 
 def write_image(path: Path, image: NDArray[np.integer]) -> None:
-    """Write [H, W, 3] RGB uint8 or [H, W] uint8 or uint16 atomically, in the format of the suffix.
+    """Write [H, W, 3] RGB uint8 or [H, W] uint8 or uint16 atomically, in the format of the suffix, one of OpenCV's.
 
-    Raises OSError if that is not possible.
+    Raises OSError if the format cannot hold it, or the file cannot be written.
     """
     pixels = image if image.ndim == 2 else image[:, :, ::-1]
     success, encoded = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
