@@ -229,6 +229,15 @@ def test_a_film_for_which_the_disk_has_no_room_is_an_error(tmp_path, room):
     assert not list(tmp_path.iterdir())
 
 
+def test_frames_larger_than_a_video_can_be_are_told(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"film\.mp4: H\.264 cannot hold frames of 65536x4 pixels"),
+        new_video(tmp_path / "film.mp4", 10, (65536, 4)),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("color", [(128, 64, 128), (220, 20, 60), (0, 0, 142), (0, 255, 102)])
 def test_a_film_says_which_colour_matrix_it_has_and_shows_the_colours_of_the_pictures(tmp_path, color):
     with new_video(tmp_path / "film.mp4", 10, (64, 48)) as write_frame:

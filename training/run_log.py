@@ -166,7 +166,7 @@ def draw_curves(folder: Path) -> None:
         ):  # fmt: skip
             found = [row for row in rows if row["kind"] == kind and row.get(key) is not None and isfinite(row[key])]
             epochs, values = [row["epoch"] for row in found], [row[key] for row in found]
-            axis.plot(epochs, values, color="#26547c", marker="." if kind == "val" else None)
+            axis.plot(epochs, values, color="#26547c", marker="o" if kind == "val" else None, markersize=4)
             axis.set_title(f"{title}, best {max(values):.3f}" if kind == "val" and values else title)
             axis.set_xlabel("epoch")
             axis.set_xlim(0, 1.03 * max(row["epoch"] for row in rows))  # the same for all, also for a single point

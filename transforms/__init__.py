@@ -1,1 +1,1 @@
-"""Augmentation: `joint` on image and labels, `photometric` on the image alone. Knows no data set and no epoch."""
+"""Augmentation of image and labels. Knows no data set and no epoch."""

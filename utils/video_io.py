@@ -99,6 +99,10 @@ def new_video(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callab
         for tag in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, tag, BT709)
         stream.codec_context.color_range = ColorRange.MPEG
+        try:
+            stream.codec_context.open()
+        except av.FFmpegError as error:
+            raise OSError(f"{path}: H.264 cannot hold frames of {size[0]}x{size[1]} pixels.") from error
         last = -TICKS / rate
 
         def write(frame: Uint8Array, seconds: float | None = None) -> None:
