@@ -94,12 +94,17 @@ def pair_to_write(spec: DatasetSpec, root: Path, labelled: Sample, step: int, pr
 
 def record_of(pair: Sample) -> Record | None:
     """The record of a propagated pair on disk; None if it is missing or incomplete."""
-    note = read_note(pair.label_path, PAIR_NOTE) if pair.label_path and pair.label_path.is_file() else None
+    return read_record(pair.label_path) if pair.label_path and pair.image_path.is_file() else None
+
+
+def read_record(label_path: Path) -> Record | None:
+    """The record in the label file of a propagated pair; None if it is missing, or holds none or another's."""
     try:
-        record = json.loads(note or "null") if pair.image_path.is_file() else None
-    except (ValueError, RecursionError):  # written by something else
+        record = json.loads(read_note(label_path, PAIR_NOTE) or "null")
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("stride", 1), int) else None
+    is_ours = isinstance(record, dict) and isinstance(record.get("image"), str)
+    return record if is_ours and isinstance(record.get("stride", 1), int) else None
 
 
 def without_frames_of(propagated: Iterable[Sample], held_out: Iterable[str]) -> list[Sample]:

@@ -68,9 +68,9 @@ def complete_options(options: SubmissionInputConfig, file: Path) -> SubmissionIn
     """The options, completed by those that `eval.py` recorded in `file`. Raises ValueError if they are unreadable."""
     try:
         recorded = json.loads(file.read_text(encoding="utf-8"))["data"]
-    except (ValueError, LookupError, TypeError) as error:
+        return replace(options, **{key: recorded.get(key) for key in RECORDED if getattr(options, key) is None})
+    except Exception as error:  # anything, of a damaged file
         raise ValueError(f"{file} is damaged or not of eval.py; remove it and give --dataset.") from error
-    return replace(options, **{key: recorded.get(key) for key in RECORDED if getattr(options, key) is None})
 
 
 def find_problems(path: Path, samples: Sequence[Sample], allowed: Sequence[int]) -> list[str]:

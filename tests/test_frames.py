@@ -208,7 +208,7 @@ def test_propagated_frames_that_are_validation_images_are_not_trained_on(tmp_pat
 def test_where_a_propagated_frame_stands_follows_from_its_stride(tmp_path, capsys):
     labelled_frames_10_and_12(tmp_path)
     labels = tmp_path / "propagated/labels/a_012_-1.png"
-    write_png(labels, read_label_ids(labels), {PAIR_NOTE: json.dumps({"stride": 2})})
+    write_png(labels, read_label_ids(labels), {PAIR_NOTE: json.dumps({"image": "a.png", "stride": 2})})
     trained, _ = trained_and_left_out(tmp_path, capsys)
     assert "a_012_-1" not in trained
 

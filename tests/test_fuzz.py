@@ -24,11 +24,15 @@ from datasets.frames import PAIR_NOTE, record_of
 from datasets.loaders import DecodedCache
 from datasets.specs.class_table import read_spec
 from datasets.specs.registry import dataset_spec
+from inference.settings import SubmissionInputConfig
+from inference.submission import complete_options
 from network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.checkpoints import find_start
 from training.run_log import RunLog, read_metrics
 from utils.command import USER_ERRORS
 from utils.images import image_size, read_image, read_label_colors, read_label_ids, write_image
+from video.pairs import write_manifest
+from video.video_dataset import check_out
 
 CLASSES = {"classes": [{"name": "road", "color": [1, 2, 3], "ids": [0]}, {"name": "car", "color": "#040506"}]}
 SECONDS = 3600  # of the long form, for all readers together
@@ -114,19 +118,45 @@ def metrics(folder: Path) -> Reader:
     return Reader(folder / "metrics.jsonl", [seed, b'{"kind": 1, "epoch": "x"}\n' + seed], read)
 
 
+def config(folder: Path) -> Reader:
+    log = RunLog(folder, folder / "tb", active=True)
+
+    def read() -> None:
+        log.config({"run": {}}, {"data": "a"})
+        assert json.loads((folder / "config.json").read_text())["starts"][-1] == {"data": "a"}
+
+    return Reader(folder / "config.json", json_seeds({"starts": [{"data": "b"}]}, {"starts": 3}), read)
+
+
+def settings_of_eval(folder: Path) -> Reader:
+    path = folder / "settings.json"
+    seeds = json_seeds({"data": {"dataset": "camvid"}}, {"data": [1]})
+    return Reader(path, seeds, lambda: complete_options(SubmissionInputConfig(path=str(folder)), path))
+
+
+def source_of_video(folder: Path) -> Reader:
+    seeds = json_seeds({"video": str((folder / "film.mp4").resolve())}, {"video": 3})
+    return Reader(folder / "source.json", seeds, lambda: check_out(folder, folder / "film.mp4", resume=True))
+
+
+def json_seeds(*values: object) -> list[bytes]:
+    return [*(json.dumps(value).encode() for value in values), b"[1]", b"{}", b"[" * 3000]
+
+
 def notes(folder: Path) -> Reader:
     from utils.images import write_png
 
     path = folder / "labels.png"
     write_image(folder / "image.png", np.zeros((2, 2, 3), np.uint8))
     seeds = []
-    for text in ('{"stride": 2}', '{"stride": "2"}', "[" * 3000, "{", "[]"):
+    for text in ('{"image": "image.png", "stride": 2}', '{"image": 3}', '{"stride": "2"}', "[" * 3000, "{", "[]"):
         write_png(path, np.zeros((2, 2), np.uint8), {PAIR_NOTE: text})
         seeds.append(path.read_bytes())
 
     def read() -> None:
         record = record_of(Sample("a", folder / "image.png", path))
-        assert record is None or isinstance(record["stride"], int)
+        assert record is None or isinstance(record["image"], str)
+        write_manifest(folder, folder)
 
     return Reader(path, seeds, read)
 
@@ -174,6 +204,9 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "safetensors": lambda folder: checkpoint(folder, "a.safetensors"),
     "resume": resumed,
     "metrics.jsonl": metrics,
+    "config.json": config,
+    "settings.json": settings_of_eval,
+    "source.json": source_of_video,
     "note": notes,
     "cache": cache,
     "class positions": positions,

@@ -111,10 +111,10 @@ class RunLog:
         if not self.active:
             return
         before: list[Mapping[str, Any]] = []
-        with contextlib.suppress(OSError, ValueError):
-            before = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8")).get("starts", [])
-        starts = [*(earlier for earlier in before if earlier != start), start]
-        write_json(self.folder / CONFIG_FILE, {**settings, "starts": starts})
+        with contextlib.suppress(Exception):  # missing, or so damaged that anything may be raised
+            found = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8")).get("starts", [])
+            before = [earlier for earlier in found if earlier != start]
+        write_json(self.folder / CONFIG_FILE, {**settings, "starts": [*before, start]})
 
     def scalars(self, kind: str, values: Mapping[str, float | None]) -> None:
         """Log numbers at the current step, e.g. `scalars("train", {"loss": 0.4})`.

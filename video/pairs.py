@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files import Sample, files_below
-from datasets.frames import PAIR_NOTE, Record, find_frame, frames_by_name, pair_to_write, record_of
+from datasets.frames import PAIR_NOTE, Record, find_frame, frames_by_name, pair_to_write, read_record, record_of
 from datasets.labels import label_pixels
 from datasets.segmentation import load_sample
 from datasets.specs.spec import DatasetSpec, Frames
 from utils.command import USER_ERRORS, one_line
 from utils.files import atomic_path, fingerprint, natural_order
-from utils.images import read_image, read_note, write_image, write_png
+from utils.images import read_image, write_image, write_png
 from utils.text import counted
 from video.flow import FindDisplacement, FlowChain, StreetFlow, build_flow
 from video.propagation import Propagated, propagate
@@ -141,7 +141,7 @@ class PairMaker:
     def find_done(self, sequence: LabelledSequence) -> dict[int, Sample]:
         """The pairs, by step, that are complete on disk and made in this way from these files."""
         found = {step: record_of(pair) for step, pair in sequence.to_make.items()}
-        made = {step for step, r in found.items() if r and r["made_with"] == self._fingerprint(sequence, step)}
+        made = {step for step, r in found.items() if r and r.get("made_with") == self._fingerprint(sequence, step)}
         return {step: pair for step, pair in sequence.to_make.items() if step in made}
 
     def without_done(self, sequence: LabelledSequence) -> LabelledSequence:
@@ -183,8 +183,7 @@ class PairMaker:
 
 def write_manifest(folder: Path, root: Path) -> None:
     """List all pairs in `folder`, of earlier runs too, from the records in their label files. root: of their paths."""
-    notes = (read_note(folder / path, PAIR_NOTE) for path in files_below(folder) if path.endswith(".png"))
-    records = [json.loads(note) for note in notes if note]
-    lines = {record["image"]: json.dumps(record) for record in records if (root / record["image"]).is_file()}
+    records = (read_record(folder / path) for path in files_below(folder) if path.endswith(".png"))
+    lines = {record["image"]: json.dumps(record) for record in records if record and (root / record["image"]).is_file()}
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_text("".join(f"{lines[image]}\n" for image in sorted(lines, key=natural_order)))

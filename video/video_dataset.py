@@ -30,8 +30,10 @@ def check_out(out: Path, video: Path, *, resume: bool) -> None:
     """Raise ValueError unless `out` is new or empty, or with `resume` a set made from this very video."""
     if not out.is_dir() or not any(out.iterdir()):
         return
-    path = out / SOURCE_FILE
-    source = json.loads(path.read_text(encoding="utf-8"))["video"] if path.is_file() else None
+    try:
+        source = json.loads((out / SOURCE_FILE).read_text(encoding="utf-8"))["video"]
+    except Exception:  # missing, or so damaged that anything may be raised
+        source = None
     if source != str(video.resolve()):
         made_from = f"was made from {source}, not from {video}" if source else "is not empty"
         raise ValueError(f"--out {out} {made_from}; choose a new folder.")
