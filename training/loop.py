@@ -240,8 +240,7 @@ class Meters:
             values = {"epoch": round(counted, 4), "lr": lr, **self._read()}
             values |= {name: float(value) for name, value in parts.items()}
             self._log.scalars("train", values)
-            now = max(self.schedule_at(step), 1e-3)
-            minutes_left = self._progress.minutes() * (self._progress.max_epoch / now - 1)
+            minutes_left = self._progress.minutes() * (self._progress.max_epoch / self.schedule_at(step + 1) - 1)
             self._bar.set_postfix_str(
                 f"loss {values['loss']:.4f} lr {lr:.2e} {values['images_per_s']:.1f} img/s "
                 f"waiting {values['waiting']:.0%} left {tqdm.format_interval(int(60 * minutes_left))}"
