@@ -220,6 +220,16 @@ def test_the_number_of_processes_changes_nothing(train_together, tiny_set, tmp_p
     assert scores[most] == scores[1]
 
 
+def test_several_processes_stop_at_the_same_time(train_together, tiny_set, tmp_path):
+    flags = ("--max_epoch", 10_000, "--val_interval", 10_000, "--max_minutes", 0.05, "--warmup_epochs", 0)
+    ended = train_together(2, *arguments(tiny_set, tmp_path, *flags))
+    _, err = ended.communicate(timeout=600)
+    assert ended.returncode == 0, err[-3000:]
+    rates = [row["lr"] for row in metrics(tmp_path, "train")]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0] / 2
+
+
 def test_an_interrupted_epoch_goes_on_with_another_number_of_processes(train_together, tiny_set, tmp_path):
     sizes = ("--max_epoch", 1, "--repeat", 4, "--lr", 0.0001, "--global_batch", 4, "--ckpt_minutes", 1e-6)
 

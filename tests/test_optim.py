@@ -65,10 +65,13 @@ def test_with_max_minutes_the_clock_drives_the_schedule(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("training.loop.time.monotonic", lambda: now[0])
     progress = Progress(max_epoch=100, max_minutes=10, minutes_before=5)
+    progress.agree()
     assert (progress.schedule(0), progress.schedule(70), progress.is_over()) == (50, 70, False)
     now[0] += 2.5 * 60
-    assert progress.schedule(0) == 75
+    assert (progress.agree(7), progress.schedule(0)) == (7, 75)
     now[0] += 2.5 * 60
+    assert progress.schedule(0) == 75, "until the processes agree on another time"
+    progress.agree()
     assert (progress.schedule(0), progress.minutes(), progress.is_over()) == (100, 10, True)
     untimed = Progress(100, epoch=3, minutes_before=5)
     assert (untimed.schedule(0.5), untimed.is_over()) == (3.5, False)

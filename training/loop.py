@@ -29,10 +29,10 @@ class Progress:
     """How far a training has come. With --max_minutes, time drives the schedule and ends the training.
 
     epoch: whole epochs done; step: optimizer steps done in the running one, each of `crops_a_step` crops of all
-    processes; minutes_before: minutes of training before this process; best: the best score so far, mIoU, or PSNR in
-    dB, neither of which is ever negative; scores: the latest; is_due: whether the network is still to be scored as it
-    is now; loss: the sum of those of `num_losses` steps since it was logged, a scalar on the device; num_bad: steps
-    skipped.
+    processes; minutes_before: minutes of training before this process; now: the minutes that all processes agree on;
+    best: the best score so far, mIoU, or PSNR in dB, neither of which is ever negative; scores: the latest; is_due:
+    whether the network is still to be scored as it is now; loss: the sum of those of `num_losses` steps since it was
+    logged, a scalar on the device; num_bad: steps skipped.
     """
 
     max_epoch: int
@@ -41,6 +41,7 @@ class Progress:
     step: int = 0
     crops_a_step: int = 1
     minutes_before: float = 0.0
+    now: float = 0.0
     best: float = -1.0
     scores: Mapping[str, float | None] = field(default_factory=dict)
     is_due: bool = False
@@ -50,12 +51,18 @@ class Progress:
     begun: float = field(default_factory=lambda: time.monotonic())
 
     def minutes(self) -> float:
-        """Minutes of training so far, including those of the run that this one resumes."""
+        """Minutes of training so far, including those of the run that this one resumes; by this process's clock."""
         return self.minutes_before + (time.monotonic() - self.begun) / 60
+
+    def agree(self, asked: int = 0) -> int:
+        """Agree with all processes on the time, and on what any of them is asked for, which is returned."""
+        asked, milliseconds = largest_of_all(asked, round(60_000 * self.minutes()))
+        self.now = milliseconds / 60_000
+        return asked
 
     def time_is_up(self) -> bool:
         """Whether --max_minutes have passed."""
-        return bool(self.max_minutes) and self.minutes() >= self.max_minutes
+        return bool(self.max_minutes) and self.now >= self.max_minutes
 
     def is_over(self) -> bool:
         """Whether all epochs are done or the time is up."""
@@ -66,7 +73,7 @@ class Progress:
         counted = self.epoch + share
         if not self.max_minutes:
             return counted
-        return min(max(counted, self.max_epoch * self.minutes() / self.max_minutes), float(self.max_epoch))
+        return min(max(counted, self.max_epoch * self.now / self.max_minutes), float(self.max_epoch))
 
 
 def run_epochs(
@@ -82,6 +89,7 @@ def run_epochs(
     Raises ValueError if a weight or a statistic is NaN or infinite, before that overwrites a sound one.
     """
     run, progress, saved_at = training.config.run, training.progress, time.monotonic()
+    progress.agree()
     is_over = progress.is_over()
     while True:
         if progress.is_due:
@@ -91,14 +99,14 @@ def run_epochs(
                 progress.best = latest
                 save(training, BEST)
             save(training, LAST)
+            progress.agree()
             is_over = is_over or progress.is_over()  # the time may have run out meanwhile
         if is_over:
             break
         with interrupts_noted() as signals:
             for _ in train(training):
                 is_time = run.ckpt_minutes and time.monotonic() > saved_at + 60 * run.ckpt_minutes
-                # All processes do what any of them is asked for. No signal to stop has the number 1.
-                asked = largest_of_all(signals[0] if signals else int(is_time))
+                asked = progress.agree(signals[0] if signals else int(is_time))  # no signal to stop has the number 1
                 if asked:
                     save(training, LAST)
                     saved_at = time.monotonic()
@@ -113,7 +121,7 @@ def run_epochs(
             progress.is_due = is_over or progress.epoch % run.val_interval == 0
             save(training, LAST)  # before scoring, which may fail
             saved_at = time.monotonic()
-            if asked := largest_of_all(signals[0] if signals else 0):
+            if asked := progress.agree(signals[0] if signals else 0):
                 interrupt(asked)
     training.log.end_writing()
 
@@ -200,7 +208,7 @@ class Meters:
     def _look(self) -> bool:
         """Whether there was a bad step since the last look."""
         of_loss, of_gradient = self._bad.tolist()
-        first = NEVER - largest_of_all(NEVER - min(of_loss, of_gradient))
+        first = NEVER - largest_of_all(NEVER - min(of_loss, of_gradient))[0]
         if first < NEVER:
             ranks_of_loss = lists_of_all([of_loss == first])
             mine = of_loss == first or not any(ranks_of_loss)

@@ -65,7 +65,7 @@ def set_up(config: TrainConfig, spec: DatasetSpec, device: torch.device, process
     Wrong flags are reported before the data are prepared, which may take an hour; the run folder is not touched before
     all of it has succeeded.
     """
-    _check_flags(config, device, processes)
+    _check_flags(config, device)
     model_flags, run, settings = config.model, config.run, as_dict(config)
     if config.precision.deterministic:
         make_deterministic()
@@ -137,12 +137,10 @@ def _record_data(
     return record_start(dtype, data_fingerprint(spec, data.samples, val_samples))
 
 
-def _check_flags(config: TrainConfig, device: torch.device, processes: Processes) -> None:
-    """Raises ValueError for flags of several groups that exclude or need each other, this device, or one process."""
+def _check_flags(config: TrainConfig, device: torch.device) -> None:
+    """Raises ValueError for flags of several groups that exclude or need each other, or another device."""
     if config.model.restore_optimizer and not config.model.snapshot:
         raise ValueError("--restore_optimizer needs --snapshot, the checkpoint to restore from.")
-    if config.run.max_minutes and processes.world_size > 1:
-        raise ValueError("--max_minutes is for one process: the clocks of several would disagree. Use --max_epoch.")
     if config.precision.compile and config.model.checkpoint_activations:
         raise ValueError("--compile decides itself what to compute twice; leave out --checkpoint_activations.")
     if config.loss.rlx_off_epoch >= 0 and not config.loss.relaxes and config.optim.lr_schedule != "scl-poly":

@@ -189,13 +189,13 @@ def lists_of_all(items: list[Item]) -> list[Item]:
     return [item for part in found for item in part]
 
 
-def largest_of_all(number: int) -> int:
-    """The largest of the processes' numbers, in every process. It waits for no GPU."""
+def largest_of_all(*numbers: int) -> list[int]:
+    """For each of the numbers the largest that a process has, in every process. It waits for no GPU."""
     if not dist.is_initialized():
-        return number
-    tensor = torch.tensor(number)
+        return [*numbers]
+    tensor = torch.tensor(numbers)
     dist.all_reduce(tensor, dist.ReduceOp.MAX, _GROUPS.get("step"))
-    return int(tensor)
+    return tensor.tolist()
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
