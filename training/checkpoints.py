@@ -159,7 +159,7 @@ def open_run(
         path, checkpoint = start
         kept = checkpoint.training
         progress.epoch, progress.scores = checkpoint.epoch, dict(checkpoint.scores)
-        progress.minutes_before = progress.now = kept.get("minutes", 0.0)
+        progress.minutes_before = progress.agreed_minutes = kept.get("minutes", 0.0)
         progress.best, progress.is_due = kept.get("best", progress.best), kept.get("is_due", False)
         progress.step = kept.get("crops", 0) // crops_a_step  # the batch may have changed
         progress.loss, progress.num_losses = torch.tensor(kept.get("loss", 0.0)), kept.get("num_losses", 0)

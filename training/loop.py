@@ -29,10 +29,10 @@ class Progress:
     """How far a training has come. With --max_minutes, time drives the schedule and ends the training.
 
     epoch: whole epochs done; step: optimizer steps done in the running one, each of `crops_a_step` crops of all
-    processes; minutes_before: minutes of training before this process; now: the minutes that all processes agree on;
-    best: the best score so far, mIoU, or PSNR in dB, neither of which is ever negative; scores: the latest; is_due:
-    whether the network is still to be scored as it is now; loss: the sum of those of `num_losses` steps since it was
-    logged, a scalar on the device; num_bad: steps skipped.
+    processes; minutes_before: minutes of training before this process; agreed_minutes: those so far, the same in all
+    processes; best: the best score so far, mIoU, or PSNR in dB, neither of which is ever negative; scores: the latest;
+    is_due: whether the network is still to be scored as it is now; loss: the sum of those of `num_losses` steps since
+    it was logged, a scalar on the device; num_bad: steps skipped.
     """
 
     max_epoch: int
@@ -41,7 +41,7 @@ class Progress:
     step: int = 0
     crops_a_step: int = 1
     minutes_before: float = 0.0
-    now: float = 0.0
+    agreed_minutes: float = 0.0
     best: float = -1.0
     scores: Mapping[str, float | None] = field(default_factory=dict)
     is_due: bool = False
@@ -57,12 +57,12 @@ class Progress:
     def agree(self, asked: int = 0) -> int:
         """Agree with all processes on the time, and on what any of them is asked for, which is returned."""
         asked, milliseconds = largest_of_all(asked, round(60_000 * self.minutes()))
-        self.now = milliseconds / 60_000
+        self.agreed_minutes = milliseconds / 60_000
         return asked
 
     def time_is_up(self) -> bool:
         """Whether --max_minutes have passed."""
-        return bool(self.max_minutes) and self.now >= self.max_minutes
+        return bool(self.max_minutes) and self.agreed_minutes >= self.max_minutes
 
     def is_over(self) -> bool:
         """Whether all epochs are done or the time is up."""
@@ -73,7 +73,7 @@ class Progress:
         counted = self.epoch + share
         if not self.max_minutes:
             return counted
-        return min(max(counted, self.max_epoch * self.now / self.max_minutes), float(self.max_epoch))
+        return min(max(counted, self.max_epoch * self.agreed_minutes / self.max_minutes), float(self.max_epoch))
 
 
 def run_epochs(
