@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # CamVid (11 classes, 360x480), DINOv2-Small with the head of DPT, for one GPU. 2.7 minutes of it, shared
 # with other trainings, reached 66.6 mIoU on test; the 120 epochs are not measured. 150 minutes of two CPU cores reached
-# 74.4 with --paste 0.5 --jaccard 0.5 --crop_size 336 --crop_width 448 --bs_mult 4 --ema 0.999 --max_minutes 150
-# --max_epoch 1000, and 75.2 with scales 1.5 and 2 and flip (docs/results.md).
+# 74.4 with --paste 0.5 --jaccard 0.5 --crop_size 336 --crop_width 448 --bs_mult 4 --ema 0.999 --max_minutes 120
+# --max_epoch 1000, then --max_minutes 150 --resume, and 75.2 with scales 1.5 and 2 and flip (docs/results.md).
 #
 # Crops in multiples of the 14 pixels of a patch. The images are trained on enlarged: a pole is two pixels wide, a patch 14. So
 # evaluate enlarged, in tiles as large as the crops: eval.py --inference_mode sliding --crop_size 448 --scales 2 --no_flip.
