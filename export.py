@@ -12,6 +12,7 @@ import copy
 import hashlib
 import sys
 import timeit
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,8 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
     """Write the network with everything that is needed to use it, in the format of the suffix."""
     assert isinstance(model.net, Network)
     size = config.file.size
-    checkpoint = replace(model.checkpoint, arch=model.arch, classes=model.classes)
+    flags = without_paths(model.checkpoint.config)
+    checkpoint = replace(model.checkpoint, arch=model.arch, classes=model.classes, config=flags)
     if path.suffix == SAFETENSORS:
         weights = model.net.state_dict()
         save_checkpoint(path, replace(checkpoint, state_dict=halve(weights) if config.file.half else weights))
@@ -111,6 +113,14 @@ def write_file(path: Path, model: Model, config: ExportConfig) -> None:
     if config.file.int8:
         pictures = [picture for _, picture in read_pictures(Path(config.file.calibration), "--calibration")]
         quantise(path, [cv2.resize(one, size[::-1]) for one in pictures] if size else pictures)  # type: ignore[misc]
+
+
+def without_paths(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The flags of a training, without the folders of the machine that it ran on."""
+    return {
+        group: {name: value for name, value in values.items() if not (isinstance(value, str) and "/" in value)}
+        for group, values in flags.items()
+    }
 
 
 def compare_labels(

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,7 +19,14 @@ from export import main
 from inference import load_model
 from inference.exported import Deployed, open_exported, write_exported
 from inference.settings import ExportConfig
-from network.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, describe
+from network.checkpoint import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Checkpoint,
+    describe,
+    load_checkpoint,
+    save_checkpoint,
+)
 from network.deepv3 import build_network
 from network.fuse import fast_network
 from tests.conftest import ROOT
@@ -176,6 +184,17 @@ def test_a_smaller_file_is_checked_too(export, name, flag, tmp_path, monkeypatch
         (tmp_path / name).unlink()
         assert "asked for" in export(name, flag).err
         assert not (tmp_path / name).exists()
+
+
+def test_a_file_says_what_it_holds_but_not_where_it_was_trained(export, light_checkpoint, tmp_path):
+    trained = load_checkpoint(light_checkpoint)
+    flags = {"data": {"dataset": "camvid", "dataset_dir": "/home/me/camvid"}}
+    save_checkpoint(tmp_path / "best.pth", replace(trained, config=flags, training={"minutes": 3.0}))
+    assert export("small.safetensors", "--half", "--snapshot", tmp_path / "best.pth").code == 0
+    small = load_checkpoint(tmp_path / "small.safetensors")
+    assert (small.arch, small.classes, small.training) == (trained.arch, trained.classes, {})
+    assert small.config == {"data": {"dataset": "camvid"}}
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.55 * (tmp_path / "best.pth").stat().st_size
 
 
 def test_lost_accuracy_is_told(export, tmp_path, monkeypatch):

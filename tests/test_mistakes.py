@@ -33,7 +33,7 @@ NEEDED = {
     "datasets.show": "--dataset camvid",
     "datasets.streets.__main__": "--root x",
     "inference.submission": "x",
-    "network.convert": "x --out y",
+    "network.convert": "x --arch y --out z",
     "training.compare": "x",
     "video.train": "--frames x",
 }
@@ -231,10 +231,11 @@ MISTAKES: list[tuple[str, str]] = [
     *((f"eval --dataset_dir {{data}} --ckpt_path {{out}} --snapshot {{checkpoints}}/{name}", name) for name in (
         "none.pth", "half.pth", "nan.pth", "future.pth",
     )),
-    *((f"network.convert {{checkpoints}}/{name} --out {{out}}/x.safetensors", name) for name in (
-        "none.pth", "text.pth", "half.pth", "nan.pth", "published.pth",
+    *((f"network.convert {{checkpoints}}/{name} {{trunk}}/x.safetensors", name) for name in (
+        "none.pth", "text.pth", "half.pth", "nan.pth",
     )),
-    ("network.convert {light} --out {out}/x.bin", "--out"),
+    ("network.convert {light} {trunk}/x.bin", "--out"),
+    ("network.convert {light} {trunk}/x.safetensors", "this trunk (--arch)"),
     ("export --snapshot {light} --out {out}/x.bin", "--out"),
     ("export --snapshot {light} --out {photo}/x.pt2", "--out"),
     ("export --snapshot {checkpoints}/none.pth --out {out}/x.pt2", "none.pth"),
@@ -326,6 +327,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, light_checkpoint: Path) -> 
     parts = {part: str(folder / part) for part in ("pictures", "data", "checkpoints", "bad_labels", "out")}
     return {
         **parts, "photo": f"{folder}/photo.png", "light": str(light_checkpoint), "train": f"{run} {train}",
+        "trunk": f"--arch DeepR18V3PlusD_m1 --out {folder}/out",
     }  # fmt: skip
 
 
