@@ -30,8 +30,7 @@ from inference.exported import PT2, Deployed, ExportedNetwork, quantise, write_e
 from inference.load import DEFAULT_DATASET, Model, load_model
 from inference.predictor import MIN_SIDE, Predictor
 from network.blocks import Network
-from network.checkpoint import ONNX, SAFETENSORS, describe, save_checkpoint
-from network.convert import halve
+from network.checkpoint import ONNX, SAFETENSORS, describe, halve, save_checkpoint
 from network.fuse import fast_network
 from utils.command import run_command
 from utils.files import atomic_path, writable_file, write_json

@@ -103,6 +103,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision. Batch norms stay: they are small, and a variance may exceed half precision's range."""
+    return {key: value.half() if value.ndim > 1 else value for key, value in weights.items()}
+
+
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything but the tensors, as plain values: what each file of this project holds beside them."""
     return {

@@ -31,12 +31,9 @@ class ConvertConfig:
 if __name__ == "__main__":
     CONFIG = parse_command_line(ConvertConfig)
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from network.checkpoint import SAFETENSORS, Checkpoint, save_checkpoint
+from network.checkpoint import SAFETENSORS, Checkpoint, halve, save_checkpoint
 from network.deepv3 import build_network
 from network.weights import load_trunk_weights
 from utils.command import run_command
@@ -53,11 +50,6 @@ def main(config: ConvertConfig) -> int:
     save_checkpoint(out, Checkpoint(state_dict=halve(trunk)))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
-
-
-def halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in half precision. Batch norms stay: they are small, and a variance may exceed half precision's range."""
-    return {key: value.half() if value.ndim > 1 else value for key, value in weights.items()}
 
 
 if __name__ == "__main__":
