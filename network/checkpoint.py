@@ -151,7 +151,7 @@ def as_described(content: Mapping[str, Any], state_dict: Mapping[str, Tensor], p
     try:
         classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
         fields = {name: content[name] for name in (*_PLAIN_FIELDS, "training")}
-        fields |= {name: tuple(content[name]) for name in ("mean", "std")}
+        fields |= {name: tuple(content[name]) for name in ("mean", "std")} | {"head": dict(content["head"])}
         return Checkpoint(state_dict=state_dict, classes=classes or None, **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: truncated or damaged; copy or download it again.") from error

@@ -16,7 +16,7 @@ from torch import nn
 
 from config import TrainConfig, as_dict
 from datasets.specs.registry import dataset_spec
-from network.checkpoint import Checkpoint, load_checkpoint, load_state, save_checkpoint
+from network.checkpoint import Checkpoint, describe, load_checkpoint, load_state, save_checkpoint
 from network.deepv3 import build_network
 from training.checkpoints import changed_flags
 from utils.flags import parse_command_line
@@ -182,8 +182,9 @@ def test_a_file_with_damaged_bytes_is_named_whatever_they_were(tmp_path):
             assert "b.pth" in str(error)
 
 
-def test_a_description_that_lacks_a_part_is_damage(tmp_path):
-    torch.save({"format": 1, "state_dict": {"a": torch.ones(2)}}, tmp_path / "a.pth")
+@pytest.mark.parametrize("description", [{"format": 1}, {**describe(Checkpoint(state_dict={})), "head": 3}])
+def test_a_description_that_lacks_a_part_or_has_a_wrong_one_is_damage(tmp_path, description):
+    torch.save({**description, "state_dict": {"a": torch.ones(2)}}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a.pth: truncated or damaged"):
         load_checkpoint(tmp_path / "a.pth")
 
