@@ -150,8 +150,9 @@ def as_described(content: Mapping[str, Any], state_dict: Mapping[str, Tensor], p
     content = {"head": {}, "training": {}, "temperature": 1.0, **content}
     try:
         classes = tuple(SegClass(name, tuple(color), tuple(ids)) for name, color, ids in content["classes"])
-        fields = {name: content[name] for name in (*_PLAIN_FIELDS, "training")}
-        fields |= {name: tuple(content[name]) for name in ("mean", "std")} | {"head": dict(content["head"])}
+        fields = {name: content[name] for name in _PLAIN_FIELDS}
+        fields |= {name: tuple(content[name]) for name in ("mean", "std")}
+        fields |= {name: dict(content[name]) for name in ("head", "scores", "config", "training")}
         return Checkpoint(state_dict=state_dict, classes=classes or None, **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: truncated or damaged; copy or download it again.") from error

@@ -182,9 +182,16 @@ def test_a_file_with_damaged_bytes_is_named_whatever_they_were(tmp_path):
             assert "b.pth" in str(error)
 
 
-@pytest.mark.parametrize("description", [{"format": 1}, {**describe(Checkpoint(state_dict={})), "head": 3}])
-def test_a_description_that_lacks_a_part_or_has_a_wrong_one_is_damage(tmp_path, description):
-    torch.save({**description, "state_dict": {"a": torch.ones(2)}}, tmp_path / "a.pth")
+@pytest.mark.parametrize("wrong", [{"mean": 3}, {"head": 3}, {"scores": 3}, {"config": 3}, {"training": 3}])
+def test_a_description_with_a_number_for_a_table_is_damage(tmp_path, wrong):
+    description = describe(Checkpoint(state_dict={}))
+    torch.save({**description, **wrong, "state_dict": {"a": torch.ones(2)}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a.pth: truncated or damaged"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_description_that_lacks_a_part_is_damage(tmp_path):
+    torch.save({"format": 1, "state_dict": {"a": torch.ones(2)}}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a.pth: truncated or damaged"):
         load_checkpoint(tmp_path / "a.pth")
 
