@@ -78,8 +78,8 @@ def main() -> None:
     arguments = parser.parse_args()
     data = make_data(arguments.root, arguments.camvid, arguments.pixels)
     flags = (*IMAGENET, "--warmup_epochs", "1", *in_epochs(arguments.updates, data))
-    trial = Trial(arguments.root, "camvid" if arguments.camvid else "streets", data, flags)
-    trial.compare(WAYS, arguments.seeds)
+    dataset = "camvid" if arguments.camvid else "streets"
+    Trial(arguments.root, dataset, data, flags, arguments.parallel).compare(WAYS, arguments.seeds)
 
 
 if __name__ == "__main__":

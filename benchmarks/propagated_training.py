@@ -98,7 +98,7 @@ def main() -> None:
         *(IMAGENET if arguments.imagenet else SCRATCH), "--warmup_epochs", "3", "--class_uniform_pct", "0.75",
         *in_epochs(arguments.updates, data),
     )  # fmt: skip
-    Trial(root, dataset, data, flags).compare(ways, arguments.seeds)
+    Trial(root, dataset, data, flags, arguments.parallel).compare(ways, arguments.seeds)
 
 
 if __name__ == "__main__":

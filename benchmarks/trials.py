@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from utils.parallel import default_num_workers
 
 BATCH = 8
 # From the trunk that the project carries, or from scratch.
@@ -30,6 +34,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, required=True, help="folder for data and runs")
     parser.add_argument("--camvid", type=Path, help="CamVid's folder, to use CamVid instead of streets")
     parser.add_argument("--seeds", type=int, default=3, help="training runs of each way")
+    parser.add_argument("--parallel", type=int, default=1, help="trainings at a time, for a GPU that one leaves idle")
     parser.add_argument("--updates", type=int, default=300, help="optimizer steps per training, in whole epochs")
     return parser
 
@@ -48,6 +53,7 @@ class Trial:
     dataset: str
     data: Path
     flags: tuple[str, ...]
+    parallel: int = 1  # trainings at a time
 
     def run(self, name: str, seed: int, flags: Sequence[str | Path]) -> Path:
         """Train with `flags` added, and score the last weights on the test split. Returns the run folder."""
@@ -62,6 +68,7 @@ class Trial:
                  "--adam", "--weight_decay", "0.02", "--poly_exp", "0.9",
                  "--bs_mult", str(BATCH), "--no-gblur",
                  "--seed", str(seed), "--ckpt", self.root / "runs", "--tb_path", self.root / "tb",
+                 "--num_workers", str(max(1, default_num_workers() // self.parallel)),
                  "--exp", exp, *self.flags, *flags],
                 **QUIET,
             )  # fmt: skip
@@ -71,13 +78,12 @@ class Trial:
                  "--no_flip"],
                 **QUIET,
             )  # fmt: skip
+        print(f"seed {seed}, {name}: {folder}", flush=True)
         return folder
 
     def compare(self, ways: Mapping[str, Sequence[str | Path]], num_seeds: int) -> None:
         """Train each way with each seed, and compare the runs: comparison.csv in `root`."""
-        folders = []
-        for seed in range(num_seeds):
-            for name, flags in ways.items():
-                folders.append(self.run(name, seed, flags))
-                print(f"seed {seed}, {name}: {folders[-1]}", flush=True)
+        trials = list(itertools.product(range(num_seeds), ways))
+        with ThreadPoolExecutor(self.parallel) as pool:
+            folders = list(pool.map(lambda trial: self.run(trial[1], trial[0], ways[trial[1]]), trials))
         subprocess.run([sys.executable, "-m", "training.compare", *folders, "--out", self.root], check=True)
