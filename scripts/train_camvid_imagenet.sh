@@ -3,7 +3,8 @@
 # used if there is one. MINUTES=30 is a shorter run. Scores: docs/results.md.
 #
 # The images are trained on enlarged, about 1.5 times, and the decoder reads the trunk at stride 2 (--refine): poles and signs
-# are a few pixels wide. So evaluate at that scale: eval.py --scales 1.5.
+# are a few pixels wide. So evaluate at that scale: eval.py --scales 1.5. Where a GPU allows larger crops and scales, they
+# bring three points more; docs/results.md has the flags ("five minutes of a GPU").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python}"
