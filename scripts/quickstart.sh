@@ -27,7 +27,7 @@ echo "== 3 of 5: training for $MINUTES minutes"
     --adam --lr 0.01 --weight_decay 0.02 --poly_exp 0.9 --warmup_epochs 50 \
     --max_minutes "$MINUTES" --max_epoch 1000 --val_interval 1000 --bs_mult_val 4 \
     --crop_size 144 --crop_width 192 --scale_min 0.9 --scale_max 1.1 --bs_mult 4 --color_aug 0 --no-gblur \
-    --class_uniform_pct 0.6 --class_balance 0.2 --jaccard 0.5 \
+    --class_uniform_pct 0.6 --class_balance 0.2 --paste 0.5 --jaccard 0.5 \
     --exp "$EXP" --resume
 
 echo "== 4 of 5: scoring on held-out streets"
