@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,7 +51,7 @@ class Trial:
     dataset: str
     data: Path
     flags: tuple[str, ...]
-    parallel: int = 1  # trainings at a time
+    parallel: int  # trainings at a time
 
     def run(self, name: str, seed: int, flags: Sequence[str | Path]) -> Path:
         """Train with `flags` added, and score the last weights on the test split. Returns the run folder."""
@@ -62,14 +60,13 @@ class Trial:
         exp = f"{name.replace(', ', '_').replace(' ', '_')}_{seed}_{mark}"
         folder = self.root / "runs" / exp
         if not (folder / "eval" / f"{self.dataset}_test_last" / "metrics.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
             subprocess.run(
                 [sys.executable, "train.py", "--dataset", self.dataset, "--dataset_dir", self.data,
                  "--adam", "--weight_decay", "0.02", "--poly_exp", "0.9",
                  "--bs_mult", str(BATCH), "--no-gblur",
                  "--seed", str(seed), "--ckpt", self.root / "runs", "--tb_path", self.root / "tb",
                  "--num_workers", str(max(1, default_num_workers() // self.parallel)),
-                 "--exp", exp, *self.flags, *flags],
+                 "--exp", exp, "--resume", *self.flags, *flags],
                 **QUIET,
             )  # fmt: skip
             subprocess.run(
@@ -83,7 +80,7 @@ class Trial:
 
     def compare(self, ways: Mapping[str, Sequence[str | Path]], num_seeds: int) -> None:
         """Train each way with each seed, and compare the runs: comparison.csv in `root`."""
-        trials = list(itertools.product(range(num_seeds), ways))
+        runs = [(name, seed, flags) for seed in range(num_seeds) for name, flags in ways.items()]
         with ThreadPoolExecutor(self.parallel) as pool:
-            folders = list(pool.map(lambda trial: self.run(trial[1], trial[0], ways[trial[1]]), trials))
+            folders = list(pool.map(lambda run: self.run(*run), runs))
         subprocess.run([sys.executable, "-m", "training.compare", *folders, "--out", self.root], check=True)
